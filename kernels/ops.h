@@ -1,0 +1,158 @@
+// ops.h: everything a compute backend must provide, with shapes.
+//
+// One table of function pointers, tlk_ops. The runtime holds a `const tlk_ops *` and never asks which backend it is.
+// kernels/reference is scalar C that reads like the formulas and is the judge in tests/conformance;
+// kernels/cpu is the fast CPU backend. An op has the same name in every backend.
+//
+// Conventions
+//   Arguments are outputs, inputs, dims. Row-major. Every output says whether it is overwritten or accumulated into.
+//   T rows (tokens), C width, K inputs of a linear, N its outputs, V vocabulary, H query heads, G key/value heads,
+//   D head size, F feed-forward width, r rank.
+//   "act" is the activation dtype: it equals the compute dtype chosen when the weights were packed
+//   (TLK_BF16: products of bf16 inputs with fp32 accumulation; TLK_F32: fp32 throughout).
+//   `tlk_mat` is a pointer with a dtype and a row stride (in elements).
+//
+// Numerics contract (the conformance suite checks it)
+//   Batch-invariant: the bits of a row of an output depend on that row's inputs and the weights only, never on T, on the
+//   row's place in the batch, on the other rows or on the number of threads. Sums over rows (dW, dR, dgain) run in an order
+//   fixed by T alone, not by the number of threads. Same build, same machine kind -> same bits.
+//
+// Nothing here allocates per call after warm-up: scratch belongs to the backend, grows on demand and is kept.
+#ifndef TL_KERNELS_OPS_H
+#define TL_KERNELS_OPS_H
+#include <stddef.h>
+#include <stdint.h>
+
+enum { TLK_F32 = 0, TLK_BF16 = 1, TLK_F16 = 2, TLK_I32 = 3 };  // equal to tl_dtype in tl.h (asserted there)
+
+static inline size_t tlk_dtype_size(int t) { return t == TLK_BF16 || t == TLK_F16 ? 2 : 4; }
+
+typedef struct tlk_packed tlk_packed;  // a weight in the backend's own layout; opaque above the backend
+
+typedef struct {
+  void *p;
+  int dtype;    // TLK_F32 or TLK_BF16
+  int ld;       // row stride in elements
+} tlk_mat;
+
+// The low-rank term of a linear: y += B (R (A x)), per row of x.
+typedef struct {
+  int r;                   // rank
+  const float *A;          // (r, K)
+  const float *B;          // (N, r)
+  const float *R;          // (n_variants, r, r); NULL means the identity
+  const int32_t *variant;  // (T) which R a row uses, -1 none; NULL: every row uses R[0]
+} tlk_lowrank;
+
+// Who attends to what. Query row t attends to the n = kv_len[t] key/value rows kv_rows[kv_off[t] .. kv_off[t] + n), in
+// that order (positions 0 .. n-1 of its sequence). The lists of sequences that share a prefix name the same rows, so a
+// shared prompt is stored once; in decode the rows are slots of the cache. A list may be shared by all queries of a sequence.
+typedef struct {
+  const int32_t *kv_off;   // (T)
+  const int32_t *kv_len;   // (T)
+  const int32_t *kv_rows;
+  int window;              // sliding window: a query sees only its last `window` keys; 0: all
+} tlk_attn_map;
+
+// One row of the sampler. temperature 0 means greedy (ties to the lowest id).
+typedef struct {
+  float temperature;
+  float top_p;             // 1 = off; kept: the smallest set of most likely tokens with mass >= top_p
+  float min_p;             // 0 = off; kept: p >= min_p * p_max
+  int32_t top_k;           // 0 = off; ties at the k-th are all kept out but the lowest ids
+  float u;                 // the draw, uniform in [0, 1)
+} tlk_sample_row;
+
+typedef struct tlk_ops {
+  const char *name;  // "reference", "cpu"
+  const char *isa;   // what was chosen at run time: "avx512bf16", "avx2", "portable"
+
+  void (*set_threads)(int n);   // 0: all that are online
+
+  // ---- weights. pack: W (N, K) row-major in w_dtype (F32, BF16, F16) -> the backend's layout for compute = F32 or BF16.
+  // F32/F16 values are rounded to nearest even when compute is BF16. NULL when out of memory.
+  tlk_packed *(*pack)(const void *w, int w_dtype, int N, int K, int compute);
+  void (*repack)(tlk_packed *p, const float *w);                     // overwrite p's values with W (N, K)
+  void (*unpack)(float *w, const tlk_packed *p, int n0, int n1);     // w (n1 - n0, K): rows n0..n1 exactly as they are used
+  void (*packed_free)(tlk_packed *p);
+  size_t (*packed_bytes)(const tlk_packed *p);
+  void (*packed_dims)(const tlk_packed *p, int *N, int *K, int *compute);
+
+  // ---- linear. x (T, K) act; bias (N) or NULL; lr or NULL.
+  // fwd: y (T, N) = x W^T + bias + B (R (A x)); accumulate: y (which must be F32) += instead. y is F32 or BF16.
+  //      z (T, r) overwritten with A x when lr is given (NULL allowed when lr is NULL).
+  //      A row whose R is all zero (or variant -1) gets bit for bit what it gets without lr.
+  void (*linear_fwd)(tlk_mat y, float *z, tlk_mat x, const tlk_packed *w, const float *bias, const tlk_lowrank *lr, int T,
+                     int accumulate);
+  // bwd_x: dx (T, K) F32, overwritten or accumulated into, = dy W + ((dy B) R) A.  dy (T, N) act.
+  //      g (T, r) overwritten with dy B when lr is given. dx.p NULL: only g is computed.
+  void (*linear_bwd_x)(tlk_mat dx, float *g, tlk_mat dy, const tlk_packed *w, const tlk_lowrank *lr, int T, int accumulate);
+  // bwd_w: dw (N, K) F32 += a^T b, with a (T, N) and b (T, K), each F32 or BF16.
+  void (*linear_bwd_w)(float *dw, tlk_mat a, tlk_mat b, int T, int N, int K);
+  // bias gradient: db (N) += sum over rows of dy (T, N)
+  void (*colsum)(float *db, tlk_mat dy, int T, int N);
+  // lowrank_bwd: for every unit i (rows unit_off[i] .. unit_off[i+1]): dR (n_units, r, r)[i] += sum_t g_t (T, r) z_t^T:
+  //      dR[a][b] += g[t][a] z[t][b]. Rows in order, in double.
+  void (*lowrank_bwd)(double *dR, const float *g, const float *z, const int32_t *unit_off, int n_units, int r);
+
+  // ---- rmsnorm: y (T, C) act = x * rstd * gain, rstd = 1 / sqrt(mean(x^2) + eps); x (T, C) F32. rstd (T) overwritten.
+  void (*rmsnorm_fwd)(tlk_mat y, float *rstd, const float *x, const float *gain, float eps, int T, int C);
+  //      dx (T, C) F32 accumulated into; dgain (C) accumulated into, or NULL. dy (T, C) F32.
+  void (*rmsnorm_bwd)(float *dx, float *dgain, const float *dy, const float *x, const float *gain, const float *rstd, int T,
+                      int C);
+
+  // ---- rope, half-split as in Hugging Face: (a, b) at (i, i + D/2) -> (a c - b s, b c + a s). table (n_pos, D/2, 2) holds
+  //      (c, s). y and x are (T, heads * D); row t of x goes to row out_rows[t] of y (NULL: to row t). y act (or F32), x F32 or act.
+  void (*rope_fwd)(tlk_mat y, const int32_t *out_rows, tlk_mat x, const int32_t *pos, const float *table, int T, int heads, int D);
+  //      dx (T, heads * D) act overwritten = the inverse rotation of dy (T, heads * D) F32
+  void (*rope_bwd)(tlk_mat dx, tlk_mat dy, const int32_t *pos, const float *table, int T, int heads, int D);
+  //      y row out_rows[t] (NULL: t) = x row t, converted
+  void (*cast)(tlk_mat y, const int32_t *out_rows, tlk_mat x, int T, int C);
+
+  // ---- attention, causal by construction of the map. q (T, H*D) act; k, v (rows, G*D) act; o (T, H*D) act overwritten;
+  //      lse (T, H) F32 overwritten: log sum exp of the scaled scores. scale is 1/sqrt(D) as a rule. H is a multiple of G.
+  void (*attn_fwd)(tlk_mat o, float *lse, tlk_mat q, tlk_mat k, tlk_mat v, const tlk_attn_map *map, float scale, int T, int H,
+                   int G, int D);
+  //      dq (T, H*D) F32 overwritten; dk, dv (rows, G*D) F32 accumulated into. d_o (T, H*D) act. Query rows
+  //      unit_off[i] .. unit_off[i+1] form unit i; queries of different units share no key row.
+  void (*attn_bwd)(tlk_mat dq, tlk_mat dk, tlk_mat dv, tlk_mat d_o, tlk_mat o, const float *lse, tlk_mat q, tlk_mat k, tlk_mat v,
+                   const tlk_attn_map *map, const int32_t *unit_off, int n_units, float scale, int T, int H, int G, int D);
+
+  // ---- swiglu: h (T, F) act = silu(gate) * up; gate, up (T, F) act
+  void (*swiglu_fwd)(tlk_mat h, tlk_mat gate, tlk_mat up, int T, int F);
+  //      dgate, dup (T, F) act overwritten; dh (T, F) F32
+  void (*swiglu_bwd)(tlk_mat dgate, tlk_mat dup, tlk_mat dh, tlk_mat gate, tlk_mat up, int T, int F);
+
+  // ---- embedding: x (T, C) F32 = rows ids[t] of the packed (V, C) table
+  void (*embed_fwd)(float *x, const tlk_packed *table, const int32_t *ids, int T);
+  //      dtable (V, C) F32 += dx rows, in order of t
+  void (*embed_bwd)(float *dtable, const float *dx, const int32_t *ids, int T, int C);
+
+  // ---- LM head, fused: logits (T, V) are never held. h (T, C) act; w packed (V, C).
+  //      l = (h W^T) * inv_temp; lse = log sum_j exp l_j; logprob = l[target] - lse; entropy = lse - sum_j softmax_j l_j.
+  //      All three (T) overwritten; entropy may be NULL; targets NULL: only lse and entropy.
+  void (*head_fwd)(float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w, const int32_t *targets,
+                   float inv_temp, int T);
+  //      With p = exp(l - lse): dlogit_j = inv_temp * (dlogprob (1[j = target] - p_j) - dentropy p_j (l_j - lse + entropy)).
+  //      dh (T, C) F32 overwritten; dw (V, C) F32 accumulated into, or NULL. dentropy (and then entropy) may be NULL.
+  void (*head_bwd)(float *dh, float *dw, tlk_mat h, const tlk_packed *w, const int32_t *targets, const float *lse,
+                   const float *entropy, const float *dlogprob, const float *dentropy, float inv_temp, int T);
+  //      One token per row: ids (T), logprob (T) = log_softmax(l / temperature)[id] over the whole vocabulary (no
+  //      renormalisation after truncation; temperature 0: logprob at temperature 1). Bit-equal to head_fwd's logprob for the
+  //      same h row, target and inv_temp = 1 / temperature. entropy (T) or NULL.
+  void (*head_sample)(int32_t *ids, float *logprob, float *entropy, tlk_mat h, const tlk_packed *w, const tlk_sample_row *rows,
+                      int T);
+
+  // ---- optimiser and small things on (n) F32 vectors
+  //      AdamW (Loshchilov & Hutter 2019), step counts from 1: m, v, param updated in place
+  void (*adamw)(float *param, float *m, float *v, const float *grad, size_t n, float lr, float beta1, float beta2, float eps,
+                float weight_decay, int step);
+  double (*sumsq)(const float *x, size_t n);                       // fixed order
+  void (*scale)(float *x, float a, size_t n);                      // x *= a
+  void (*round_to)(float *y, const float *x, size_t n, int dtype); // y = x rounded to nearest even in dtype, as F32
+} tlk_ops;
+
+const tlk_ops *tlk_reference(void);
+const tlk_ops *tlk_cpu(void);
+
+#endif

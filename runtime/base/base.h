@@ -1,0 +1,74 @@
+// base.h: errors, strings, arenas and files for everything inside runtime/.
+#ifndef TL_BASE_H
+#define TL_BASE_H
+#include "../tl.h"
+#include "../../kernels/ops.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+_Static_assert((int)TL_F32 == TLK_F32 && (int)TL_BF16 == TLK_BF16 && (int)TL_F16 == TLK_F16 && (int)TL_I32 == TLK_I32,
+               "tl_dtype and the kernels' dtypes are the same numbers");
+
+// Records the message of this thread's failure and returns the status: return tl_fail(TL_E_SHAPE, "%s: ...", path);
+tl_status tl_fail(tl_status s, const char *format, ...) __attribute__((format(printf, 2, 3)));
+// Puts "text: " before the message of the failure just recorded; returns s.
+tl_status tl_fail_in(tl_status s, const char *format, ...) __attribute__((format(printf, 2, 3)));
+#define TL_TRY(call)                      \
+  do {                                    \
+    tl_status tl_try_ = (call);           \
+    if (tl_try_ != TL_OK) return tl_try_; \
+  } while (0)
+// A broken invariant: our own mistake, never bad input. Stays in release builds.
+#define TL_ASSERT(cond) ((cond) ? (void)0 : tl_assert_failed(#cond, __FILE__, __LINE__))
+_Noreturn void tl_assert_failed(const char *cond, const char *file, int line);
+
+// The backend this process computes with (TL_BACKEND=reference chooses the scalar one).
+const tlk_ops *tl_ops(void);
+
+// ---- arena: one block, sized before a step starts; allocations are 64-byte aligned, freed all at once
+typedef struct tl_arena {
+  char *base;
+  size_t size, used, peak;
+} tl_arena;
+tl_status tl_arena_init(tl_arena *a, size_t bytes, const char *what);
+void *tl_arena_take(tl_arena *a, size_t bytes);  // asserts that it fits: plans are exact
+void tl_arena_reset(tl_arena *a);
+void tl_arena_free(tl_arena *a);
+static inline size_t tl_align64(size_t n) { return (n + 63) & ~(size_t)63; }
+void *tl_aligned_alloc(size_t bytes);  // 64-byte aligned, NULL when out of memory; release with free()
+
+// ---- files
+typedef struct tl_map {  // a file mapped read-only
+  const uint8_t *data;
+  size_t size;
+  char *path;
+} tl_map;
+tl_status tl_map_open(tl_map *m, const char *path);
+void tl_map_close(tl_map *m);
+tl_status tl_read_file(const char *path, char **data, size_t *n);  // NUL-terminated copy; free()
+bool tl_file_exists(const char *path);
+bool tl_is_dir(const char *path);
+
+// ---- a growing string
+typedef struct tl_str {
+  char *p;
+  size_t n, cap;
+} tl_str;
+void tl_str_add(tl_str *s, const char *data, size_t n);
+void tl_str_printf(tl_str *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void tl_str_free(tl_str *s);
+
+// ---- fp16 / bf16 scalars
+static inline float tl_bf16_to_f32(uint16_t h) {
+  union { uint32_t u; float f; } x = {(uint32_t)h << 16};
+  return x.f;
+}
+uint16_t tl_f32_to_bf16(float f);  // nearest even, NaN kept
+float tl_f16_to_f32(uint16_t h);
+uint16_t tl_f32_to_f16(float f);   // nearest even
+const char *tl_dtype_name(int dtype);  // "F32", "BF16", "F16", "I32"
+
+// fast non-cryptographic 128-bit content hash, for cache keys
+void tl_hash128(const void *data, size_t n, uint64_t out[2]);
+#endif

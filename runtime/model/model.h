@@ -1,0 +1,107 @@
+// model.h: what a loaded model is, for everything inside runtime/ (model, adapter, sample, train).
+#ifndef TL_MODEL_H
+#define TL_MODEL_H
+#include "../base/base.h"
+
+enum tl_kind { TL_Q, TL_K, TL_V, TL_O, TL_GATE, TL_UP, TL_DOWN, TL_N_KINDS };
+extern const char *const tl_kind_names[TL_N_KINDS];  // "q", "k", ...
+
+typedef enum tl_rope_type { TL_ROPE_DEFAULT, TL_ROPE_LINEAR, TL_ROPE_LLAMA3, TL_ROPE_TENSOR } tl_rope_type;
+
+// A family is a small table of differences.
+typedef struct tl_family {
+  const char *name;       // "llama", "qwen2"
+  bool qkv_bias;          // default when the file does not say
+  bool gguf_permuted;     // GGUF stores the rows of q and k permuted per head
+} tl_family;
+const tl_family *tl_family_find(const char *name);  // NULL: unknown
+
+typedef struct tl_config {
+  const tl_family *family;
+  int n_layers, width, n_heads, n_kv_heads, head_dim, ffn, vocab, max_positions;
+  float norm_eps, rope_theta;
+  tl_rope_type rope_type;
+  float rope_factor, rope_low, rope_high;  // llama3: factor, low_freq_factor, high_freq_factor; linear: factor
+  int rope_original;                       // llama3: original_max_position_embeddings
+  float *rope_divisors;                    // TL_ROPE_TENSOR (GGUF rope_freqs.weight): (D/2), each frequency is divided by it
+  bool tied, attention_bias;               // attention_bias: llama's q k v o biases
+  int bos, pad, n_eos, eos[8];
+} tl_config;
+
+typedef struct tl_linear {
+  tlk_packed *w;  // (out, in)
+  float *bias;    // (out) or NULL
+} tl_linear;
+
+typedef struct tl_layer {
+  tl_linear lin[TL_N_KINDS];
+  float *norm1, *norm2;  // (C): input_layernorm, post_attention_layernorm
+} tl_layer;
+
+// One set of weights. The base model has one; full finetuning and merged copies have another, which shares what it does
+// not change: `owned` flags say what tl_weights_free releases.
+typedef struct tl_weights {
+  tl_layer *layers;      // (n_layers)
+  tlk_packed *embed;     // (V, C)
+  tlk_packed *head;      // (V, C); == embed when tied
+  float *final_norm;     // (C)
+  int n_layers;
+  uint8_t *owned_lin;    // (n_layers * 7): this set owns the packed weight (biases are owned with owned_vec)
+  bool owned_embed, owned_head;
+  bool owned_vec;        // norms and biases
+} tl_weights;
+
+struct tl_model {
+  int refs;
+  tl_config cfg;
+  tl_weights w;
+  struct tl_model *parent;    // a merged model keeps its base alive
+  int compute;                // TL_F32 or TL_BF16
+  float *rope;                // (n_rope, D/2, 2) cos, sin; grows with tl_model_need_positions
+  int n_rope;
+  char *path, *format, *file_dtype;
+  int64_t n_parameters;
+};
+
+// sizes of a linear by kind
+static inline int tl_linear_out(const tl_config *c, int kind) {
+  switch (kind) {
+  case TL_Q: return c->n_heads * c->head_dim;
+  case TL_K: case TL_V: return c->n_kv_heads * c->head_dim;
+  case TL_GATE: case TL_UP: return c->ffn;
+  default: return c->width;  // o, down
+  }
+}
+static inline int tl_linear_in(const tl_config *c, int kind) {
+  return kind == TL_O ? c->n_heads * c->head_dim : kind == TL_DOWN ? c->ffn : c->width;
+}
+// module index = layer * 7 + kind; module names are "model.layers.<i>.self_attn.q_proj" and so on
+void tl_module_name(char *out, size_t n, int module);
+tl_linear *tl_weights_module(const tl_weights *w, int module);
+
+tl_model *tl_model_retain(tl_model *m);
+// makes the rope table cover positions 0 .. n-1
+tl_status tl_model_need_positions(tl_model *m, int n);
+// (n, D/2, 2) table for a config, computed as Hugging Face does (fp32 inverse frequencies, fp32 angles)
+void tl_rope_table(float *table, const tl_config *c, int n);
+// a weight set with the same shape as the base's that shares everything (nothing owned)
+tl_status tl_weights_share(const tl_weights *base, tl_weights *out);
+void tl_weights_free(tl_weights *w);
+int64_t tl_weights_bytes(const tl_weights *w, const tl_config *c);
+
+// ---- the runtime view of an adapter, filled by runtime/adapter, read by forward and backward
+typedef struct tl_adapter_view {
+  const tl_weights *weights;     // full finetuning or merged: use these instead of the model's; NULL: the model's
+  const tlk_lowrank *lowrank;    // (n_modules) r == 0: not targeted; NULL: no low-rank terms
+  int max_rank;
+} tl_adapter_view;
+
+// What backward hands to the adapter for one linear, right after dy is known.
+typedef struct tl_linear_grad {
+  int module;
+  tlk_mat x, dy;               // (T, in), (T, out), act
+  const float *z, *g;          // (T, r): A x, dy B; NULL when the module has no low-rank term
+  const int32_t *unit_off;     // (n_units + 1): rows of each prompt group
+  int n_units, T;
+} tl_linear_grad;
+#endif

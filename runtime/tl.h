@@ -1,0 +1,342 @@
+// tl.h: the whole public API of the tlrun runtime.
+//
+// This file is manual, API and FFI declaration in one: the build derives the LuaJIT cdef from it (between the marks
+// TL_CDEF_BEGIN and TL_CDEF_END; only plain C declarations, no macros, stand there).
+//
+// Conventions
+//   - Opaque handles, tl_<noun>_<verb>. Every create or load has its free; handles are reference-counted inside, a child
+//     keeps its parent alive, so frees may come in any order (a garbage collector's).
+//   - A fallible call returns tl_status; 0 is success. The message (file, field, what was found, what was expected) is in
+//     tl_last_error(), per thread. Nothing here exits, aborts or prints on bad input.
+//   - Shapes are written like x (T, C). T tokens, C width, V vocabulary, H query heads, G key/value heads, D head size,
+//     F feed-forward width, r rank, u trained numbers per tied group. Floats are fp32 unless said otherwise.
+//   - C never calls back into Lua.
+#ifndef TL_H
+#define TL_H
+#include <stddef.h>
+#include <stdint.h>
+#include <stdbool.h>
+// TL_CDEF_BEGIN
+
+// ---------------------------------------------------------------- status
+typedef enum tl_status {
+  TL_OK = 0,
+  TL_E_ARG = 1,          // an argument is out of its range
+  TL_E_IO = 2,           // a file cannot be read or written
+  TL_E_FORMAT = 3,       // a file is not what it should be
+  TL_E_SHAPE = 4,        // shapes disagree
+  TL_E_UNSUPPORTED = 5,  // well-formed, but not something this program handles
+  TL_E_MEMORY = 6,       // out of memory or over the budget
+  TL_E_INTERRUPTED = 7,  // tl_interrupt() was called (Ctrl-C)
+  TL_E_INTERNAL = 8
+} tl_status;
+
+const char *tl_last_error(void);     // message of this thread's last failure; never NULL
+const char *tl_version(void);        // "0.1.0"
+const char *tl_build_info(void);     // compiler, libraries and their versions, one line
+void tl_interrupt(void);             // async-signal-safe: long calls return TL_E_INTERRUPTED at their next safe point
+bool tl_interrupted(void);           // reads the flag
+void tl_interrupt_clear(void);
+void tl_set_threads(int n);          // threads for kernels; 0: all online cores
+int tl_threads(void);
+double tl_seconds(void);             // monotonic clock, seconds
+int64_t tl_peak_rss_bytes(void);     // peak resident memory of the process
+int64_t tl_rss_bytes(void);
+const char *tl_backend_name(void);   // "cpu" or "reference" (environment TL_BACKEND)
+const char *tl_backend_isa(void);    // "avx512bf16", "avx2", "portable"
+
+typedef enum tl_dtype { TL_F32 = 0, TL_BF16 = 1, TL_F16 = 2, TL_I32 = 3 } tl_dtype;
+
+// ---------------------------------------------------------------- random numbers
+// Philox4x32-10 (Salmon et al. 2011). A draw is a pure function of (key, counter): out (4) = philox(key (2), counter (4)).
+void tl_philox(const uint32_t *counter, const uint32_t *key, uint32_t *out);
+// uniform in [0, 1) with 24 bits, for (seed, stream, index)
+float tl_uniform(uint64_t seed, uint64_t stream, uint64_t index);
+// x (n) = standard normals of (seed, stream), Box-Muller over Philox draws
+void tl_normal_fill(float *x, size_t n, uint64_t seed, uint64_t stream);
+// perm (n) = a permutation of 0..n-1 (Fisher-Yates over Philox draws)
+void tl_permutation(int32_t *perm, int n, uint64_t seed, uint64_t stream);
+
+// ---------------------------------------------------------------- files
+// out: 64 hex digits and a NUL
+tl_status tl_sha256_file(const char *path, char *out);
+tl_status tl_sha256_bytes(const void *data, size_t n, char *out);
+// write a whole file so that either the old or the new content is there, never a part: temporary file, fsync, rename
+tl_status tl_write_file(const char *path, const void *data, size_t n);
+tl_status tl_mkdirs(const char *path);
+
+// ---------------------------------------------------------------- models
+typedef struct tl_model tl_model;
+typedef struct tl_tokenizer tl_tokenizer;
+typedef struct tl_adapter tl_adapter;
+
+typedef struct tl_model_options {
+  tl_dtype compute;   // TL_BF16 or TL_F32: dtype of activations and packed weights; accumulation is fp32 in both
+  const char *device; // "cpu"; NULL means "cpu"
+} tl_model_options;
+
+typedef struct tl_model_info {
+  const char *path;         // as given to tl_model_load
+  const char *format;       // "hf" or "gguf"
+  const char *architecture; // "llama", "qwen2"
+  const char *file_dtype;   // dtype of most of the weights in the file: "BF16", "Q4_1", ...
+  tl_dtype compute;
+  int n_layers, width, n_heads, n_kv_heads, head_dim, ffn, vocab, max_positions;
+  bool tied;                // head shares the embedding
+  float norm_eps, rope_theta;
+  int bos, pad;             // -1: none
+  int n_eos;
+  int eos[8];
+  int64_t n_parameters;
+  int64_t packed_bytes;     // resident bytes of the weights as used
+  int n_modules;            // linear layers that an adapter can target: 7 a layer (q k v o gate up down)
+} tl_model_info;
+
+typedef struct tl_module_info {
+  int index, layer;
+  const char *kind;         // "q" "k" "v" "o" "gate" "up" "down"
+  const char *name;         // "model.layers.0.self_attn.q_proj"
+  int out, in;
+} tl_module_info;
+
+// path: a Hugging Face directory (config.json and safetensors) or a GGUF file
+tl_status tl_model_load(const char *path, const tl_model_options *options, tl_model **out);
+// a model with random weights, normal(0, 0.02) as Llama initialises, from a config.json; for training from scratch
+tl_status tl_model_create(const char *config_path, const tl_model_options *options, uint64_t seed, tl_model **out);
+void tl_model_free(tl_model *m);
+void tl_model_get_info(const tl_model *m, tl_model_info *out);
+tl_status tl_model_module(const tl_model *m, int index, tl_module_info *out);
+// w (out, in) = the module's weight, exactly as the model computes with it
+tl_status tl_model_weight(const tl_model *m, int module, float *w);
+// Hugging Face directory (config.json, model.safetensors in dtype); adapter NULL: the base. A full or low-rank adapter is
+// merged in fp32, then rounded once. tokenizer files next to the source are copied.
+tl_status tl_model_save(const tl_model *m, const tl_adapter *a, const char *dir, tl_dtype dtype);
+// a copy of the model with the adapter merged in (W + dW rounded to the compute dtype); shares everything else
+tl_status tl_model_merge(const tl_model *m, const tl_adapter *a, tl_model **out);
+// what a model file or directory says, without loading the weights, as a JSON object (family, sizes, dtypes, tensors);
+// release with tl_string_free
+tl_status tl_model_inspect(const char *path, char **json);
+void tl_string_free(char *s);
+
+// ---------------------------------------------------------------- tokenizers
+// path: a model directory, a tokenizer.json, or a GGUF file
+tl_status tl_tokenizer_load(const char *path, tl_tokenizer **out);
+void tl_tokenizer_free(tl_tokenizer *t);
+int tl_tokenizer_vocab_size(const tl_tokenizer *t);      // ids are below this; added tokens included
+// ids (capacity): returns the count through n_out; when it exceeds capacity nothing is lost: call again with more room.
+// parse_special: match added special tokens in the text. add_special: what the post-processor adds (BOS).
+tl_status tl_tokenizer_encode(tl_tokenizer *t, const char *text, size_t n_bytes, bool add_special, bool parse_special,
+                              int32_t *ids, int capacity, int *n_out);
+// bytes (capacity) of the ids; not NUL-terminated; may end inside a character when the ids do
+tl_status tl_tokenizer_decode(tl_tokenizer *t, const int32_t *ids, int n, bool skip_special, char *bytes, int capacity, int *n_out);
+int tl_tokenizer_id(tl_tokenizer *t, const char *token); // id of a token's exact text ("<|im_end|>"); -1 when absent
+const char *tl_tokenizer_token(tl_tokenizer *t, int id); // the token's text; NULL when out of range
+bool tl_tokenizer_is_special(tl_tokenizer *t, int id);
+int tl_tokenizer_bos(tl_tokenizer *t);                   // -1: none
+int tl_tokenizer_eos(tl_tokenizer *t);                   // -1: none
+const char *tl_tokenizer_chat_template(tl_tokenizer *t); // Jinja source; NULL: none
+
+// ---------------------------------------------------------------- adapters
+typedef enum tl_adapter_kind { TL_TINYLORA = 0, TL_LORA_XS = 1, TL_LORA = 2, TL_FULL = 3 } tl_adapter_kind;
+typedef enum tl_sigma { TL_SIGMA_PAPER = 0, TL_SIGMA_PEFT = 1 } tl_sigma;  // U S R V^T, or U sqrt(S) R sqrt(S) V^T
+
+typedef struct tl_adapter_options {
+  tl_adapter_kind kind;
+  const int32_t *modules;  // (n_modules) indices of the targeted linears, ascending; unused for TL_FULL
+  const int32_t *groups;   // (n_modules) TinyLoRA: the tied group of each, 0..n_groups-1; NULL: each its own
+  int n_modules;
+  int rank;                // r
+  int u;                   // TinyLoRA: numbers per group
+  float alpha;             // LoRA and LoRA-XS: scale alpha / rank
+  tl_sigma sigma;
+  tl_dtype storage;        // dtype of the trained parameters as stored and as used in the forward pass; master copy is fp32
+  uint64_t seed;           // projection P, LoRA's A
+  float init_std;          // LoRA-XS: R ~ normal(0, init_std), 0: zeros; TinyLoRA: v uniform(-init_std, init_std), 0: zeros
+  bool train_embeddings;   // TL_FULL: embeddings, head and norms too (default of the Lua side: true)
+  const char *cache_dir;   // SVD cache; NULL: none
+} tl_adapter_options;
+
+tl_status tl_adapter_create(tl_model *m, const tl_adapter_options *o, tl_adapter **out);
+void tl_adapter_free(tl_adapter *a);
+tl_adapter_kind tl_adapter_get_kind(const tl_adapter *a);
+int64_t tl_adapter_n_parameters(const tl_adapter *a);
+int64_t tl_adapter_n_bytes(const tl_adapter *a);        // n_parameters in the storage dtype
+float *tl_adapter_parameters(tl_adapter *a);            // (n_parameters) fp32 master copy; owned by the adapter
+float *tl_adapter_gradient(tl_adapter *a);              // (n_parameters) fp32; owned by the adapter
+// after the master copy was changed: rounds to the storage dtype and rebuilds what the forward pass reads
+tl_status tl_adapter_refresh(tl_adapter *a);
+void tl_adapter_zero_gradient(tl_adapter *a);
+// dw (out, in) = the update of one module as the forward pass applies it
+tl_status tl_adapter_delta(const tl_adapter *a, int module, float *dw);
+// PEFT directory: adapter_config.json and adapter_model.safetensors (TinyLoRA as TINYLORA; LoRA as LORA; LoRA-XS as a LORA
+// with lora_A = A, lora_B = B R). base_name goes into base_model_name_or_path.
+tl_status tl_adapter_save(const tl_adapter *a, const char *dir, const char *base_name);
+tl_status tl_adapter_load(tl_model *m, const char *dir, tl_adapter **out);
+
+// ---------------------------------------------------------------- sampling
+typedef struct tl_sampler tl_sampler;
+
+typedef struct tl_sampling {
+  float temperature, top_p, min_p;  // 0 greedy; 1 off; 0 off
+  int top_k;                        // 0 off
+  int max_new_tokens;
+  uint64_t seed;
+  const char *const *stop;          // (n_stop) stop strings; a completion ends at the first token that completes one
+  int n_stop;
+  bool ignore_eos;
+} tl_sampling;
+
+typedef struct tl_sampler_options {
+  int max_sequences;                // decoded at once; 0: 64
+  int64_t memory_bytes;             // for the KV cache; 0: as needed for max_sequences at the requests' own lengths
+  int prefill_tokens;               // rows a prefill pass may take; 0: 512
+} tl_sampler_options;
+
+typedef struct tl_completion {
+  int64_t request;                  // as returned by submit
+  int index;                        // 0 .. n-1 within its request
+  const int32_t *ids;               // (n_tokens), the end-of-sequence token included when there is one
+  const float *logprobs;            // (n_tokens) at the sampling temperature, before truncation (TRL's convention)
+  const float *entropy;             // (n_tokens)
+  int n_tokens;
+  const char *finish;               // "stop" or "length"
+} tl_completion;
+
+typedef struct tl_sampler_stats {
+  int64_t prompt_tokens, new_tokens, decode_steps;
+  double prefill_seconds, decode_seconds;
+  int64_t kv_bytes;
+} tl_sampler_stats;
+
+// adapter NULL: the base model. tokenizer is needed only for stop strings (NULL otherwise).
+tl_status tl_sampler_create(tl_model *m, tl_adapter *a, tl_tokenizer *t, const tl_sampler_options *o, tl_sampler **out);
+void tl_sampler_free(tl_sampler *s);
+// n completions of one prompt (prefilled once). The tokens of completion i depend only on (seed, sequence_id + i, prompt ids,
+// the sampling settings, the weights), never on what else is sampled. request: an id > 0.
+tl_status tl_sampler_submit(tl_sampler *s, const int32_t *prompt, int n_prompt, int n, uint64_t sequence_id,
+                            const tl_sampling *p, int64_t *request);
+// runs up to max_steps decode steps; returns as soon as a completion has finished, or when nothing is left. pending: how many
+// completions are not finished yet.
+tl_status tl_sampler_run(tl_sampler *s, int max_steps, int *pending);
+// pops one finished completion, valid until the next call of pop or free; false: none is ready
+bool tl_sampler_pop(tl_sampler *s, tl_completion *out);
+void tl_sampler_get_stats(const tl_sampler *s, tl_sampler_stats *out);
+
+// ---------------------------------------------------------------- batches and passes: forward and backward for training
+// A batch holds prompts and their completions; a prompt's tokens are stored and computed once for all its completions.
+typedef struct tl_batch tl_batch;
+typedef struct tl_pass tl_pass;
+
+tl_status tl_batch_create(tl_batch **out);
+void tl_batch_free(tl_batch *b);
+tl_status tl_batch_prompt(tl_batch *b, const int32_t *ids, int n, int *prompt);                       // prompt: its index
+tl_status tl_batch_completion(tl_batch *b, int prompt, const int32_t *ids, int n, int *completion);   // completion: its index
+int tl_batch_n_completions(const tl_batch *b);
+int64_t tl_batch_n_tokens(const tl_batch *b);            // completion tokens in all = length of the per-token arrays
+int64_t tl_batch_offset(const tl_batch *b, int completion);  // where a completion's tokens start in the per-token arrays
+
+typedef struct tl_pass_options {
+  float temperature;                // logprobs are log_softmax(logits / temperature); 0 is taken as 1
+  int64_t memory_bytes;             // budget for activations; 0: 2 GiB. Decides micro-batches and recomputation
+  bool backward;                    // gradients will be asked for
+  bool want_entropy;                // entropy (and its gradient) is computed
+} tl_pass_options;
+
+// A pass runs a batch through the model in micro-batches of whole prompts. For each micro-batch i, in order:
+// tl_pass_forward fills the per-token arrays (n_tokens of the batch; only the micro-batch's tokens are written), then
+// tl_pass_backward adds to the adapter's gradient. Per-token arrays are indexed through tl_batch_offset.
+tl_status tl_pass_create(tl_model *m, tl_adapter *a, tl_batch *b, const tl_pass_options *o, tl_pass **out);
+void tl_pass_free(tl_pass *p);
+int tl_pass_n_micro(const tl_pass *p);
+bool tl_pass_recomputes(const tl_pass *p);               // true: layers are recomputed in backward to fit the budget
+int64_t tl_pass_planned_bytes(const tl_pass *p);
+// completions of micro-batch i: first .. first + count - 1
+void tl_pass_micro_range(const tl_pass *p, int micro, int *first, int *count);
+tl_status tl_pass_forward(tl_pass *p, int micro, float *logprobs, float *entropy);
+// dlogprob (n_tokens), dentropy (n_tokens) or NULL: d loss / d logprob of each token of the micro-batch
+tl_status tl_pass_backward(tl_pass *p, int micro, const float *dlogprob, const float *dentropy);
+// logprob of every token of ids but the first: logprobs (n - 1). For `tlrun logprobs`.
+tl_status tl_logprobs(tl_model *m, tl_adapter *a, const int32_t *ids, int n, float temperature, float *logprobs);
+// logits (n, V) of a short sequence, for experiments in the REPL
+tl_status tl_logits(tl_model *m, tl_adapter *a, const int32_t *ids, int n, float *logits);
+
+// ---------------------------------------------------------------- GRPO, with TRL's formulas and names
+typedef enum tl_loss_type { TL_LOSS_GRPO = 0, TL_LOSS_DR_GRPO = 1, TL_LOSS_DAPO = 2, TL_LOSS_BNPO = 3 } tl_loss_type;
+typedef enum tl_scale_rewards { TL_SCALE_GROUP = 0, TL_SCALE_BATCH = 1, TL_SCALE_NONE = 2 } tl_scale_rewards;
+typedef enum tl_is_level { TL_IS_TOKEN = 0, TL_IS_SEQUENCE = 1 } tl_is_level;
+typedef enum tl_is_mode { TL_IS_OFF = 0, TL_IS_TRUNCATE = 1, TL_IS_MASK = 2 } tl_is_mode;
+
+typedef struct tl_grpo_options {
+  tl_loss_type loss_type;
+  float epsilon, epsilon_high, delta;     // clip range; delta 0: no two-sided cap
+  float beta;                             // KL coefficient
+  float entropy_coef;                     // bonus: loss -= entropy_coef * mean entropy; 0 off
+  int max_completion_length;              // dr_grpo's divisor
+  tl_is_level ratio_level;                // importance ratio per token (GRPO) or per sequence (GSPO)
+  tl_is_mode is_mode;                     // correction for sampler/trainer mismatch
+  tl_is_level is_level;
+  float is_min, is_max;                   // truncation or mask bounds C_min, C_max
+} tl_grpo_options;
+
+typedef struct tl_grpo_stats {            // sums over the call's tokens and sequences; the Lua side divides
+  double loss;
+  double kl, entropy, ratio;              // sums over tokens
+  double clip_low, clip_high;             // tokens clipped below and above
+  double logp_diff, logp_diff_max;        // |old - sampler|: sum, max
+  double is_sum, is_min, is_max;          // importance weights: sum over tokens, min, max
+  int64_t n_tokens, n_sequences;
+} tl_grpo_stats;
+
+// advantages (n) of rewards (n) in consecutive groups of group_size. A = (r - mean) / (std + 1e-4), std with n - 1.
+// NaN rewards (abstentions) are left out of the statistics and get advantage 0. zero_std: how many groups have std 0.
+tl_status tl_grpo_advantages(const float *rewards, int n, int group_size, tl_scale_rewards scale, float *advantages, int *zero_std);
+// The GRPO objective over sequences first .. first + count - 1. offsets (n_sequences + 1) into the per-token arrays.
+// logprob (current), old (at the start of the step; NULL: equal to logprob, ratio 1), ref (NULL unless beta > 0), sampler
+// (what the sampler reported; NULL: no correction), advantage (n_sequences), mask (tokens, NULL: all 1).
+// total_sequences and total_tokens: of the whole optimiser step, the divisors of grpo and dapo; bnpo divides by the tokens of
+// this call. dlogprob (tokens) and dentropy (tokens, or NULL) are overwritten for the call's tokens. stats are added to.
+tl_status tl_grpo_objective(const tl_grpo_options *o, int first, int count, const int64_t *offsets, const float *logprob,
+                            const float *old, const float *ref, const float *sampler, const float *entropy,
+                            const float *advantage, const float *mask, int64_t total_sequences, int64_t total_tokens,
+                            float *dlogprob, float *dentropy, tl_grpo_stats *stats);
+
+// ---------------------------------------------------------------- optimiser
+typedef struct tl_adamw tl_adamw;
+tl_status tl_adamw_create(tl_adapter *a, float beta1, float beta2, float eps, float weight_decay, tl_adamw **out);
+void tl_adamw_free(tl_adamw *o);
+// clips the gradient to max_norm (0: no clipping), updates the master copy, refreshes the adapter. grad_norm: before clipping
+tl_status tl_adamw_step(tl_adamw *o, float lr, float max_norm, double *grad_norm);
+tl_status tl_adamw_save(const tl_adamw *o, const char *path);
+tl_status tl_adamw_load(tl_adamw *o, const char *path);
+
+// ---------------------------------------------------------------- verifier pool: Lua functions in worker threads
+typedef struct tl_pool tl_pool;
+typedef struct tl_pool_options {
+  int n_workers;                    // 0: 2
+  int timeout_ms;                   // per call; 0: 1000
+  int64_t memory_bytes;             // per worker's Lua state; 0: 256 MiB
+  const char *lua_path;             // package.path of the workers
+  const char *module;               // module whose value is a function(problem, completion) -> reward [, info], or a table
+                                    // with field `verify` being one, or a function that makes one when called with config
+  const char *config_json;          // passed to the module when it is a factory; NULL: none
+} tl_pool_options;
+typedef struct tl_verdict {
+  int64_t job;
+  double reward;                    // NaN unless outcome is "ok"
+  const char *outcome;              // "ok", "abstain", "error", "timeout", "memory"
+  const char *message;              // what went wrong, or the verifier's info as JSON; never NULL
+  double seconds;
+} tl_verdict;
+tl_status tl_pool_create(const tl_pool_options *o, tl_pool **out);   // fails with the module's own error if it does not load
+void tl_pool_free(tl_pool *p);
+// problem and completion travel as JSON strings: {"answer":...,...} and {"text":...,"n_tokens":...,"finish":...}
+tl_status tl_pool_submit(tl_pool *p, const char *problem_json, const char *completion_json, int64_t *job);
+// waits up to wait_ms for one verdict; *got false: none yet. The verdict's strings are valid until the next take or free.
+tl_status tl_pool_take(tl_pool *p, int wait_ms, tl_verdict *out, bool *got);
+int tl_pool_pending(const tl_pool *p);
+
+// TL_CDEF_END
+#ifdef __cplusplus
+#error "tl.h is C; wrap it in extern \"C\""
+#endif
+#endif
