@@ -1,0 +1,70 @@
+// memory.c: aligned blocks, arenas and growing strings.
+#include "base.h"
+#include <stdarg.h>
+
+void *tl_aligned_alloc(size_t bytes) {
+  void *p = NULL;
+  if (bytes > SIZE_MAX - 64) return NULL;
+  return posix_memalign(&p, 64, tl_align64(bytes ? bytes : 1)) == 0 ? p : NULL;
+}
+
+tl_status tl_arena_init(tl_arena *a, size_t bytes, const char *what) {
+  *a = (tl_arena){.base = tl_aligned_alloc(bytes), .size = tl_align64(bytes ? bytes : 1)};
+  if (!a->base) return tl_fail(TL_E_MEMORY, "out of memory: %s needs %.1f MiB", what, (double)bytes / (1 << 20));
+  return TL_OK;
+}
+
+void *tl_arena_take(tl_arena *a, size_t bytes) {
+  bytes = tl_align64(bytes);
+  TL_ASSERT(bytes <= a->size - a->used);
+  void *p = a->base + a->used;
+  a->used += bytes;
+  if (a->used > a->peak) a->peak = a->used;
+  return p;
+}
+
+void tl_arena_reset(tl_arena *a) { a->used = 0; }
+
+void tl_arena_free(tl_arena *a) {
+  free(a->base);
+  *a = (tl_arena){0};
+}
+
+void tl_str_add(tl_str *s, const char *data, size_t n) {
+  if (s->n + n + 1 > s->cap) {
+    size_t cap = s->cap ? s->cap : 64;
+    while (cap < s->n + n + 1) cap *= 2;
+    char *p = realloc(s->p, cap);
+    TL_ASSERT(p != NULL);
+    s->p = p;
+    s->cap = cap;
+  }
+  memcpy(s->p + s->n, data, n);
+  s->n += n;
+  s->p[s->n] = 0;
+}
+
+void tl_str_printf(tl_str *s, const char *format, ...) {
+  char stack[512], *text = stack;
+  va_list ap;
+  va_start(ap, format);
+  int n = vsnprintf(stack, sizeof stack, format, ap);
+  va_end(ap);
+  TL_ASSERT(n >= 0);
+  if ((size_t)n >= sizeof stack) {
+    text = malloc((size_t)n + 1);
+    TL_ASSERT(text != NULL);
+    va_start(ap, format);
+    vsnprintf(text, (size_t)n + 1, format, ap);
+    va_end(ap);
+  }
+  tl_str_add(s, text, (size_t)n);
+  if (text != stack) free(text);
+}
+
+void tl_str_free(tl_str *s) {
+  free(s->p);
+  *s = (tl_str){0};
+}
+
+void tl_string_free(char *s) { free(s); }
