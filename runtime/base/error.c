@@ -26,7 +26,7 @@ tl_status tl_fail_in(tl_status s, const char *format, ...) {
   va_start(ap, format);
   int n = vsnprintf(text, sizeof text, format, ap);
   va_end(ap);
-  if (n >= 0 && n < (int)sizeof text - 3) snprintf(text + n, sizeof text - (size_t)n, ": %s", message);
+  if (n >= 0 && n < (int)sizeof text - 3) snprintf(text + n, sizeof text - (size_t)n, ": %.*s", (int)sizeof text - n - 3, message);
   memcpy(message, text, sizeof text);
   return s;
 }

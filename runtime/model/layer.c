@@ -1,0 +1,216 @@
+// layer.c: see layer.h. Hand-written forward and backward of one layer over packed rows.
+#include "layer.h"
+#include <math.h>
+
+void tl_net_init(tl_net *net, const tl_model *m, const tl_adapter_view *view) {
+  *net = (tl_net){.model = m, .cfg = &m->cfg, .w = &m->w, .act = m->compute, .rope = m->rope,
+                  .scale = 1.0f / sqrtf((float)m->cfg.head_dim)};
+  if (!view) return;
+  if (view->weights) net->w = view->weights;
+  net->lowrank = view->lowrank;
+  net->max_rank = view->lowrank ? view->max_rank : 0;
+}
+
+static const tlk_lowrank *lowrank_of(const tl_net *net, int module, tlk_lowrank *with_variant) {
+  if (!net->lowrank || net->lowrank[module].r == 0) return NULL;
+  if (!net->variant) return &net->lowrank[module];
+  *with_variant = net->lowrank[module];
+  with_variant->variant = net->variant;
+  return with_variant;
+}
+
+static size_t mat_bytes(int dtype, int T, int width) { return tl_align64((size_t)T * width * tlk_dtype_size(dtype)); }
+
+tlk_mat tl_mat_take(tl_arena *arena, int dtype, int T, int width) {
+  return (tlk_mat){tl_arena_take(arena, (size_t)T * width * tlk_dtype_size(dtype)), dtype, width};
+}
+
+size_t tl_acts_bytes(const tl_net *net, int T, bool for_backward, bool own_kv) {
+  const tl_config *c = net->cfg;
+  int hd = c->n_heads * c->head_dim, gd = c->n_kv_heads * c->head_dim;
+  size_t n = 2 * mat_bytes(TLK_F32, T, 1) + mat_bytes(TLK_F32, T, c->n_heads) + 2 * mat_bytes(net->act, T, hd) +
+             2 * mat_bytes(net->act, T, c->ffn) + TL_N_KINDS * mat_bytes(TLK_F32, T, net->max_rank);
+  if (own_kv) n += 2 * mat_bytes(net->act, T, gd);
+  if (for_backward) n += 2 * mat_bytes(TLK_F32, T, c->width);
+  return n;
+}
+
+void tl_acts_take(tl_acts *a, const tl_net *net, int T, bool for_backward, bool own_kv, tl_arena *arena) {
+  const tl_config *c = net->cfg;
+  int hd = c->n_heads * c->head_dim, gd = c->n_kv_heads * c->head_dim;
+  *a = (tl_acts){0};
+  a->rstd1 = tl_arena_take(arena, sizeof(float) * (size_t)T);
+  a->rstd2 = tl_arena_take(arena, sizeof(float) * (size_t)T);
+  a->lse = tl_arena_take(arena, sizeof(float) * (size_t)T * c->n_heads);
+  a->q = tl_mat_take(arena, net->act, T, hd);
+  a->o = tl_mat_take(arena, net->act, T, hd);
+  a->gate = tl_mat_take(arena, net->act, T, c->ffn);
+  a->up = tl_mat_take(arena, net->act, T, c->ffn);
+  for (int k = 0; k < TL_N_KINDS; k++) a->z[k] = tl_arena_take(arena, sizeof(float) * (size_t)T * net->max_rank);
+  if (own_kv) {
+    a->k = tl_mat_take(arena, net->act, T, gd);
+    a->v = tl_mat_take(arena, net->act, T, gd);
+  }
+  if (for_backward) {
+    a->x_in = tl_arena_take(arena, sizeof(float) * (size_t)T * c->width);
+    a->x_mid = tl_arena_take(arena, sizeof(float) * (size_t)T * c->width);
+  }
+}
+
+size_t tl_fwd_scratch_bytes(const tl_net *net, int T) {
+  const tl_config *c = net->cfg;
+  return mat_bytes(net->act, T, c->width) + mat_bytes(TLK_F32, T, c->n_heads * c->head_dim) + mat_bytes(net->act, T, c->ffn);
+}
+
+void tl_fwd_scratch_take(tl_fwd_scratch *s, const tl_net *net, int T, tl_arena *arena) {
+  const tl_config *c = net->cfg;
+  s->xn = tl_mat_take(arena, net->act, T, c->width);
+  s->wide = tl_mat_take(arena, TLK_F32, T, c->n_heads * c->head_dim);
+  s->h = tl_mat_take(arena, net->act, T, c->ffn);
+}
+
+static int dy_width(const tl_config *c) {
+  int hd = c->n_heads * c->head_dim;
+  return hd > c->width ? hd : c->width;
+}
+
+size_t tl_bwd_scratch_bytes(const tl_net *net, int T) {
+  const tl_config *c = net->cfg;
+  int hd = c->n_heads * c->head_dim, gd = c->n_kv_heads * c->head_dim;
+  return mat_bytes(net->act, T, dy_width(c)) + mat_bytes(TLK_F32, T, c->width) + mat_bytes(TLK_F32, T, c->ffn) +
+         2 * mat_bytes(net->act, T, c->ffn) + mat_bytes(TLK_F32, T, hd) + 2 * mat_bytes(TLK_F32, T, gd) +
+         mat_bytes(net->act, T, hd) + 2 * mat_bytes(net->act, T, gd) + mat_bytes(TLK_F32, T, net->max_rank);
+}
+
+void tl_bwd_scratch_take(tl_bwd_scratch *s, const tl_net *net, int T, tl_arena *arena) {
+  const tl_config *c = net->cfg;
+  int hd = c->n_heads * c->head_dim, gd = c->n_kv_heads * c->head_dim;
+  s->dy = tl_mat_take(arena, net->act, T, dy_width(c));
+  s->dxn = tl_mat_take(arena, TLK_F32, T, c->width);
+  s->dh = tl_mat_take(arena, TLK_F32, T, c->ffn);
+  s->dgate = tl_mat_take(arena, net->act, T, c->ffn);
+  s->dup = tl_mat_take(arena, net->act, T, c->ffn);
+  s->dq = tl_mat_take(arena, TLK_F32, T, hd);
+  s->dk = tl_mat_take(arena, TLK_F32, T, gd);
+  s->dv = tl_mat_take(arena, TLK_F32, T, gd);
+  s->dq_act = tl_mat_take(arena, net->act, T, hd);
+  s->dk_act = tl_mat_take(arena, net->act, T, gd);
+  s->dv_act = tl_mat_take(arena, net->act, T, gd);
+  s->g = tl_arena_take(arena, sizeof(float) * (size_t)T * net->max_rank);
+}
+
+static void linear(const tl_net *net, int layer, int kind, tlk_mat y, tlk_mat x, const tl_acts *a, int T, int accumulate) {
+  const tl_linear *l = &net->w->layers[layer].lin[kind];
+  tlk_lowrank tmp;
+  const tlk_lowrank *lr = lowrank_of(net, layer * TL_N_KINDS + kind, &tmp);
+  tl_ops()->linear_fwd(y, lr ? a->z[kind] : NULL, x, l->w, l->bias, lr, T, accumulate);
+}
+
+void tl_layer_fwd(const tl_net *net, int layer, const tl_rows *rows, float *x, tl_acts *a, const tl_fwd_scratch *s) {
+  const tlk_ops *ops = tl_ops();
+  const tl_config *c = net->cfg;
+  const tl_layer *w = &net->w->layers[layer];
+  int T = rows->T, C = c->width, H = c->n_heads, G = c->n_kv_heads, D = c->head_dim;
+  tlk_mat res = tl_mat_f32(x, C), kv = tl_mat_f32(s->wide.p, G * D);
+  if (a->x_in) memcpy(a->x_in, x, sizeof(float) * (size_t)T * C);
+  ops->rmsnorm_fwd(s->xn, a->rstd1, x, w->norm1, c->norm_eps, T, C);
+  linear(net, layer, TL_Q, s->wide, s->xn, a, T, 0);
+  ops->rope_fwd(a->q, NULL, s->wide, rows->pos, net->rope, T, H, D);
+  linear(net, layer, TL_K, kv, s->xn, a, T, 0);
+  ops->rope_fwd(a->k, rows->kv_out, kv, rows->pos, net->rope, T, G, D);
+  linear(net, layer, TL_V, kv, s->xn, a, T, 0);
+  ops->cast(a->v, rows->kv_out, kv, T, G * D);
+  ops->attn_fwd(a->o, a->lse, a->q, a->k, a->v, &rows->map, net->scale, T, H, G, D);
+  linear(net, layer, TL_O, res, a->o, a, T, 1);
+  if (a->x_mid) memcpy(a->x_mid, x, sizeof(float) * (size_t)T * C);
+  ops->rmsnorm_fwd(s->xn, a->rstd2, x, w->norm2, c->norm_eps, T, C);
+  linear(net, layer, TL_GATE, a->gate, s->xn, a, T, 0);
+  linear(net, layer, TL_UP, a->up, s->xn, a, T, 0);
+  ops->swiglu_fwd(s->h, a->gate, a->up, T, c->ffn);
+  linear(net, layer, TL_DOWN, res, s->h, a, T, 1);
+}
+
+// One linear's backward: dx (unless dx.p is NULL) and, if it is trained, its gradient. x.p may be NULL when the sink does
+// not need it.
+typedef struct {
+  const tl_net *net;
+  const tl_acts *a;
+  const tl_bwd_scratch *s;
+  const tl_grad_sink *sink;
+  const int32_t *unit_off;
+  int layer, n_units, T;
+} bwd;
+
+static void linear_back(const bwd *b, int kind, tlk_mat dx, tlk_mat x, tlk_mat dy, int accumulate) {
+  int module = b->layer * TL_N_KINDS + kind;
+  tlk_lowrank tmp;
+  const tlk_lowrank *lr = lowrank_of(b->net, module, &tmp);
+  if (dx.p || lr)
+    tl_ops()->linear_bwd_x(dx, lr ? b->s->g : NULL, dy, b->net->w->layers[b->layer].lin[kind].w, lr, b->T, accumulate);
+  if (!b->sink->trains(b->sink->ctx, module)) return;
+  tl_linear_grad g = {.module = module, .x = x, .dy = dy, .z = lr ? b->a->z[kind] : NULL, .g = lr ? b->s->g : NULL,
+                      .unit_off = b->unit_off, .n_units = b->n_units, .T = b->T};
+  b->sink->linear(b->sink->ctx, &g);
+}
+
+static void ffn_back(const bwd *b, float *dx, const tl_fwd_scratch *f) {
+  const tlk_ops *ops = tl_ops();
+  const tl_config *c = b->net->cfg;
+  const tl_layer *w = &b->net->w->layers[b->layer];
+  const tl_bwd_scratch *s = b->s;
+  const tl_acts *a = b->a;
+  int T = b->T, C = c->width;
+  tlk_mat dy = {s->dy.p, s->dy.dtype, C};
+  tlk_mat h = {0}, xn = {0};
+  if (b->sink->needs_x) {
+    h = f->h, xn = f->xn;
+    ops->swiglu_fwd(h, a->gate, a->up, T, c->ffn);
+    ops->rmsnorm_fwd(xn, a->rstd2, a->x_mid, w->norm2, c->norm_eps, T, C);
+  }
+  ops->cast(dy, NULL, tl_mat_f32(dx, C), T, C);
+  linear_back(b, TL_DOWN, s->dh, h, dy, 0);
+  ops->swiglu_bwd(s->dgate, s->dup, s->dh, a->gate, a->up, T, c->ffn);
+  linear_back(b, TL_GATE, s->dxn, xn, s->dgate, 0);
+  linear_back(b, TL_UP, s->dxn, xn, s->dup, 1);
+  ops->rmsnorm_bwd(dx, b->sink->norm(b->sink->ctx, b->layer, 1), s->dxn.p, a->x_mid, w->norm2, a->rstd2, T, C);
+}
+
+static void attention_back(const bwd *b, const tl_rows *rows, float *dx, const tl_fwd_scratch *f) {
+  const tlk_ops *ops = tl_ops();
+  const tl_config *c = b->net->cfg;
+  const tl_layer *w = &b->net->w->layers[b->layer];
+  const tl_bwd_scratch *s = b->s;
+  const tl_acts *a = b->a;
+  int T = b->T, C = c->width, H = c->n_heads, G = c->n_kv_heads, D = c->head_dim;
+  tlk_mat dy = {s->dy.p, s->dy.dtype, C}, d_o = {s->dy.p, s->dy.dtype, H * D}, xn = {0};
+  if (b->sink->needs_x) {
+    xn = f->xn;
+    ops->rmsnorm_fwd(xn, a->rstd1, a->x_in, w->norm1, c->norm_eps, T, C);
+  }
+  ops->cast(dy, NULL, tl_mat_f32(dx, C), T, C);
+  linear_back(b, TL_O, s->dq, a->o, dy, 0);  // dq holds d_o in fp32 until it is converted
+  ops->cast(d_o, NULL, s->dq, T, H * D);
+  memset(s->dk.p, 0, sizeof(float) * (size_t)T * G * D);
+  memset(s->dv.p, 0, sizeof(float) * (size_t)T * G * D);
+  ops->attn_bwd(s->dq, s->dk, s->dv, d_o, a->o, a->lse, a->q, a->k, a->v, &rows->map, b->unit_off, b->n_units,
+                b->net->scale, T, H, G, D);
+  ops->rope_bwd(s->dq_act, s->dq, rows->pos, b->net->rope, T, H, D);
+  ops->rope_bwd(s->dk_act, s->dk, rows->pos, b->net->rope, T, G, D);
+  ops->cast(s->dv_act, NULL, s->dv, T, G * D);
+  float *dgain = b->sink->norm(b->sink->ctx, b->layer, 0);
+  bool below = b->layer > b->sink->lowest || b->sink->embeddings || dgain;
+  tlk_mat dxn = s->dxn;
+  if (!below) dxn.p = NULL;
+  linear_back(b, TL_Q, dxn, xn, s->dq_act, 0);
+  linear_back(b, TL_K, dxn, xn, s->dk_act, 1);
+  linear_back(b, TL_V, dxn, xn, s->dv_act, 1);
+  if (below) ops->rmsnorm_bwd(dx, dgain, s->dxn.p, a->x_in, w->norm1, a->rstd1, T, C);
+}
+
+void tl_layer_bwd(const tl_net *net, int layer, const tl_rows *rows, const int32_t *unit_off, int n_units, float *dx,
+                  const tl_acts *a, const tl_fwd_scratch *f, const tl_bwd_scratch *s, const tl_grad_sink *sink) {
+  TL_ASSERT(rows->kv_out == NULL && a->x_in && a->x_mid);
+  bwd b = {.net = net, .a = a, .s = s, .sink = sink, .unit_off = unit_off, .layer = layer, .n_units = n_units, .T = rows->T};
+  ffn_back(&b, dx, f);
+  attention_back(&b, rows, dx, f);
+}

@@ -1,0 +1,28 @@
+// batch.h: the inside of a tl_batch, for pass.c.
+#ifndef TL_BATCH_H
+#define TL_BATCH_H
+#include "../base/base.h"
+
+typedef struct tl_prompt {
+  int64_t ids;             // where its tokens start in tokens
+  int n;
+  int first, count;        // its completions
+} tl_prompt;
+
+typedef struct tl_sequence {
+  int64_t ids;             // where its tokens start in tokens
+  int n, prompt;
+  int64_t out;             // where its tokens start in the per-token arrays
+} tl_sequence;
+
+struct tl_batch {
+  int refs;
+  int32_t *tokens;
+  int64_t n_tokens, cap_tokens;
+  tl_prompt *prompts;
+  int n_prompts, cap_prompts;
+  tl_sequence *sequences;
+  int n_sequences, cap_sequences;
+  int64_t n_out;           // completion tokens in all
+};
+#endif

@@ -1,0 +1,398 @@
+// pass.c: a batch through the model, forward and backward, in micro-batches that fit a memory budget.
+//
+// Packing. The rows of a micro-batch are, prompt by prompt, the prompt's tokens and then, for each of its completions, all
+// tokens but the last (nothing is predicted from that one). A completion attends to its prompt's rows and its own, so a shared
+// prompt is computed once, forward and backward. Token i of a completion is predicted from row i - 1 of it, token 0 from the
+// prompt's last row. Rows of one prompt form a "unit": units share no keys, and TinyLoRA's gradient is summed unit by unit,
+// so how units fall into micro-batches does not change its bits.
+//
+// Memory. One arena, sized before the first row is computed for the largest micro-batch. Either every layer's activations are
+// kept (keep), or only each layer's input, and a layer is computed again right before its backward (recompute). keep is chosen
+// when micro-batches of reasonable size fit the budget. A unit that does not fit is cut into smaller ones with the same prompt.
+#include "pass.h"
+#include "../adapter/adapter.h"
+#include "../model/layer.h"
+
+enum { MIN_KEEP_ROWS = 256 };  // below this a product is bound by reading the weights: recomputing in larger cuts is cheaper
+
+typedef struct unit {
+  int prompt, first, count;  // completions first .. first + count - 1
+  int rows, out;             // rows computed, tokens predicted
+} unit;
+
+typedef struct micro {
+  int first_unit, n_units, first, count, rows, out;
+} micro;
+
+struct tl_pass {
+  tl_model *model;
+  tl_adapter *adapter;
+  tl_batch *batch;
+  tl_pass_options opt;
+  tl_net net;
+  tl_grad_sink sink;
+  unit *units;
+  micro *micros;
+  int n_units, n_micro, max_rows, max_out, current;
+  bool recompute;
+  int64_t planned;
+  tl_arena arena;
+  // index arrays of the current micro-batch
+  int32_t *ids, *pos, *kv_off, *kv_len, *kv_rows, *unit_off, *targets, *head_rows;
+  // activations
+  tl_acts *acts;             // (n_layers): keep: each its own; recompute: one shared set but for x_in
+  tl_fwd_scratch fwd;
+  tl_bwd_scratch bwd;
+  float *x, *rstd, *dx, *dxf, *dh, *lse, *entropy;
+  tlk_mat xf, h;
+  tl_rows rows;
+};
+
+static size_t plan_bytes(const tl_pass *p, int rows, int out, bool recompute) {
+  const tl_config *c = &p->model->cfg;
+  size_t T = (size_t)rows, O = (size_t)out, act = tlk_dtype_size(p->net.act), C = (size_t)c->width, slack = 64 * 16;
+  bool back = p->opt.backward;
+  int sets = back && !recompute ? c->n_layers : 1;
+  size_t n = (size_t)sets * tl_acts_bytes(&p->net, rows, back, true) + tl_fwd_scratch_bytes(&p->net, rows);
+  n += T * C * 4 + T * 4 + T * C * act + O * C * act + 2 * O * 4;              // x, rstd, xf, h, lse, entropy
+  if (back) n += tl_bwd_scratch_bytes(&p->net, rows) + 2 * T * C * 4 + O * C * 4;  // dx, dxf, dh
+  if (back && recompute) n += (size_t)(c->n_layers - 1) * tl_align64(T * C * 4);
+  return n + slack;
+}
+
+static void measure(const tl_batch *b, unit *u) {
+  u->rows = b->prompts[u->prompt].n;
+  u->out = 0;
+  for (int i = u->first; i < u->first + u->count; i++) {
+    u->rows += b->sequences[i].n - 1;
+    u->out += b->sequences[i].n;
+  }
+}
+
+// Whole prompts as units; one that does not fit even alone and recomputed is halved until it does.
+static tl_status make_units(tl_pass *p) {
+  const tl_batch *b = p->batch;
+  p->units = calloc((size_t)b->n_sequences + 1, sizeof *p->units);
+  if (!p->units) return tl_fail(TL_E_MEMORY, "out of memory");
+  for (int i = 0; i < b->n_prompts; i++) {
+    int first = b->prompts[i].first, left = b->prompts[i].count;
+    while (left > 0) {
+      unit u = {.prompt = i, .first = first, .count = left};
+      for (measure(b, &u); u.count > 1 && plan_bytes(p, u.rows, u.out, true) > (size_t)p->opt.memory_bytes; measure(b, &u))
+        u.count = (u.count + 1) / 2;
+      size_t need = plan_bytes(p, u.rows, u.out, true);
+      if (need > (size_t)p->opt.memory_bytes)
+        return tl_fail(TL_E_MEMORY, "completion %d with its prompt (%d tokens) needs %.0f MiB of activations, the budget is %.0f MiB",
+                       u.first, u.rows + 1, (double)need / (1 << 20), (double)p->opt.memory_bytes / (1 << 20));
+      p->units[p->n_units++] = u;
+      first += u.count;
+      left -= u.count;
+    }
+  }
+  return TL_OK;
+}
+
+static int cut(tl_pass *p, bool recompute, micro *out) {
+  int n = 0;
+  micro m = {0};
+  for (int i = 0; i < p->n_units; i++) {
+    const unit *u = &p->units[i];
+    if (m.n_units && plan_bytes(p, m.rows + u->rows, m.out + u->out, recompute) > (size_t)p->opt.memory_bytes) {
+      if (out) out[n] = m;
+      n++;
+      m = (micro){0};
+    }
+    if (!m.n_units) m.first_unit = i, m.first = u->first;
+    m.n_units++;
+    m.count += u->count;
+    m.rows += u->rows;
+    m.out += u->out;
+  }
+  if (m.n_units) {
+    if (out) out[n] = m;
+    n++;
+  }
+  return n;
+}
+
+static tl_status plan(tl_pass *p) {
+  TL_TRY(make_units(p));
+  int64_t rows = 0;
+  bool fits = true;
+  for (int i = 0; i < p->n_units; i++) {
+    rows += p->units[i].rows;
+    fits = fits && plan_bytes(p, p->units[i].rows, p->units[i].out, false) <= (size_t)p->opt.memory_bytes;
+  }
+  int n_keep = cut(p, false, NULL);
+  p->recompute = p->opt.backward && (!fits || (n_keep > 1 && rows / n_keep < MIN_KEEP_ROWS));
+  p->n_micro = cut(p, p->recompute, NULL);
+  p->micros = calloc((size_t)p->n_micro + 1, sizeof *p->micros);
+  if (!p->micros) return tl_fail(TL_E_MEMORY, "out of memory");
+  cut(p, p->recompute, p->micros);
+  for (int i = 0; i < p->n_micro; i++) {
+    if (p->micros[i].rows > p->max_rows) p->max_rows = p->micros[i].rows;
+    if (p->micros[i].out > p->max_out) p->max_out = p->micros[i].out;
+    size_t need = plan_bytes(p, p->micros[i].rows, p->micros[i].out, p->recompute);
+    if ((int64_t)need > p->planned) p->planned = (int64_t)need;
+  }
+  return TL_OK;
+}
+
+static tl_status allocate_index(tl_pass *p) {
+  size_t T = (size_t)p->max_rows, O = (size_t)p->max_out, lists = 0;
+  for (int i = 0; i < p->n_micro; i++) {
+    size_t n = 0;
+    for (int k = p->micros[i].first_unit; k < p->micros[i].first_unit + p->micros[i].n_units; k++)
+      n += (size_t)p->units[k].rows + (size_t)p->units[k].count * (size_t)p->batch->prompts[p->units[k].prompt].n;
+    if (n > lists) lists = n;
+  }
+  p->ids = malloc(sizeof(int32_t) * (4 * T + lists + (T + 1) + 2 * O));
+  if (!p->ids) return tl_fail(TL_E_MEMORY, "out of memory");
+  p->pos = p->ids + T;
+  p->kv_off = p->pos + T;
+  p->kv_len = p->kv_off + T;
+  p->kv_rows = p->kv_len + T;
+  p->unit_off = p->kv_rows + lists;
+  p->targets = p->unit_off + T + 1;
+  p->head_rows = p->targets + O;
+  return TL_OK;
+}
+
+static tl_status allocate(tl_pass *p) {
+  const tl_config *c = &p->model->cfg;
+  int T = p->max_rows, O = p->max_out, L = c->n_layers;
+  bool back = p->opt.backward;
+  TL_TRY(allocate_index(p));
+  TL_TRY(tl_arena_init(&p->arena, (size_t)p->planned + 4096 * (size_t)(L + 8), "a training pass"));
+  p->acts = calloc((size_t)L, sizeof *p->acts);
+  if (!p->acts) return tl_fail(TL_E_MEMORY, "out of memory");
+  tl_acts_take(&p->acts[0], &p->net, T, back, true, &p->arena);
+  for (int l = 1; l < L; l++) {
+    if (back && !p->recompute) {
+      tl_acts_take(&p->acts[l], &p->net, T, true, true, &p->arena);
+    } else {
+      p->acts[l] = p->acts[0];
+      if (back) p->acts[l].x_in = tl_arena_take(&p->arena, sizeof(float) * (size_t)T * c->width);
+    }
+  }
+  tl_fwd_scratch_take(&p->fwd, &p->net, T, &p->arena);
+  size_t row = sizeof(float) * (size_t)c->width;
+  p->x = tl_arena_take(&p->arena, (size_t)T * row);
+  p->rstd = tl_arena_take(&p->arena, sizeof(float) * (size_t)T);
+  p->xf = tl_mat_take(&p->arena, p->net.act, T, c->width);
+  p->h = tl_mat_take(&p->arena, p->net.act, O, c->width);
+  p->lse = tl_arena_take(&p->arena, sizeof(float) * (size_t)O);
+  p->entropy = tl_arena_take(&p->arena, sizeof(float) * (size_t)O);
+  if (!back) return TL_OK;
+  tl_bwd_scratch_take(&p->bwd, &p->net, T, &p->arena);
+  p->dx = tl_arena_take(&p->arena, (size_t)T * row);
+  p->dxf = tl_arena_take(&p->arena, (size_t)T * row);
+  p->dh = tl_arena_take(&p->arena, (size_t)O * row);
+  return TL_OK;
+}
+
+static bool sink_trains(void *ctx, int module) { return tl_adapter_trains_module(ctx, module); }
+static void sink_linear(void *ctx, const tl_linear_grad *g) { tl_adapter_linear_grad(ctx, g); }
+static float *sink_norm(void *ctx, int layer, int which) { return tl_adapter_grad_norm(ctx, layer, which); }
+
+static tl_status check_ids(const tl_model *m, const tl_batch *b) {
+  for (int64_t i = 0; i < b->n_tokens; i++)
+    if (b->tokens[i] < 0 || b->tokens[i] >= m->cfg.vocab)
+      return tl_fail(TL_E_ARG, "token id %d is outside the model's vocabulary of %d", b->tokens[i], m->cfg.vocab);
+  return TL_OK;
+}
+
+static tl_status set_up(tl_pass *p) {
+  const tl_batch *b = p->batch;
+  if (p->opt.backward && !p->adapter) return tl_fail(TL_E_ARG, "a backward pass needs an adapter: nothing else is trained");
+  if (p->adapter && p->adapter->model != p->model && p->adapter->model != p->model->parent)
+    return tl_fail(TL_E_ARG, "the adapter belongs to another model");
+  TL_TRY(check_ids(p->model, b));
+  int longest = 1;
+  for (int i = 0; i < b->n_sequences; i++) {
+    int n = b->prompts[b->sequences[i].prompt].n + b->sequences[i].n;
+    if (n > longest) longest = n;
+  }
+  for (int i = 0; i < b->n_prompts; i++)
+    if (b->prompts[i].n > longest) longest = b->prompts[i].n;
+  TL_TRY(tl_model_need_positions(p->model, longest));
+  tl_net_init(&p->net, p->model, p->adapter ? tl_adapter_get_view(p->adapter) : NULL);
+  if (p->adapter)
+    p->sink = (tl_grad_sink){.ctx = p->adapter, .trains = sink_trains, .linear = sink_linear, .norm = sink_norm,
+                             .needs_x = p->adapter->kind == TL_LORA || p->adapter->kind == TL_FULL,
+                             .lowest = tl_adapter_lowest_layer(p->adapter),
+                             .embeddings = tl_adapter_grad_embed(p->adapter) != NULL};
+  TL_TRY(plan(p));
+  return p->n_micro ? allocate(p) : TL_OK;
+}
+
+tl_status tl_pass_create(tl_model *m, tl_adapter *a, tl_batch *b, const tl_pass_options *o, tl_pass **out) {
+  *out = NULL;
+  tl_pass *p = calloc(1, sizeof *p);
+  if (!p) return tl_fail(TL_E_MEMORY, "out of memory");
+  p->model = tl_model_retain(m);
+  p->adapter = a ? tl_adapter_retain(a) : NULL;
+  p->batch = tl_batch_retain(b);
+  p->opt = *o;
+  p->current = -1;
+  if (p->opt.memory_bytes <= 0) p->opt.memory_bytes = (int64_t)2 << 30;
+  if (p->opt.temperature <= 0) p->opt.temperature = 1;
+  tl_status s = set_up(p);
+  if (s != TL_OK) {
+    tl_pass_free(p);
+    return s;
+  }
+  *out = p;
+  return TL_OK;
+}
+
+void tl_pass_free(tl_pass *p) {
+  if (!p) return;
+  free(p->units);
+  free(p->micros);
+  free(p->ids);
+  free(p->acts);
+  tl_arena_free(&p->arena);
+  tl_batch_free(p->batch);
+  tl_adapter_free(p->adapter);
+  tl_model_free(p->model);
+  free(p);
+}
+
+int tl_pass_n_micro(const tl_pass *p) { return p->n_micro; }
+bool tl_pass_recomputes(const tl_pass *p) { return p->recompute; }
+int64_t tl_pass_planned_bytes(const tl_pass *p) { return p->planned; }
+
+void tl_pass_micro_range(const tl_pass *p, int i, int *first, int *count) {
+  bool in = i >= 0 && i < p->n_micro;
+  *first = in ? p->micros[i].first : 0;
+  *count = in ? p->micros[i].count : 0;
+}
+
+// Fills the index arrays of a micro-batch; the order of rows is described at the top.
+static void pack_rows(tl_pass *p, const micro *m) {
+  const tl_batch *b = p->batch;
+  int t = 0, o = 0, list = 0;
+  for (int k = 0; k < m->n_units; k++) {
+    const unit *u = &p->units[m->first_unit + k];
+    const tl_prompt *pr = &b->prompts[u->prompt];
+    int row0 = t, list0 = list;
+    p->unit_off[k] = t;
+    for (int i = 0; i < pr->n; i++, t++) {
+      p->ids[t] = b->tokens[pr->ids + i];
+      p->pos[t] = i;
+      p->kv_off[t] = list0;
+      p->kv_len[t] = i + 1;
+      p->kv_rows[list++] = t;
+    }
+    for (int s = u->first; s < u->first + u->count; s++) {
+      const tl_sequence *q = &b->sequences[s];
+      int mine = list, own = t;
+      for (int i = 0; i < pr->n; i++) p->kv_rows[list++] = row0 + i;
+      for (int i = 0; i < q->n - 1; i++, t++) {
+        p->ids[t] = b->tokens[q->ids + i];
+        p->pos[t] = pr->n + i;
+        p->kv_off[t] = mine;
+        p->kv_len[t] = pr->n + i + 1;
+        p->kv_rows[list++] = t;
+      }
+      for (int i = 0; i < q->n; i++, o++) {
+        p->targets[o] = b->tokens[q->ids + i];
+        p->head_rows[o] = i ? own + i - 1 : row0 + pr->n - 1;
+      }
+    }
+  }
+  p->unit_off[m->n_units] = t;
+  TL_ASSERT(t == m->rows && o == m->out);
+  p->rows = (tl_rows){.T = t, .pos = p->pos, .map = {.kv_off = p->kv_off, .kv_len = p->kv_len, .kv_rows = p->kv_rows}};
+}
+
+// h row i = xf row head_rows[i]
+static void gather_head_rows(tl_pass *p, int out) {
+  size_t bytes = (size_t)p->xf.ld * tlk_dtype_size(p->xf.dtype);
+  for (int i = 0; i < out; i++) memcpy((char *)p->h.p + (size_t)i * bytes, (char *)p->xf.p + (size_t)p->head_rows[i] * bytes, bytes);
+}
+
+tl_status tl_pass_forward(tl_pass *p, int i, float *logprobs, float *entropy) {
+  if (i < 0 || i >= p->n_micro) return tl_fail(TL_E_ARG, "micro-batch %d of %d", i, p->n_micro);
+  const tlk_ops *ops = tl_ops();
+  const tl_config *c = &p->model->cfg;
+  const micro *m = &p->micros[i];
+  p->current = -1;
+  pack_rows(p, m);
+  ops->embed_fwd(p->x, p->net.w->embed, p->ids, m->rows);
+  for (int l = 0; l < c->n_layers; l++) {
+    if (tl_interrupted()) return tl_fail(TL_E_INTERRUPTED, "interrupted");
+    tl_layer_fwd(&p->net, l, &p->rows, p->x, &p->acts[l], &p->fwd);
+  }
+  ops->rmsnorm_fwd(p->xf, p->rstd, p->x, p->net.w->final_norm, c->norm_eps, m->rows, c->width);
+  gather_head_rows(p, m->out);
+  int64_t at = p->batch->sequences[m->first].out;
+  bool want = p->opt.want_entropy;
+  ops->head_fwd(logprobs + at, p->lse, want ? p->entropy : NULL, p->h, p->net.w->head, p->targets, 1.0f / p->opt.temperature, m->out);
+  if (entropy && want) memcpy(entropy + at, p->entropy, sizeof(float) * (size_t)m->out);
+  p->current = i;
+  return TL_OK;
+}
+
+tl_status tl_pass_backward(tl_pass *p, int i, const float *dlogprob, const float *dentropy) {
+  if (!p->opt.backward) return tl_fail(TL_E_ARG, "this pass was created for the forward direction only");
+  if (i < 0 || i != p->current) return tl_fail(TL_E_ARG, "backward of micro-batch %d must follow its forward", i);
+  if (dentropy && !p->opt.want_entropy) return tl_fail(TL_E_ARG, "the gradient of the entropy needs want_entropy");
+  const tlk_ops *ops = tl_ops();
+  const tl_config *c = &p->model->cfg;
+  const micro *m = &p->micros[i];
+  int64_t at = p->batch->sequences[m->first].out;
+  size_t rows_bytes = sizeof(float) * (size_t)m->rows * c->width;
+  p->current = -1;
+  ops->head_bwd(p->dh, tl_adapter_grad_head(p->adapter), p->h, p->net.w->head, p->targets, p->lse, dentropy ? p->entropy : NULL,
+                dlogprob + at, dentropy ? dentropy + at : NULL, 1.0f / p->opt.temperature, m->out);
+  memset(p->dxf, 0, rows_bytes);
+  ops->embed_bwd(p->dxf, p->dh, p->head_rows, m->out, c->width);  // a scatter-add over rows
+  memset(p->dx, 0, rows_bytes);
+  ops->rmsnorm_bwd(p->dx, tl_adapter_grad_norm(p->adapter, c->n_layers, 0), p->dxf, p->x, p->net.w->final_norm, p->rstd, m->rows,
+                   c->width);
+  int lowest = p->sink.embeddings ? 0 : p->sink.lowest;
+  for (int l = c->n_layers - 1; l >= lowest; l--) {
+    if (tl_interrupted()) return tl_fail(TL_E_INTERRUPTED, "interrupted");
+    if (p->recompute) {
+      memcpy(p->dxf, p->acts[l].x_in, rows_bytes);  // dxf is free by now
+      tl_layer_fwd(&p->net, l, &p->rows, p->dxf, &p->acts[l], &p->fwd);
+    }
+    tl_layer_bwd(&p->net, l, &p->rows, p->unit_off, m->n_units, p->dx, &p->acts[l], &p->fwd, &p->bwd, &p->sink);
+  }
+  if (p->sink.embeddings) ops->embed_bwd(tl_adapter_grad_embed(p->adapter), p->dx, p->ids, m->rows, c->width);
+  return TL_OK;
+}
+
+tl_status tl_logprobs(tl_model *m, tl_adapter *a, const int32_t *ids, int n, float temperature, float *logprobs) {
+  if (n < 2) return tl_fail(TL_E_ARG, "logprobs need at least two tokens, %d given", n);
+  tl_batch *b = NULL;
+  tl_pass *p = NULL;
+  TL_TRY(tl_batch_create(&b));
+  tl_pass_options o = {.temperature = temperature, .memory_bytes = (int64_t)1 << 50};
+  tl_status s = tl_batch_prompt(b, ids, 1, NULL);
+  if (s == TL_OK) s = tl_batch_completion(b, 0, ids + 1, n - 1, NULL);
+  if (s == TL_OK) s = tl_pass_create(m, a, b, &o, &p);
+  if (s == TL_OK) s = tl_pass_forward(p, 0, logprobs, NULL);
+  tl_pass_free(p);
+  tl_batch_free(b);
+  return s;
+}
+
+tl_status tl_logits(tl_model *m, tl_adapter *a, const int32_t *ids, int n, float *logits) {
+  if (n < 1) return tl_fail(TL_E_ARG, "logits need at least one token");
+  tl_batch *b = NULL;
+  tl_pass *p = NULL;
+  TL_TRY(tl_batch_create(&b));
+  tl_pass_options o = {.memory_bytes = (int64_t)1 << 50};
+  float lp;
+  tl_status s = tl_batch_prompt(b, ids, n, NULL);
+  if (s == TL_OK) s = tl_batch_completion(b, 0, ids, 1, NULL);  // one token predicted from the last row: all n rows are computed
+  if (s == TL_OK) s = tl_pass_create(m, a, b, &o, &p);
+  if (s == TL_OK) s = tl_pass_forward(p, 0, &lp, NULL);
+  if (s == TL_OK) tl_ops()->linear_fwd(tl_mat_f32(logits, m->cfg.vocab), NULL, p->xf, p->net.w->head, NULL, NULL, n, 0);
+  tl_pass_free(p);
+  tl_batch_free(b);
+  return s;
+}
