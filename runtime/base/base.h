@@ -50,6 +50,17 @@ tl_status tl_read_file(const char *path, char **data, size_t *n);  // NUL-termin
 bool tl_file_exists(const char *path);
 bool tl_is_dir(const char *path);
 
+// A file written in parts under a temporary name; only tl_out_commit (fsync, rename) puts it in the place of what was there.
+// After a failed write or commit what was there is untouched. commit and abort both release the tl_out.
+typedef struct tl_out {
+  int fd;
+  char *path, *tmp;
+} tl_out;
+tl_status tl_out_open(tl_out *o, const char *path);
+tl_status tl_out_write(tl_out *o, const void *data, size_t n);
+tl_status tl_out_commit(tl_out *o);
+void tl_out_abort(tl_out *o);
+
 // ---- a growing string
 typedef struct tl_str {
   char *p;

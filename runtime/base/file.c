@@ -74,30 +74,63 @@ tl_status tl_mkdirs(const char *path) {
   return tl_is_dir(path) ? TL_OK : tl_fail(TL_E_IO, "%s: exists and is not a folder", path);
 }
 
-static bool write_all(int fd, const char *p, size_t n) {
+tl_status tl_out_open(tl_out *o, const char *path) {
+  *o = (tl_out){.fd = -1, .path = strdup(path), .tmp = malloc(strlen(path) + 32)};
+  if (!o->path || !o->tmp) {
+    tl_out_abort(o);
+    return tl_fail(TL_E_MEMORY, "%s: out of memory", path);
+  }
+  sprintf(o->tmp, "%s.%ld.tmp", path, (long)getpid());
+  o->fd = open(o->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (o->fd >= 0) return TL_OK;
+  int e = errno;
+  tl_out_abort(o);
+  return tl_fail(TL_E_IO, "%s: cannot write: %s", path, strerror(e));
+}
+
+static tl_status out_failed(const tl_out *o, int e) {
+  return tl_fail(TL_E_IO, "%s: cannot write: %s (what was there before is untouched)", o->path, strerror(e));
+}
+
+tl_status tl_out_write(tl_out *o, const void *data, size_t n) {
+  const char *p = data;
   while (n) {
-    ssize_t w = write(fd, p, n < (1u << 30) ? n : (1u << 30));
+    ssize_t w = write(o->fd, p, n < (1u << 30) ? n : (1u << 30));
     if (w < 0 && errno == EINTR) continue;
-    if (w <= 0) return false;
+    if (w <= 0) return out_failed(o, w < 0 ? errno : ENOSPC);
     p += w;
     n -= (size_t)w;
   }
-  return true;
+  return TL_OK;
+}
+
+tl_status tl_out_commit(tl_out *o) {
+  bool ok = fsync(o->fd) == 0;
+  int e = errno;
+  if (close(o->fd) != 0 && ok) ok = false, e = errno;
+  o->fd = -1;
+  if (ok && rename(o->tmp, o->path) != 0) ok = false, e = errno;
+  tl_status s = ok ? TL_OK : out_failed(o, e);
+  if (ok) *o->tmp = 0;  // it bears its final name: nothing to remove
+  tl_out_abort(o);
+  return s;
+}
+
+void tl_out_abort(tl_out *o) {
+  if (o->fd >= 0) close(o->fd);
+  if (o->tmp && *o->tmp) unlink(o->tmp);
+  free(o->tmp);
+  free(o->path);
+  *o = (tl_out){.fd = -1};
 }
 
 tl_status tl_write_file(const char *path, const void *data, size_t n) {
-  char tmp[4096];
-  if (snprintf(tmp, sizeof tmp, "%s.%ld.tmp", path, (long)getpid()) >= (int)sizeof tmp)
-    return tl_fail(TL_E_ARG, "%s: path too long", path);
-  int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd < 0) return tl_fail(TL_E_IO, "%s: cannot write: %s", path, strerror(errno));
-  bool ok = write_all(fd, data, n) && fsync(fd) == 0;
-  int e = errno;
-  if (close(fd) != 0 && ok) ok = false, e = errno;
-  if (ok && rename(tmp, path) != 0) ok = false, e = errno;
-  if (ok) return TL_OK;
-  unlink(tmp);
-  return tl_fail(TL_E_IO, "%s: cannot write: %s (what was there before is untouched)", path, strerror(e));
+  tl_out o;
+  TL_TRY(tl_out_open(&o, path));
+  tl_status s = tl_out_write(&o, data, n);
+  if (s == TL_OK) return tl_out_commit(&o);
+  tl_out_abort(&o);
+  return s;
 }
 
 static void hex(const unsigned char *d, unsigned n, char *out) {

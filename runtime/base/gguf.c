@@ -24,7 +24,7 @@ static tl_status take(cursor *c, void *out, size_t n, const char *what) {
 }
 
 static tl_status take_text(cursor *c, tl_gguf_text *t, const char *what) {
-  uint64_t n;
+  uint64_t n = 0;
   TL_TRY(take(c, &n, 8, what));
   if (n > c->left) return cut(c, what, n);
   *t = (tl_gguf_text){(const char *)c->p, (size_t)n};
@@ -324,7 +324,7 @@ static const struct {
   int elements, bytes;
 } types[] = {
     {0, "F32", 1, 4},        {1, "F16", 1, 2},         {2, "Q4_0", 32, 18},     {3, "Q4_1", 32, 20},    {6, "Q5_0", 32, 22},
-    {7, "Q5_1", 32, 24},     {8, "Q8_0", 32, 34},      {9, "Q8_1", 32, 36},     {10, "Q2_K", 256, 84},  {11, "Q3_K", 256, 110},
+    {7, "Q5_1", 32, 24},     {8, "Q8_0", 32, 34},       {10, "Q2_K", 256, 84},  {11, "Q3_K", 256, 110},
     {12, "Q4_K", 256, 144},  {13, "Q5_K", 256, 176},   {14, "Q6_K", 256, 210},  {15, "Q8_K", 256, 292}, {16, "IQ2_XXS", 256, 66},
     {17, "IQ2_XS", 256, 74}, {18, "IQ3_XXS", 256, 98}, {19, "IQ1_S", 256, 50},  {20, "IQ4_NL", 32, 18}, {21, "IQ3_S", 256, 110},
     {22, "IQ2_S", 256, 82},  {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1},        {25, "I16", 1, 2},      {26, "I32", 1, 4},
