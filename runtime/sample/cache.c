@@ -1,0 +1,45 @@
+// cache.c: see cache.h.
+#include "cache.h"
+
+int64_t tl_kv_row_bytes(const tl_net *net) {
+  return (int64_t)net->cfg->n_layers * 2 * net->cfg->n_kv_heads * net->cfg->head_dim * (int64_t)tlk_dtype_size(net->act);
+}
+
+tl_status tl_kv_cache_init(tl_kv_cache *c, const tl_net *net, int rows) {
+  int L = net->cfg->n_layers, width = net->cfg->n_kv_heads * net->cfg->head_dim;
+  *c = (tl_kv_cache){.n_layers = L, .rows = rows, .n_free = rows};
+  size_t one = tl_align64((size_t)rows * width * tlk_dtype_size(net->act));
+  c->bytes = (int64_t)(one * 2 * (size_t)L);
+  c->block = tl_aligned_alloc((size_t)c->bytes);
+  c->k = calloc(2 * (size_t)L, sizeof *c->k);
+  c->free_rows = malloc(sizeof(int32_t) * ((size_t)rows + 1));
+  if (!c->block || !c->k || !c->free_rows) {
+    tl_kv_cache_free(c);
+    return tl_fail(TL_E_MEMORY, "out of memory: a key/value cache of %d rows needs %.0f MiB", rows,
+                   (double)one * 2 * L / (1 << 20));
+  }
+  c->v = c->k + L;
+  for (int l = 0; l < L; l++) {
+    c->k[l] = (tlk_mat){(char *)c->block + one * 2 * (size_t)l, net->act, width};
+    c->v[l] = (tlk_mat){(char *)c->block + one * (2 * (size_t)l + 1), net->act, width};
+  }
+  for (int i = 0; i < rows; i++) c->free_rows[i] = rows - 1 - i;  // row 0 is taken first
+  return TL_OK;
+}
+
+void tl_kv_cache_free(tl_kv_cache *c) {
+  free(c->block);
+  free(c->k);
+  free(c->free_rows);
+  *c = (tl_kv_cache){0};
+}
+
+int32_t tl_kv_take(tl_kv_cache *c) {
+  TL_ASSERT(c->n_free > 0);
+  return c->free_rows[--c->n_free];
+}
+
+void tl_kv_give(tl_kv_cache *c, const int32_t *rows, int n) {
+  TL_ASSERT(c->n_free + n <= c->rows);
+  for (int i = n - 1; i >= 0; i--) c->free_rows[c->n_free++] = rows[i];
+}

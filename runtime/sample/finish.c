@@ -1,0 +1,89 @@
+// finish.c: when a completion ends (end-of-sequence token, stop string, length), and what becomes of it then.
+#include "sampler.h"
+
+static bool is_eos(const tl_config *c, int32_t id) {
+  for (int i = 0; i < c->n_eos; i++)
+    if (c->eos[i] == id) return true;
+  return false;
+}
+
+// Adds the token's bytes to the tail and looks for a stop string that ends within them. The tail keeps as many bytes as the
+// longest stop string minus one: an earlier match would have ended the completion before.
+static bool hit_stop(tl_sampler *s, tl_slot *slot, int32_t id) {
+  const tl_request *r = slot->req;
+  char bytes[1024];
+  int n = 0;
+  if (!r->p.n_stop || tl_tokenizer_decode(s->tokenizer, &id, 1, false, bytes, sizeof bytes, &n) != TL_OK) return false;
+  if (n > (int)sizeof bytes) n = (int)sizeof bytes;
+  tl_str_add(&slot->tail, bytes, (size_t)n);
+  bool hit = false;
+  for (int i = 0; i < r->p.n_stop && !hit; i++)
+    hit = memmem(slot->tail.p, slot->tail.n, r->stop[i], strlen(r->stop[i])) != NULL;
+  size_t keep = (size_t)(r->longest_stop > 0 ? r->longest_stop - 1 : 0);
+  if (slot->tail.n > keep) {
+    memmove(slot->tail.p, slot->tail.p + slot->tail.n - keep, keep);
+    slot->tail.n = keep;
+  }
+  return hit;
+}
+
+const char *tl_slot_append(tl_sampler *s, tl_slot *slot, int32_t id, float logprob, float entropy) {
+  const tl_sampling *p = &slot->req->p;
+  slot->ids[slot->n] = id;
+  slot->logprobs[slot->n] = logprob;
+  slot->entropy[slot->n] = entropy;
+  slot->n++;
+  s->stats.new_tokens++;
+  if (!p->ignore_eos && is_eos(s->net.cfg, id)) return "stop";
+  if (hit_stop(s, slot, id)) return "stop";
+  return slot->n >= p->max_new_tokens ? "length" : NULL;
+}
+
+void tl_request_free(tl_request *r) {
+  if (!r) return;
+  for (int i = 0; i < r->p.n_stop && r->stop; i++) free(r->stop[i]);
+  free(r->stop);
+  free(r->prompt);
+  free(r->kv);
+  free(r->h);
+  free(r);
+}
+
+void tl_done_free(tl_done *d) {
+  if (!d) return;
+  free(d->ids);
+  free(d->logprobs);
+  free(d->entropy);
+  free(d);
+}
+
+// A request whose completions have all finished gives its prompt's rows back and leaves the queue.
+static void retire(tl_sampler *s, tl_request *r) {
+  tl_request **link = &s->first, *before = NULL;
+  while (*link != r) before = *link, link = &(*link)->next;
+  *link = r->next;
+  if (s->last == r) s->last = before;
+  tl_kv_give(&s->cache, r->kv, r->n_prompt);
+  s->reserved -= r->n_prompt;
+  tl_request_free(r);
+}
+
+void tl_slot_finish(tl_sampler *s, tl_slot *slot, const char *reason) {
+  tl_request *r = slot->req;
+  tl_done *d = calloc(1, sizeof *d);
+  TL_ASSERT(d != NULL);
+  *d = (tl_done){.ids = slot->ids, .logprobs = slot->logprobs, .entropy = slot->entropy};
+  d->c = (tl_completion){.request = r->id, .index = slot->index, .ids = d->ids, .logprobs = d->logprobs, .entropy = d->entropy,
+                         .n_tokens = slot->n, .finish = reason};
+  if (s->done_last) s->done_last->next = d;
+  else s->done_first = d;
+  s->done_last = d;
+  tl_kv_give(&s->cache, slot->kv + r->n_prompt, slot->n_kv - r->n_prompt);
+  s->reserved -= r->p.max_new_tokens;
+  free(slot->kv);
+  tl_str_free(&slot->tail);
+  *slot = (tl_slot){0};
+  s->n_running--;
+  s->pending--;
+  if (++r->n_finished == r->n) retire(s, r);
+}

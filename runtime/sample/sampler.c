@@ -1,0 +1,350 @@
+// sampler.c: batched generation with continuous batching.
+//
+// A step: (1) admit waiting completions while there are slots and cache rows for their whole length; (2) prefill the prompts
+// that came in, in cuts of at most prefill_tokens rows, once per request; (3) one forward pass over the last token of every
+// running completion; (4) sample: new completions from their prompt's last hidden state, the others from their own; (5) finished
+// ones leave and make room at once.
+//
+// What a completion draws at its i-th token is uniform(seed, sequence_id, i) and every row's bits are independent of the batch
+// (the kernels' contract), so its tokens do not depend on what runs beside it, nor on when it was admitted.
+//
+// Memory: the cache is allocated for the budget (or for max_sequences of the longest request so far) and reallocated only while
+// nothing runs; step buffers are an arena for the widest step; a completion's own arrays are allocated when it is admitted.
+#include "sampler.h"
+
+static tl_status allocate_step(tl_sampler *s) {
+  int T = s->opt.prefill_tokens > s->opt.max_sequences ? s->opt.prefill_tokens : s->opt.max_sequences, C = s->net.cfg->width;
+  size_t act = tlk_dtype_size(s->net.act), i32 = sizeof(int32_t);
+  size_t bytes = tl_acts_bytes(&s->net, T, false, false) + tl_fwd_scratch_bytes(&s->net, T) + (size_t)T * C * (4 + 2 * act) +
+                 (size_t)T * (10 * i32 + sizeof(tlk_sample_row)) + 4096 * 4;
+  TL_TRY(tl_arena_init(&s->arena, bytes, "the sampler's step"));
+  s->max_rows = T;
+  tl_acts_take(&s->acts, &s->net, T, false, false, &s->arena);
+  tl_fwd_scratch_take(&s->scratch, &s->net, T, &s->arena);
+  s->x = tl_arena_take(&s->arena, (size_t)T * C * 4);
+  s->xf = tl_mat_take(&s->arena, s->net.act, T, C);
+  s->h = tl_mat_take(&s->arena, s->net.act, T, C);
+  int32_t **ints[] = {&s->ids, &s->pos, &s->kv_off, &s->kv_len, &s->kv_out, &s->tokens, &s->row_slot};
+  for (size_t i = 0; i < sizeof ints / sizeof *ints; i++) *ints[i] = tl_arena_take(&s->arena, (size_t)T * i32);
+  float **floats[] = {&s->rstd, &s->logprobs, &s->entropy};
+  for (size_t i = 0; i < 3; i++) *floats[i] = tl_arena_take(&s->arena, (size_t)T * 4);
+  s->rows = tl_arena_take(&s->arena, (size_t)T * sizeof *s->rows);
+  return TL_OK;
+}
+
+tl_status tl_sampler_create(tl_model *m, tl_adapter *a, tl_tokenizer *t, const tl_sampler_options *o, tl_sampler **out) {
+  *out = NULL;
+  tl_sampler *s = calloc(1, sizeof *s);
+  if (!s) return tl_fail(TL_E_MEMORY, "out of memory");
+  s->model = tl_model_retain(m);
+  s->adapter = a ? tl_adapter_retain(a) : NULL;
+  s->tokenizer = t;
+  if (o) s->opt = *o;
+  if (s->opt.max_sequences <= 0) s->opt.max_sequences = 64;
+  if (s->opt.prefill_tokens <= 0) s->opt.prefill_tokens = 512;
+  s->next_request = 1;
+  s->slots = calloc((size_t)s->opt.max_sequences, sizeof *s->slots);
+  tl_net_init(&s->net, m, a ? tl_adapter_get_view(a) : NULL);
+  tl_status st = s->slots ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory");
+  if (st == TL_OK && a && a->model != m && a->model != m->parent) st = tl_fail(TL_E_ARG, "the adapter belongs to another model");
+  if (st == TL_OK) st = allocate_step(s);
+  if (st != TL_OK) {
+    tl_sampler_free(s);
+    return st;
+  }
+  *out = s;
+  return TL_OK;
+}
+
+void tl_sampler_free(tl_sampler *s) {
+  if (!s) return;
+  for (int i = 0; s->slots && i < s->opt.max_sequences; i++) {
+    tl_slot *q = &s->slots[i];
+    free(q->kv);
+    free(q->ids);
+    free(q->logprobs);
+    free(q->entropy);
+    tl_str_free(&q->tail);
+  }
+  for (tl_request *r = s->first, *next; r; r = next) next = r->next, tl_request_free(r);
+  for (tl_done *d = s->done_first, *next; d; d = next) next = d->next, tl_done_free(d);
+  tl_done_free(s->popped);
+  free(s->slots);
+  free(s->kv_rows);
+  tl_kv_cache_free(&s->cache);
+  tl_arena_free(&s->arena);
+  tl_adapter_free(s->adapter);
+  tl_model_free(s->model);
+  free(s);
+}
+
+static tl_status check(const tl_sampler *s, const int32_t *prompt, int n_prompt, int n, const tl_sampling *p) {
+  if (n_prompt < 1) return tl_fail(TL_E_ARG, "the prompt is empty");
+  if (n < 1) return tl_fail(TL_E_ARG, "n is %d, at least 1 completion is needed", n);
+  if (p->max_new_tokens < 1) return tl_fail(TL_E_ARG, "max_new_tokens is %d, at least 1 is needed", p->max_new_tokens);
+  if (!(p->temperature >= 0)) return tl_fail(TL_E_ARG, "temperature is %g, it must be 0 or more", p->temperature);
+  if (!(p->top_p >= 0 && p->top_p <= 1)) return tl_fail(TL_E_ARG, "top_p is %g, it must be within 0 and 1", p->top_p);
+  if (!(p->min_p >= 0 && p->min_p <= 1)) return tl_fail(TL_E_ARG, "min_p is %g, it must be within 0 and 1", p->min_p);
+  if (p->top_k < 0) return tl_fail(TL_E_ARG, "top_k is %d, it must be 0 (off) or more", p->top_k);
+  if (p->n_stop && !s->tokenizer) return tl_fail(TL_E_ARG, "stop strings need the model's tokenizer");
+  for (int i = 0; i < n_prompt; i++)
+    if (prompt[i] < 0 || prompt[i] >= s->net.cfg->vocab)
+      return tl_fail(TL_E_ARG, "token id %d is outside the model's vocabulary of %d", prompt[i], s->net.cfg->vocab);
+  int64_t rows = (int64_t)n_prompt + p->max_new_tokens;
+  if (rows > INT32_MAX / 4) return tl_fail(TL_E_ARG, "a prompt of %d tokens and %d new ones are too many", n_prompt, p->max_new_tokens);
+  if (s->opt.memory_bytes > 0 && rows * tl_kv_row_bytes(&s->net) > s->opt.memory_bytes)
+    return tl_fail(TL_E_MEMORY, "one completion of %lld tokens needs %.1f MiB of key/value cache, the budget is %.1f MiB",
+                   (long long)rows, (double)rows * tl_kv_row_bytes(&s->net) / (1 << 20), (double)s->opt.memory_bytes / (1 << 20));
+  return TL_OK;
+}
+
+tl_status tl_sampler_submit(tl_sampler *s, const int32_t *prompt, int n_prompt, int n, uint64_t sequence_id,
+                            const tl_sampling *p, int64_t *request) {
+  TL_TRY(check(s, prompt, n_prompt, n, p));
+  TL_TRY(tl_model_need_positions(s->model, n_prompt + p->max_new_tokens));
+  s->net.rope = s->model->rope;
+  tl_request *r = calloc(1, sizeof *r);
+  if (!r) return tl_fail(TL_E_MEMORY, "out of memory");
+  *r = (tl_request){.n_prompt = n_prompt, .n = n, .sequence_id = sequence_id, .p = *p};
+  r->p.stop = NULL;
+  r->prompt = malloc(sizeof(int32_t) * (size_t)n_prompt);
+  r->kv = malloc(sizeof(int32_t) * (size_t)n_prompt);
+  r->h = malloc((size_t)s->net.cfg->width * tlk_dtype_size(s->net.act));
+  r->stop = calloc((size_t)p->n_stop + 1, sizeof *r->stop);
+  bool ok = r->prompt && r->kv && r->h && r->stop;
+  for (int i = 0; ok && i < p->n_stop; i++) {
+    ok = (r->stop[i] = strdup(p->stop[i])) != NULL;
+    if (ok && (int)strlen(p->stop[i]) > r->longest_stop) r->longest_stop = (int)strlen(p->stop[i]);
+  }
+  if (!ok) {
+    tl_request_free(r);
+    return tl_fail(TL_E_MEMORY, "out of memory");
+  }
+  memcpy(r->prompt, prompt, sizeof(int32_t) * (size_t)n_prompt);
+  r->id = s->next_request++;
+  if (s->last) s->last->next = r;
+  else s->first = r;
+  s->last = r;
+  s->pending += n;
+  if (request) *request = r->id;
+  return TL_OK;
+}
+
+// Called while nothing runs: makes the cache large enough for what waits, within the budget.
+static tl_status size_cache(tl_sampler *s) {
+  int64_t want = 0, n = 0, longest = 0, budget = s->opt.memory_bytes / tl_kv_row_bytes(&s->net);
+  for (tl_request *r = s->first; r; r = r->next) {  // all that could run together, oldest first
+    if (r->n_prompt + r->p.max_new_tokens > longest) longest = r->n_prompt + r->p.max_new_tokens;
+    int64_t m = r->n < s->opt.max_sequences - n ? r->n : s->opt.max_sequences - n;
+    if (m > 0) want += r->n_prompt + m * r->p.max_new_tokens;
+    n += m;
+  }
+  if (want < longest) want = longest;
+  if (s->opt.memory_bytes > 0 && want > budget) want = budget;
+  if (s->cache.rows >= want) return TL_OK;
+  tl_kv_cache_free(&s->cache);
+  return tl_kv_cache_init(&s->cache, &s->net, (int)want);
+}
+
+static tl_slot *free_slot(tl_sampler *s) {
+  for (int i = 0; i < s->opt.max_sequences; i++)
+    if (!s->slots[i].req) return &s->slots[i];
+  return NULL;
+}
+
+static tl_status start(tl_sampler *s, tl_request *r, tl_slot *slot) {
+  size_t m = (size_t)r->p.max_new_tokens;
+  tl_slot q = {.req = r, .index = r->n_started, .n_kv = r->n_prompt};
+  q.kv = malloc(sizeof(int32_t) * ((size_t)r->n_prompt + m));
+  q.ids = malloc(sizeof(int32_t) * m);
+  q.logprobs = malloc(sizeof(float) * m);
+  q.entropy = malloc(sizeof(float) * m);
+  if (!q.kv || !q.ids || !q.logprobs || !q.entropy) {
+    free(q.kv), free(q.ids), free(q.logprobs), free(q.entropy);
+    return tl_fail(TL_E_MEMORY, "out of memory");
+  }
+  if (!r->n_started) {
+    for (int i = 0; i < r->n_prompt; i++) r->kv[i] = tl_kv_take(&s->cache);
+    s->reserved += r->n_prompt;
+  }
+  memcpy(q.kv, r->kv, sizeof(int32_t) * (size_t)r->n_prompt);
+  s->reserved += r->p.max_new_tokens;
+  *slot = q;
+  r->n_started++;
+  s->n_running++;
+  return TL_OK;
+}
+
+static tl_status admit(tl_sampler *s) {
+  if (!s->n_running) TL_TRY(size_cache(s));
+  for (tl_request *r = s->first; r; r = r->next)
+    while (r->n_started < r->n) {
+      int need = r->p.max_new_tokens + (r->n_started ? 0 : r->n_prompt);
+      tl_slot *slot = free_slot(s);
+      if (!slot || s->reserved + need > s->cache.rows) return TL_OK;  // in order: nothing overtakes the oldest request
+      TL_TRY(start(s, r, slot));
+    }
+  return TL_OK;
+}
+
+static tl_status lists_room(tl_sampler *s, int n) {
+  if (n <= s->max_lists) return TL_OK;
+  int32_t *p = realloc(s->kv_rows, sizeof(int32_t) * (size_t)n);
+  if (!p) return tl_fail(TL_E_MEMORY, "out of memory");
+  s->kv_rows = p;
+  s->max_lists = n;
+  return TL_OK;
+}
+
+// x = hidden states of the T rows described by the index arrays, keys and values written to the cache
+static void run_layers(tl_sampler *s, int T) {
+  const tlk_ops *ops = tl_ops();
+  const tl_config *c = s->net.cfg;
+  tl_rows rows = {.T = T, .pos = s->pos, .kv_out = s->kv_out,
+                  .map = {.kv_off = s->kv_off, .kv_len = s->kv_len, .kv_rows = s->kv_rows}};
+  ops->embed_fwd(s->x, s->net.w->embed, s->ids, T);
+  for (int l = 0; l < c->n_layers; l++) {
+    s->acts.k = s->cache.k[l];
+    s->acts.v = s->cache.v[l];
+    tl_layer_fwd(&s->net, l, &rows, s->x, &s->acts, &s->scratch);
+  }
+}
+
+static void final_norm(tl_sampler *s, tlk_mat out, const float *x, int T) {
+  tl_ops()->rmsnorm_fwd(out, s->rstd, x, s->net.w->final_norm, s->net.cfg->norm_eps, T, s->net.cfg->width);
+}
+
+// Prompts that were admitted and not yet computed, several in one pass when they are short.
+static tl_status prefill(tl_sampler *s) {
+  double t0 = tl_seconds();
+  int C = s->net.cfg->width;
+  for (tl_request *r = s->first; r;) {
+    if (!r->n_started || r->prefilled) {
+      r = r->next;
+      continue;
+    }
+    if (r->n_prompt > s->opt.prefill_tokens) {  // a long prompt, cut by cut
+      TL_TRY(lists_room(s, r->n_prompt));
+      memcpy(s->kv_rows, r->kv, sizeof(int32_t) * (size_t)r->n_prompt);
+      for (int at = 0; at < r->n_prompt; at += s->opt.prefill_tokens) {
+        if (tl_interrupted()) return tl_fail(TL_E_INTERRUPTED, "interrupted");
+        int T = r->n_prompt - at < s->opt.prefill_tokens ? r->n_prompt - at : s->opt.prefill_tokens;
+        for (int t = 0; t < T; t++) {
+          s->ids[t] = r->prompt[at + t];
+          s->pos[t] = at + t;
+          s->kv_off[t] = 0;
+          s->kv_len[t] = at + t + 1;
+          s->kv_out[t] = r->kv[at + t];
+        }
+        run_layers(s, T);
+        if (at + T == r->n_prompt) final_norm(s, (tlk_mat){r->h, s->net.act, C}, s->x + (size_t)(T - 1) * C, 1);
+      }
+      r->prefilled = true;
+      s->stats.prompt_tokens += r->n_prompt;
+      continue;
+    }
+    int T = 0;
+    tl_request *end = r;
+    for (; end && end->n_started && !end->prefilled && T + end->n_prompt <= s->opt.prefill_tokens; end = end->next) {
+      TL_TRY(lists_room(s, T + end->n_prompt));
+      memcpy(s->kv_rows + T, end->kv, sizeof(int32_t) * (size_t)end->n_prompt);
+      for (int i = 0; i < end->n_prompt; i++) {
+        s->ids[T + i] = end->prompt[i];
+        s->pos[T + i] = i;
+        s->kv_off[T + i] = T;
+        s->kv_len[T + i] = i + 1;
+        s->kv_out[T + i] = end->kv[i];
+      }
+      T += end->n_prompt;
+    }
+    run_layers(s, T);
+    int row = 0;
+    for (; r != end; r = r->next) {
+      row += r->n_prompt;
+      final_norm(s, (tlk_mat){r->h, s->net.act, C}, s->x + (size_t)(row - 1) * C, 1);
+      r->prefilled = true;
+      s->stats.prompt_tokens += r->n_prompt;
+    }
+  }
+  s->stats.prefill_seconds += tl_seconds() - t0;
+  return TL_OK;
+}
+
+// Rows of this step: first the completions that continue (forward pass), then the new ones (their prompt's hidden state).
+static tl_status forward(tl_sampler *s, int *n_rows) {
+  int T = 0, lists = 0;
+  for (int i = 0; i < s->opt.max_sequences; i++) {
+    tl_slot *q = &s->slots[i];
+    if (!q->req || !q->n) continue;
+    TL_TRY(lists_room(s, lists + q->n_kv + 1));
+    q->kv[q->n_kv++] = tl_kv_take(&s->cache);
+    s->ids[T] = q->ids[q->n - 1];
+    s->pos[T] = q->n_kv - 1;
+    s->kv_off[T] = lists;
+    s->kv_len[T] = q->n_kv;
+    s->kv_out[T] = q->kv[q->n_kv - 1];
+    memcpy(s->kv_rows + lists, q->kv, sizeof(int32_t) * (size_t)q->n_kv);
+    lists += q->n_kv;
+    s->row_slot[T++] = i;
+  }
+  if (T) {
+    run_layers(s, T);
+    final_norm(s, s->h, s->x, T);
+  }
+  size_t row = (size_t)s->net.cfg->width * tlk_dtype_size(s->net.act);
+  for (int i = 0; i < s->opt.max_sequences; i++)
+    if (s->slots[i].req && !s->slots[i].n) {
+      memcpy((char *)s->h.p + (size_t)T * row, s->slots[i].req->h, row);
+      s->row_slot[T++] = i;
+    }
+  *n_rows = T;
+  return TL_OK;
+}
+
+static tl_status step(tl_sampler *s) {
+  TL_TRY(admit(s));
+  TL_TRY(prefill(s));
+  double t0 = tl_seconds();
+  int T;
+  TL_TRY(forward(s, &T));
+  for (int t = 0; t < T; t++) {
+    const tl_slot *q = &s->slots[s->row_slot[t]];
+    const tl_sampling *p = &q->req->p;
+    s->rows[t] = (tlk_sample_row){.temperature = p->temperature, .top_p = p->top_p, .min_p = p->min_p, .top_k = p->top_k,
+                                  .u = tl_uniform(p->seed, q->req->sequence_id + (uint64_t)q->index, (uint64_t)q->n)};
+  }
+  tl_ops()->head_sample(s->tokens, s->logprobs, s->entropy, s->h, s->net.w->head, s->rows, T);
+  for (int t = 0; t < T; t++) {
+    tl_slot *q = &s->slots[s->row_slot[t]];
+    const char *reason = tl_slot_append(s, q, s->tokens[t], s->logprobs[t], s->entropy[t]);
+    if (reason) tl_slot_finish(s, q, reason);
+  }
+  s->stats.decode_steps++;
+  s->stats.decode_seconds += tl_seconds() - t0;
+  return TL_OK;
+}
+
+tl_status tl_sampler_run(tl_sampler *s, int max_steps, int *pending) {
+  tl_net_init(&s->net, s->model, s->adapter ? tl_adapter_get_view(s->adapter) : NULL);  // the adapter may have been refreshed
+  for (int i = 0; i < max_steps && s->pending && !s->done_first; i++) {
+    if (tl_interrupted()) return tl_fail(TL_E_INTERRUPTED, "interrupted");
+    TL_TRY(step(s));
+  }
+  if (pending) *pending = s->pending;
+  return TL_OK;
+}
+
+bool tl_sampler_pop(tl_sampler *s, tl_completion *out) {
+  tl_done_free(s->popped);
+  s->popped = s->done_first;
+  if (!s->popped) return false;
+  s->done_first = s->popped->next;
+  if (!s->done_first) s->done_last = NULL;
+  *out = s->popped->c;
+  return true;
+}
+
+void tl_sampler_get_stats(const tl_sampler *s, tl_sampler_stats *out) {
+  *out = s->stats;
+  out->kv_bytes = s->cache.bytes;
+}

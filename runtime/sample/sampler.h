@@ -1,0 +1,72 @@
+// sampler.h: the sampler's inside: requests (a prompt and its completions), the slots they are decoded in, and the queues.
+#ifndef TL_SAMPLER_H
+#define TL_SAMPLER_H
+#include "../adapter/adapter.h"
+#include "cache.h"
+
+typedef struct tl_request {
+  int64_t id;
+  int32_t *prompt;
+  int n_prompt, n;               // n completions
+  int n_started, n_finished;
+  uint64_t sequence_id;
+  tl_sampling p;                 // p.stop is our own copy
+  char **stop;
+  int longest_stop;              // bytes
+  bool prefilled;
+  int32_t *kv;                   // (n_prompt) rows of the prompt
+  void *h;                       // (C) act: the hidden state that predicts every completion's first token
+  struct tl_request *next;
+} tl_request;
+
+typedef struct tl_slot {         // one completion being decoded
+  tl_request *req;               // NULL: the slot is free
+  int index;                     // which completion of the request
+  int32_t *kv;                   // (n_prompt + max_new) rows: the prompt's, then its own
+  int n_kv;                      // rows in use
+  int32_t *ids;
+  float *logprobs, *entropy;     // (max_new)
+  int n;                         // tokens so far
+  tl_str tail;                   // last bytes of the text, for stop strings
+} tl_slot;
+
+typedef struct tl_done {
+  tl_completion c;
+  int32_t *ids;
+  float *logprobs, *entropy;
+  struct tl_done *next;
+} tl_done;
+
+struct tl_sampler {
+  tl_model *model;
+  tl_adapter *adapter;
+  tl_tokenizer *tokenizer;
+  tl_sampler_options opt;
+  tl_net net;
+  tl_kv_cache cache;
+  int reserved;                  // cache rows promised to running completions and prompts
+  tl_request *first, *last;      // waiting or running, oldest first
+  tl_slot *slots;                // (max_sequences)
+  int n_running, pending;
+  tl_done *done_first, *done_last, *popped;
+  int64_t next_request;
+  // step buffers for max_rows rows
+  tl_arena arena;
+  int max_rows, max_lists;
+  int32_t *ids, *pos, *kv_off, *kv_len, *kv_out, *kv_rows, *tokens;
+  float *x, *rstd, *logprobs, *entropy;
+  tlk_mat xf, h;
+  tl_acts acts;
+  tl_fwd_scratch scratch;
+  tlk_sample_row *rows;
+  int *row_slot;
+  tl_sampler_stats stats;
+};
+
+// finish.c: appends a sampled token to a slot; the finish reason when it ended, else NULL
+const char *tl_slot_append(tl_sampler *s, tl_slot *slot, int32_t id, float logprob, float entropy);
+// moves a slot's completion to the finished queue and gives its rows back
+void tl_slot_finish(tl_sampler *s, tl_slot *slot, const char *reason);
+void tl_request_free(tl_request *r);
+void tl_done_free(tl_done *d);
+#endif
