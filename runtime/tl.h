@@ -173,6 +173,11 @@ tl_status tl_adapter_delta(const tl_adapter *a, int module, float *dw);
 tl_status tl_adapter_save(const tl_adapter *a, const char *dir, const char *base_name);
 tl_status tl_adapter_load(tl_model *m, const char *dir, tl_adapter **out);
 
+// ---------------------------------------------------------------- linear algebra
+// Truncated SVD w (n, k) ~ U diag(S) V^T: U (n, rank), S (rank) falling, V (k, rank), computed in double. The entry of largest
+// magnitude of each column of U is positive. error (or NULL): max_i ||w^T u_i - S_i v_i|| / S_1, as reached (runtime/tensor/svd.c)
+tl_status tl_svd(const float *w, int n, int k, int rank, float *U, float *S, float *V, double *error);
+
 // ---------------------------------------------------------------- sampling
 typedef struct tl_sampler tl_sampler;
 
