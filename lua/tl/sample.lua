@@ -1,0 +1,119 @@
+--- sample.lua: the sampler. Many completions at once, a prompt computed once for all its completions, finished ones replaced by
+--- waiting ones. The tokens of a completion depend only on (seed, its sequence id, its prompt, the settings, the weights).
+local F = require "tl.ffi"
+local ffi = require "ffi"
+local C, check = F.C, F.check
+
+local sample = {}
+local Sampler = {}
+Sampler.__index = Sampler
+
+--- Settings of a request: temperature (1; 0 is greedy), top_p (1), top_k (0), min_p (0), max_new_tokens (512), seed (0),
+--- stop (strings), ignore_eos.
+local function settings(o)
+  local stop = o.stop or {}
+  if type(stop) == "string" then stop = { stop } end
+  local list = ffi.new("const char *[?]", math.max(1, #stop))
+  for i, s in ipairs(stop) do list[i - 1] = s end
+  local p = ffi.new("tl_sampling", { temperature = o.temperature or 1, top_p = o.top_p or 1, min_p = o.min_p or 0,
+    top_k = o.top_k or 0, max_new_tokens = o.max_new_tokens or 512, seed = o.seed or 0, n_stop = #stop,
+    ignore_eos = o.ignore_eos or false })
+  p.stop = list
+  return p, { list, stop }
+end
+
+--- A sampler. Options: adapter, max_sequences (64), memory (bytes for the cache), prefill_tokens (512).
+---@param model table a tl.model
+function sample.sampler(model, o)
+  o = o or {}
+  local opt = ffi.new("tl_sampler_options", { max_sequences = o.max_sequences or 64, memory_bytes = o.memory or 0,
+    prefill_tokens = o.prefill_tokens or 0 })
+  local tok = model:tokenizer()
+  local out = ffi.new("tl_sampler *[1]")
+  check(C.tl_sampler_create(model.handle, o.adapter and o.adapter.handle or nil, tok and tok.handle or nil, opt, out), 2)
+  return setmetatable({ handle = ffi.gc(out[0], C.tl_sampler_free), model = model, tokenizer = tok, adapter = o.adapter, pending = 0 }, Sampler)
+end
+
+--- n completions of a prompt (a table of token ids). sequence_id: the first completion's; the others follow it.
+---@return integer request
+function Sampler:submit(ids, n, sequence_id, o)
+  local prompt = ffi.new("int32_t[?]", math.max(1, #ids))
+  for i, id in ipairs(ids) do prompt[i - 1] = id end
+  local p, keep = settings(o or {})
+  local request = ffi.new("int64_t[1]")
+  check(C.tl_sampler_submit(self.handle, prompt, #ids, n or 1, sequence_id or 0, p, request), 2)
+  self.pending = self.pending + (n or 1)
+  keep = nil
+  return tonumber(request[0])
+end
+
+--- Runs until a completion has finished (or max_steps decode steps are over); returns how many are not finished yet.
+function Sampler:run(max_steps)
+  local pending = ffi.new("int[1]")
+  check(C.tl_sampler_run(self.handle, max_steps or 2147483647, pending), 2)
+  self.pending = pending[0]
+  return pending[0]
+end
+
+--- One finished completion {request, index (1-based), ids, logprobs, entropy, finish} or nil.
+function Sampler:pop()
+  local c = ffi.new("tl_completion")
+  if not C.tl_sampler_pop(self.handle, c) then return nil end
+  local r = { request = tonumber(c.request), index = c.index + 1, finish = ffi.string(c.finish), ids = {}, logprobs = {}, entropy = {} }
+  for i = 0, c.n_tokens - 1 do
+    r.ids[i + 1], r.logprobs[i + 1], r.entropy[i + 1] = c.ids[i], c.logprobs[i], c.entropy[i]
+  end
+  return r
+end
+
+--- Iterates over completions as they finish, until none is left.
+function Sampler:completions()
+  return function()
+    while true do
+      local c = self:pop()
+      if c then return c end
+      if self.pending == 0 then return nil end
+      self:run()
+    end
+  end
+end
+
+--- {prompt_tokens, new_tokens, decode_steps, prefill_seconds, decode_seconds, kv_bytes} since the sampler was made
+function Sampler:stats()
+  local s = ffi.new("tl_sampler_stats")
+  C.tl_sampler_get_stats(self.handle, s)
+  local t = {}
+  for _, k in ipairs { "prompt_tokens", "new_tokens", "decode_steps", "prefill_seconds", "decode_seconds", "kv_bytes" } do t[k] = tonumber(s[k]) end
+  return t
+end
+
+function Sampler:free()
+  if self.handle then C.tl_sampler_free(ffi.gc(self.handle, nil)); self.handle = nil end
+end
+
+--- Completions of many prompts. prompts: a list of token-id tables. o: the request's settings, and adapter, n (1),
+--- max_sequences, memory, sequence_id (0). Returns a list, prompt by prompt, of lists of n completions with their text.
+function sample.generate(model, prompts, o)
+  o = o or {}
+  local s = sample.sampler(model, o)
+  local n, where, out = o.n or 1, {}, {}
+  for i, ids in ipairs(prompts) do
+    where[s:submit(ids, n, (o.sequence_id or 0) + (i - 1) * n, o)] = i
+    out[i] = {}
+  end
+  local done, total = 0, #prompts * n
+  for c in s:completions() do
+    c.text = sample.text(s.tokenizer, c)
+    out[where[c.request]][c.index] = c
+    done = done + 1
+    if o.progress then o.progress(done, total) end
+  end
+  local stats = s:stats()
+  s:free()
+  return out, stats
+end
+
+--- The text of a completion, without the token that ended it.
+function sample.text(tokenizer, c) return tokenizer:decode(c.ids, { skip_special = true }) end
+
+return sample
