@@ -32,10 +32,39 @@ struct tl_adapter {
   int64_t *full_off_w;         // TL_FULL: (model's n_modules) where each weight starts in the parameter vector; -1 not trained
   int64_t *full_off_b;         // biases; -1: none
   int64_t off_embed, off_head, off_norms;  // -1: not trained. norms: per layer norm1, norm2; then final (each C)
+  bool train_embeddings;       // TL_FULL
   tl_adapter_view view;
+  // what linear_grad works with
+  int32_t *slot;               // (model's n_modules) index into modules; -1 not targeted
+  double *dR;                  // TinyLoRA, LoRA-XS: (n_modules, r, r) d loss / d R, summed unit by unit
+  bool pending;                // dR holds sums that grad does not have yet
+  double *unit_dR;             // scratch (n_units, r, r), grows
+  float *scaled;               // LoRA: scratch (2, T, r), grows
+  size_t unit_dR_n, scaled_n;
 };
 
+// Streams of the Philox generator, for adapter->seed: P of a module is drawn from its index in the model.
+enum { TL_STREAM_P = 0, TL_STREAM_LORA_A = 1 << 20, TL_STREAM_R = 2 << 20, TL_STREAM_V = 3 << 20 };
+
+// ---- inside runtime/adapter: the parts of create, refresh and gradient that differ by kind
+// lays the modules out: off, off_b, n_params; SVD bases, P; lowrank. options have been checked.
+tl_status tl_lowrank_build(tl_adapter *a, const tl_adapter_options *o);
+void tl_lowrank_init(tl_adapter *a, float init_std);   // fills master
+void tl_lowrank_refresh(tl_adapter *a);                // R from value
+void tl_lowrank_grad(tl_adapter *a, const tl_linear_grad *g);
+void tl_lowrank_finish(tl_adapter *a);                 // grad from dR
+// allocates modules, slot, lowrank, P, R and, for the SVD kinds, A and B with nothing in them; sets the offsets
+tl_status tl_lowrank_layout(tl_adapter *a);
+tl_status tl_full_build(tl_adapter *a);
+tl_status tl_full_init(tl_adapter *a);                 // fills master from the model, makes the own weights
+void tl_full_refresh(tl_adapter *a);
+void tl_full_grad(tl_adapter *a, const tl_linear_grad *g);
+// master, grad and value for n_params
+tl_status tl_adapter_vectors(tl_adapter *a);
+
 tl_adapter *tl_adapter_retain(tl_adapter *a);
+// Brings grad up to date with what linear_grad has summed. tl_adapter_gradient calls it; whoever reads a->grad must too.
+void tl_adapter_finish_gradient(tl_adapter *a);
 const tl_adapter_view *tl_adapter_get_view(const tl_adapter *a);
 // lowest layer that has a trained part; backward stops there (0 when embeddings are trained)
 int tl_adapter_lowest_layer(const tl_adapter *a);

@@ -29,7 +29,7 @@
 #include <pthread.h>
 #include <stdint.h>
 
-enum { algorithm_version = 1, krylov_steps = 8, oversampling = 6, max_rounds = 40, direct_limit = 2048 };
+enum { algorithm_version = 1, krylov_steps = 8, oversampling = 6, max_rounds = 40, small_rounds = 5, direct_limit = 2048 };
 static const double krylov_tolerance = 1e-11, accept_tolerance = 1e-6;
 static const size_t panel_bytes = (size_t)64 << 20;
 
@@ -201,7 +201,8 @@ static tl_status krylov_round(operand *o, krylov *y, double *U, double *S, doubl
 }
 
 // error: reached after the last round
-static tl_status krylov_svd(const float *w, int n, int k, int r, int steps, double *U, double *S, double *V, double *error) {
+static tl_status krylov_svd(const float *w, int n, int k, int r, int steps, int rounds, double *U, double *S, double *V,
+                            double *error) {
   int b = r + oversampling, d = b * steps;
   operand o = {0};
   krylov y = {.r = r, .b = b, .d = d};
@@ -220,7 +221,7 @@ static tl_status krylov_svd(const float *w, int n, int k, int r, int steps, doub
     for (size_t i = 0; i < (size_t)k * b; i++) y.block[i] = x[i];
   }
   *error = DBL_MAX;
-  for (int round = 0; st == TL_OK && round < max_rounds && *error > krylov_tolerance; round++) {
+  for (int round = 0; st == TL_OK && round < rounds && *error > krylov_tolerance; round++) {
     st = tl_interrupted() ? tl_fail(TL_E_INTERRUPTED, "interrupted during an SVD") : krylov_round(&o, &y, U, S, V);
     if (st == TL_OK) *error = residual(&o, U, S, V, y.vb, r);
   }
@@ -248,7 +249,7 @@ static tl_status decompose(const float *w, int n, int k, int r, double *U, doubl
   int steps = small || b * krylov_steps <= m ? krylov_steps : m / b < 2 ? 1 : m / b;
   bool use_krylov = b < m && (!small || b * krylov_steps <= m / 4);
   if (use_krylov) {
-    TL_TRY(krylov_svd(w, n, k, r, steps, U, S, V, error));
+    TL_TRY(krylov_svd(w, n, k, r, steps, small ? small_rounds : max_rounds, U, S, V, error));
     if (*error <= krylov_tolerance || (!small && *error <= accept_tolerance)) return TL_OK;
     if (!small)
       return tl_fail(TL_E_INTERNAL, "svd: rank %d of a (%d, %d) weight: relative residual %.1e after %d rounds, wanted %.0e", r, n,
