@@ -323,7 +323,10 @@ typedef struct tl_pool_options {
   const char *lua_path;             // package.path of the workers
   const char *module;               // module whose value is a function(problem, completion) -> reward [, info], or a table
                                     // with field `verify` being one, or a function that makes one when called with config
+                                    // (a table's field `make` is such a function too)
   const char *config_json;          // passed to the module when it is a factory; NULL: none
+  const char *chunk;                // instead of module: the verifier function itself, as bytecode of string.dump
+  size_t chunk_bytes;
 } tl_pool_options;
 typedef struct tl_verdict {
   int64_t job;
@@ -336,9 +339,10 @@ tl_status tl_pool_create(const tl_pool_options *o, tl_pool **out);   // fails wi
 void tl_pool_free(tl_pool *p);
 // problem and completion travel as JSON strings: {"answer":...,...} and {"text":...,"n_tokens":...,"finish":...}
 tl_status tl_pool_submit(tl_pool *p, const char *problem_json, const char *completion_json, int64_t *job);
-// waits up to wait_ms for one verdict; *got false: none yet. The verdict's strings are valid until the next take or free.
+// waits up to wait_ms (negative: without limit) for one verdict, in the order in which they are reached; *got false: none yet,
+// or none is pending. The verdict's strings are valid until the next take or free.
 tl_status tl_pool_take(tl_pool *p, int wait_ms, tl_verdict *out, bool *got);
-int tl_pool_pending(const tl_pool *p);
+int tl_pool_pending(const tl_pool *p);      // submitted and not yet taken
 
 // TL_CDEF_END
 #ifdef __cplusplus

@@ -1,0 +1,36 @@
+// verify.h: private to runtime/verify. A cell is one Lua state that holds one verifier and judges one job at a time under a
+// wall clock limit and a memory limit; pool.c runs cells in threads.
+#ifndef TL_VERIFY_H
+#define TL_VERIFY_H
+#include "../base/base.h"
+#include <lua.h>
+#include <stdatomic.h>
+
+typedef struct tl_cell_options {  // owned by the pool, read-only for the cells
+  double timeout_s;
+  size_t memory_bytes;
+  char *lua_path, *module, *config_json;  // module NULL: chunk
+  char *chunk;
+  size_t chunk_bytes;
+} tl_cell_options;
+
+typedef struct tl_cell {
+  const tl_cell_options *options;
+  lua_State *L;           // NULL: not loaded, or thrown away after a memory failure
+  size_t used;            // bytes held by L, kept by the allocator
+  double deadline;        // tl_seconds() at which the running call is over
+  bool timed_out;         // the hook stopped the running call
+  bool memory_hit;        // the allocator refused during the running call
+  atomic_bool cancelled;  // set from outside: stop the running call now
+  void *json[3];          // cJSON trees of the running call, freed after it however it ends
+} tl_cell;
+
+typedef enum tl_outcome { TL_V_OK, TL_V_ABSTAIN, TL_V_ERROR, TL_V_TIMEOUT, TL_V_MEMORY } tl_outcome;
+const char *tl_outcome_name(tl_outcome o);
+
+// Makes the state and loads the verifier within seconds_limit. On failure the cell has no state and message says why.
+bool tl_cell_load(tl_cell *c, double seconds_limit, tl_str *message);
+// One call; c->deadline is set by the caller. reward is NaN unless TL_V_OK; message gets the error or the info as JSON.
+tl_outcome tl_cell_call(tl_cell *c, const char *problem_json, const char *completion_json, double *reward, tl_str *message);
+void tl_cell_close(tl_cell *c);
+#endif
