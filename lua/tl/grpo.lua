@@ -1,0 +1,302 @@
+--- grpo.lua: GRPO, with TRL's formulas and names. One step is the calls of Trainer:step, in that order:
+---
+---   rollout     sample every prompt's group; each completion goes to the verifier pool as it ends
+---   judge       rewards and their outcomes, advantages A = (r - mean) / (std + 1e-4) in the group
+---   pack        the completions that can carry a gradient, each group's prompt once
+---   update      micro-batch by micro-batch: forward, objective, backward; then AdamW
+---
+--- On the native path (the default) the sampler's logprobs are the trainer's, bit for bit, so the importance ratio of the first
+--- update is exactly 1. rollouts = "merged" samples from W + dW rounded to the weights' dtype instead; then is_mode corrects.
+local F = require "tl.ffi"
+local ffi = require "ffi"
+local pass = require "tl.pass"
+local sample = require "tl.sample"
+local optim = require "tl.optim"
+local C, check = F.C, F.check
+
+local grpo = {}
+local Trainer = {}
+Trainer.__index = Trainer
+
+local LOSS = { grpo = 0, dr_grpo = 1, dapo = 2, bnpo = 3 }
+local SCALE = { group = 0, batch = 1, none = 2 }
+local LEVEL = { token = 0, sequence = 1 }
+local MODE = { off = 0, truncate = 1, mask = 2 }
+
+local function choice(o, key, default, set)
+  local v = o[key] == nil and default or o[key]
+  if v == false then v = "none" end
+  if set[v] == nil then
+    local names = {}
+    for k in pairs(set) do names[#names + 1] = k end
+    table.sort(names)
+    error(("%s is one of %s; got %s"):format(key, table.concat(names, ", "), tostring(v)), 3)
+  end
+  return set[v]
+end
+
+--- A GRPO trainer.
+--- model, adapter        what is trained
+--- verifier | reward     a module name ("verifiers.math"), or a function (problem, completion) -> reward
+--- prompt                function(problem) -> messages or text; default: problem.messages, problem.prompt or problem.question
+--- lr                    number or function(step, total) (1e-6, as in TRL)
+--- num_generations (8), max_completion_length (512), temperature (1), top_p, top_k, min_p, stop
+--- loss_type ("dapo"; grpo, dr_grpo, bnpo), epsilon (0.2), epsilon_high (= epsilon), delta, beta (0), entropy_coef (0)
+--- scale_rewards ("group"; batch, none), importance_sampling_level ("token"; sequence), num_iterations (1)
+--- rollouts ("native"; merged), is_mode ("truncate" when merged), is_level ("sequence"), is_min (0), is_max (3)
+--- on_error ("drop": the sample is left out; fail: the run ends; zero)
+--- objective             function(t, out): a per-token objective of your own, see docs/recipes.md
+--- max_grad_norm (1), beta1, beta2, eps, weight_decay (0), total_steps (for schedules), seed (0)
+--- workers (2), timeout_ms (1000), memory (bytes for activations), max_sequences (64), verifier_config
+---@param o table
+function grpo.trainer(o)
+  local t = setmetatable({ o = o, model = o.model or error("grpo.trainer wants a model", 2), adapter = o.adapter or error("grpo.trainer wants an adapter", 2) }, Trainer)
+  t.n = o.num_generations or 8
+  t.lr = optim.schedule(o.lr or 1e-6)
+  t.optimizer = optim.adamw(o.adapter, o)
+  t.seed, t.steps, t.sequences = o.seed or 0, 0, 0
+  t.tokenizer = t.model:tokenizer()
+  t.iterations = o.num_iterations or 1
+  t.merged = choice(o, "rollouts", "native", { native = false, merged = true })
+  t.on_error = choice(o, "on_error", "drop", { drop = "drop", fail = "fail", zero = "zero" })
+  t.scale = choice(o, "scale_rewards", "group", SCALE)
+  local eps = o.epsilon or 0.2
+  t.opt = ffi.new("tl_grpo_options", { loss_type = choice(o, "loss_type", "dapo", LOSS), epsilon = eps,
+    epsilon_high = o.epsilon_high or eps, delta = o.delta or 0, beta = o.beta or 0, entropy_coef = o.entropy_coef or 0,
+    max_completion_length = o.max_completion_length or 512, ratio_level = choice(o, "importance_sampling_level", "token", LEVEL),
+    is_mode = choice(o, "is_mode", t.merged and "truncate" or "off", MODE), is_level = choice(o, "is_level", "sequence", LEVEL),
+    is_min = o.is_min or 0, is_max = o.is_max or 3 })
+  t.pool = require("tl.verify").pool { verifier = o.verifier or o.reward or error("grpo.trainer wants a verifier or a reward", 2),
+    workers = o.workers, timeout_ms = o.timeout_ms, config = o.verifier_config }
+  t.reward_name = type(o.verifier) == "string" and o.verifier:match("[^.]+$") or "reward"
+  return t
+end
+
+local function default_prompt(problem) return problem.messages or problem.prompt or problem.question end
+
+--- Token ids of a problem's prompt: messages through the chat template, text as it is.
+function grpo.prompt_ids(tokenizer, make, problem)
+  local p = (make or default_prompt)(problem)
+  if type(p) == "table" then
+    return tokenizer:encode(tokenizer:chat(p, { add_generation_prompt = true }), { parse_special = true })
+  elseif type(p) == "string" then
+    return tokenizer:encode(p, { add_special = true, parse_special = true })
+  end
+  error("the prompt of a problem is messages (a table) or text; got " .. type(p), 3)
+end
+
+--- Samples n completions of every problem; each goes to the verifier pool as it ends.
+function Trainer:rollout(problems)
+  local o, began = self.o, C.tl_seconds()
+  local r = { groups = {}, problems = problems, n_tokens = 0 }
+  local model = self.merged and self.model:merge(self.adapter) or self.model
+  local s = sample.sampler(model, { adapter = not self.merged and self.adapter or nil, max_sequences = o.max_sequences, memory = o.kv_memory })
+  local settings = { temperature = o.temperature, top_p = o.top_p, top_k = o.top_k, min_p = o.min_p, stop = o.stop,
+    max_new_tokens = o.max_completion_length or 512, seed = self.seed }
+  local group_of, job_of = {}, {}
+  for i, problem in ipairs(problems) do
+    local ids = grpo.prompt_ids(self.tokenizer, o.prompt, problem)
+    r.groups[i] = { problem = problem, prompt = ids, completions = {} }
+    group_of[s:submit(ids, self.n, self.sequences, settings)] = i
+    self.sequences = self.sequences + self.n
+  end
+  local waiting = 0
+  local function take(wait_ms)
+    local v = self.pool:take(wait_ms)
+    if not v then return false end
+    job_of[v.job].verdict, waiting = v, waiting - 1
+    return true
+  end
+  for c in s:completions() do
+    local g = r.groups[group_of[c.request]]
+    c.text = sample.text(self.tokenizer, c)
+    g.completions[c.index] = c
+    r.n_tokens = r.n_tokens + #c.ids
+    job_of[self.pool:submit(g.problem, { text = c.text, n_tokens = #c.ids, finish = c.finish })] = c
+    waiting = waiting + 1
+    while take(0) do end
+    if o.progress then o.progress(self, r) end
+  end
+  local sampled = C.tl_seconds()
+  while waiting > 0 do take(1000) end
+  r.stats, r.sample_s, r.verify_s = s:stats(), sampled - began, C.tl_seconds() - sampled
+  s:free()
+  if self.merged then model:free() end
+  return r
+end
+
+-- a completion's reward, or NaN when its sample is to be left out
+local function reward_of(self, c)
+  local v = c.verdict
+  if v.outcome == "ok" then return v.reward end
+  if v.outcome == "abstain" then return 0 / 0 end
+  if self.on_error == "fail" then error(("verifier %s: %s: %s"):format(self.reward_name, v.outcome, v.message), 0) end
+  return self.on_error == "zero" and 0 or 0 / 0
+end
+
+--- Rewards, outcomes and advantages.
+function Trainer:judge(r)
+  local n = #r.groups * self.n
+  local rewards, advantages, zero = ffi.new("float[?]", n), ffi.new("float[?]", n), ffi.new("int[1]")
+  r.outcomes = { ok = 0, abstain = 0, error = 0, timeout = 0, memory = 0 }
+  for i, g in ipairs(r.groups) do
+    for k, c in ipairs(g.completions) do
+      c.reward = reward_of(self, c)
+      rewards[(i - 1) * self.n + k - 1] = c.reward
+      r.outcomes[c.verdict.outcome] = r.outcomes[c.verdict.outcome] + 1
+      if c.verdict.outcome ~= "ok" and c.verdict.outcome ~= "abstain" then r.complaint = r.complaint or c.verdict.message end
+    end
+  end
+  check(C.tl_grpo_advantages(rewards, n, self.n, self.scale, advantages, zero))
+  r.zero_std = zero[0]
+  for i, g in ipairs(r.groups) do
+    for k, c in ipairs(g.completions) do c.advantage = advantages[(i - 1) * self.n + k - 1] end
+  end
+end
+
+--- The batch of completions that can carry a gradient: without a KL term or an entropy bonus, those of groups with any advantage.
+function Trainer:pack(r)
+  local b = { batch = pass.batch(), list = {}, total_sequences = #r.groups * self.n, total_tokens = r.n_tokens }
+  local all = self.opt.beta ~= 0 or self.opt.entropy_coef ~= 0 or self.o.objective
+  for _, g in ipairs(r.groups) do
+    local alive = all
+    for _, c in ipairs(g.completions) do alive = alive or c.advantage ~= 0 end
+    if alive then
+      b.batch:prompt(g.prompt)
+      for _, c in ipairs(g.completions) do
+        b.batch:completion(c.ids)
+        b.list[#b.list + 1] = c
+      end
+    end
+  end
+  local n_tokens, n = b.batch:n_tokens(), #b.list
+  b.offsets, b.n_tokens = b.batch:offsets(), n_tokens
+  b.sampler, b.advantage = ffi.new("float[?]", math.max(1, n_tokens)), ffi.new("float[?]", math.max(1, n))
+  local at = 0
+  for i, c in ipairs(b.list) do
+    b.advantage[i - 1] = c.advantage
+    for k = 1, #c.ids do b.sampler[at] = c.logprobs[k]; at = at + 1 end
+  end
+  return b
+end
+
+local function array(n) return ffi.new("float[?]", math.max(1, n)) end
+
+-- the objective of one micro-batch: fills w.dlogprob (and w.dentropy)
+local function objective(self, b, w, first, count)
+  if self.o.objective then
+    local t = { n = tonumber(b.offsets[first + count] - b.offsets[first]), first = first, count = count, offsets = b.offsets,
+      logprob = w.logprob, old = w.old or w.logprob, ref = w.ref, sampler = b.sampler, entropy = w.entropy,
+      advantage = b.advantage, total_sequences = b.total_sequences, total_tokens = b.total_tokens }
+    local out = { dlogprob = w.dlogprob, loss = 0 }
+    self.o.objective(t, out)
+    w.stats.loss = w.stats.loss + (out.loss or 0)
+    w.stats.n_tokens = w.stats.n_tokens + t.n
+    return
+  end
+  check(C.tl_grpo_objective(self.opt, first, count, b.offsets, w.logprob, w.old, w.ref, self.opt.is_mode ~= 0 and b.sampler or nil,
+    w.entropy, b.advantage, nil, b.total_sequences, b.total_tokens, w.dlogprob, w.dentropy, w.stats))
+end
+
+--- One optimiser update per iteration over the packed batch. Returns the objective's statistics.
+function Trainer:update(b)
+  local o, began = self.o, C.tl_seconds()
+  local entropy = self.opt.entropy_coef ~= 0
+  local w = { logprob = array(b.n_tokens), dlogprob = array(b.n_tokens), stats = ffi.new("tl_grpo_stats"),
+    entropy = entropy and array(b.n_tokens) or nil, dentropy = entropy and array(b.n_tokens) or nil }
+  w.stats.is_min = math.huge
+  if #b.list > 0 and self.opt.beta ~= 0 then
+    w.ref = pass.logprobs(self.model, b.batch, { temperature = o.temperature, memory = o.memory })
+  end
+  for iteration = 1, #b.list > 0 and self.iterations or 0 do
+    self.adapter:zero_gradient()
+    local p = pass.create(self.model, b.batch, { adapter = self.adapter, temperature = o.temperature, memory = o.memory, backward = true, entropy = entropy })
+    for i = 0, p.n_micro - 1 do
+      p:forward(i, w.logprob, w.entropy)
+      local first, count = p:range(i)
+      objective(self, b, w, first, count)
+      p:backward(i, w.dlogprob, w.dentropy)
+    end
+    b.planned_bytes, b.n_micro = p.planned_bytes, p.n_micro
+    p:free()
+    if iteration == 1 and self.iterations > 1 then
+      w.old = array(b.n_tokens)
+      ffi.copy(w.old, w.logprob, 4 * b.n_tokens)
+    end
+    b.grad_norm = self.optimizer:step(b.lr)
+  end
+  b.update_s = C.tl_seconds() - began
+  return w.stats
+end
+
+--- One step on a list of problems; returns its metrics (TRL's names) and the rollout.
+function Trainer:step(problems)
+  local began = C.tl_seconds()
+  self.steps = self.steps + 1
+  local r = self:rollout(problems)
+  self:judge(r)
+  local b = self:pack(r)
+  b.lr = self.lr(self.steps, self.o.total_steps or self.steps)
+  local stats = self:update(b)
+  local m = self:metrics(r, b, stats)
+  m.step_time = C.tl_seconds() - began
+  b.batch:free()
+  if self.o.run then self.o.run:step(m, r) end
+  return m, r
+end
+
+local function spread(values)
+  local n, sum, sq = 0, 0, 0
+  for _, v in ipairs(values) do
+    if v == v then n, sum = n + 1, sum + v end
+  end
+  local mean = n > 0 and sum / n or 0 / 0
+  for _, v in ipairs(values) do
+    if v == v then sq = sq + (v - mean) ^ 2 end
+  end
+  return mean, n > 1 and math.sqrt(sq / (n - 1)) or 0, n
+end
+
+--- TRL's metrics of a step.
+function Trainer:metrics(r, b, stats)
+  local rewards, stds, lengths, ended, entropy, longest, shortest, clipped = {}, {}, {}, {}, 0, 0, math.huge, 0
+  for _, g in ipairs(r.groups) do
+    local group = {}
+    for _, c in ipairs(g.completions) do
+      group[#group + 1], rewards[#rewards + 1] = c.reward, c.reward
+      local n = #c.ids
+      lengths[#lengths + 1], longest, shortest = n, math.max(longest, n), math.min(shortest, n)
+      if c.finish == "length" then clipped = clipped + 1 else ended[#ended + 1] = n end
+      for k = 1, n do entropy = entropy + c.entropy[k] end
+    end
+    local _, std, n = spread(group)
+    if n > 1 then stds[#stds + 1] = std end
+  end
+  local tokens = math.max(1, tonumber(stats.n_tokens))
+  local reward, reward_std = spread(rewards)
+  self.num_tokens = (self.num_tokens or 0) + r.n_tokens + r.stats.prompt_tokens
+  local m = { step = self.steps, reward = reward, reward_std = (spread(stds)), frac_reward_zero_std = r.zero_std / #r.groups,
+    ["rewards/" .. self.reward_name .. "/mean"] = reward, ["rewards/" .. self.reward_name .. "/std"] = reward_std,
+    ["completions/mean_length"] = (spread(lengths)), ["completions/min_length"] = shortest, ["completions/max_length"] = longest,
+    ["completions/mean_terminated_length"] = #ended > 0 and (spread(ended)) or 0, ["completions/clipped_ratio"] = clipped / #lengths,
+    num_tokens = self.num_tokens, loss = stats.loss, learning_rate = b.lr, grad_norm = b.grad_norm or 0,
+    entropy = r.n_tokens > 0 and entropy / r.n_tokens or 0,
+    ["clip_ratio/low_mean"] = stats.clip_low / tokens, ["clip_ratio/high_mean"] = stats.clip_high / tokens,
+    ["clip_ratio/region_mean"] = (stats.clip_low + stats.clip_high) / tokens,
+    sample_s = r.sample_s, verify_s = r.verify_s, update_s = b.update_s, tokens_per_s = r.n_tokens / math.max(1e-9, r.sample_s + r.verify_s + b.update_s),
+    ["verifier/abstain"] = r.outcomes.abstain, ["verifier/error"] = r.outcomes.error, ["verifier/timeout"] = r.outcomes.timeout, ["verifier/memory"] = r.outcomes.memory,
+    samples_trained = #b.list, micro_batches = b.n_micro or 0, activation_bytes = b.planned_bytes or 0 }
+  if self.opt.beta ~= 0 then m.kl = stats.kl / tokens end
+  if self.opt.is_mode ~= 0 and #b.list > 0 then
+    m["sampling/sampling_logp_difference/mean"], m["sampling/sampling_logp_difference/max"] = stats.logp_diff / tokens, stats.logp_diff_max
+    m["sampling/importance_sampling_ratio/mean"], m["sampling/importance_sampling_ratio/min"], m["sampling/importance_sampling_ratio/max"] =
+      stats.is_sum / tokens, stats.is_min, stats.is_max
+  end
+  return m
+end
+
+function Trainer:free()
+  self.pool:free()
+end
+
+return grpo

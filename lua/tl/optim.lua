@@ -1,0 +1,54 @@
+--- optim.lua: AdamW over an adapter's numbers, and learning-rate schedules. A schedule is a function (step, total) -> rate with
+--- step counted from 1; a number means a constant.
+local F = require "tl.ffi"
+local ffi = require "ffi"
+local C, check = F.C, F.check
+
+local optim = {}
+local AdamW = {}
+AdamW.__index = AdamW
+
+--- AdamW. Options: beta1 (0.9), beta2 (0.999), eps (1e-8), weight_decay (0), max_grad_norm (1; 0: no clipping).
+function optim.adamw(adapter, o)
+  o = o or {}
+  local out = ffi.new("tl_adamw *[1]")
+  check(C.tl_adamw_create(adapter.handle, o.beta1 or 0.9, o.beta2 or 0.999, o.eps or 1e-8, o.weight_decay or 0, out), 2)
+  return setmetatable({ handle = ffi.gc(out[0], C.tl_adamw_free), adapter = adapter, max_grad_norm = o.max_grad_norm or 1 }, AdamW)
+end
+
+--- One update with the gradient that the adapter holds; returns the gradient's norm before clipping.
+function AdamW:step(lr)
+  local norm = ffi.new("double[1]")
+  check(C.tl_adamw_step(self.handle, lr, self.max_grad_norm, norm), 2)
+  return norm[0]
+end
+
+function AdamW:save(path) check(C.tl_adamw_save(self.handle, path), 2) end
+function AdamW:load(path) check(C.tl_adamw_load(self.handle, path), 2) end
+
+--- A schedule as a function, from a number or a function.
+function optim.schedule(lr)
+  if type(lr) == "function" then return lr end
+  if type(lr) == "number" then return function() return lr end end
+  error("lr is a number or a function (step, total) -> number; got " .. type(lr), 3)
+end
+
+--- Linear warm-up over `warmup` steps, then cosine decay to `floor` (0) times the peak at the last step.
+function optim.cosine(peak, warmup, floor)
+  floor = floor or 0
+  return function(step, total)
+    if step <= (warmup or 0) then return peak * step / warmup end
+    local x = (step - (warmup or 0)) / math.max(1, total - (warmup or 0))
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * math.min(1, x))))
+  end
+end
+
+--- Linear warm-up, then linear decay to zero.
+function optim.linear(peak, warmup)
+  return function(step, total)
+    if step <= (warmup or 0) then return peak * step / warmup end
+    return peak * math.max(0, total - step + 1) / math.max(1, total - (warmup or 0))
+  end
+end
+
+return optim

@@ -1,0 +1,83 @@
+--- pass.lua: batches of prompts and completions, and their passes through the model, for the trainers.
+local F = require "tl.ffi"
+local ffi = require "ffi"
+local C, check = F.C, F.check
+
+local pass = {}
+local Batch, Pass = {}, {}
+Batch.__index, Pass.__index = Batch, Pass
+
+local function ids_array(ids)
+  local a = ffi.new("int32_t[?]", math.max(1, #ids))
+  for i = 1, #ids do a[i - 1] = ids[i] end
+  return a
+end
+
+--- An empty batch: b:prompt(ids), then b:completion(ids) for each of its completions.
+function pass.batch()
+  local out = ffi.new("tl_batch *[1]")
+  check(C.tl_batch_create(out), 2)
+  return setmetatable({ handle = ffi.gc(out[0], C.tl_batch_free), at = -1 }, Batch)
+end
+
+function Batch:prompt(ids)
+  local at = ffi.new("int[1]")
+  check(C.tl_batch_prompt(self.handle, ids_array(ids), #ids, at), 2)
+  self.at = at[0]
+end
+
+--- Adds a completion of the last prompt; returns its index, from 0.
+function Batch:completion(ids)
+  local at = ffi.new("int[1]")
+  check(C.tl_batch_completion(self.handle, self.at, ids_array(ids), #ids, at), 2)
+  return at[0]
+end
+
+function Batch:n_tokens() return tonumber(C.tl_batch_n_tokens(self.handle)) end
+function Batch:n_completions() return C.tl_batch_n_completions(self.handle) end
+
+--- offsets (n_completions + 1) of the completions' tokens in the per-token arrays
+function Batch:offsets()
+  local n = self:n_completions()
+  local o = ffi.new("int64_t[?]", n + 1)
+  for i = 0, n do o[i] = C.tl_batch_offset(self.handle, i) end
+  return o
+end
+
+--- A pass over a batch. Options: adapter, temperature (1), memory (bytes), backward, entropy.
+function pass.create(model, batch, o)
+  local opt = ffi.new("tl_pass_options", { temperature = o.temperature or 1, memory_bytes = o.memory or 0,
+    backward = o.backward or false, want_entropy = o.entropy or false })
+  local out = ffi.new("tl_pass *[1]")
+  check(C.tl_pass_create(model.handle, o.adapter and o.adapter.handle or nil, batch.handle, opt, out), 2)
+  return setmetatable({ handle = ffi.gc(out[0], C.tl_pass_free), batch = batch, n_micro = C.tl_pass_n_micro(out[0]),
+    recomputes = C.tl_pass_recomputes(out[0]), planned_bytes = tonumber(C.tl_pass_planned_bytes(out[0])) }, Pass)
+end
+
+--- First completion (from 0) and number of completions of micro-batch i (from 0).
+function Pass:range(i)
+  local r = ffi.new("int[2]")
+  C.tl_pass_micro_range(self.handle, i, r, r + 1)
+  return r[0], r[1]
+end
+
+function Pass:forward(i, logprobs, entropy) check(C.tl_pass_forward(self.handle, i, logprobs, entropy), 2) end
+function Pass:backward(i, dlogprob, dentropy) check(C.tl_pass_backward(self.handle, i, dlogprob, dentropy), 2) end
+
+function Pass:free()
+  if self.handle then C.tl_pass_free(ffi.gc(self.handle, nil)); self.handle = nil end
+end
+function Batch:free()
+  if self.handle then C.tl_batch_free(ffi.gc(self.handle, nil)); self.handle = nil end
+end
+
+--- logprobs of every completion token of a batch, as a float array (n_tokens), forward only
+function pass.logprobs(model, batch, o)
+  local p = pass.create(model, batch, o)
+  local lp = ffi.new("float[?]", math.max(1, batch:n_tokens()))
+  for i = 0, p.n_micro - 1 do p:forward(i, lp, nil) end
+  p:free()
+  return lp
+end
+
+return pass
