@@ -299,7 +299,8 @@ tl_status tl_grpo_advantages(const float *rewards, int n, int group_size, tl_sca
 // logprob (current), old (at the start of the step; NULL: equal to logprob, ratio 1), ref (NULL unless beta > 0), sampler
 // (what the sampler reported; NULL: no correction), advantage (n_sequences), mask (tokens, NULL: all 1).
 // total_sequences and total_tokens (those with mask 1): of the whole optimiser step, the divisors of grpo and dapo, and of the
-// entropy bonus; bnpo is the token mean of this call times count / total_sequences. is_max 0: no upper bound. dlogprob (tokens) and dentropy (tokens, or NULL) are overwritten for the call's tokens. stats are added to.
+// entropy bonus; bnpo is the token mean of this call times count / total_sequences. is_max 0: no upper bound.
+// dlogprob (tokens) and dentropy (tokens, or NULL) are overwritten for the call's tokens. stats are added to.
 tl_status tl_grpo_objective(const tl_grpo_options *o, int first, int count, const int64_t *offsets, const float *logprob,
                             const float *old, const float *ref, const float *sampler, const float *entropy,
                             const float *advantage, const float *mask, int64_t total_sequences, int64_t total_tokens,
