@@ -54,10 +54,12 @@ typedef struct {
   int window;              // sliding window: a query sees only its last `window` keys; 0: all
 } tlk_attn_map;
 
-// One row of the sampler. temperature 0 means greedy (ties to the lowest id).
+// One row of the sampler. temperature 0 means greedy (ties to the lowest id). Otherwise the filters apply in the order top_k,
+// top_p, min_p, each to the candidates the one before it left, with probabilities at the temperature renormalised over those;
+// then the drawn token is the smallest id whose cumulative kept mass, in ascending order of ids, exceeds u * (kept mass).
 typedef struct {
   float temperature;
-  float top_p;             // 1 = off; kept: the smallest set of most likely tokens with mass >= top_p
+  float top_p;             // 1 = off; kept: the smallest set of most likely tokens (ties: lowest ids) with mass >= top_p, never none
   float min_p;             // 0 = off; kept: p >= min_p * p_max
   int32_t top_k;           // 0 = off; ties at the k-th are all kept out but the lowest ids
   float u;                 // the draw, uniform in [0, 1)

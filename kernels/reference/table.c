@@ -1,0 +1,42 @@
+// table.c: the reference backend's table: scalar C that reads like the formulas, the judge of every other backend in
+// tests/conformance. TL_BACKEND=reference runs everything on it.
+#include "ref.h"
+
+static void set_threads(int n) {}  // always one
+
+static const tlk_ops ops = {
+  .name = "reference",
+  .isa = "scalar",
+  .set_threads = set_threads,
+  .pack = ref_pack,
+  .repack = ref_repack,
+  .unpack = ref_unpack,
+  .packed_free = ref_packed_free,
+  .packed_bytes = ref_packed_bytes,
+  .packed_dims = ref_packed_dims,
+  .linear_fwd = ref_linear_fwd,
+  .linear_bwd_x = ref_linear_bwd_x,
+  .linear_bwd_w = ref_linear_bwd_w,
+  .colsum = ref_colsum,
+  .lowrank_bwd = ref_lowrank_bwd,
+  .rmsnorm_fwd = ref_rmsnorm_fwd,
+  .rmsnorm_bwd = ref_rmsnorm_bwd,
+  .rope_fwd = ref_rope_fwd,
+  .rope_bwd = ref_rope_bwd,
+  .cast = ref_cast,
+  .attn_fwd = ref_attn_fwd,
+  .attn_bwd = ref_attn_bwd,
+  .swiglu_fwd = ref_swiglu_fwd,
+  .swiglu_bwd = ref_swiglu_bwd,
+  .embed_fwd = ref_embed_fwd,
+  .embed_bwd = ref_embed_bwd,
+  .head_fwd = ref_head_fwd,
+  .head_bwd = ref_head_bwd,
+  .head_sample = ref_head_sample,
+  .adamw = ref_adamw,
+  .sumsq = ref_sumsq,
+  .scale = ref_scale,
+  .round_to = ref_round_to,
+};
+
+const tlk_ops *tlk_reference(void) { return &ops; }
