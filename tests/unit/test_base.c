@@ -1,0 +1,113 @@
+// test_base.c: Philox against its published known answers, fp16 and bf16 rounding over every value, hashes, and a file that
+// stays whole when the disk is full.
+#include "../test.h"
+#include "../../runtime/base/base.h"
+#include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+// Known-answer vectors of philox4x32-10 as published with Random123 (kat_vectors).
+static void philox_known_answers(void) {
+  static const uint32_t cases[3][10] = {
+      {0, 0, 0, 0, 0, 0, 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8},
+      {0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd},
+      {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0, 0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}};
+  for (int i = 0; i < 3; i++) {
+    uint32_t out[4];
+    tl_philox(cases[i], cases[i] + 4, out);
+    CHECK(!memcmp(out, cases[i] + 6, 16), "case %d: %08x %08x %08x %08x", i, out[0], out[1], out[2], out[3]);
+  }
+}
+
+// 1e5 draws: the standard error of the mean is 0.0009 (uniform), 0.0032 (normal); five of them are allowed.
+static void draws_have_their_moments(void) {
+  enum { N = 100000 };
+  double sum = 0, z1 = 0, z2 = 0;
+  float *z = malloc(sizeof(float) * N);
+  for (int i = 0; i < N; i++) sum += tl_uniform(1, 2, (uint64_t)i);
+  tl_normal_fill(z, N, 1, 3);
+  for (int i = 0; i < N; i++) z1 += z[i], z2 += (double)z[i] * z[i];
+  CHECK(fabs(sum / N - 0.5) < 0.0046, "mean %g", sum / N);
+  CHECK(fabs(z1 / N) < 0.016 && fabs(z2 / N - 1) < 0.0224, "normal mean %g, square %g", z1 / N, z2 / N);
+  float part[3];
+  tl_normal_fill(part, 3, 1, 3);
+  CHECK(!memcmp(part, z, sizeof part), "a shorter fill differs");
+  free(z);
+}
+
+static void permutation_is_one(void) {
+  int32_t p[100], q[100], seen[100] = {0};
+  tl_permutation(p, 100, 5, 6);
+  tl_permutation(q, 100, 5, 7);
+  for (int i = 0; i < 100; i++) CHECK(p[i] >= 0 && p[i] < 100 && !seen[p[i]]++, "entry %d", i);
+  CHECK(memcmp(p, q, sizeof p) != 0, "another stream gave the same permutation");
+}
+
+static void f16_round_trip(void) {
+  for (uint32_t h = 0; h < 65536; h++) {
+    float f = tl_f16_to_f32((uint16_t)h);
+    if (isnan(f)) CHECK(isnan(tl_f16_to_f32(tl_f32_to_f16(f))), "NaN %04x", h);
+    else CHECK(tl_f32_to_f16(f) == h, "%04x -> %g -> %04x", h, f, tl_f32_to_f16(f));
+  }
+  CHECK(tl_f32_to_f16(65519.9f) == 0x7bff && tl_f32_to_f16(65520.0f) == 0x7c00, "overflow");
+  CHECK(tl_f32_to_f16(1.00048828125f) == 0x3c00, "tie to even, down");   // 1 + 2^-11
+  CHECK(tl_f32_to_f16(1.00146484375f) == 0x3c02, "tie to even, up");     // 1 + 3 * 2^-11
+}
+
+static void bf16_round_trip(void) {
+  for (uint32_t h = 0; h < 65536; h++) {
+    float f = tl_bf16_to_f32((uint16_t)h);
+    if (!isnan(f)) CHECK(tl_f32_to_bf16(f) == h, "%04x", h);
+    else CHECK(isnan(tl_bf16_to_f32(tl_f32_to_bf16(f))), "NaN %04x", h);
+  }
+  CHECK(tl_f32_to_bf16(1.00390625f) == 0x3f80 && tl_f32_to_bf16(1.01171875f) == 0x3f82, "ties go to even");
+}
+
+static void hashes(void) {
+  char hex[65];
+  CHECK_OK(tl_sha256_bytes("abc", 3, hex));  // FIPS 180-2, appendix B.1
+  CHECK(!strcmp(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"), "%s", hex);
+  uint64_t a[2], b[2];
+  char text[100] = {0};
+  tl_hash128(text, 33, a);
+  tl_hash128(text, 34, b);
+  CHECK(a[0] != b[0] && a[1] != b[1], "length is not hashed");
+  text[32] = 1;
+  tl_hash128(text, 33, b);
+  CHECK(a[0] != b[0] && a[1] != b[1], "the last byte is not hashed");
+}
+
+// A limit on the file size stands in for a full disk: the write fails half-way in the same place.
+static void full_disk_leaves_the_old_file(void) {
+  char dir[] = "/tmp/tl-base-XXXXXX", path[64], *back = NULL;
+  CHECK(mkdtemp(dir) != NULL);
+  snprintf(path, sizeof path, "%s/file", dir);
+  CHECK_OK(tl_write_file(path, "old content", 11));
+  struct rlimit keep, small;
+  getrlimit(RLIMIT_FSIZE, &keep);
+  small = keep;
+  small.rlim_cur = 1000;
+  signal(SIGXFSZ, SIG_IGN);
+  setrlimit(RLIMIT_FSIZE, &small);
+  char big[5000] = {0};
+  tl_status s = tl_write_file(path, big, sizeof big);
+  char message[512];
+  snprintf(message, sizeof message, "%s", tl_last_error());
+  setrlimit(RLIMIT_FSIZE, &keep);
+  CHECK(s == TL_E_IO && strstr(message, path), "status %d: %s", s, message);
+  CHECK_OK(tl_read_file(path, &back, NULL));
+  CHECK(back && !strcmp(back, "old content"), "%s", back ? back : "nothing");
+  free(back);
+  CHECK(unlink(path) == 0 && rmdir(dir) == 0, "something was left behind");
+}
+
+int main(void) {
+  RUN(philox_known_answers);
+  RUN(draws_have_their_moments);
+  RUN(permutation_is_one);
+  RUN(f16_round_trip);
+  RUN(bf16_round_trip);
+  RUN(hashes);
+  RUN(full_disk_leaves_the_old_file);
+  return test_done();
+}

@@ -1,0 +1,197 @@
+// test_invariance.c: the sampler's logprobs are the trainer's, bit for bit, whatever the batch and the number of threads; a
+// completion's tokens do not depend on what is sampled beside it; gradients do not depend on the cut into micro-batches nor on
+// recomputation; v = 0 changes nothing. Would catch: a kernel that handles leftover rows differently, a reduction split by
+// threads, a cache row written in another precision than the trainer's, a draw that depends on the batch.
+#include "tiny.h"
+
+enum { NEW = 12, PROMPTS = 9 };
+static const int prompt_length[PROMPTS] = {5, 17, 33, 1, 8, 21, 16, 40, 3};
+
+typedef struct {
+  int n;
+  int32_t ids[NEW];
+  float logprobs[NEW];
+} kept;
+
+// Samples `group` completions of every prompt with room for `width` at once; out[prompt * group + i].
+static void sample_all(tl_model *m, tl_adapter *a, int group, int width, int prefill, kept *out) {
+  tl_sampler_options o = {.max_sequences = width, .prefill_tokens = prefill};
+  tl_sampler *s = NULL;
+  CHECK_OK(tl_sampler_create(m, a, NULL, &o, &s));
+  if (!s) return;
+  int64_t request[PROMPTS];
+  for (int i = 0; i < PROMPTS; i++) {
+    int32_t ids[64];
+    tiny_ids(ids, prompt_length[i], (uint64_t)i);
+    tl_sampling p = {.temperature = 0.9f, .top_p = 1, .max_new_tokens = NEW - i % 3, .seed = 4};
+    CHECK_OK(tl_sampler_submit(s, ids, prompt_length[i], group, (uint64_t)(100 * i), &p, &request[i]));
+  }
+  int pending = 1, n = 0;
+  while (pending) {
+    tl_status st = tl_sampler_run(s, 1 << 20, &pending);
+    CHECK(st == TL_OK, "%s", tl_last_error());
+    if (st != TL_OK) break;
+    for (tl_completion c; tl_sampler_pop(s, &c); n++)
+      for (int i = 0; i < PROMPTS; i++)
+        if (request[i] == c.request) {
+          kept *k = &out[i * group + c.index];
+          k->n = c.n_tokens;
+          memcpy(k->ids, c.ids, sizeof *c.ids * (size_t)c.n_tokens);
+          memcpy(k->logprobs, c.logprobs, sizeof *c.logprobs * (size_t)c.n_tokens);
+        }
+  }
+  CHECK(n == PROMPTS * group, "%d completions of %d", n, PROMPTS * group);
+  tl_sampler_free(s);
+}
+
+static tl_batch *batch_of(const kept *k, int group) {
+  tl_batch *b = NULL;
+  CHECK_OK(tl_batch_create(&b));
+  for (int i = 0; i < PROMPTS; i++) {
+    int32_t ids[64];
+    int at;
+    tiny_ids(ids, prompt_length[i], (uint64_t)i);
+    CHECK_OK(tl_batch_prompt(b, ids, prompt_length[i], &at));
+    for (int j = 0; j < group; j++) CHECK_OK(tl_batch_completion(b, at, k[i * group + j].ids, k[i * group + j].n, NULL));
+  }
+  return b;
+}
+
+// logprobs of the whole batch by the trainer's forward, and the adapter's gradient of sum(w_t logprob_t) when grad is given
+static void train_pass(tl_model *m, tl_adapter *a, tl_batch *b, int64_t memory, float *lp, float *grad, bool *recomputes) {
+  tl_pass_options o = {.temperature = 0.9f, .memory_bytes = memory, .backward = grad != NULL};
+  tl_pass *p = NULL;
+  CHECK_OK(tl_pass_create(m, a, b, &o, &p));
+  if (!p) return;
+  int64_t n = tl_batch_n_tokens(b);
+  float *d = malloc(sizeof(float) * (size_t)n);
+  for (int64_t i = 0; i < n; i++) d[i] = tl_uniform(8, 8, (uint64_t)i) - 0.4f;
+  if (grad) tl_adapter_zero_gradient(a);
+  for (int i = 0; i < tl_pass_n_micro(p); i++) {
+    CHECK_OK(tl_pass_forward(p, i, lp, NULL));
+    if (grad) CHECK_OK(tl_pass_backward(p, i, d, NULL));
+  }
+  if (recomputes) *recomputes = tl_pass_recomputes(p);
+  if (grad) memcpy(grad, tl_adapter_gradient(a), sizeof(float) * (size_t)tl_adapter_n_parameters(a));
+  free(d);
+  tl_pass_free(p);
+}
+
+static void sampler_equals_trainer(tl_dtype compute, const char *family) {
+  enum { GROUP = 7 };
+  tl_model *m = tiny_model(family, compute);
+  tl_adapter *a = m ? tiny_adapter(m, TL_TINYLORA, 3, 0.3f) : NULL;
+  if (!a) return;
+  static kept first[PROMPTS * GROUP], other[PROMPTS * GROUP];
+  tl_set_threads(2);
+  sample_all(m, a, GROUP, 64, 512, first);
+  const int widths[] = {1, 7, 64}, threads[] = {1, 2};
+  for (int w = 0; w < 3; w++)
+    for (int t = 0; t < 2; t++) {
+      tl_set_threads(threads[t]);
+      memset(other, 0, sizeof other);
+      sample_all(m, a, GROUP, widths[w], w == 1 ? 13 : 512, other);
+      for (int i = 0; i < PROMPTS * GROUP; i++)
+        CHECK(other[i].n == first[i].n && !memcmp(other[i].ids, first[i].ids, sizeof(int32_t) * (size_t)first[i].n) &&
+                  !memcmp(other[i].logprobs, first[i].logprobs, sizeof(float) * (size_t)first[i].n),
+              "completion %d at %d sequences, %d threads", i, widths[w], threads[t]);
+      tl_batch *b = batch_of(first, GROUP);
+      float lp[PROMPTS * GROUP * NEW];
+      train_pass(m, a, b, 0, lp, NULL, NULL);
+      for (int i = 0; i < PROMPTS * GROUP; i++)
+        CHECK(!memcmp(lp + tl_batch_offset(b, i), first[i].logprobs, sizeof(float) * (size_t)first[i].n),
+              "trainer's logprobs of completion %d differ, %d threads: %.9g and %.9g", i, threads[t],
+              lp[tl_batch_offset(b, i)], first[i].logprobs[0]);
+      tl_batch_free(b);
+    }
+  tl_set_threads(0);
+  tl_adapter_free(a);
+  tl_model_free(m);
+}
+
+static void sampler_equals_trainer_f32(void) { sampler_equals_trainer(TL_F32, "llama"); }
+static void sampler_equals_trainer_bf16(void) { sampler_equals_trainer(TL_BF16, "llama"); }
+static void sampler_equals_trainer_qwen2(void) { sampler_equals_trainer(TL_BF16, "qwen2"); }
+
+static void gradient_does_not_depend_on_the_cut(tl_dtype compute) {
+  enum { GROUP = 3 };
+  tl_model *m = tiny_model("llama", compute);
+  tl_adapter *a = m ? tiny_adapter(m, TL_TINYLORA, 3, 0.3f) : NULL;
+  if (!a) return;
+  static kept k[PROMPTS * GROUP];
+  sample_all(m, a, GROUP, 64, 512, k);
+  tl_batch *b = batch_of(k, GROUP);
+  float lp[PROMPTS * GROUP * NEW], lp2[PROMPTS * GROUP * NEW], whole[64], part[64];
+  bool recomputes = false;
+  size_t n = (size_t)tl_adapter_n_parameters(a), bytes = sizeof(float) * (size_t)tl_batch_n_tokens(b);
+  train_pass(m, a, b, 0, lp, whole, &recomputes);
+  CHECK(!recomputes, "a small batch should keep its activations");
+  int64_t budgets[] = {600 << 10, 300 << 10};
+  bool seen = false;
+  for (int i = 0; i < 2; i++)
+    for (int t = 1; t <= 2; t++) {
+      tl_set_threads(t);
+      train_pass(m, a, b, budgets[i], lp2, part, &recomputes);
+      seen = seen || recomputes;
+      CHECK(!memcmp(lp, lp2, bytes), "logprobs at budget %d", i);
+      CHECK(!memcmp(whole, part, sizeof(float) * n), "gradient at budget %d, %d threads: %g and %g", i, t, whole[0], part[0]);
+    }
+  CHECK(seen, "no budget led to recomputation: the test does not test it");
+  tl_set_threads(0);
+  tl_batch_free(b);
+  tl_adapter_free(a);
+  tl_model_free(m);
+}
+static void gradient_cut_f32(void) { gradient_does_not_depend_on_the_cut(TL_F32); }
+static void gradient_cut_bf16(void) { gradient_does_not_depend_on_the_cut(TL_BF16); }
+
+static void zero_adapter_changes_nothing(void) {
+  for (int kind = TL_TINYLORA; kind <= TL_LORA; kind++)
+    for (int compute = 0; compute < 2; compute++) {
+      tl_model *m = tiny_model("llama", compute ? TL_BF16 : TL_F32);
+      tl_adapter *a = m ? tiny_adapter(m, (tl_adapter_kind)kind, 2, 0) : NULL;
+      if (!a) return;
+      int32_t ids[20];
+      float with[20 * 131], without[20 * 131];
+      tiny_ids(ids, 20, 50);
+      CHECK_OK(tl_logits(m, a, ids, 20, with));
+      CHECK_OK(tl_logits(m, NULL, ids, 20, without));
+      CHECK(!memcmp(with, without, sizeof with), "kind %d compute %d", kind, compute);
+      tl_adapter_free(a);
+      tl_model_free(m);
+    }
+}
+
+static void budget_too_small_is_said(void) {
+  tl_model *m = tiny_model("llama", TL_F32);
+  tl_batch *b = NULL;
+  int32_t ids[300];
+  tiny_ids(ids, 300, 1);
+  CHECK_OK(tl_batch_create(&b));
+  CHECK_OK(tl_batch_prompt(b, ids, 200, NULL));
+  CHECK_OK(tl_batch_completion(b, 0, ids, 100, NULL));
+  tl_pass *p = NULL;
+  tl_pass_options o = {.memory_bytes = 1000};
+  CHECK(tl_pass_create(m, NULL, b, &o, &p) == TL_E_MEMORY && strstr(tl_last_error(), "the budget is"), "%s", tl_last_error());
+  tl_sampler *s = NULL;
+  tl_sampler_options so = {.memory_bytes = 1000};
+  tl_sampling sp = {.top_p = 1, .max_new_tokens = 9};
+  CHECK_OK(tl_sampler_create(m, NULL, NULL, &so, &s));
+  CHECK(tl_sampler_submit(s, ids, 200, 1, 0, &sp, NULL) == TL_E_MEMORY, "a cache of 1000 bytes took 209 tokens");
+  ids[3] = 131;
+  CHECK(tl_sampler_submit(s, ids, 5, 1, 0, &sp, NULL) == TL_E_ARG, "a token outside the vocabulary was taken");
+  tl_sampler_free(s);
+  tl_batch_free(b);
+  tl_model_free(m);
+}
+
+int main(void) {
+  RUN(sampler_equals_trainer_f32);
+  RUN(sampler_equals_trainer_bf16);
+  RUN(sampler_equals_trainer_qwen2);
+  RUN(gradient_cut_f32);
+  RUN(gradient_cut_bf16);
+  RUN(zero_adapter_changes_nothing);
+  RUN(budget_too_small_is_said);
+  return test_done();
+}
