@@ -13,8 +13,12 @@ typedef struct tl_family {
   const char *name;       // "llama", "qwen2"
   bool qkv_bias;          // default when the file does not say
   bool gguf_permuted;     // GGUF stores the rows of q and k permuted per head
+  const char *hf_class;   // "LlamaForCausalLM"
+  int bos, eos;           // when config.json does not say; -1: none
+  int max_positions;      // when config.json does not say
 } tl_family;
 const tl_family *tl_family_find(const char *name);  // NULL: unknown
+void tl_family_list(char *out, size_t n);           // "llama, qwen2"
 
 typedef struct tl_config {
   const tl_family *family;
@@ -48,7 +52,7 @@ typedef struct tl_weights {
   int n_layers;
   uint8_t *owned_lin;    // (n_layers * 7): this set owns the packed weight (biases are owned with owned_vec)
   bool owned_embed, owned_head;
-  bool owned_vec;        // norms and biases
+  bool owned_vec;        // all norms and biases; each is its own block
 } tl_weights;
 
 struct tl_model {
@@ -78,6 +82,25 @@ static inline int tl_linear_in(const tl_config *c, int kind) {
 // module index = layer * 7 + kind; module names are "model.layers.<i>.self_attn.q_proj" and so on
 void tl_module_name(char *out, size_t n, int module);
 tl_linear *tl_weights_module(const tl_weights *w, int module);
+
+// ---- the parts of a model: every array that a file holds. Loading, random initialisation and saving walk the same list.
+typedef enum tl_role { TL_PART_EMBED, TL_PART_NORM1, TL_PART_NORM2, TL_PART_WEIGHT, TL_PART_BIAS, TL_PART_FINAL_NORM,
+                       TL_PART_HEAD } tl_role;
+typedef struct tl_part {
+  tl_role role;
+  int layer, kind;        // of norms, weights and biases; kind: of weights and biases
+  int rows, cols;         // (rows, cols); a vector has cols 0
+} tl_part;
+tl_status tl_parts_list(const tl_config *c, tl_part **parts, int *n);  // free() the list. A tied head is no part.
+static inline size_t tl_part_size(const tl_part *p) { return (size_t)p->rows * (p->cols ? (size_t)p->cols : 1); }
+void tl_part_name(char *out, size_t n, const tl_part *p);             // Hugging Face's name of it
+// out = the part's values (fp32), exactly as this weight set computes with them
+void tl_weights_part(const tl_weights *w, const tl_part *p, float *out);
+typedef tl_status (*tl_part_fill)(void *ctx, const tl_part *p, float *out);
+// Writes a Hugging Face directory. fill gives each part in fp32, which is rounded once to dtype.
+tl_status tl_model_write(const tl_model *m, tl_part_fill fill, void *ctx, const char *dir, tl_dtype dtype);
+// a new model (refs 1) with m's configuration, whose weight set shares everything with m and which keeps m alive
+tl_status tl_model_derive(tl_model *m, tl_model **out);
 
 tl_model *tl_model_retain(tl_model *m);
 // makes the rope table cover positions 0 .. n-1

@@ -126,7 +126,7 @@ static void gradient_does_not_depend_on_the_cut(tl_dtype compute) {
   size_t n = (size_t)tl_adapter_n_parameters(a), bytes = sizeof(float) * (size_t)tl_batch_n_tokens(b);
   train_pass(m, a, b, 0, lp, whole, &recomputes);
   CHECK(!recomputes, "a small batch should keep its activations");
-  int64_t budgets[] = {600 << 10, 300 << 10};
+  int64_t budgets[] = {900 << 10, 450 << 10};
   bool seen = false;
   for (int i = 0; i < 2; i++)
     for (int t = 1; t <= 2; t++) {
