@@ -1,0 +1,127 @@
+// regex.c: a tokenizer's patterns for PCRE2.
+//
+// tokenizer.json holds patterns in Oniguruma's Ruby syntax, matched over Unicode. PCRE2 (UTF, UCP) reads nearly all of it the
+// same way; what differs is rewritten here, and what cannot be is refused rather than matched differently:
+//   \s \S   White_Space (PCRE2's \s also takes U+180E)        \w   Alphabetic, M, Nd, Pc (PCRE2 10.42: L, N and _)
+//   \h      a hexadecimal digit (PCRE2: horizontal space)     \uHHHH   a code point
+//   ^ $     match at every line                               . \n is the only line end
+//   [a[bc]], [a&&b]   sets of sets: refused
+// \p{L} and \p{N} get the characters that Unicode 15 and 16 added to the tables of PCRE2 10.42 (Unicode 14).
+#include "text.h"
+
+// The three pre-tokenizers that nearly every byte-level vocabulary was trained with. GPT-2: contractions, one space with the
+// word after it. Qwen2: any one character with the word, digits singly, line ends together. Llama 3: digits in threes.
+const char *const text_gpt2_pattern = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+const char *const text_qwen2_pattern = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|"
+                                       " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+const char *const text_llama3_pattern = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|"
+                                        " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
+static void add(tl_str *s, const char *text) { tl_str_add(s, text, strlen(text)); }
+
+// One escape at p (p[0] is the backslash). Returns the bytes read, or 0: not translatable.
+static size_t escape(tl_str *out, const char *p, size_t n, bool in_class) {
+  if (n < 2) return 0;
+  switch (p[1]) {
+  case 's': add(out, "\\p{White_Space}"); return 2;
+  case 'S': add(out, "\\P{White_Space}"); return 2;
+  case 'w':
+    add(out, in_class ? "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}" : "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]");
+    return 2;
+  case 'W':
+    if (in_class) return 0;
+    add(out, "[^\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]");
+    return 2;
+  case 'h': add(out, in_class ? "0-9a-fA-F" : "[0-9a-fA-F]"); return 2;
+  case 'H':
+    if (in_class) return 0;
+    add(out, "[^0-9a-fA-F]");
+    return 2;
+  case 'u':
+    if (n < 6) return 0;
+    tl_str_printf(out, "\\x{%.4s}", p + 2);
+    return 6;
+  default: tl_str_add(out, p, 2); return 2;
+  }
+}
+
+// false: the pattern uses what PCRE2 would read differently; *why says what.
+static bool translate(tl_str *out, const char *p, const char **why) {
+  size_t n = strlen(p);
+  bool in_class = false;
+  add(out, "");
+  for (size_t i = 0; i < n;) {
+    if (p[i] == '\\') {
+      size_t got = escape(out, p + i, n - i, in_class);
+      if (!got) return *why = "an escape that has no counterpart", false;
+      i += got;
+      continue;
+    }
+    if (!in_class && p[i] == '[') {
+      in_class = true;
+      size_t start = i++;
+      if (p[i] == '^') i++;
+      tl_str_add(out, p + start, i - start);
+      continue;
+    }
+    if (in_class && p[i] == '[') {
+      const char *end = p[i + 1] == ':' ? strstr(p + i, ":]") : NULL;
+      if (!end) return *why = "a set inside a set", false;
+      tl_str_add(out, p + i, (size_t)(end + 2 - (p + i)));
+      i = (size_t)(end + 2 - p);
+      continue;
+    }
+    if (in_class && p[i] == '&' && p[i + 1] == '&') return *why = "an intersection of sets", false;
+    if (in_class && p[i] == ']') in_class = false;
+    tl_str_add(out, p + i++, 1);
+  }
+  return true;
+}
+
+static tl_status compile(const char *path, const char *pattern, size_t n, uint32_t options, pcre2_code **out) {
+  pcre2_compile_context *c = pcre2_compile_context_create(NULL);
+  if (!c) return tl_fail(TL_E_MEMORY, "%s: out of memory for a pattern", path);
+  pcre2_set_newline(c, PCRE2_NEWLINE_LF);
+  int code = 0;
+  PCRE2_SIZE at = 0;
+  *out = pcre2_compile((PCRE2_SPTR)pattern, n, PCRE2_UTF | options, &code, &at, c);
+  pcre2_compile_context_free(c);
+  if (!*out) {
+    PCRE2_UCHAR message[120] = "";
+    pcre2_get_error_message(code, message, sizeof message);
+    return tl_fail(TL_E_UNSUPPORTED, "%s: the pre-tokenizer's pattern '%.200s' does not compile: %s (at %zu)", path, pattern,
+                   (const char *)message, (size_t)at);
+  }
+  pcre2_jit_compile(*out, PCRE2_JIT_COMPLETE);  // without a JIT the interpreter matches the same
+  return TL_OK;
+}
+
+static tl_status new_step(tl_tokenizer *t, text_step step) {
+  text_step *p = realloc(t->steps, (size_t)(t->n_steps + 1) * sizeof *p);
+  if (!p) {
+    pcre2_code_free(step.re);
+    return tl_fail(TL_E_MEMORY, "%s: out of memory for the pre-tokenizer", t->path);
+  }
+  t->steps = p;
+  t->steps[t->n_steps++] = step;
+  return TL_OK;
+}
+
+tl_status text_add_split(tl_tokenizer *t, const char *pattern, bool literal, text_behavior behavior, bool invert) {
+  tl_str s = {0};
+  const char *why = "";
+  pcre2_code *re = NULL;
+  tl_status status;
+  if (literal) {
+    status = compile(t->path, pattern, strlen(pattern), PCRE2_LITERAL, &re);
+  } else if (translate(&s, pattern, &why)) {
+    status = compile(t->path, s.p, s.n, PCRE2_UCP | PCRE2_MULTILINE, &re);
+  } else {
+    status = tl_fail(TL_E_UNSUPPORTED, "%s: the pre-tokenizer's pattern '%.200s' uses %s", t->path, pattern, why);
+  }
+  tl_str_free(&s);
+  if (status != TL_OK) return status;
+  return new_step(t, (text_step){.re = re, .behavior = behavior, .invert = invert});
+}
+
+tl_status text_add_prefix_space(tl_tokenizer *t) { return new_step(t, (text_step){.re = NULL}); }
