@@ -5,8 +5,7 @@
 //   bwd_w  dW = dy^T x,  db = sum_t dy_t
 //
 // A packed weight is a row-major float copy whose values were rounded to the compute dtype. The low-rank term is described in
-// lowrank.c; it is left out, not added as zero, for rows
-// without one, so that even the sign of a zero is that of the plain layer.
+// lowrank.c; for rows without one it is left out, not added as zero, so that even the sign of a zero is that of the plain layer.
 #include "ref.h"
 
 static float load(const void *w, int dtype, size_t i) {
