@@ -59,7 +59,8 @@ static tl_status check_options(const tl_model *m, const tl_adapter_options *o) {
     return tl_fail(TL_E_ARG, "adapter: storage dtype %s; wanted F32, BF16 or F16", tl_dtype_name((int)o->storage));
   if (o->kind == TL_FULL) return TL_OK;
   if (o->rank < 1 || o->rank > max_rank) return tl_fail(TL_E_ARG, "adapter: rank %d; wanted 1 to %d", o->rank, max_rank);
-  if (o->kind == TL_TINYLORA && (o->u < 1 || o->u > max_u)) return tl_fail(TL_E_ARG, "adapter: u %d; wanted 1 to %d", o->u, max_u);
+  if (o->kind == TL_TINYLORA && (o->u < 1 || o->u > max_u))
+    return tl_fail(TL_E_ARG, "adapter: u %d; wanted 1 to %d", o->u, max_u);
   if (o->kind != TL_TINYLORA && !(o->alpha > 0 && o->alpha < 1e6f))
     return tl_fail(TL_E_ARG, "adapter: alpha %g; %s wants a positive number", (double)o->alpha, kind_names[o->kind]);
   if (o->sigma != TL_SIGMA_PAPER && o->sigma != TL_SIGMA_PEFT)
@@ -75,8 +76,8 @@ tl_status tl_adapter_vectors(tl_adapter *a) {
   a->grad = tl_aligned_alloc(bytes);
   a->value = a->storage == TL_F32 ? a->master : tl_aligned_alloc(bytes);
   if (!a->master || !a->grad || !a->value)
-    return tl_fail(TL_E_MEMORY, "adapter: out of memory: %lld parameters need %.1f MiB in three vectors", (long long)a->n_params,
-                   3.0 * (double)bytes / (1 << 20));
+    return tl_fail(TL_E_MEMORY, "adapter: out of memory: %lld parameters need %.1f MiB in three vectors",
+                   (long long)a->n_params, 3.0 * (double)bytes / (1 << 20));
   memset(a->master, 0, bytes);
   memset(a->grad, 0, bytes);
   if (a->value != a->master) memset(a->value, 0, bytes);

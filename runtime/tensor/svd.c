@@ -252,8 +252,8 @@ static tl_status decompose(const float *w, int n, int k, int r, double *U, doubl
     TL_TRY(krylov_svd(w, n, k, r, steps, small ? small_rounds : max_rounds, U, S, V, error));
     if (*error <= krylov_tolerance || (!small && *error <= accept_tolerance)) return TL_OK;
     if (!small)
-      return tl_fail(TL_E_INTERNAL, "svd: rank %d of a (%d, %d) weight: relative residual %.1e after %d rounds, wanted %.0e", r, n,
-                     k, *error, max_rounds, accept_tolerance);
+      return tl_fail(TL_E_INTERNAL, "svd: rank %d of a (%d, %d) weight: relative residual %.1e after %d rounds, wanted %.0e",
+                     r, n, k, *error, max_rounds, accept_tolerance);
   }
   TL_TRY(direct(w, n, k, r, U, S, V));
   operand o;
@@ -266,7 +266,8 @@ static tl_status decompose(const float *w, int n, int k, int r, double *U, doubl
 }
 
 static tl_status check(const float *w, int n, int k, int rank) {
-  if (n < 1 || k < 1 || rank < 1) return tl_fail(TL_E_ARG, "svd: rank %d of a (%d, %d) matrix: all must be positive", rank, n, k);
+  if (n < 1 || k < 1 || rank < 1)
+    return tl_fail(TL_E_ARG, "svd: rank %d of a (%d, %d) matrix: all must be positive", rank, n, k);
   if (rank > n || rank > k)
     return tl_fail(TL_E_SHAPE, "svd: rank %d is more than a (%d, %d) matrix has; at most %d", rank, n, k, n < k ? n : k);
   for (size_t i = 0; i < (size_t)n * k; i++)

@@ -77,7 +77,8 @@ tl_status tl_adamw_save(const tl_adamw *o, const char *path) {
 static tl_status find_vector(const tl_safetensors *s, const char *path, const char *name, int64_t n, const tl_st_tensor **out) {
   const tl_st_tensor *t = tl_safetensors_find(s, name);
   if (!t) return tl_fail(TL_E_FORMAT, "%s: no %s: not an optimiser's state", path, name);
-  if (t->type != TL_F32 || t->n_dims != 1) return tl_fail(TL_E_FORMAT, "%s: %s is %s with %d dims; wanted F32 (n)", path, name, t->dtype, t->n_dims);
+  if (t->type != TL_F32 || t->n_dims != 1)
+    return tl_fail(TL_E_FORMAT, "%s: %s is %s with %d dims; wanted F32 (n)", path, name, t->dtype, t->n_dims);
   if (t->n != n)
     return tl_fail(TL_E_SHAPE, "%s: %s has %lld numbers, the adapter %lld", path, name, (long long)t->n, (long long)n);
   *out = t;

@@ -41,7 +41,8 @@ static moments measure(const float *r, int n) {
   return m;
 }
 
-tl_status tl_grpo_advantages(const float *rewards, int n, int group_size, tl_scale_rewards scale, float *advantages, int *zero_std) {
+tl_status tl_grpo_advantages(const float *rewards, int n, int group_size, tl_scale_rewards scale, float *advantages,
+                             int *zero_std) {
   if (n < 1 || group_size < 1 || n % group_size)
     return tl_fail(TL_E_ARG, "advantages: %d rewards are not whole groups of %d", n, group_size);
   for (int i = 0; i < n; i++)
@@ -87,7 +88,8 @@ static double importance(const tl_grpo_options *o, double log_weight) {
 }
 
 // *loss = the clipped term, *slope = its derivative by rho
-static void clipped(const tl_grpo_options *o, double rho, double A, double *loss, double *slope, tl_grpo_stats *stats, double m) {
+static void clipped(const tl_grpo_options *o, double rho, double A, double *loss, double *slope, tl_grpo_stats *stats,
+                    double m) {
   double capped = o->delta > 0 && rho > o->delta ? o->delta : rho;
   double low = 1 - (double)o->epsilon, high = 1 + (double)o->epsilon_high, clamped = fmin(fmax(rho, low), high);
   bool first = capped * A <= clamped * A;
@@ -155,7 +157,8 @@ static tl_status check(const tl_grpo_options *o, int count, const float *ref, co
   if ((int)o->loss_type < TL_LOSS_GRPO || (int)o->loss_type > TL_LOSS_BNPO)
     return tl_fail(TL_E_ARG, "grpo: loss_type %d is none of grpo, dr_grpo, dapo, bnpo", (int)o->loss_type);
   if (!(o->epsilon >= 0) || !(o->epsilon_high >= 0))
-    return tl_fail(TL_E_ARG, "grpo: epsilon %g, epsilon_high %g; both must be 0 or more", (double)o->epsilon, (double)o->epsilon_high);
+    return tl_fail(TL_E_ARG, "grpo: epsilon %g, epsilon_high %g; both must be 0 or more", (double)o->epsilon,
+                   (double)o->epsilon_high);
   if (o->beta != 0 && !ref) return tl_fail(TL_E_ARG, "grpo: beta is %g, but there are no reference logprobs", (double)o->beta);
   if (o->entropy_coef != 0 && (!entropy || !dentropy))
     return tl_fail(TL_E_ARG, "grpo: entropy_coef is %g, but the entropies were not computed", (double)o->entropy_coef);
