@@ -117,8 +117,8 @@ static tl_status find_modules(loader *l, const char *part) {
     if (tl_safetensors_find(&l->st, name)) a->modules[a->n_modules++] = (tl_adapter_module){.module = i};
   }
   if (!a->n_modules)
-    return tl_fail(TL_E_FORMAT, "%s: no tensor named " TL_PEFT_PREFIX "<module>.%s for any module of this model", l->weights_path,
-                   part);
+    return tl_fail(TL_E_FORMAT, "%s: no tensor named " TL_PEFT_PREFIX "<module>.%s for any module of this model",
+                   l->weights_path, part);
   return TL_OK;
 }
 
