@@ -3,6 +3,8 @@
 #define TL_MODEL_H
 #include "../base/base.h"
 
+enum { TL_NAME_BYTES = 48 };  // room for a module's name
+
 enum tl_kind { TL_Q, TL_K, TL_V, TL_O, TL_GATE, TL_UP, TL_DOWN, TL_N_KINDS };
 extern const char *const tl_kind_names[TL_N_KINDS];  // "q", "k", ...
 
@@ -64,6 +66,7 @@ struct tl_model {
   float *rope;                // (n_rope, D/2, 2) cos, sin; grows with tl_model_need_positions
   int n_rope;
   char *path, *format, *file_dtype;
+  char (*names)[TL_NAME_BYTES];  // (modules) their names
   int64_t n_parameters;
 };
 
@@ -97,7 +100,8 @@ void tl_part_name(char *out, size_t n, const tl_part *p);             // Hugging
 // out = the part's values (fp32), exactly as this weight set computes with them
 void tl_weights_part(const tl_weights *w, const tl_part *p, float *out);
 typedef tl_status (*tl_part_fill)(void *ctx, const tl_part *p, float *out);
-// Writes a Hugging Face directory. fill gives each part in fp32, which is rounded once to dtype.
+// Writes a Hugging Face directory: config.json, model.safetensors, and copies of the tokenizer's files that stand next to the
+// model's source. fill gives each part in fp32, which is rounded once to dtype.
 tl_status tl_model_write(const tl_model *m, tl_part_fill fill, void *ctx, const char *dir, tl_dtype dtype);
 // a new model (refs 1) with m's configuration, whose weight set shares everything with m and which keeps m alive
 tl_status tl_model_derive(tl_model *m, tl_model **out);

@@ -1,0 +1,121 @@
+// config_gguf.c: the metadata of a GGUF file -> tl_config. Keys are "<architecture>.<name>"; the vocabulary's size is the
+// embedding's. A head is tied when output.weight is absent.
+#include "load.h"
+#include <limits.h>
+
+enum { REQUIRED = INT_MIN };
+
+static tl_status get_int(const tl_gguf *g, const char *arch, const char *name, int lo, int hi, int fallback, int *out) {
+  char key[128];
+  int64_t v;
+  snprintf(key, sizeof key, "%s%s%s", arch, *arch ? "." : "", name);
+  if (!tl_gguf_find(g, key)) {
+    if (fallback == REQUIRED) return tl_fail(TL_E_FORMAT, "%s: key %s is missing", g->map.path, key);
+    return *out = fallback, TL_OK;
+  }
+  if (!tl_gguf_int(g, key, &v)) return tl_fail(TL_E_FORMAT, "%s: key %s is not a whole number", g->map.path, key);
+  if (v < lo || v > hi) return tl_fail(TL_E_FORMAT, "%s: key %s is %lld, expected %d to %d", g->map.path, key, (long long)v, lo, hi);
+  *out = (int)v;
+  return TL_OK;
+}
+
+static tl_status get_float(const tl_gguf *g, const char *arch, const char *name, float fallback, float *out) {
+  char key[128];
+  double v;
+  snprintf(key, sizeof key, "%s.%s", arch, name);
+  if (!tl_gguf_find(g, key)) return *out = fallback, TL_OK;
+  if (!tl_gguf_number(g, key, &v) || !(v > 0) || !(v < 1e30))
+    return tl_fail(TL_E_FORMAT, "%s: key %s is not a positive number", g->map.path, key);
+  *out = (float)v;
+  return TL_OK;
+}
+
+static tl_status find_family(const tl_gguf *g, tl_config *c) {
+  char known[128], name[64];
+  tl_gguf_text arch;
+  tl_family_list(known, sizeof known);
+  if (!tl_gguf_string(g, "general.architecture", &arch))
+    return tl_fail(TL_E_FORMAT, "%s: key general.architecture is missing", g->map.path);
+  snprintf(name, sizeof name, "%.*s", arch.n < 60 ? (int)arch.n : 60, arch.p);
+  c->family = tl_family_find(name);
+  return c->family ? TL_OK : tl_fail(TL_E_UNSUPPORTED, "%s: unknown architecture %s; known: %s", g->map.path, name, known);
+}
+
+static tl_status read_sizes(const tl_gguf *g, const char *a, tl_config *c) {
+  int value_dim, rotated;
+  TL_TRY(get_int(g, a, "block_count", 1, 4096, REQUIRED, &c->n_layers));
+  TL_TRY(get_int(g, a, "embedding_length", 1, 1 << 17, REQUIRED, &c->width));
+  TL_TRY(get_int(g, a, "attention.head_count", 1, 1 << 12, REQUIRED, &c->n_heads));
+  TL_TRY(get_int(g, a, "attention.head_count_kv", 1, 1 << 12, c->n_heads, &c->n_kv_heads));
+  TL_TRY(get_int(g, a, "attention.key_length", 2, 1 << 12, c->width / c->n_heads, &c->head_dim));
+  TL_TRY(get_int(g, a, "feed_forward_length", 1, 1 << 20, REQUIRED, &c->ffn));
+  TL_TRY(get_int(g, a, "context_length", 1, 1 << 28, c->family->max_positions, &c->max_positions));
+  TL_TRY(get_int(g, a, "attention.value_length", 1, INT_MAX, c->head_dim, &value_dim));
+  TL_TRY(get_int(g, a, "rope.dimension_count", 1, INT_MAX, c->head_dim, &rotated));
+  if (value_dim != c->head_dim || rotated != c->head_dim)
+    return tl_fail(TL_E_UNSUPPORTED, "%s: heads of %d with values of %d and %d rotated dimensions; all three must be equal",
+                   g->map.path, c->head_dim, value_dim, rotated);
+  const tl_gguf_tensor *e = tl_gguf_tensor_find(g, "token_embd.weight");
+  if (!e) return tl_fail(TL_E_FORMAT, "%s: tensor token_embd.weight is missing", g->map.path);
+  c->vocab = (int)e->dims[1];
+  return TL_OK;
+}
+
+static tl_status read_rope(const tl_gguf *g, const char *a, tl_config *c) {
+  char key[64];
+  tl_gguf_text type;
+  TL_TRY(get_float(g, a, "rope.freq_base", 10000, &c->rope_theta));
+  snprintf(key, sizeof key, "%s.rope.scaling.type", a);
+  if (tl_gguf_string(g, key, &type) && !(type.n == 4 && memcmp(type.p, "none", 4) == 0)) {
+    if (type.n != 6 || memcmp(type.p, "linear", 6) != 0)
+      return tl_fail(TL_E_UNSUPPORTED, "%s: rope scaling %.*s is not supported; known: none, linear, rope_freqs.weight",
+                     g->map.path, type.n < 40 ? (int)type.n : 40, type.p);
+    c->rope_type = TL_ROPE_LINEAR;
+    TL_TRY(get_float(g, a, "rope.scaling.factor", 1, &c->rope_factor));
+  }
+  const tl_gguf_tensor *t = tl_gguf_tensor_find(g, "rope_freqs.weight");
+  if (!t) return TL_OK;
+  if (t->type != TL_GGML_F32 || t->n != c->head_dim / 2)
+    return tl_fail(TL_E_SHAPE, "%s: rope_freqs.weight is %s with %lld elements, expected F32 with %d", g->map.path,
+                   tl_ggml_type_name(t->type), (long long)t->n, c->head_dim / 2);
+  c->rope_type = TL_ROPE_TENSOR;
+  c->rope_divisors = malloc(t->bytes);
+  if (!c->rope_divisors) return tl_fail(TL_E_MEMORY, "%s: out of memory", g->map.path);
+  memcpy(c->rope_divisors, t->data, t->bytes);
+  for (int i = 0; i < c->head_dim / 2; i++)
+    if (!(c->rope_divisors[i] > 0)) return tl_fail(TL_E_FORMAT, "%s: rope_freqs.weight[%d] is not positive", g->map.path, i);
+  return TL_OK;
+}
+
+static tl_status read_special(const tl_gguf *g, tl_config *c) {
+  static const char *const ends[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
+  TL_TRY(get_int(g, "", "tokenizer.ggml.bos_token_id", 0, INT_MAX, -1, &c->bos));
+  TL_TRY(get_int(g, "", "tokenizer.ggml.padding_token_id", 0, INT_MAX, -1, &c->pad));
+  for (int i = 0; i < 3; i++) {
+    int id, known = 0;
+    TL_TRY(get_int(g, "", ends[i], 0, INT_MAX, -1, &id));
+    for (int j = 0; j < c->n_eos; j++) known |= c->eos[j] == id;
+    if (id >= 0 && !known) c->eos[c->n_eos++] = id;
+  }
+  return TL_OK;
+}
+
+tl_status tl_config_from_gguf(const tl_gguf *g, tl_config *c) {
+  int n;
+  *c = (tl_config){0};
+  TL_TRY(find_family(g, c));
+  const char *a = c->family->name;
+  TL_TRY(get_int(g, "", "split.count", 0, INT_MAX, 0, &n));
+  if (n > 1) return tl_fail(TL_E_UNSUPPORTED, "%s: one of %d pieces of a split GGUF; join them first", g->map.path, n);
+  TL_TRY(read_sizes(g, a, c));
+  TL_TRY(get_float(g, a, "attention.layer_norm_rms_epsilon", 1e-6f, &c->norm_eps));
+  TL_TRY(read_rope(g, a, c));
+  TL_TRY(get_int(g, a, "expert_count", 0, INT_MAX, 0, &n));
+  if (n > 0) return tl_fail(TL_E_UNSUPPORTED, "%s: a mixture of %d experts is not supported", g->map.path, n);
+  TL_TRY(get_int(g, a, "attention.sliding_window", 0, INT_MAX, 0, &n));
+  if (n > 0 && n < c->max_positions) return tl_fail(TL_E_UNSUPPORTED, "%s: a sliding window (%d) is not supported", g->map.path, n);
+  c->tied = tl_gguf_tensor_find(g, "output.weight") == NULL;
+  c->attention_bias = !c->family->qkv_bias && tl_gguf_tensor_find(g, "blk.0.attn_q.bias") != NULL;
+  TL_TRY(read_special(g, c));
+  return tl_config_check(g->map.path, c);
+}

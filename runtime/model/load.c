@@ -1,0 +1,228 @@
+// load.c: tl_model: loading from files, random initialisation, handles and what they tell.
+//
+// Memory: each part is packed as it is read; beside the packed weights only one part in fp32 is held at a time, and none when a
+// file's own bytes can be packed as they lie (safetensors and GGUF in F32, F16, BF16). The files are unmapped at the end.
+#include "load.h"
+
+typedef struct scratch {
+  float *p;
+  size_t n;
+} scratch;
+
+static tl_status scratch_need(scratch *s, size_t n) {
+  if (n <= s->n) return TL_OK;
+  free(s->p);
+  s->p = tl_aligned_alloc(n * sizeof(float));
+  s->n = s->p ? n : 0;
+  return s->p ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory: a tensor of %zu elements in fp32", n);
+}
+
+// the dtype in which a stored matrix can be packed as it lies; -1: it has to be converted first
+static int direct_dtype(const tl_stored *t, const tl_part *p) {
+  if (!p->cols || t->permuted_heads) return -1;
+  int dtype = t->type == TL_GGML_F32 ? TL_F32 : t->type == TL_GGML_F16 ? TL_F16 : t->type == TL_GGML_BF16 ? TL_BF16 : -1;
+  return dtype >= 0 && (uintptr_t)t->data % tlk_dtype_size(dtype) == 0 ? dtype : -1;
+}
+
+static tl_status load_part(tl_model *m, const tl_source *s, const tl_part *p, scratch *tmp) {
+  tl_stored t;
+  TL_TRY(tl_source_find(s, p, &t));
+  int dtype = direct_dtype(&t, p);
+  if (dtype >= 0) return tl_weights_put(&m->w, &m->cfg, p, t.data, dtype, m->compute);
+  TL_TRY(scratch_need(tmp, tl_part_size(p)));
+  tl_stored_read(&t, p, tmp->p);
+  return tl_weights_put(&m->w, &m->cfg, p, tmp->p, TL_F32, m->compute);
+}
+
+// every shape is checked before the first weight is packed: a wrong file is refused at once
+static tl_status check_parts(const tl_source *s, const tl_part *parts, int n) {
+  tl_stored t;
+  for (int i = 0; i < n; i++) TL_TRY(tl_source_find(s, &parts[i], &t));
+  return TL_OK;
+}
+
+static tl_status load_parts(tl_model *m, const tl_source *s, const tl_part *parts, int n) {
+  scratch tmp = {0};
+  tl_status st = check_parts(s, parts, n);
+  for (int i = 0; i < n && st == TL_OK; i++) {
+    st = tl_interrupted() ? tl_fail(TL_E_INTERRUPTED, "loading was interrupted") : load_part(m, s, &parts[i], &tmp);
+    m->n_parameters += (int64_t)tl_part_size(&parts[i]);
+  }
+  free(tmp.p);
+  return st;
+}
+
+// A model as loaded (s given) or as Llama is initialised: matrices normal(0, std), biases 0, norms 1. The numbers of a part
+// depend on the seed and on its place in the list of parts only.
+static tl_status init_part(tl_model *m, const tl_part *p, uint64_t seed, uint64_t stream, float std, scratch *tmp) {
+  size_t n = tl_part_size(p);
+  TL_TRY(scratch_need(tmp, n));
+  if (p->cols) tl_normal_fill(tmp->p, n, seed, stream);
+  for (size_t i = 0; i < n; i++) tmp->p[i] = p->cols ? tmp->p[i] * std : p->role == TL_PART_BIAS ? 0.0f : 1.0f;
+  return tl_weights_put(&m->w, &m->cfg, p, tmp->p, TL_F32, m->compute);
+}
+
+static tl_status init_parts(tl_model *m, const tl_part *parts, int n, uint64_t seed, float std) {
+  scratch tmp = {0};
+  tl_status st = TL_OK;
+  for (int i = 0; i < n && st == TL_OK; i++) {
+    st = init_part(m, &parts[i], seed, (uint64_t)i, std, &tmp);
+    m->n_parameters += (int64_t)tl_part_size(&parts[i]);
+  }
+  free(tmp.p);
+  return st;
+}
+
+static tl_status name_modules(tl_model *m) {
+  int n = m->cfg.n_layers * TL_N_KINDS;
+  m->names = malloc((size_t)n * sizeof *m->names);
+  if (!m->names) return tl_fail(TL_E_MEMORY, "out of memory: names of %d modules", n);
+  for (int i = 0; i < n; i++) tl_module_name(m->names[i], sizeof m->names[i], i);
+  return TL_OK;
+}
+
+// a model with its strings and options, no weights yet; takes over cfg
+static tl_status new_model(const char *path, const char *format, const char *file_dtype, const tl_model_options *o, tl_config *cfg,
+                           tl_model **out) {
+  tl_model *m = calloc(1, sizeof *m);
+  if (!m) return tl_fail(TL_E_MEMORY, "%s: out of memory", path);
+  m->refs = 1;
+  m->compute = o ? (int)o->compute : TL_BF16;
+  m->cfg = *cfg;
+  *cfg = (tl_config){0};
+  m->path = strdup(path);
+  m->format = strdup(format);
+  m->file_dtype = strdup(file_dtype);
+  *out = m;
+  if (!m->path || !m->format || !m->file_dtype) return tl_fail(TL_E_MEMORY, "%s: out of memory", path);
+  TL_TRY(name_modules(m));
+  return tl_weights_alloc(&m->w, &m->cfg);
+}
+
+static tl_status check_options(const tl_model_options *o) {
+  if (!o) return TL_OK;
+  if (o->compute != TL_BF16 && o->compute != TL_F32)
+    return tl_fail(TL_E_ARG, "compute dtype %d is not TL_F32 or TL_BF16", (int)o->compute);
+  if (o->device && strcmp(o->device, "cpu") != 0)
+    return tl_fail(TL_E_UNSUPPORTED, "device %.40s is not in this build; known: cpu", o->device);
+  return TL_OK;
+}
+
+static tl_status finish(tl_status st, tl_model *m, tl_part *parts, tl_model **out) {
+  free(parts);
+  if (st == TL_OK) *out = m;
+  else tl_model_free(m);
+  return st;
+}
+
+tl_status tl_model_load(const char *path, const tl_model_options *options, tl_model **out) {
+  *out = NULL;
+  TL_TRY(check_options(options));
+  tl_source s;
+  TL_TRY(tl_source_open(&s, path));
+  tl_model *m = NULL;
+  tl_part *parts = NULL;
+  int n = 0;
+  const char *type = tl_source_main_type(&s);
+  tl_config cfg = s.cfg;
+  s.cfg = (tl_config){.family = cfg.family, .n_heads = cfg.n_heads, .n_kv_heads = cfg.n_kv_heads};  // what finding still reads
+  tl_status st = new_model(path, s.is_gguf ? "gguf" : "hf", type, options, &cfg, &m);
+  if (st == TL_OK) st = tl_parts_list(&m->cfg, &parts, &n);
+  if (st == TL_OK) st = load_parts(m, &s, parts, n);
+  tl_config_free(&cfg);
+  tl_source_close(&s);
+  return finish(st, m, parts, out);
+}
+
+tl_status tl_model_create(const char *config_path, const tl_model_options *options, uint64_t seed, tl_model **out) {
+  *out = NULL;
+  TL_TRY(check_options(options));
+  tl_config cfg;
+  float std;
+  tl_model *m = NULL;
+  tl_part *parts = NULL;
+  int n = 0;
+  tl_status st = tl_config_read(config_path, NULL, &cfg, &std);
+  if (st == TL_OK) st = new_model(config_path, "hf", "F32", options, &cfg, &m);
+  if (st == TL_OK) st = tl_parts_list(&m->cfg, &parts, &n);
+  if (st == TL_OK) st = init_parts(m, parts, n, seed, std);
+  tl_config_free(&cfg);
+  return finish(st, m, parts, out);
+}
+
+static tl_status copy_divisors(tl_config *c) {
+  if (!c->rope_divisors) return TL_OK;
+  size_t bytes = (size_t)c->head_dim / 2 * sizeof(float);
+  float *d = malloc(bytes);
+  if (d) memcpy(d, c->rope_divisors, bytes);
+  c->rope_divisors = d;
+  return d ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory: rope divisors");
+}
+
+tl_status tl_model_derive(tl_model *m, tl_model **out) {
+  *out = NULL;
+  tl_model *d = calloc(1, sizeof *d);
+  if (!d) return tl_fail(TL_E_MEMORY, "out of memory: a model");
+  d->refs = 1;
+  d->compute = m->compute;
+  d->n_parameters = m->n_parameters;
+  d->cfg = m->cfg;
+  d->parent = tl_model_retain(m);
+  d->path = strdup(m->path);
+  d->format = strdup(m->format);
+  d->file_dtype = strdup(m->file_dtype);
+  tl_status st = copy_divisors(&d->cfg);
+  if (st == TL_OK && (!d->path || !d->format || !d->file_dtype)) st = tl_fail(TL_E_MEMORY, "out of memory: a model");
+  if (st == TL_OK) st = name_modules(d);
+  if (st == TL_OK) st = tl_weights_share(&m->w, &d->w);
+  return finish(st, d, NULL, out);
+}
+
+tl_model *tl_model_retain(tl_model *m) {
+  __atomic_add_fetch(&m->refs, 1, __ATOMIC_RELAXED);
+  return m;
+}
+
+void tl_model_free(tl_model *m) {
+  if (!m || __atomic_sub_fetch(&m->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
+  tl_weights_free(&m->w);
+  tl_config_free(&m->cfg);
+  free(m->rope);
+  free(m->path);
+  free(m->format);
+  free(m->file_dtype);
+  free(m->names);
+  tl_model_free(m->parent);
+  free(m);
+}
+
+void tl_model_get_info(const tl_model *m, tl_model_info *out) {
+  const tl_config *c = &m->cfg;
+  *out = (tl_model_info){.path = m->path, .format = m->format, .architecture = c->family->name, .file_dtype = m->file_dtype,
+                         .compute = (tl_dtype)m->compute, .n_layers = c->n_layers, .width = c->width, .n_heads = c->n_heads,
+                         .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim, .ffn = c->ffn, .vocab = c->vocab,
+                         .max_positions = c->max_positions, .tied = c->tied, .norm_eps = c->norm_eps,
+                         .rope_theta = c->rope_theta, .bos = c->bos, .pad = c->pad, .n_eos = c->n_eos,
+                         .n_parameters = m->n_parameters, .packed_bytes = tl_weights_bytes(&m->w, c),
+                         .n_modules = c->n_layers * TL_N_KINDS};
+  memcpy(out->eos, c->eos, sizeof out->eos);
+}
+
+static tl_status check_module(const tl_model *m, int index) {
+  int n = m->cfg.n_layers * TL_N_KINDS;
+  return index >= 0 && index < n ? TL_OK : tl_fail(TL_E_ARG, "module %d is outside 0 .. %d", index, n - 1);
+}
+
+tl_status tl_model_module(const tl_model *m, int index, tl_module_info *out) {
+  TL_TRY(check_module(m, index));
+  int kind = index % TL_N_KINDS;
+  *out = (tl_module_info){.index = index, .layer = index / TL_N_KINDS, .kind = tl_kind_names[kind], .name = m->names[index],
+                          .out = tl_linear_out(&m->cfg, kind), .in = tl_linear_in(&m->cfg, kind)};
+  return TL_OK;
+}
+
+tl_status tl_model_weight(const tl_model *m, int module, float *w) {
+  TL_TRY(check_module(m, module));
+  tl_ops()->unpack(w, tl_weights_module(&m->w, module)->w, 0, tl_linear_out(&m->cfg, module % TL_N_KINDS));
+  return TL_OK;
+}

@@ -1,0 +1,59 @@
+// load.h: private to runtime/model: what config.c, source.c, weights.c, load.c, save.c and inspect.c share.
+#ifndef TL_MODEL_LOAD_H
+#define TL_MODEL_LOAD_H
+#include "model.h"
+#include "../base/gguf.h"
+#include "../base/safetensors.h"
+
+struct cJSON;
+
+// ---- config.c
+tl_status tl_json_read(const char *path, struct cJSON **out);  // an object in a file; cJSON_Delete
+// config.json; when gen_path (generation_config.json) is there, its special token ids prevail, as in transformers.
+// init_std: initializer_range (NULL: not wanted).
+tl_status tl_config_read(const char *path, const char *gen_path, tl_config *c, float *init_std);
+tl_status tl_config_check(const char *path, const tl_config *c);  // what holds for every source
+void tl_config_free(tl_config *c);
+// ---- config_gguf.c
+tl_status tl_config_from_gguf(const tl_gguf *g, tl_config *c);
+
+// ---- source.c: a model's files, mapped, and where each part is in them
+typedef struct tl_source {
+  tl_config cfg;
+  bool is_gguf;
+  tl_gguf gguf;
+  int n_files;
+  tl_safetensors *files;     // (n_files)
+} tl_source;
+
+typedef struct tl_stored {   // a part as it lies in a file
+  const char *file, *name;   // name: the file's own
+  int type;                  // tl_ggml_type (safetensors' F32, F16 and BF16 have the same meaning there)
+  const char *type_name;
+  int n_dims;
+  int64_t shape[TL_ST_MAX_DIMS];
+  const uint8_t *data;
+  size_t bytes;
+  int permuted_heads;        // > 0: the rows of so many heads are stored in GGUF's interleaved order
+} tl_stored;
+
+tl_status tl_source_open(tl_source *s, const char *path);
+void tl_source_close(tl_source *s);
+// finds a part and checks its shape and type
+tl_status tl_source_find(const tl_source *s, const tl_part *p, tl_stored *out);
+// out (rows, cols) = the part's values, rows put back in Hugging Face's order
+void tl_stored_read(const tl_stored *t, const tl_part *p, float *out);
+// calls fn for every tensor in the files
+void tl_source_each(const tl_source *s, void (*fn)(void *ctx, const char *type, int64_t n), void *ctx);
+const char *tl_source_main_type(const tl_source *s);  // dtype of most of the weights
+int64_t tl_source_bytes(const tl_source *s);
+
+// ---- dequant.c: y (n) = the values of n elements (a whole number of blocks) stored as type
+bool tl_dequant_known(int type);
+void tl_dequant(int type, const uint8_t *x, float *y, size_t n);
+
+// ---- weights.c
+tl_status tl_weights_alloc(tl_weights *w, const tl_config *c);
+// takes the values of one part: from a file, or from fp32 values
+tl_status tl_weights_put(tl_weights *w, const tl_config *c, const tl_part *p, const void *values, int dtype, int compute);
+#endif

@@ -1,0 +1,54 @@
+// rope.c: the table of rotations. Position p turns the pair (i, i + D/2) by p * f_i with f_i = theta^(-2i/D) (Su et al. 2021,
+// arXiv:2104.09864), computed in fp32 step by step as transformers does, so that long contexts agree with it too.
+// Scalings: linear divides every f_i by a factor; llama3 divides the slow ones by the factor, leaves the fast ones and blends
+// between; GGUF's rope_freqs tensor gives each divisor itself.
+#include "model.h"
+#include <math.h>
+
+// Llama 3's scaling of one frequency: wavelengths above original/low are slow, below original/high fast
+static float llama3(const tl_config *c, float f) {
+  float wavelength = (float)(2 * M_PI) / f;
+  if (wavelength < (float)c->rope_original / c->rope_high) return f;
+  if (wavelength > (float)c->rope_original / c->rope_low) return f / c->rope_factor;
+  float smooth = ((float)c->rope_original / wavelength - c->rope_low) / (c->rope_high - c->rope_low);
+  return (1 - smooth) * f / c->rope_factor + smooth * f;
+}
+
+static float frequency(const tl_config *c, int i) {
+  float f = 1.0f / powf(c->rope_theta, (float)(2 * i) / (float)c->head_dim);
+  switch (c->rope_type) {
+  case TL_ROPE_LINEAR: return f / c->rope_factor;
+  case TL_ROPE_LLAMA3: return llama3(c, f);
+  case TL_ROPE_TENSOR: return f / c->rope_divisors[i];
+  default: return f;
+  }
+}
+
+static void fill(float *table, const tl_config *c, int first, int n) {
+  int half = c->head_dim / 2;
+  for (int i = 0; i < half; i++) {
+    float f = frequency(c, i);
+    for (int p = first; p < n; p++) {
+      float angle = (float)p * f;
+      table[((size_t)p * (size_t)half + (size_t)i) * 2] = cosf(angle);
+      table[((size_t)p * (size_t)half + (size_t)i) * 2 + 1] = sinf(angle);
+    }
+  }
+}
+
+void tl_rope_table(float *table, const tl_config *c, int n) { fill(table, c, 0, n); }
+
+// Grows by doubling: only the new positions are computed.
+tl_status tl_model_need_positions(tl_model *m, int n) {
+  if (n <= m->n_rope) return TL_OK;
+  int64_t size = m->n_rope ? m->n_rope : 256;
+  while (size < n) size *= 2;
+  if (size > INT32_MAX) return tl_fail(TL_E_ARG, "%d positions are too many", n);
+  size_t bytes = (size_t)size * (size_t)m->cfg.head_dim * sizeof(float);
+  float *table = realloc(m->rope, bytes);
+  if (!table) return tl_fail(TL_E_MEMORY, "out of memory: the rotation table of %d positions needs %.1f MiB", n, (double)bytes / (1 << 20));
+  fill(table, &m->cfg, m->n_rope, (int)size);
+  m->rope = table;
+  m->n_rope = (int)size;
+  return TL_OK;
+}

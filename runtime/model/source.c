@@ -1,0 +1,206 @@
+// source.c: a model's files as one source of parts, whether they are safetensors (one file, or shards named by an index) or a
+// GGUF. Files are mapped; nothing is read until a part is asked for. A part's shape is checked against the config here, so
+// that what loads afterwards needs no further doubt.
+#include "load.h"
+#include <cjson/cJSON.h>
+
+enum { MAX_SHARDS = 1024 };
+
+// ---------------------------------------------------------------- opening
+
+static tl_status open_shards(tl_source *s, const char *dir, const char *index, const cJSON *map) {
+  const char *names[MAX_SHARDS];
+  int n = 0;
+  const cJSON *j;
+  cJSON_ArrayForEach(j, map) {
+    if (!cJSON_IsString(j) || strchr(j->valuestring, '/'))
+      return tl_fail(TL_E_FORMAT, "%s: weight_map gives no file name for %s", index, j->string);
+    int i = 0;
+    while (i < n && strcmp(names[i], j->valuestring) != 0) i++;
+    if (i < n) continue;
+    if (n == MAX_SHARDS) return tl_fail(TL_E_UNSUPPORTED, "%s: more than %d files", index, MAX_SHARDS);
+    names[n++] = j->valuestring;
+  }
+  s->files = calloc((size_t)n + 1, sizeof *s->files);
+  if (!s->files) return tl_fail(TL_E_MEMORY, "%s: out of memory", index);
+  for (int i = 0; i < n; i++, s->n_files++) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+    TL_TRY(tl_safetensors_open(&s->files[i], path));
+  }
+  return TL_OK;
+}
+
+static tl_status open_safetensors(tl_source *s, const char *dir) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s/model.safetensors", dir);
+  if (tl_file_exists(path)) {
+    s->files = calloc(1, sizeof *s->files);
+    if (!s->files) return tl_fail(TL_E_MEMORY, "%s: out of memory", path);
+    TL_TRY(tl_safetensors_open(s->files, path));
+    s->n_files = 1;
+    return TL_OK;
+  }
+  snprintf(path, sizeof path, "%s/model.safetensors.index.json", dir);
+  if (!tl_file_exists(path)) return tl_fail(TL_E_IO, "%s: neither model.safetensors nor model.safetensors.index.json is there", dir);
+  cJSON *j;
+  TL_TRY(tl_json_read(path, &j));
+  const cJSON *map = cJSON_GetObjectItemCaseSensitive(j, "weight_map");
+  tl_status st = cJSON_IsObject(map) ? open_shards(s, dir, path, map) : tl_fail(TL_E_FORMAT, "%s: weight_map is missing", path);
+  cJSON_Delete(j);
+  return st;
+}
+
+static tl_status open_dir(tl_source *s, const char *dir) {
+  char config[4096], gen[4096];
+  if (strlen(dir) > 3000) return tl_fail(TL_E_ARG, "%s: path too long", dir);
+  snprintf(config, sizeof config, "%s/config.json", dir);
+  snprintf(gen, sizeof gen, "%s/generation_config.json", dir);
+  if (!tl_file_exists(config)) return tl_fail(TL_E_IO, "%s: no config.json there: not a Hugging Face model directory", dir);
+  TL_TRY(tl_config_read(config, gen, &s->cfg, NULL));
+  return open_safetensors(s, dir);
+}
+
+tl_status tl_source_open(tl_source *s, const char *path) {
+  *s = (tl_source){0};
+  tl_status st;
+  if (tl_is_dir(path)) st = open_dir(s, path);
+  else if (!tl_file_exists(path)) st = tl_fail(TL_E_IO, "%s: no such file or directory", path);
+  else if (!tl_gguf_is(path)) st = tl_fail(TL_E_FORMAT, "%s: neither a Hugging Face directory nor a GGUF file", path);
+  else {
+    s->is_gguf = true;
+    st = tl_gguf_open(&s->gguf, path);
+    if (st == TL_OK) st = tl_config_from_gguf(&s->gguf, &s->cfg);
+  }
+  if (st != TL_OK) tl_source_close(s);
+  return st;
+}
+
+void tl_source_close(tl_source *s) {
+  for (int i = 0; i < s->n_files; i++) tl_safetensors_close(&s->files[i]);
+  free(s->files);
+  tl_gguf_close(&s->gguf);
+  tl_config_free(&s->cfg);
+  *s = (tl_source){0};
+}
+
+// ---------------------------------------------------------------- finding a part
+
+static void gguf_name(char *out, size_t n, const tl_part *p) {
+  static const char *const kinds[TL_N_KINDS] = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"};
+  switch (p->role) {
+  case TL_PART_EMBED: snprintf(out, n, "token_embd.weight"); break;
+  case TL_PART_NORM1: snprintf(out, n, "blk.%d.attn_norm.weight", p->layer); break;
+  case TL_PART_NORM2: snprintf(out, n, "blk.%d.ffn_norm.weight", p->layer); break;
+  case TL_PART_FINAL_NORM: snprintf(out, n, "output_norm.weight"); break;
+  case TL_PART_HEAD: snprintf(out, n, "output.weight"); break;
+  default: snprintf(out, n, "blk.%d.%s.%s", p->layer, kinds[p->kind], p->role == TL_PART_BIAS ? "bias" : "weight");
+  }
+}
+
+static bool find_gguf(const tl_source *s, const tl_part *p, tl_stored *out) {
+  char name[128];
+  gguf_name(name, sizeof name, p);
+  const tl_gguf_tensor *t = tl_gguf_tensor_find(&s->gguf, name);
+  if (!t) return tl_fail(TL_E_FORMAT, "%s: tensor %s is missing", s->gguf.map.path, name), false;
+  *out = (tl_stored){.file = s->gguf.map.path, .name = t->name, .type = t->type, .type_name = tl_ggml_type_name(t->type),
+                     .n_dims = t->n_dims, .data = t->data, .bytes = t->bytes};
+  for (int i = 0; i < t->n_dims; i++) out->shape[i] = t->dims[t->n_dims - 1 - i];
+  bool rotated = (p->role == TL_PART_WEIGHT || p->role == TL_PART_BIAS) && p->kind <= TL_K;
+  if (rotated && s->cfg.family->gguf_permuted) out->permuted_heads = p->kind == TL_Q ? s->cfg.n_heads : s->cfg.n_kv_heads;
+  return true;
+}
+
+static bool find_safetensors(const tl_source *s, const tl_part *p, tl_stored *out) {
+  char name[128];
+  tl_part_name(name, sizeof name, p);
+  const tl_st_tensor *t = NULL;
+  int i = 0;
+  for (; i < s->n_files && !t; i++) t = tl_safetensors_find(&s->files[i], name);
+  if (!t) {
+    const char *file = s->n_files ? s->files[0].map.path : "model.safetensors.index.json";
+    const char *more = s->n_files > 1 ? " and the other shards" : "";
+    const char *why = p->role == TL_PART_HEAD ? " (and tie_word_embeddings is not true in config.json)" : "";
+    tl_fail(TL_E_FORMAT, "%s%s: tensor %s is missing%s", file, more, name, why);
+    return false;
+  }
+  int type = t->type == TL_F32 ? TL_GGML_F32 : t->type == TL_F16 ? TL_GGML_F16 : t->type == TL_BF16 ? TL_GGML_BF16 : -1;
+  *out = (tl_stored){.file = s->files[i - 1].map.path, .name = t->name, .type = type, .type_name = t->dtype, .n_dims = t->n_dims,
+                     .data = t->data, .bytes = t->bytes};
+  memcpy(out->shape, t->shape, sizeof out->shape);
+  return true;
+}
+
+tl_status tl_source_find(const tl_source *s, const tl_part *p, tl_stored *out) {
+  if (!(s->is_gguf ? find_gguf : find_safetensors)(s, p, out)) return TL_E_FORMAT;
+  if (!tl_dequant_known(out->type))
+    return tl_fail(TL_E_UNSUPPORTED, "%s: tensor %s has type %s, which is not supported; known: %s", out->file, out->name,
+                   out->type_name, s->is_gguf ? "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q5_K Q6_K" : "F32 F16 BF16");
+  int elements, bytes;
+  if (out->permuted_heads && !p->cols && tl_ggml_type_block(out->type, &elements, &bytes) && elements > 1)
+    return tl_fail(TL_E_UNSUPPORTED, "%s: tensor %s: a vector of type %s", out->file, out->name, out->type_name);
+  int64_t want[2] = {p->rows, p->cols};
+  int n_dims = p->cols ? 2 : 1;
+  if (out->n_dims == n_dims && memcmp(out->shape, want, (size_t)n_dims * sizeof *want) == 0) return TL_OK;
+  char found[128], expected[64];
+  tl_st_shape_text(found, sizeof found, out->shape, out->n_dims);
+  tl_st_shape_text(expected, sizeof expected, want, n_dims);
+  return tl_fail(TL_E_SHAPE, "%s: tensor %s is %s, the config wants %s", out->file, out->name, found, expected);
+}
+
+// GGUF's llama files hold the rows of a head interleaved, (i, i + D/2) side by side: row 2 i + half of a head is row
+// half D/2 + i of Hugging Face's order.
+static size_t stored_row(const tl_stored *t, size_t row, size_t rows) {
+  if (!t->permuted_heads) return row;
+  size_t dim = rows / (size_t)t->permuted_heads, head = row / dim, within = row % dim;
+  return head * dim + 2 * (within % (dim / 2)) + within / (dim / 2);
+}
+
+void tl_stored_read(const tl_stored *t, const tl_part *p, float *out) {
+  size_t rows = (size_t)p->rows, cols = p->cols ? (size_t)p->cols : 1, row_bytes = t->bytes / rows;
+  if (!p->cols && !t->permuted_heads) {
+    tl_dequant(t->type, t->data, out, rows);
+    return;
+  }
+#pragma omp parallel for schedule(static) if (rows * cols > 1u << 18)
+  for (size_t i = 0; i < rows; i++) tl_dequant(t->type, t->data + stored_row(t, i, rows) * row_bytes, out + i * cols, cols);
+}
+
+// ---------------------------------------------------------------- what is in the files
+
+void tl_source_each(const tl_source *s, void (*fn)(void *ctx, const char *type, int64_t n), void *ctx) {
+  for (size_t i = 0; i < s->gguf.n_tensors; i++)
+    fn(ctx, tl_ggml_type_name(s->gguf.tensors[i].type), s->gguf.tensors[i].n);
+  for (int f = 0; f < s->n_files; f++)
+    for (size_t i = 0; i < s->files[f].n; i++) fn(ctx, s->files[f].tensors[i].dtype, s->files[f].tensors[i].n);
+}
+
+typedef struct tally {
+  const char *names[64];
+  int64_t counts[64];
+  int n;
+} tally;
+
+static void count_type(void *ctx, const char *type, int64_t n) {
+  tally *t = ctx;
+  int i = 0;
+  while (i < t->n && strcmp(t->names[i], type) != 0) i++;
+  if (i == 64) return;
+  if (i == t->n) t->names[t->n++] = type;
+  t->counts[i] += n;
+}
+
+const char *tl_source_main_type(const tl_source *s) {
+  tally t = {0};
+  tl_source_each(s, count_type, &t);
+  int best = 0;
+  for (int i = 1; i < t.n; i++)
+    if (t.counts[i] > t.counts[best]) best = i;
+  return t.n ? t.names[best] : "none";
+}
+
+int64_t tl_source_bytes(const tl_source *s) {
+  int64_t n = (int64_t)s->gguf.map.size;
+  for (int f = 0; f < s->n_files; f++) n += (int64_t)s->files[f].map.size;
+  return n;
+}
