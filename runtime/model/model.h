@@ -111,6 +111,7 @@ tl_model *tl_model_retain(tl_model *m);
 tl_status tl_model_need_positions(tl_model *m, int n);
 // (n, D/2, 2) table for a config, computed as Hugging Face does (fp32 inverse frequencies, fp32 angles)
 void tl_rope_table(float *table, const tl_config *c, int n);
+float tl_rope_frequency(const tl_config *c, int i);  // of the pair (i, i + D/2), scaling included
 // a weight set with the same shape as the base's that shares everything (nothing owned)
 tl_status tl_weights_share(const tl_weights *base, tl_weights *out);
 void tl_weights_free(tl_weights *w);

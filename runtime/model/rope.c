@@ -14,7 +14,7 @@ static float llama3(const tl_config *c, float f) {
   return (1 - smooth) * f / c->rope_factor + smooth * f;
 }
 
-static float frequency(const tl_config *c, int i) {
+float tl_rope_frequency(const tl_config *c, int i) {
   float f = 1.0f / powf(c->rope_theta, (float)(2 * i) / (float)c->head_dim);
   switch (c->rope_type) {
   case TL_ROPE_LINEAR: return f / c->rope_factor;
@@ -27,7 +27,7 @@ static float frequency(const tl_config *c, int i) {
 static void fill(float *table, const tl_config *c, int first, int n) {
   int half = c->head_dim / 2;
   for (int i = 0; i < half; i++) {
-    float f = frequency(c, i);
+    float f = tl_rope_frequency(c, i);
     for (int p = first; p < n; p++) {
       float angle = (float)p * f;
       table[((size_t)p * (size_t)half + (size_t)i) * 2] = cosf(angle);

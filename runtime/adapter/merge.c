@@ -1,0 +1,160 @@
+// merge.c: an adapter put into the weights: as a model to sample from (tl_model_merge) or as files (tl_model_save). The base is
+// never changed. Each merged value is W + dW in fp32, rounded once: to the compute dtype in a merged model, to the file's dtype
+// in a saved one. A full adapter's values are its own parameters.
+//
+// Memory: merging holds one weight and one delta in fp32 at a time; the merged model owns the weights that differ.
+#include "adapter.h"
+
+static tl_status check_pair(const tl_model *m, const tl_adapter *a) {
+  return !a || a->model == m ? TL_OK : tl_fail(TL_E_ARG, "merge: the adapter was made for another model");
+}
+
+// w += the adapter's update of the module
+static tl_status add_delta(const tl_adapter *a, int module, float *w) {
+  const tl_config *c = &a->model->cfg;
+  size_t n = (size_t)tl_linear_out(c, module % TL_N_KINDS) * (size_t)tl_linear_in(c, module % TL_N_KINDS);
+  float *dw = tl_aligned_alloc(n * sizeof(float));
+  if (!dw) return tl_fail(TL_E_MEMORY, "merge: out of memory for a delta of %zu elements", n);
+  tl_status st = tl_adapter_delta(a, module, dw);
+  for (size_t i = 0; st == TL_OK && i < n; i++) w[i] += dw[i];
+  free(dw);
+  return st;
+}
+
+// where a part starts in a full adapter's parameters; -1: not trained
+static int64_t full_offset(const tl_adapter *a, const tl_part *p) {
+  int module = p->layer * TL_N_KINDS + p->kind;
+  int64_t width = a->model->cfg.width, norms = a->off_norms;
+  switch (p->role) {
+  case TL_PART_EMBED: return a->off_embed;
+  case TL_PART_HEAD: return a->off_head;
+  case TL_PART_WEIGHT: return a->full_off_w[module];
+  case TL_PART_BIAS: return a->full_off_b[module];
+  case TL_PART_NORM1: return norms < 0 ? -1 : norms + 2 * p->layer * width;
+  case TL_PART_NORM2: return norms < 0 ? -1 : norms + (2 * p->layer + 1) * width;
+  default: return norms < 0 ? -1 : norms + 2 * a->model->cfg.n_layers * width;  // the final norm
+  }
+}
+
+typedef struct merged {
+  const tl_model *m;
+  const tl_adapter *a;
+} merged;
+
+static tl_status merged_part(void *ctx, const tl_part *p, float *out) {
+  const merged *s = ctx;
+  int64_t off = s->a && s->a->kind == TL_FULL ? full_offset(s->a, p) : -1;
+  if (off >= 0) {
+    memcpy(out, s->a->value + off, tl_part_size(p) * sizeof(float));
+    return TL_OK;
+  }
+  tl_weights_part(&s->m->w, p, out);
+  int module = p->layer * TL_N_KINDS + p->kind;
+  bool changed = s->a && s->a->kind != TL_FULL && p->role == TL_PART_WEIGHT && tl_adapter_trains_module(s->a, module);
+  return changed ? add_delta(s->a, module, out) : TL_OK;
+}
+
+tl_status tl_model_save(const tl_model *m, const tl_adapter *a, const char *dir, tl_dtype dtype) {
+  TL_TRY(check_pair(m, a));
+  merged s = {m, a};
+  return tl_model_write(m, merged_part, &s, dir, dtype);
+}
+
+// packs the merged values of one linear into the copy
+static tl_status merge_module(tl_model *copy, const merged *s, int module, float *tmp) {
+  const tl_config *c = &copy->cfg;
+  int kind = module % TL_N_KINDS;
+  tl_part p = {.role = TL_PART_WEIGHT, .layer = module / TL_N_KINDS, .kind = kind, .rows = tl_linear_out(c, kind),
+               .cols = tl_linear_in(c, kind)};
+  TL_TRY(merged_part((void *)s, &p, tmp));
+  tlk_packed *w = tl_ops()->pack(tmp, TLK_F32, p.rows, p.cols, copy->compute);
+  if (!w) return tl_fail(TL_E_MEMORY, "merge: out of memory for a (%d, %d) weight", p.rows, p.cols);
+  tl_weights_module(&copy->w, module)->w = w;
+  copy->w.owned_lin[module] = 1;
+  return TL_OK;
+}
+
+static tl_status copy_vector(float **v, const merged *s, tl_part p) {
+  float *mine = tl_aligned_alloc(tl_part_size(&p) * sizeof(float));
+  if (!mine) return tl_fail(TL_E_MEMORY, "merge: out of memory");
+  *v = mine;
+  return merged_part((void *)s, &p, mine);
+}
+
+// A full adapter also changes embeddings, head, norms and biases. Vectors are owned all or none, so all are copied; the set
+// is emptied of them first, so that a failure on the way frees only what was copied.
+static tl_status merge_vectors(tl_model *copy, const merged *s) {
+  const tl_config *c = &copy->cfg;
+  tl_weights *w = &copy->w;
+  for (int l = 0; l < c->n_layers; l++) {
+    w->layers[l].norm1 = w->layers[l].norm2 = NULL;
+    for (int k = 0; k < TL_N_KINDS; k++) w->layers[l].lin[k].bias = NULL;
+  }
+  w->final_norm = NULL;
+  w->owned_vec = true;
+  tl_part *parts;
+  int n;
+  TL_TRY(tl_parts_list(c, &parts, &n));
+  tl_status st = TL_OK;
+  for (int i = 0; i < n && st == TL_OK; i++) {
+    tl_layer *layer = &w->layers[parts[i].layer];
+    switch (parts[i].role) {
+    case TL_PART_NORM1: st = copy_vector(&layer->norm1, s, parts[i]); break;
+    case TL_PART_NORM2: st = copy_vector(&layer->norm2, s, parts[i]); break;
+    case TL_PART_BIAS: st = copy_vector(&layer->lin[parts[i].kind].bias, s, parts[i]); break;
+    case TL_PART_FINAL_NORM: st = copy_vector(&w->final_norm, s, parts[i]); break;
+    default: break;
+    }
+  }
+  free(parts);
+  return st;
+}
+
+static tl_status merge_table(tl_model *copy, const merged *s, tl_role role, float *tmp) {
+  const tl_config *c = &copy->cfg;
+  tl_part p = {.role = role, .rows = c->vocab, .cols = c->width};
+  TL_TRY(merged_part((void *)s, &p, tmp));
+  tlk_packed *t = tl_ops()->pack(tmp, TLK_F32, p.rows, p.cols, copy->compute);
+  if (!t) return tl_fail(TL_E_MEMORY, "merge: out of memory for a (%d, %d) table", p.rows, p.cols);
+  if (role == TL_PART_HEAD) {
+    copy->w.head = t;
+    copy->w.owned_head = true;
+  } else {
+    copy->w.embed = t;
+    copy->w.owned_embed = true;
+    if (c->tied) copy->w.head = t;
+  }
+  return TL_OK;
+}
+
+static tl_status merge_all(tl_model *copy, const merged *s) {
+  const tl_config *c = &copy->cfg;
+  bool full = s->a->kind == TL_FULL, tables = full && s->a->off_embed >= 0;
+  size_t largest = tables ? (size_t)c->vocab * (size_t)c->width : 0;
+  for (int k = 0; k < TL_N_KINDS; k++) {
+    size_t n = (size_t)tl_linear_out(c, k) * (size_t)tl_linear_in(c, k);
+    if (n > largest) largest = n;
+  }
+  float *tmp = tl_aligned_alloc(largest * sizeof(float));
+  if (!tmp) return tl_fail(TL_E_MEMORY, "merge: out of memory");
+  tl_status st = TL_OK;
+  for (int i = 0; i < c->n_layers * TL_N_KINDS && st == TL_OK; i++)
+    if (full || tl_adapter_trains_module(s->a, i)) st = merge_module(copy, s, i, tmp);
+  if (st == TL_OK && tables) st = merge_table(copy, s, TL_PART_EMBED, tmp);
+  if (st == TL_OK && tables && !c->tied) st = merge_table(copy, s, TL_PART_HEAD, tmp);
+  free(tmp);
+  return st == TL_OK && full ? merge_vectors(copy, s) : st;
+}
+
+tl_status tl_model_merge(const tl_model *m, const tl_adapter *a, tl_model **out) {
+  *out = NULL;
+  if (!a) return tl_fail(TL_E_ARG, "merge: no adapter given");
+  TL_TRY(check_pair(m, a));
+  tl_model *copy;
+  TL_TRY(tl_model_derive((tl_model *)m, &copy));
+  merged s = {m, a};
+  tl_status st = merge_all(copy, &s);
+  if (st == TL_OK) *out = copy;
+  else tl_model_free(copy);
+  return st;
+}

@@ -1,0 +1,191 @@
+// save.c: writes a Hugging Face directory: config.json in the key style of transformers 4 (which transformers 5 reads too),
+// model.safetensors, and copies of the tokenizer's files that stand next to the source. Each file is replaced as a whole or
+// not at all; the weights come first, so that a full disk leaves the earlier model complete.
+//
+// Memory: one part in fp32 and in the file's dtype.
+#include "load.h"
+#include <cjson/cJSON.h>
+#include <math.h>
+
+// the shortest decimal that reads back as the same float, and that a reader takes for a float
+static void float_text(char *out, size_t n, float v) {
+  for (int digits = 1; digits <= 9; digits++) {
+    snprintf(out, n, "%.*g", digits, (double)v);
+    if (strtof(out, NULL) == v) break;
+  }
+  if (!strpbrk(out, ".en")) strncat(out, ".0", n - strlen(out) - 1);
+}
+
+static void add_float(cJSON *o, const char *key, float v) {
+  char text[40];
+  float_text(text, sizeof text, v);
+  cJSON_AddRawToObject(o, key, text);
+}
+
+static void add_id(cJSON *o, const char *key, int id) {
+  if (id >= 0) cJSON_AddNumberToObject(o, key, id);
+  else cJSON_AddNullToObject(o, key);
+}
+
+// A GGUF gives Llama 3's scaling as a tensor of divisors. The parameters behind it are found by trying those that the released
+// models use; tolerance: the divisors were computed in fp32 by other code, a few units in the last place apart.
+static bool as_llama3(const tl_config *c, tl_config *out) {
+  int half = c->head_dim / 2;
+  *out = *c;
+  out->rope_type = TL_ROPE_LLAMA3;
+  out->rope_low = 1;
+  out->rope_high = 4;
+  out->rope_original = 8192;
+  out->rope_factor = 1;
+  for (int i = 0; i < half; i++) out->rope_factor = fmaxf(out->rope_factor, c->rope_divisors[i]);
+  tl_config plain = *c;
+  plain.rope_type = TL_ROPE_DEFAULT;
+  for (int i = 0; i < half; i++)
+    if (fabsf(tl_rope_frequency(&plain, i) / tl_rope_frequency(out, i) / c->rope_divisors[i] - 1) > 1e-4f) return false;
+  return true;
+}
+
+static tl_status add_rope(cJSON *o, const tl_config *c) {
+  add_float(o, "rope_theta", c->rope_theta);
+  if (c->rope_type == TL_ROPE_DEFAULT) return cJSON_AddNullToObject(o, "rope_scaling"), TL_OK;
+  tl_config llama3 = *c;
+  if (c->rope_type == TL_ROPE_TENSOR && !as_llama3(c, &llama3))
+    return tl_fail(TL_E_UNSUPPORTED, "this model's rope_freqs tensor is not llama3 scaling: config.json cannot express it");
+  cJSON *s = cJSON_AddObjectToObject(o, "rope_scaling");
+  add_float(s, "factor", llama3.rope_factor);
+  if (c->rope_type == TL_ROPE_LINEAR) {
+    cJSON_AddStringToObject(s, "rope_type", "linear");
+    return TL_OK;
+  }
+  add_float(s, "low_freq_factor", llama3.rope_low);
+  add_float(s, "high_freq_factor", llama3.rope_high);
+  cJSON_AddNumberToObject(s, "original_max_position_embeddings", llama3.rope_original);
+  cJSON_AddStringToObject(s, "rope_type", "llama3");
+  return TL_OK;
+}
+
+static void add_special(cJSON *o, const tl_config *c) {
+  add_id(o, "bos_token_id", c->bos);
+  if (c->n_eos > 1) cJSON_AddItemToObject(o, "eos_token_id", cJSON_CreateIntArray(c->eos, c->n_eos));
+  else add_id(o, "eos_token_id", c->n_eos ? c->eos[0] : -1);
+  add_id(o, "pad_token_id", c->pad);
+}
+
+static tl_status fill_config(cJSON *o, const tl_config *c, tl_dtype dtype) {
+  const char *cls = c->family->hf_class;
+  cJSON_AddItemToObject(o, "architectures", cJSON_CreateStringArray(&cls, 1));
+  cJSON_AddStringToObject(o, "model_type", c->family->name);
+  add_special(o, c);
+  cJSON_AddStringToObject(o, "hidden_act", "silu");
+  cJSON_AddNumberToObject(o, "hidden_size", c->width);
+  cJSON_AddNumberToObject(o, "intermediate_size", c->ffn);
+  cJSON_AddNumberToObject(o, "num_hidden_layers", c->n_layers);
+  cJSON_AddNumberToObject(o, "num_attention_heads", c->n_heads);
+  cJSON_AddNumberToObject(o, "num_key_value_heads", c->n_kv_heads);
+  cJSON_AddNumberToObject(o, "head_dim", c->head_dim);
+  cJSON_AddNumberToObject(o, "vocab_size", c->vocab);
+  cJSON_AddNumberToObject(o, "max_position_embeddings", c->max_positions);
+  add_float(o, "rms_norm_eps", c->norm_eps);
+  TL_TRY(add_rope(o, c));
+  if (!c->family->qkv_bias) cJSON_AddBoolToObject(o, "attention_bias", c->attention_bias);
+  cJSON_AddBoolToObject(o, "tie_word_embeddings", c->tied);
+  cJSON_AddStringToObject(o, "torch_dtype", dtype == TL_BF16 ? "bfloat16" : dtype == TL_F16 ? "float16" : "float32");
+  cJSON_AddBoolToObject(o, "use_cache", true);
+  return TL_OK;
+}
+
+static tl_status config_text(const tl_config *c, tl_dtype dtype, char **text) {
+  cJSON *o = cJSON_CreateObject();
+  tl_status st = fill_config(o, c, dtype);
+  *text = st == TL_OK ? cJSON_Print(o) : NULL;
+  cJSON_Delete(o);
+  if (st == TL_OK && !*text) st = tl_fail(TL_E_MEMORY, "out of memory: config.json");
+  return st;
+}
+
+typedef struct writer {
+  const tl_part *parts;
+  tl_part_fill fill;
+  void *ctx;
+  float *tmp;  // room for the largest part; NULL when the file is F32
+  tl_dtype dtype;
+} writer;
+
+static tl_status write_part(void *ctx, size_t i, void *dst) {
+  writer *w = ctx;
+  const tl_part *p = &w->parts[i];
+  if (w->dtype == TL_F32) return w->fill(w->ctx, p, dst);
+  TL_TRY(w->fill(w->ctx, p, w->tmp));
+  uint16_t *out = dst;
+  for (size_t k = 0, n = tl_part_size(p); k < n; k++)
+    out[k] = w->dtype == TL_BF16 ? tl_f32_to_bf16(w->tmp[k]) : tl_f32_to_f16(w->tmp[k]);
+  return TL_OK;
+}
+
+static tl_status write_weights(const char *path, writer *w, int n) {
+  enum { NAME = 128 };
+  tl_st_entry *entries = calloc((size_t)n, sizeof *entries);
+  char (*names)[NAME] = malloc((size_t)n * sizeof *names);
+  size_t largest = 0;
+  for (int i = 0; i < n && entries && names; i++) {
+    const tl_part *p = &w->parts[i];
+    tl_part_name(names[i], NAME, p);
+    entries[i] = (tl_st_entry){.name = names[i], .dtype = w->dtype, .n_dims = p->cols ? 2 : 1, .shape = {p->rows, p->cols}};
+    if (tl_part_size(p) > largest) largest = tl_part_size(p);
+  }
+  if (w->dtype != TL_F32) w->tmp = tl_aligned_alloc(largest * sizeof(float));
+  bool ok = entries && names && (w->tmp || w->dtype == TL_F32);
+  tl_status st = ok ? tl_safetensors_write(path, entries, (size_t)n, write_part, w, NULL) : tl_fail(TL_E_MEMORY, "%s: out of memory", path);
+  free(w->tmp);
+  free(entries);
+  free(names);
+  return st;
+}
+
+// the folder that a model came from: the path itself, or the folder of the file
+static void source_dir(char *out, size_t n, const char *path) {
+  snprintf(out, n, "%s", path);
+  if (tl_is_dir(out)) return;
+  char *slash = strrchr(out, '/');
+  if (slash) *slash = 0;
+  else snprintf(out, n, ".");
+}
+
+static tl_status copy_companions(const char *from, const char *to) {
+  static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "generation_config.json",
+                                      "special_tokens_map.json", "chat_template.jinja"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    char src[4096], dst[4096], *data;
+    size_t n;
+    snprintf(src, sizeof src, "%s/%s", from, names[i]);
+    snprintf(dst, sizeof dst, "%s/%s", to, names[i]);
+    if (!tl_file_exists(src)) continue;
+    TL_TRY(tl_read_file(src, &data, &n));
+    tl_status st = tl_write_file(dst, data, n);
+    free(data);
+    TL_TRY(st);
+  }
+  return TL_OK;
+}
+
+tl_status tl_model_write(const tl_model *m, tl_part_fill fill, void *ctx, const char *dir, tl_dtype dtype) {
+  char path[4096], from[4096], *config;
+  if (strlen(dir) > 3000) return tl_fail(TL_E_ARG, "%.60s...: path too long", dir);
+  if (dtype != TL_F32 && dtype != TL_BF16 && dtype != TL_F16) return tl_fail(TL_E_ARG, "dtype %d is not F32, BF16 or F16", (int)dtype);
+  tl_part *parts;
+  int n;
+  TL_TRY(tl_mkdirs(dir));
+  TL_TRY(config_text(&m->cfg, dtype, &config));
+  tl_status st = tl_parts_list(&m->cfg, &parts, &n);
+  if (st == TL_OK) {
+    writer w = {.parts = parts, .fill = fill, .ctx = ctx, .dtype = dtype};
+    snprintf(path, sizeof path, "%s/model.safetensors", dir);
+    st = write_weights(path, &w, n);
+    free(parts);
+  }
+  snprintf(path, sizeof path, "%s/config.json", dir);
+  if (st == TL_OK) st = tl_write_file(path, config, strlen(config));
+  cJSON_free(config);
+  source_dir(from, sizeof from, m->path);
+  return st == TL_OK ? copy_companions(from, dir) : st;
+}
