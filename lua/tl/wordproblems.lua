@@ -126,6 +126,7 @@ end
 ---@class tl.Problem
 ---@field id string        seed:index
 ---@field question string
+---@field messages table    the question as a chat: one message of the user
 ---@field answer string    the number
 ---@field steps string     every operation on its own line, then "#### answer"
 ---@field direct string    "#### answer"
@@ -143,8 +144,9 @@ function wordproblems.problem(seed, index, o)
   local answer = tostring(chain.answer)
   local direct = "#### " .. answer
   lines[#lines + 1] = direct
-  return { id = seed .. ":" .. index, question = tell(rng, chain), answer = answer, steps = table.concat(lines, "\n"),
-           direct = direct, ops = ops, chain = chain.key }
+  local question = tell(rng, chain)
+  return { id = seed .. ":" .. index, question = question, messages = { { role = "user", content = question } },
+           answer = answer, steps = table.concat(lines, "\n"), direct = direct, ops = ops, chain = chain.key }
 end
 
 local function settings(o)
@@ -180,14 +182,14 @@ end
 
 ---Pre-training documents: each problem once, answered in one style, "steps" with probability `steps`.
 ---@param o table  as generate, and steps (0.25)
----@return { question: string, answer: string, style: string }[]
+---@return { question: string, messages: table, answer: string, style: string }[]
 function wordproblems.corpus(o)
   local s, share, list = settings(o), o.steps or 0.25, {}
   for i = 0, s.n - 1 do
     local p = wordproblems.problem(s.seed, s.first + i, s)
     -- a stream of its own, so that the share of styles does not change the problems
     local style = philox.uniform(s.seed + 4294967296, s.first + i, 0) < share and "steps" or "direct"
-    list[#list + 1] = { question = p.question, answer = p[style], style = style }
+    list[#list + 1] = { question = p.question, messages = p.messages, answer = p[style], style = style }
   end
   return list
 end
