@@ -31,6 +31,8 @@ typedef enum tl_status {
   TL_E_INTERNAL = 8
 } tl_status;
 
+typedef enum tl_dtype { TL_F32 = 0, TL_BF16 = 1, TL_F16 = 2, TL_I32 = 3 } tl_dtype;
+
 const char *tl_last_error(void);     // message of this thread's last failure; never NULL
 const char *tl_version(void);        // "0.1.0"
 const char *tl_build_info(void);     // compiler, libraries and their versions, one line
@@ -42,10 +44,11 @@ int tl_threads(void);
 double tl_seconds(void);             // monotonic clock, seconds
 int64_t tl_peak_rss_bytes(void);     // peak resident memory of the process
 int64_t tl_rss_bytes(void);
+double tl_machine_gflops(tl_dtype dtype);  // this machine's peak of multiply-adds (2 FLOPs each), measured: TL_BF16 or TL_F32
+double tl_machine_read_gbs(void);    // and of reading memory, GB/s
 const char *tl_backend_name(void);   // "cpu" or "reference" (environment TL_BACKEND)
 const char *tl_backend_isa(void);    // "avx512bf16", "avx2", "portable"
 
-typedef enum tl_dtype { TL_F32 = 0, TL_BF16 = 1, TL_F16 = 2, TL_I32 = 3 } tl_dtype;
 
 // ---------------------------------------------------------------- random numbers
 // Philox4x32-10 (Salmon et al. 2011). A draw is a pure function of (key, counter): out (4) = philox(key (2), counter (4)).
@@ -64,6 +67,19 @@ tl_status tl_sha256_bytes(const void *data, size_t n, char *out);
 // write a whole file so that either the old or the new content is there, never a part: temporary file, fsync, rename
 tl_status tl_write_file(const char *path, const void *data, size_t n);
 tl_status tl_mkdirs(const char *path);
+int tl_path_kind(const char *path);               // 0 nothing is there, 1 a file, 2 a folder, 3 something else
+int64_t tl_file_bytes(const char *path);          // -1: not a regular file
+// the names in a folder, sorted bytewise, as a JSON array of strings; release with tl_string_free
+tl_status tl_list_dir(const char *path, char **json);
+// one YAML document as JSON text, scalars by the core schema of YAML 1.2; errors name file:line:column. tl_string_free
+tl_status tl_yaml_to_json(const char *path, char **json);
+// Fetches url to path with libcurl: into path.part (continued where an earlier try stopped), renamed to path when complete.
+// sha256: 64 hex digits that the file must have, or NULL. label: what the progress line on stderr calls it; NULL: no progress.
+tl_status tl_download(const char *url, const char *path, const char *sha256, const char *label);
+// GET of a small document (at most max_bytes) into memory; accept: the Accept header or NULL. tl_string_free
+tl_status tl_http_get(const char *url, const char *accept, int64_t max_bytes, char **body);
+// one member of a zip archive to a file; exact name, or the first member whose name ends in it
+tl_status tl_unzip_member(const char *archive, const char *name_ending, const char *path);
 
 // ---------------------------------------------------------------- models
 typedef struct tl_model tl_model;

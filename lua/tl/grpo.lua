@@ -67,7 +67,7 @@ function grpo.trainer(o)
     is_mode = choice(o, "is_mode", t.merged and "truncate" or "off", MODE), is_level = choice(o, "is_level", "sequence", LEVEL),
     is_min = o.is_min or 0, is_max = o.is_max or 3 })
   t.pool = require("tl.verify").pool { verifier = o.verifier or o.reward or error("grpo.trainer wants a verifier or a reward", 2),
-    workers = o.workers, timeout_ms = o.timeout_ms, config = o.verifier_config }
+    workers = o.workers, timeout_ms = o.timeout_ms, config = o.verifier_config, inline = o.inline }
   t.reward_name = type(o.verifier) == "string" and o.verifier:match("[^.]+$") or "reward"
   return t
 end
