@@ -24,6 +24,17 @@ tl_status tl_json_read(const char *path, cJSON **out) {
   return s;
 }
 
+// The shortest decimal that reads back as the same float, written so that a reader takes it for a float.
+void tl_json_add_float(cJSON *o, const char *key, float v) {
+  char text[64];
+  for (int digits = 1; digits <= 9; digits++) {
+    snprintf(text, sizeof text, "%.*g", digits, (double)v);
+    if (strtof(text, NULL) == v) break;
+  }
+  if (fabsf(v) < 1e9f && floorf(v) == v) snprintf(text, sizeof text, "%.1f", (double)v);
+  cJSON_AddRawToObject(o, key, text);
+}
+
 // an absent key and null are the same
 static const cJSON *get(const cJSON *o, const char *key) {
   const cJSON *v = cJSON_GetObjectItemCaseSensitive(o, key);

@@ -19,8 +19,8 @@ static void add_rope(cJSON *o, const tl_config *c) {
   static const char *const names[] = {"default", "linear", "llama3", "tensor"};
   cJSON *r = cJSON_AddObjectToObject(o, "rope");
   cJSON_AddStringToObject(r, "type", names[c->rope_type]);
-  cJSON_AddNumberToObject(r, "theta", (double)c->rope_theta);
-  if (c->rope_type == TL_ROPE_LINEAR || c->rope_type == TL_ROPE_LLAMA3) cJSON_AddNumberToObject(r, "factor", (double)c->rope_factor);
+  tl_json_add_float(r, "theta", c->rope_theta);
+  if (c->rope_type == TL_ROPE_LINEAR || c->rope_type == TL_ROPE_LLAMA3) tl_json_add_float(r, "factor", c->rope_factor);
   if (c->rope_type == TL_ROPE_LLAMA3) cJSON_AddNumberToObject(r, "original_context", c->rope_original);
 }
 
@@ -67,7 +67,7 @@ static void add_config(cJSON *o, const tl_config *c) {
   cJSON_AddNumberToObject(o, "vocab", c->vocab);
   cJSON_AddNumberToObject(o, "context_length", c->max_positions);
   cJSON_AddBoolToObject(o, "tied", c->tied);
-  cJSON_AddNumberToObject(o, "norm_eps", (double)c->norm_eps);
+  tl_json_add_float(o, "norm_eps", c->norm_eps);
   add_rope(o, c);
   cJSON_AddNumberToObject(o, "bos", c->bos);
   cJSON_AddItemToObject(o, "eos", cJSON_CreateIntArray(c->eos, c->n_eos));

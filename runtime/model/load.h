@@ -9,6 +9,7 @@ struct cJSON;
 
 // ---- config.c
 tl_status tl_json_read(const char *path, struct cJSON **out);  // an object in a file; cJSON_Delete
+void tl_json_add_float(struct cJSON *o, const char *key, float v);
 // config.json; when gen_path (generation_config.json) is there, its special token ids prevail, as in transformers.
 // init_std: initializer_range (NULL: not wanted).
 tl_status tl_config_read(const char *path, const char *gen_path, tl_config *c, float *init_std);

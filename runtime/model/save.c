@@ -7,21 +7,6 @@
 #include <cjson/cJSON.h>
 #include <math.h>
 
-// the shortest decimal that reads back as the same float, and that a reader takes for a float
-static void float_text(char *out, size_t n, float v) {
-  for (int digits = 1; digits <= 9; digits++) {
-    snprintf(out, n, "%.*g", digits, (double)v);
-    if (strtof(out, NULL) == v) break;
-  }
-  if (!strpbrk(out, ".en")) strncat(out, ".0", n - strlen(out) - 1);
-}
-
-static void add_float(cJSON *o, const char *key, float v) {
-  char text[40];
-  float_text(text, sizeof text, v);
-  cJSON_AddRawToObject(o, key, text);
-}
-
 static void add_id(cJSON *o, const char *key, int id) {
   if (id >= 0) cJSON_AddNumberToObject(o, key, id);
   else cJSON_AddNullToObject(o, key);
@@ -46,19 +31,19 @@ static bool as_llama3(const tl_config *c, tl_config *out) {
 }
 
 static tl_status add_rope(cJSON *o, const tl_config *c) {
-  add_float(o, "rope_theta", c->rope_theta);
+  tl_json_add_float(o, "rope_theta", c->rope_theta);
   if (c->rope_type == TL_ROPE_DEFAULT) return cJSON_AddNullToObject(o, "rope_scaling"), TL_OK;
   tl_config llama3 = *c;
   if (c->rope_type == TL_ROPE_TENSOR && !as_llama3(c, &llama3))
     return tl_fail(TL_E_UNSUPPORTED, "this model's rope_freqs tensor is not llama3 scaling: config.json cannot express it");
   cJSON *s = cJSON_AddObjectToObject(o, "rope_scaling");
-  add_float(s, "factor", llama3.rope_factor);
+  tl_json_add_float(s, "factor", llama3.rope_factor);
   if (c->rope_type == TL_ROPE_LINEAR) {
     cJSON_AddStringToObject(s, "rope_type", "linear");
     return TL_OK;
   }
-  add_float(s, "low_freq_factor", llama3.rope_low);
-  add_float(s, "high_freq_factor", llama3.rope_high);
+  tl_json_add_float(s, "low_freq_factor", llama3.rope_low);
+  tl_json_add_float(s, "high_freq_factor", llama3.rope_high);
   cJSON_AddNumberToObject(s, "original_max_position_embeddings", llama3.rope_original);
   cJSON_AddStringToObject(s, "rope_type", "llama3");
   return TL_OK;
@@ -85,7 +70,7 @@ static tl_status fill_config(cJSON *o, const tl_config *c, tl_dtype dtype) {
   cJSON_AddNumberToObject(o, "head_dim", c->head_dim);
   cJSON_AddNumberToObject(o, "vocab_size", c->vocab);
   cJSON_AddNumberToObject(o, "max_position_embeddings", c->max_positions);
-  add_float(o, "rms_norm_eps", c->norm_eps);
+  tl_json_add_float(o, "rms_norm_eps", c->norm_eps);
   TL_TRY(add_rope(o, c));
   if (!c->family->qkv_bias) cJSON_AddBoolToObject(o, "attention_bias", c->attention_bias);
   cJSON_AddBoolToObject(o, "tie_word_embeddings", c->tied);
@@ -155,7 +140,7 @@ static tl_status copy_companions(const char *from, const char *to) {
   static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "generation_config.json",
                                       "special_tokens_map.json", "chat_template.jinja"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-    char src[4096], dst[4096], *data;
+    char src[4200], dst[4200], *data;
     size_t n;
     snprintf(src, sizeof src, "%s/%s", from, names[i]);
     snprintf(dst, sizeof dst, "%s/%s", to, names[i]);
