@@ -130,6 +130,7 @@ end
 ---@field answer string    the number
 ---@field steps string     every operation on its own line, then "#### answer"
 ---@field direct string    "#### answer"
+---@field solution string  steps, under the name that data sets use
 ---@field ops integer
 ---@field chain string     the numbers alone, "14+9-12*3"; what the split goes by
 
@@ -145,8 +146,9 @@ function wordproblems.problem(seed, index, o)
   local direct = "#### " .. answer
   lines[#lines + 1] = direct
   local question = tell(rng, chain)
-  return { id = seed .. ":" .. index, question = question, messages = { { role = "user", content = question } },
-           answer = answer, steps = table.concat(lines, "\n"), direct = direct, ops = ops, chain = chain.key }
+  local steps = table.concat(lines, "\n")
+  return { id = seed .. ":" .. index, question = question, messages = { { role = "user", content = question } }, answer = answer,
+           steps = steps, direct = direct, solution = steps, ops = ops, chain = chain.key }
 end
 
 local function settings(o)
