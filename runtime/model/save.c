@@ -82,9 +82,13 @@ static tl_status fill_config(cJSON *o, const tl_config *c, tl_dtype dtype) {
 static tl_status config_text(const tl_config *c, tl_dtype dtype, char **text) {
   cJSON *o = cJSON_CreateObject();
   tl_status st = fill_config(o, c, dtype);
-  *text = st == TL_OK ? cJSON_Print(o) : NULL;
+  char *json = st == TL_OK ? cJSON_Print(o) : NULL;
   cJSON_Delete(o);
-  if (st == TL_OK && !*text) st = tl_fail(TL_E_MEMORY, "out of memory: config.json");
+  if (st == TL_OK && !json) st = tl_fail(TL_E_MEMORY, "out of memory: config.json");
+  tl_str file = {0};
+  if (json) tl_str_printf(&file, "%s\n", json);
+  cJSON_free(json);
+  *text = file.p;
   return st;
 }
 
@@ -170,7 +174,7 @@ tl_status tl_model_write(const tl_model *m, tl_part_fill fill, void *ctx, const 
   }
   snprintf(path, sizeof path, "%s/config.json", dir);
   if (st == TL_OK) st = tl_write_file(path, config, strlen(config));
-  cJSON_free(config);
+  free(config);
   source_dir(from, sizeof from, m->path);
   return st == TL_OK ? copy_companions(from, dir) : st;
 }
