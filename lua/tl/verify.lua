@@ -1,0 +1,200 @@
+--- verify.lua: verifiers, functions (problem, completion) -> reward [, info], called in a pool of worker threads under a time limit
+--- and a memory limit while sampling goes on.
+---
+---   problem     the problem's table; problem.answer is the gold
+---   completion  { text =, n_tokens =, finish = "stop"|"length" }
+---   reward      a number; true is 1, false is 0; nil abstains
+---   info        a table or text for the records (optional)
+---
+--- A verdict is { job =, reward =, outcome =, message =, seconds = }. outcome is "ok", "abstain", "error", "timeout" or "memory";
+--- reward is NaN unless it is "ok"; message is what went wrong (with file and line), or the info as JSON. A verifier that fails is
+--- never a silent 0. What reaches a worker is a copy: changing the problem or a global in a verifier changes nothing here.
+local F = require "tl.ffi"
+local ffi = require "ffi"
+local json = require "tl.json"
+local C, check = F.C, F.check
+
+local verify = {}
+
+-- ---- what a verifier may be given as
+
+-- a name or a file: module name and package.path of the workers
+local function find_module(name)
+  local path = package.path
+  if name:find("%.lua$") then
+    local dir, stem = name:match("^(.*)[/\\]([^/\\]+)%.lua$")
+    dir, stem = dir or ".", stem or name:match("^(.+)%.lua$")
+    if stem:find("%.") or _G[stem] ~= nil then
+      error(("verifier file %s: the name '%s' is taken or has a dot; rename the file"):format(name, stem), 4)
+    end
+    return stem, (dir == "" and "/" or dir) .. "/?.lua;" .. path
+  end
+  if not name:find("%.") and package.searchpath("verifiers." .. name, path) then return "verifiers." .. name, path end
+  return name, path
+end
+
+-- the bytecode of a function that needs nothing from here but globals and require
+local function dump(fn)
+  local ups = {}
+  for i = 1, debug.getinfo(fn, "u").nups do ups[i] = "'" .. tostring((debug.getupvalue(fn, i))) .. "'" end
+  if #ups > 0 then
+    error(("the verifier function uses %s from around it, which a worker thread cannot see: define %s inside the function, put the "
+      .. "function into a module and give its name, or set inline = true"):format(table.concat(ups, ", "), #ups > 1 and "them" or "it"), 4)
+  end
+  local ok, code = pcall(string.dump, fn)
+  if not ok then error("the verifier is a C function; wrap it in a Lua function", 4) end
+  return code
+end
+
+-- ---- the pool of threads
+
+local Pool = {}
+Pool.__index = Pool
+
+local function encode(value, what)
+  if type(value) ~= "table" then error(("a %s is a table; got %s"):format(what, type(value)), 3) end
+  local ok, text = pcall(json.encode, value)
+  if ok then return text end
+  local plain = {} -- without the fields that cannot travel (functions, C data)
+  for k, v in pairs(value) do
+    if pcall(json.encode, v) then plain[k] = v end
+  end
+  return json.encode(plain)
+end
+
+--- Hands a problem and a completion to the workers.
+---@param problem table
+---@param completion table { text =, n_tokens =, finish = }
+---@return integer job
+function Pool:submit(problem, completion)
+  -- the completions of a group share their problem: it is encoded once
+  if self.last_problem ~= problem then self.last_problem, self.last_json = problem, encode(problem, "problem") end
+  local id = ffi.new("int64_t[1]")
+  check(C.tl_pool_submit(self:handle(), self.last_json, encode(completion, "completion"), id))
+  return tonumber(id[0])
+end
+
+--- One verdict, in the order in which they are reached; nil when none comes within wait_ms (0: at once, negative: no limit) or
+--- none is pending.
+---@param wait_ms integer|nil
+function Pool:take(wait_ms)
+  local v, got = ffi.new("tl_verdict[1]"), ffi.new("bool[1]")
+  check(C.tl_pool_take(self:handle(), wait_ms or 0, v, got))
+  if not got[0] then return nil end
+  v = v[0]
+  return { job = tonumber(v.job), reward = v.reward, outcome = ffi.string(v.outcome), message = ffi.string(v.message), seconds = v.seconds }
+end
+
+--- How many jobs are submitted and not yet taken.
+function Pool:pending() return C.tl_pool_pending(self:handle()) end
+
+--- Ends the workers; jobs that are not done are dropped.
+function Pool:free()
+  if self.pool then C.tl_pool_free(ffi.gc(self.pool, nil)) end
+  self.pool, self.last_problem = nil, nil
+end
+
+function Pool:handle() return self.pool or error("this verifier pool was freed", 3) end
+
+-- ---- inline: in this Lua state, without limits
+
+local Inline = {}
+Inline.__index = Inline
+
+local function place(message)
+  if type(message) == "string" and message:find(":%d+:") then return message end
+  local at = debug.getinfo(2, "Sl")
+  return ("%s:%d: %s"):format(at.short_src, at.currentline, tostring(message))
+end
+
+function Inline:submit(problem, completion)
+  self.jobs = self.jobs + 1
+  local began = C.tl_seconds()
+  local ok, reward, info = xpcall(function() return self.fn(problem, completion) end, place)
+  local v = { job = self.jobs, reward = 0 / 0, outcome = "ok", message = "", seconds = 0 }
+  if reward == true then reward = 1 elseif reward == false then reward = 0 end
+  if not ok then
+    v.outcome, v.message = "error", tostring(reward)
+  elseif reward == nil then
+    v.outcome = "abstain"
+  elseif type(reward) ~= "number" or reward ~= reward or math.abs(reward) == math.huge then
+    v.outcome, v.message = "error", ("the verifier returned %s; it may return a number, a boolean or nil"):format(tostring(reward))
+  else
+    v.reward = reward
+  end
+  if ok and info ~= nil and v.message == "" then v.message = json.encode(info) end
+  v.seconds = C.tl_seconds() - began
+  self.done[#self.done + 1] = v
+  return v.job
+end
+
+function Inline:take()
+  if self.first > #self.done then return nil end
+  local v = self.done[self.first]
+  self.done[self.first], self.first = nil, self.first + 1
+  if self.first > #self.done then self.done, self.first = {}, 1 end
+  return v
+end
+
+function Inline:pending() return #self.done - self.first + 1 end
+function Inline:free() end
+
+-- the function that a module's value is, as runtime/verify/cell.c chooses it
+local function inline_function(value, config, name)
+  if type(value) == "table" then
+    local make = type(value.make) == "function" and (config or value.verify == nil) and value.make
+    if config and not make then error(name .. " takes no config: it has no function `make`", 4) end
+    value = make and make(config or {}) or value.verify
+  elseif type(value) == "function" and config then
+    value = value(config)
+  end
+  if type(value) ~= "function" then error(name .. " does not give a function(problem, completion)", 4) end
+  return value
+end
+
+-- ---- public
+
+local known = { verifier = "", workers = "number", timeout_ms = "number", memory = "number", config = "table", inline = "boolean" }
+
+--- A pool of verifiers.
+---   verifier    a module name ("verifiers.math", or "math" for one of verifiers/), a file ("my.lua"), or a function
+---               (problem, completion) -> reward [, info] that uses nothing from around it but globals and require
+---   workers     threads (2)
+---   timeout_ms  limit of one call (1000)
+---   memory      bytes of one worker's Lua state (256 MiB)
+---   config      a table for modules that take one
+---   inline      true: call it in this Lua state when a job is submitted, without limits; any function will do
+---@param o table
+function verify.pool(o)
+  for k, v in pairs(o) do
+    if not known[k] then error(("verify.pool has no option '%s'; it has verifier, workers, timeout_ms, memory, config, inline"):format(tostring(k)), 2) end
+    if known[k] ~= "" and type(v) ~= known[k] then error(("verify.pool: %s is a %s; got %s"):format(k, known[k], type(v)), 2) end
+  end
+  local verifier = o.verifier
+  if type(verifier) ~= "string" and type(verifier) ~= "function" then
+    error("verify.pool wants a verifier: a module name, a file or a function; got " .. type(verifier), 2)
+  end
+  local module, path = nil, package.path
+  if type(verifier) == "string" then module, path = find_module(verifier) end
+  if o.inline then
+    local value = verifier
+    if module then
+      local before = package.path
+      package.path = path
+      local ok, loaded = pcall(require, module)
+      package.path = before
+      if not ok then error(loaded, 2) end
+      value = loaded
+    end
+    return setmetatable({ fn = inline_function(value, o.config, module or "the verifier"), jobs = 0, done = {}, first = 1 }, Inline)
+  end
+  local code = not module and dump(verifier) or nil
+  local config = o.config and json.encode(o.config) or nil
+  local options = ffi.new("tl_pool_options", { n_workers = o.workers or 2, timeout_ms = o.timeout_ms or 1000, memory_bytes = o.memory or 0,
+    lua_path = path, module = module, config_json = config, chunk = code, chunk_bytes = code and #code or 0 })
+  local out = ffi.new("tl_pool *[1]")
+  check(C.tl_pool_create(options, out), 2)
+  return setmetatable({ pool = ffi.gc(out[0], C.tl_pool_free) }, Pool)
+end
+
+return verify
