@@ -130,8 +130,10 @@ static tl_status all_used(const loader *l) {
   return TL_OK;
 }
 
+// The storage dtype our own files name; in a folded LoRA-XS it was R's, not that of lora_B = B R.
 static int storage_of(const loader *l, int file_type) {
-  const char *s = about(l, "storage");
+  const char *s = about(l, "storage"), *kind = about(l, "kind");
+  if (kind && !strcmp(kind, "lora_xs")) return TL_F32;
   for (int t = TL_F32; s && t <= TL_F16; t++)
     if (!strcmp(s, tl_dtype_name(t))) return t;
   return file_type;

@@ -1,6 +1,6 @@
 // svd.c: truncated singular value decomposition of a weight, W (n, k) ~ U diag(S) V^T at rank r, in double precision.
 //
-// Two ways, chosen by size:
+// Two ways, chosen by size (the smaller side up to always_direct: direct; beyond direct_limit: krylov; between them by rank):
 //   direct  Gram matrix of the smaller side, its r largest eigenpairs (LAPACK dsyevr), the other side by one product.
 //           When sigma_r is so small that squaring has eaten its digits, the full SVD (dgesdd) instead.
 //   krylov  block Krylov subspace with Rayleigh-Ritz and restarts (Musco and Musco 2015, "Randomized block Krylov methods
@@ -29,7 +29,7 @@
 #include <pthread.h>
 #include <stdint.h>
 
-enum { algorithm_version = 1, krylov_steps = 8, oversampling = 6, max_rounds = 40, small_rounds = 5, direct_limit = 2048 };
+enum { algorithm_version = 1, krylov_steps = 8, oversampling = 6, max_rounds = 40, small_rounds = 5, always_direct = 1024, direct_limit = 2048 };
 static const double krylov_tolerance = 1e-11, accept_tolerance = 1e-6;
 static const size_t panel_bytes = (size_t)64 << 20;
 
@@ -247,7 +247,7 @@ static tl_status decompose(const float *w, int n, int k, int r, double *U, doubl
   int m = n < k ? n : k, b = r + oversampling;
   bool small = m <= direct_limit;
   int steps = small || b * krylov_steps <= m ? krylov_steps : m / b < 2 ? 1 : m / b;
-  bool use_krylov = b < m && (!small || b * krylov_steps <= m / 4);
+  bool use_krylov = b < m && (!small || (m > always_direct && b * krylov_steps <= m / 4));
   if (use_krylov) {
     TL_TRY(krylov_svd(w, n, k, r, steps, small ? small_rounds : max_rounds, U, S, V, error));
     if (*error <= krylov_tolerance || (!small && *error <= accept_tolerance)) return TL_OK;
