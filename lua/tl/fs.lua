@@ -1,0 +1,46 @@
+--- fs.lua: paths and folders.
+local F = require "tl.ffi"
+local ffi = require "ffi"
+
+local fs = {}
+
+--- "file", "folder", "other", or nil when nothing is there.
+function fs.kind(path)
+  return ({ [0] = nil, "file", "folder", "other" })[F.C.tl_path_kind(path)]
+end
+
+--- The names in a folder, sorted; nil and a message when it cannot be read.
+function fs.list(path)
+  local out = ffi.new "char *[1]"
+  if F.C.tl_list_dir(path, out) ~= 0 then return nil, ffi.string(F.C.tl_last_error()) end
+  return require("tl.json").decode(F.take_string(out[0]))
+end
+
+--- Size of a file in bytes, or nil.
+function fs.bytes(path)
+  local n = tonumber(F.C.tl_file_bytes(path))
+  return n >= 0 and n or nil
+end
+
+function fs.mkdirs(path) F.check(F.C.tl_mkdirs(path), 2) end
+
+--- The whole content of a file.
+function fs.read(path)
+  local f, why = io.open(path, "rb")
+  if not f then error(why, 2) end
+  local text, bad = f:read "*a"
+  f:close()
+  if not text then error(path .. ": " .. tostring(bad), 2) end
+  return text
+end
+
+--- Writes a whole file: the old content or the new is there, never a part.
+function fs.write(path, text) F.check(F.C.tl_write_file(path, text, #text), 2) end
+
+function fs.sha256(path)
+  local out = ffi.new "char[65]"
+  F.check(F.C.tl_sha256_file(path, out), 2)
+  return ffi.string(out)
+end
+
+return fs

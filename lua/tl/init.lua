@@ -1,0 +1,30 @@
+--- tlrun from Lua: `local tl = require "tl"`. The parts are loaded when they are first used:
+---   tl.recipe   typed, documented parameters of a script      tl.model    load a model; its modules, weights, logprobs
+---   tl.adapter  TinyLoRA, LoRA-XS, LoRA, full finetuning      tl.tie      which modules share their numbers
+---   tl.sample   completions of prompts                        tl.grpo     GRPO, step by step
+---   tl.sft      supervised finetuning on the same adapters    tl.data     problem sets
+---   tl.verify   rewards in worker threads                     tl.eval     accuracy with its interval
+---   tl.report   run directories, metrics, progress            tl.tensor   small dense tensors
+---   tl.tokenizer, tl.json, tl.yaml, tl.fetch, tl.log
+--- At the prompt `? tl.grpo` prints what a part or function is for.
+local tl = {}
+local F = require "tl.ffi"
+local ffi = require "ffi"
+
+tl.version = ffi.string(F.C.tl_version())
+tl.root = F.root
+
+return setmetatable(tl, {
+  __index = function(t, name)
+    if type(name) ~= "string" or not name:match "^[%a_][%w_]*$" then return nil end
+    local path = package.searchpath("tl." .. name, package.path)
+    if not path then
+      local parts = {}
+      for _, file in ipairs(require("tl.fs").list(F.lua_dir .. "/tl") or {}) do parts[#parts + 1] = file:match "^([%w_]+)%.lua$" end
+      error(("tl has no part '%s'%s"):format(name, require("tl.names").hint(name, parts, "tl.")), 2)
+    end
+    local part = require("tl." .. name)
+    rawset(t, name, part)
+    return part
+  end,
+})

@@ -1,0 +1,16 @@
+--- yaml.lua: YAML files to Lua values: maps, lists and scalars as tl.json gives them. Aliases, merge keys and tags are refused.
+local F = require "tl.ffi"
+local ffi = require "ffi"
+local json = require "tl.json"
+
+local yaml = {}
+
+--- The value of the one document in a YAML file; errors name file:line:column.
+---@param path string
+function yaml.load(path)
+  local out = ffi.new "char *[1]"
+  F.check(F.C.tl_yaml_to_json(path, out), 2)
+  return json.decode(F.take_string(out[0]))
+end
+
+return yaml

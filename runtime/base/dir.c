@@ -1,0 +1,36 @@
+// dir.c: what is at a path, and what is in a folder.
+#include "base.h"
+#include <cjson/cJSON.h>
+#include <dirent.h>
+#include <errno.h>
+#include <sys/stat.h>
+
+int tl_path_kind(const char *path) {
+  struct stat st;
+  if (stat(path, &st) != 0) return 0;
+  return S_ISREG(st.st_mode) ? 1 : S_ISDIR(st.st_mode) ? 2 : 3;
+}
+
+int64_t tl_file_bytes(const char *path) {
+  struct stat st;
+  return stat(path, &st) == 0 && S_ISREG(st.st_mode) ? (int64_t)st.st_size : -1;
+}
+
+static int not_dots(const struct dirent *e) { return strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0; }
+static int bytewise(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }
+
+tl_status tl_list_dir(const char *path, char **json) {
+  *json = NULL;
+  struct dirent **entries;
+  int n = scandir(path, &entries, not_dots, bytewise);
+  if (n < 0) return tl_fail(TL_E_IO, "%s: %s", path, strerror(errno));
+  cJSON *list = cJSON_CreateArray();
+  for (int i = 0; i < n; i++) {
+    cJSON_AddItemToArray(list, cJSON_CreateString(entries[i]->d_name));
+    free(entries[i]);
+  }
+  free(entries);
+  *json = cJSON_PrintUnformatted(list);
+  cJSON_Delete(list);
+  return *json ? TL_OK : tl_fail(TL_E_MEMORY, "%s: out of memory", path);
+}
