@@ -1,0 +1,552 @@
+// test_conformance_ops.c: every op of every backend against the reference, on shapes that are not multiples of anything.
+//
+// A row names an op, the case function that runs it, sizes, and the tolerance in each compute dtype. The same operands go
+// through the reference and the backend. An op without a row fails the suite.
+//
+// Tolerances are relative to the largest value of the output:
+//   EXACT   0      pure data movement, or one rounding of the same number
+//   SUM     2e-5   fp32 sums of up to 2000 products against double: about sqrt(2000) 2^-24 is seen, a few times that is allowed
+//   STORE   2^-7   the result is stored in bf16: values on two sides of a rounding boundary are one step, 2^-8 of them, apart
+//   PROBS   2^-6   bf16 probabilities or score gradients inside a product, and a bf16 result (a backend may hold P in bf16)
+//   EXP     5e-5   fp32 exp and log of scores whose own error is SUM
+//   DOUBLE  1e-12  sums in double on both sides
+#include "conformance.h"
+
+#define EXACT 0.0
+#define SUM 2e-5
+#define STORE 0x1p-7
+#define PROBS 0x1p-6
+#define EXP 5e-5
+#define DOUBLE 1e-12
+
+enum { BIAS = 1, LOWRANK = 2, IDENTITY = 4, VARIANTS = 8, ACCUMULATE = 16, OUT_F32 = 32, OUT_ROWS = 64, NO_DX = 128,
+       EXTRA = 256 };
+
+typedef struct row row;
+struct row {
+  int op;
+  const char *note;
+  void (*run)(const row *r);
+  int T, N, K, r, flags;
+  map_kind map;
+  int window, G;
+  double tol[2];  // f32, bf16
+};
+
+static const tlk_ops *ref;
+static double tolerance(const row *r) { return r->tol[compute == TLK_BF16]; }
+static int out_dtype(const row *r) { return r->flags & (OUT_F32 | ACCUMULATE) ? TLK_F32 : compute; }
+
+// The same weights, in the reference's and in the backend's layout.
+typedef struct {
+  tlk_packed *want, *got;
+} weights;
+
+static weights pack_both(const float *w, int N, int K) {
+  weights p = {ref->pack(w, TLK_F32, N, K, compute), ops->pack(w, TLK_F32, N, K, compute)};
+  if (!p.want || !p.got) abort();
+  return p;
+}
+static weights weights_random(int N, int K) { return pack_both(vec_random((size_t)N * K, 1 / sqrt(K)), N, K); }
+static void weights_free(weights p) {
+  ref->packed_free(p.want);
+  ops->packed_free(p.got);
+}
+
+// ---- weights
+static uint16_t half_pattern(int i) { return (uint16_t)(i * 0x9e3 % 0x7c00 | (i & 1) << 15); }  // finite halves, subnormals too
+
+static void pack_case(const row *r) {
+  int N = r->N, K = r->K;
+  size_t n = (size_t)N * K;
+  float *f = vec_random(n, 1), *want = vec_nan(n), *got = vec_nan(n);
+  uint16_t *h = take(2 * n);
+  // ties and edges of rounding
+  const uint32_t special[] = {0x3f808000, 0x3f818000, 0x80000000, 0x00000001, 0x7f7fffff, 0x3f807fff, 0x3f808001};
+  for (size_t i = 0; i < 7 && i < n; i++) memcpy(f + i, &special[i], 4);
+  for (size_t i = 0; i < n; i++) h[i] = r->flags == TLK_F16 ? half_pattern((int)i) : to_bf16(f[i]);
+  const void *w = r->flags == TLK_F32 ? (void *)f : (void *)h;
+  weights p = {ref->pack(w, r->flags, N, K, compute), ops->pack(w, r->flags, N, K, compute)};
+  CHECK(p.want && p.got, "out of memory");
+  if (!p.want || !p.got) return;
+  ref->unpack(want, p.want, 0, N);
+  ops->unpack(got, p.got, 0, N);
+  same_bits("all rows", want, got, n * 4);
+  int n0 = N / 3, n1 = N - 1;
+  ops->unpack(got, p.got, n0, n1);
+  same_bits("a range of rows", want + (size_t)n0 * K, got, (size_t)(n1 - n0) * K * 4);
+  float *again = vec_random(n, 2);
+  ref->repack(p.want, again);
+  ops->repack(p.got, again);
+  ref->unpack(want, p.want, 0, N);
+  ops->unpack(got, p.got, 0, N);
+  same_bits("after repack", want, got, n * 4);
+  int dims[3];
+  ops->packed_dims(p.got, &dims[0], &dims[1], &dims[2]);
+  CHECK(dims[0] == N && dims[1] == K && dims[2] == compute, "dims (%d, %d), compute %d", dims[0], dims[1], dims[2]);
+  CHECK(ops->packed_bytes(p.got) >= n * tlk_dtype_size(compute), "%zu bytes", ops->packed_bytes(p.got));
+  weights_free(p);
+}
+
+// ---- linear
+static tlk_lowrank lowrank_random(const row *r, int T) {
+  tlk_lowrank lr = {.r = r->r, .A = vec_random((size_t)r->r * r->K, 1 / sqrt(r->K)), .B = vec_random((size_t)r->N * r->r, 0.5)};
+  if (!(r->flags & IDENTITY)) lr.R = vec_random((size_t)3 * r->r * r->r, 0.5);
+  if (r->flags & VARIANTS) {
+    int32_t *v = take(sizeof *v * (size_t)T);
+    for (int t = 0; t < T; t++) v[t] = (r->flags & IDENTITY ? rng_below(2) : rng_below(4)) - 1;
+    lr.variant = v;
+  }
+  return lr;
+}
+
+static void linear_fwd_case(const row *r) {
+  int T = r->T, N = r->N, K = r->K, acc = (r->flags & ACCUMULATE) != 0;
+  weights w = weights_random(N, K);
+  mat x = mat_random(T, K, compute, 1), y = acc ? mat_random(T, N, TLK_F32, 1) : mat_nan(T, N, out_dtype(r)), y2 = mat_copy(&y);
+  float *bias = r->flags & BIAS ? vec_random((size_t)N, 1) : NULL;
+  tlk_lowrank lr = r->flags & LOWRANK ? lowrank_random(r, T) : (tlk_lowrank){0}, *l = r->flags & LOWRANK ? &lr : NULL;
+  float *z = l ? vec_nan((size_t)T * r->r) : NULL, *z2 = l ? vec_nan((size_t)T * r->r) : NULL;
+  ref->linear_fwd(y.m, z, x.m, w.want, bias, l, T, acc);
+  ops->linear_fwd(y2.m, z2, x.m, w.got, bias, l, T, acc);
+  close_mat("y", &y, &y2, tolerance(r));
+  if (l) close_vec("z", z, z2, (size_t)T * r->r, SUM);
+  weights_free(w);
+}
+
+static void linear_bwd_x_case(const row *r) {
+  int T = r->T, N = r->N, K = r->K, acc = (r->flags & ACCUMULATE) != 0;
+  weights w = weights_random(N, K);
+  mat dy = mat_random(T, N, compute, 1), dx = acc ? mat_random(T, K, TLK_F32, 1) : mat_nan(T, K, TLK_F32), dx2 = mat_copy(&dx);
+  tlk_lowrank lr = r->flags & LOWRANK ? lowrank_random(r, T) : (tlk_lowrank){0}, *l = r->flags & LOWRANK ? &lr : NULL;
+  float *g = l ? vec_nan((size_t)T * r->r) : NULL, *g2 = l ? vec_nan((size_t)T * r->r) : NULL;
+  tlk_mat none = {NULL, TLK_F32, K};
+  ref->linear_bwd_x(r->flags & NO_DX ? none : dx.m, g, dy.m, w.want, l, T, acc);
+  ops->linear_bwd_x(r->flags & NO_DX ? none : dx2.m, g2, dy.m, w.got, l, T, acc);
+  if (!(r->flags & NO_DX)) close_mat("dx", &dx, &dx2, tolerance(r));
+  if (l) close_vec("g", g, g2, (size_t)T * r->r, SUM);
+  weights_free(w);
+}
+
+// a and b may each be F32 or the activation dtype
+static void linear_bwd_w_case(const row *r) {
+  size_t n = (size_t)r->N * r->K;
+  mat a = mat_random(r->T, r->N, r->flags & OUT_F32 ? TLK_F32 : compute, 1);
+  mat b = mat_random(r->T, r->K, r->flags & EXTRA ? TLK_F32 : compute, 1);
+  float *dw = vec_random(n, 1), *dw2 = vec_copy(dw, n);
+  ref->linear_bwd_w(dw, a.m, b.m, r->T, r->N, r->K);
+  ops->linear_bwd_w(dw2, a.m, b.m, r->T, r->N, r->K);
+  close_vec("dw", dw, dw2, n, tolerance(r));
+}
+
+static void colsum_case(const row *r) {
+  mat dy = mat_random(r->T, r->N, compute, 1);
+  float *db = vec_random((size_t)r->N, 1), *db2 = vec_copy(db, (size_t)r->N);
+  ref->colsum(db, dy.m, r->T, r->N);
+  ops->colsum(db2, dy.m, r->T, r->N);
+  close_vec("db", db, db2, (size_t)r->N, tolerance(r));
+}
+
+static void lowrank_bwd_case(const row *r) {
+  int32_t unit_off[] = {0, r->T / 3, r->T / 3, r->T};  // the middle unit is empty
+  size_t n = (size_t)3 * r->r * r->r, rows = (size_t)r->T * r->r;
+  float *g = vec_random(rows, 1), *z = vec_random(rows, 1);
+  double *want = take(8 * n), *got = take(8 * n);
+  for (size_t i = 0; i < n; i++) want[i] = got[i] = rng_normal();
+  ref->lowrank_bwd(want, g, z, unit_off, 3, r->r);
+  ops->lowrank_bwd(got, g, z, unit_off, 3, r->r);
+  for (size_t i = 0; i < n; i++)
+    CHECK(fabs(want[i] - got[i]) <= tolerance(r) * (1 + fabs(want[i])), "dR[%zu] = %.17g, expected %.17g", i, got[i], want[i]);
+}
+
+// ---- rmsnorm
+static void rmsnorm_fwd_case(const row *r) {
+  int T = r->T, C = r->N;
+  float *x = vec_random((size_t)T * C, 3), *gain = vec_random((size_t)C, 1), *s = vec_nan((size_t)T), *s2 = vec_nan((size_t)T);
+  mat y = mat_nan(T, C, compute), y2 = mat_copy(&y);
+  memset(x, 0, sizeof *x * (size_t)C);  // a row of zeros: eps alone
+  ref->rmsnorm_fwd(y.m, s, x, gain, 1e-5f, T, C);
+  ops->rmsnorm_fwd(y2.m, s2, x, gain, 1e-5f, T, C);
+  close_mat("y", &y, &y2, tolerance(r));
+  for (int t = 0; t < T; t++) CHECK(fabs(s[t] - s2[t]) <= 2e-6 * s[t], "rstd[%d] = %.9g, expected %.9g", t, s2[t], s[t]);
+}
+
+static void rmsnorm_bwd_case(const row *r) {
+  int T = r->T, C = r->N, gain_too = (r->flags & EXTRA) != 0;
+  size_t n = (size_t)T * C;
+  float *x = vec_random(n, 3), *gain = vec_random((size_t)C, 1), *rstd = vec_nan((size_t)T), *dy = vec_random(n, 1);
+  float *dx = vec_random(n, 0.3), *dx2 = vec_copy(dx, n), *dg = vec_random((size_t)C, 1), *dg2 = vec_copy(dg, (size_t)C);
+  mat y = mat_nan(T, C, TLK_F32);
+  ref->rmsnorm_fwd(y.m, rstd, x, gain, 1e-5f, T, C);
+  ref->rmsnorm_bwd(dx, gain_too ? dg : NULL, dy, x, gain, rstd, T, C);
+  ops->rmsnorm_bwd(dx2, gain_too ? dg2 : NULL, dy, x, gain, rstd, T, C);
+  close_vec("dx", dx, dx2, n, tolerance(r));
+  close_vec("dgain", dg, dg2, (size_t)C, tolerance(r));
+}
+
+// ---- rope and cast. N heads of size K; OUT_ROWS scatters rows over a larger y; EXTRA: x is in the activation dtype.
+static int32_t *rows_random(int T, int n_rows) {
+  int32_t *rows = take(sizeof *rows * (size_t)n_rows);
+  for (int i = 0; i < n_rows; i++) rows[i] = i;
+  for (int i = 0; i < T; i++) {
+    int j = i + rng_below(n_rows - i), s = rows[i];
+    rows[i] = rows[j], rows[j] = s;
+  }
+  return rows;
+}
+
+static float *angles(int n_pos, int D) {
+  float *table = take(sizeof *table * (size_t)n_pos * D);
+  for (int p = 0; p < n_pos; p++)
+    for (int i = 0; i < D / 2; i++) {
+      double a = p * pow(10000, -2.0 * i / D);
+      table[(size_t)p * D + 2 * i] = (float)cos(a);
+      table[(size_t)p * D + 2 * i + 1] = (float)sin(a);
+    }
+  return table;
+}
+
+static int32_t *positions(int T, int n_pos) {
+  int32_t *pos = take(sizeof *pos * (size_t)T);
+  for (int t = 0; t < T; t++) pos[t] = rng_below(n_pos);
+  return pos;
+}
+
+static void rope_case(const row *r) {
+  int T = r->T, heads = r->N, D = r->K, back = r->op == OP_rope_bwd, n_rows = r->flags & OUT_ROWS ? T + 4 : T;
+  float *table = angles(40, D);
+  int32_t *pos = positions(T, 40), *out = r->flags & OUT_ROWS ? rows_random(T, n_rows) : NULL;
+  mat x = mat_random(T, heads * D, r->flags & EXTRA ? compute : TLK_F32, 1);
+  mat y = mat_random(n_rows, heads * D, out_dtype(r), 1), y2 = mat_copy(&y);
+  for (int i = 0; i < 2; i++) {
+    const tlk_ops *o = i ? ops : ref;
+    if (back) o->rope_bwd(i ? y2.m : y.m, x.m, pos, table, T, heads, D);
+    else o->rope_fwd(i ? y2.m : y.m, out, x.m, pos, table, T, heads, D);
+  }
+  close_mat("y", &y, &y2, tolerance(r));
+}
+
+static void cast_case(const row *r) {
+  int n_rows = r->flags & OUT_ROWS ? r->T + 4 : r->T;
+  int32_t *out = r->flags & OUT_ROWS ? rows_random(r->T, n_rows) : NULL;
+  mat x = mat_random(r->T, r->N, r->flags & EXTRA ? compute : TLK_F32, 1);
+  mat y = mat_random(n_rows, r->N, out_dtype(r), 1), y2 = mat_copy(&y);
+  ref->cast(y.m, out, x.m, r->T, r->N);
+  ops->cast(y2.m, out, x.m, r->T, r->N);
+  close_mat("y", &y, &y2, tolerance(r));
+}
+
+// ---- attention. N query heads, G key heads, K is the head size.
+static attn_case attn_of(const row *r) {
+  static const int few[] = {7, 1, 19, 4}, many[] = {301, 33};
+  return r->flags & EXTRA ? attn_make(r->map, many, 2, r->window) : attn_make(r->map, few, 4, r->window);
+}
+
+static void attn_fwd_case(const row *r) {
+  attn_case c = attn_of(r);
+  int T = c.T, H = r->N, G = r->G, D = r->K;
+  mat q = mat_random(T, H * D, compute, 2), k = mat_random(c.n_rows, G * D, compute, 1);
+  mat v = mat_random(c.n_rows, G * D, compute, 1);
+  mat o = mat_nan(T, H * D, compute), o2 = mat_copy(&o);
+  float *lse = vec_nan((size_t)T * H), *lse2 = vec_nan((size_t)T * H), scale = 1 / sqrtf((float)D);
+  ref->attn_fwd(o.m, lse, q.m, k.m, v.m, &c.map, scale, T, H, G, D);
+  ops->attn_fwd(o2.m, lse2, q.m, k.m, v.m, &c.map, scale, T, H, G, D);
+  close_mat("o", &o, &o2, tolerance(r));
+  close_vec("lse", lse, lse2, (size_t)T * H, EXP);
+}
+
+static void attn_bwd_case(const row *r) {
+  attn_case c = attn_of(r);
+  int T = c.T, H = r->N, G = r->G, D = r->K;
+  mat q = mat_random(T, H * D, compute, 2), k = mat_random(c.n_rows, G * D, compute, 1);
+  mat v = mat_random(c.n_rows, G * D, compute, 1);
+  mat o = mat_nan(T, H * D, compute), d_o = mat_random(T, H * D, compute, 1);
+  mat dq = mat_nan(T, H * D, TLK_F32), dk = mat_random(c.n_rows, G * D, TLK_F32, 0.1);
+  mat dv = mat_random(c.n_rows, G * D, TLK_F32, 0.1);
+  mat dq2 = mat_copy(&dq), dk2 = mat_copy(&dk), dv2 = mat_copy(&dv);
+  float *lse = vec_nan((size_t)T * H), scale = 1 / sqrtf((float)D);
+  ref->attn_fwd(o.m, lse, q.m, k.m, v.m, &c.map, scale, T, H, G, D);
+  ref->attn_bwd(dq.m, dk.m, dv.m, d_o.m, o.m, lse, q.m, k.m, v.m, &c.map, c.unit_off, c.n_units, scale, T, H, G, D);
+  ops->attn_bwd(dq2.m, dk2.m, dv2.m, d_o.m, o.m, lse, q.m, k.m, v.m, &c.map, c.unit_off, c.n_units, scale, T, H, G, D);
+  close_mat("dq", &dq, &dq2, tolerance(r));
+  close_mat("dk", &dk, &dk2, tolerance(r));
+  close_mat("dv", &dv, &dv2, tolerance(r));
+}
+
+// ---- swiglu: scale 5 with a few values far out, where sigma saturates
+static void swiglu_case(const row *r) {
+  int T = r->T, F = r->N;
+  mat gate = mat_random(T, F, compute, 5), up = mat_random(T, F, compute, 1), dh = mat_random(T, F, TLK_F32, 1);
+  put(&gate, 0, 0, -200), put(&gate, T - 1, F - 1, 200), put(&gate, 0, F / 2, 0);
+  mat a = mat_nan(T, F, compute), b = mat_copy(&a), a2 = mat_copy(&a), b2 = mat_copy(&a);
+  if (r->op == OP_swiglu_fwd) {
+    ref->swiglu_fwd(a.m, gate.m, up.m, T, F);
+    ops->swiglu_fwd(a2.m, gate.m, up.m, T, F);
+    close_mat("h", &a, &a2, tolerance(r));
+  } else {
+    ref->swiglu_bwd(a.m, b.m, dh.m, gate.m, up.m, T, F);
+    ops->swiglu_bwd(a2.m, b2.m, dh.m, gate.m, up.m, T, F);
+    close_mat("dgate", &a, &a2, tolerance(r));
+    close_mat("dup", &b, &b2, tolerance(r));
+  }
+}
+
+// ---- embedding
+static int32_t *ids_random(int T, int V) {
+  int32_t *ids = take(sizeof *ids * (size_t)T);
+  for (int t = 0; t < T; t++) ids[t] = rng_below(V);
+  return ids;
+}
+
+static void embed_fwd_case(const row *r) {
+  weights w = weights_random(r->N, r->K);
+  int32_t *ids = ids_random(r->T, r->N);
+  ids[0] = r->N - 1;
+  size_t n = (size_t)r->T * r->K;
+  float *x = vec_nan(n), *x2 = vec_nan(n);
+  ref->embed_fwd(x, w.want, ids, r->T);
+  ops->embed_fwd(x2, w.got, ids, r->T);
+  same_bits("x", x, x2, n * 4);
+  weights_free(w);
+}
+
+static void embed_bwd_case(const row *r) {
+  size_t n = (size_t)r->N * r->K;
+  int32_t *ids = ids_random(r->T, r->N);
+  float *dx = vec_random((size_t)r->T * r->K, 1), *want = vec_random(n, 1), *got = vec_copy(want, n);
+  ref->embed_bwd(want, dx, ids, r->T, r->K);
+  ops->embed_bwd(got, dx, ids, r->T, r->K);
+  same_bits("dtable", want, got, n * 4);  // the order of t is part of the contract
+}
+
+// ---- head. N is the vocabulary, K the width.
+static void head_fwd_case(const row *r) {
+  size_t T = (size_t)r->T;
+  weights w = pack_both(vec_random((size_t)r->N * r->K, 3 / sqrt(r->K)), r->N, r->K);
+  mat h = mat_random(r->T, r->K, compute, 1);
+  int32_t *targets = r->flags & EXTRA ? NULL : ids_random(r->T, r->N);
+  float *want = vec_nan(3 * T), *got = vec_nan(3 * T), inv_temp = 1 / 0.7f;
+  ref->head_fwd(want, want + T, want + 2 * T, h.m, w.want, targets, inv_temp, r->T);
+  ops->head_fwd(got, got + T, got + 2 * T, h.m, w.got, targets, inv_temp, r->T);
+  if (targets) close_vec("logprob", want, got, T, tolerance(r));
+  close_vec("lse", want + T, got + T, T, tolerance(r));
+  close_vec("entropy", want + 2 * T, got + 2 * T, T, tolerance(r));
+  float *alone = vec_nan(2 * T);
+  ops->head_fwd(alone, alone + T, NULL, h.m, w.got, targets, inv_temp, r->T);
+  same_bits("without entropy", got, alone, (targets ? 2 : 0) * T * 4);
+  weights_free(w);
+}
+
+static void head_bwd_case(const row *r) {
+  size_t T = (size_t)r->T, n = T * (size_t)r->K, nw = (size_t)r->N * r->K;
+  int with_entropy = !(r->flags & NO_DX), with_dw = (r->flags & EXTRA) != 0;
+  weights w = pack_both(vec_random(nw, 3 / sqrt(r->K)), r->N, r->K);
+  mat h = mat_random(r->T, r->K, compute, 1);
+  int32_t *targets = ids_random(r->T, r->N);
+  float *stats = vec_nan(3 * T), *dlogprob = vec_random(T, 1), *dentropy = with_entropy ? vec_random(T, 1) : NULL;
+  float *dh = vec_nan(n), *dh2 = vec_nan(n), *dw = vec_random(nw, 0.1), *dw2 = vec_copy(dw, nw), inv_temp = 1 / 0.7f;
+  dlogprob[0] = 0;  // a masked token
+  ref->head_fwd(stats, stats + T, stats + 2 * T, h.m, w.want, targets, inv_temp, r->T);
+  float *entropy = with_entropy ? stats + 2 * T : NULL;
+  ref->head_bwd(dh, with_dw ? dw : NULL, h.m, w.want, targets, stats + T, entropy, dlogprob, dentropy, inv_temp, r->T);
+  ops->head_bwd(dh2, with_dw ? dw2 : NULL, h.m, w.got, targets, stats + T, entropy, dlogprob, dentropy, inv_temp, r->T);
+  close_vec("dh", dh, dh2, n, tolerance(r));
+  close_vec("dw", dw, dw2, nw, tolerance(r));
+  weights_free(w);
+}
+
+// What is drawn is the subject of test_conformance_sample; here greedy ids, logprob and entropy.
+static void head_sample_case(const row *r) {
+  size_t T = (size_t)r->T;
+  weights w = pack_both(vec_random((size_t)r->N * r->K, 3 / sqrt(r->K)), r->N, r->K);
+  mat h = mat_random(r->T, r->K, compute, 1);
+  tlk_sample_row *rows = take(sizeof *rows * T);
+  for (int t = 0; t < r->T; t++) rows[t] = (tlk_sample_row){.top_p = 1};
+  int32_t *ids = take(4 * T), *ids2 = take(4 * T);
+  float *want = vec_nan(2 * T), *got = vec_nan(2 * T);
+  ref->head_sample(ids, want, want + T, h.m, w.want, rows, r->T);
+  ops->head_sample(ids2, got, got + T, h.m, w.got, rows, r->T);
+  for (int t = 0; t < r->T; t++) CHECK(ids[t] == ids2[t], "row %d: greedy id %d, expected %d", t, ids2[t], ids[t]);
+  close_vec("logprob", want, got, T, tolerance(r));
+  close_vec("entropy", want + T, got + T, T, tolerance(r));
+  weights_free(w);
+}
+
+// ---- vectors of N numbers
+static void adamw_case(const row *r) {
+  size_t n = (size_t)r->N;
+  float *p = vec_random(n, 1), *m = vec_random(n, 0.1), *v = vec_random(n, 0.1), *g = vec_random(n, 1);
+  for (size_t i = 0; i < n; i++) v[i] = fabsf(v[i]);
+  float *p2 = vec_copy(p, n), *m2 = vec_copy(m, n), *v2 = vec_copy(v, n);
+  for (int step = 1; step <= 3; step++) {
+    ref->adamw(p, m, v, g, n, 1e-2f, 0.9f, 0.999f, 1e-8f, 0.1f, step);
+    ops->adamw(p2, m2, v2, g, n, 1e-2f, 0.9f, 0.999f, 1e-8f, 0.1f, step);
+  }
+  close_vec("param", p, p2, n, tolerance(r));
+  close_vec("m", m, m2, n, tolerance(r));
+  close_vec("v", v, v2, n, tolerance(r));
+}
+
+static void sumsq_case(const row *r) {
+  float *x = vec_random((size_t)r->N, 1);
+  double want = ref->sumsq(x, (size_t)r->N), got = ops->sumsq(x, (size_t)r->N);
+  CHECK(fabs(want - got) <= tolerance(r) * want, "%.17g, expected %.17g", got, want);
+}
+
+static void scale_case(const row *r) {
+  size_t n = (size_t)r->N;
+  float *x = vec_random(n, 1), *x2 = vec_copy(x, n);
+  ref->scale(x, 0.37f, n);
+  ops->scale(x2, 0.37f, n);
+  same_bits("x", x, x2, n * 4);
+}
+
+static void round_to_case(const row *r) {
+  size_t n = (size_t)r->N;
+  float *x = vec_random(n, 1), *want = vec_nan(n), *got = vec_nan(n);
+  const float special[] = {0x1p-24f, 0x1p-25f, 0x1.8p-25f, 65504, 65519.996f, 65520, -0.0f, 1 + 0x1p-11f,
+                           1 + 0x1.8p-10f, 0x1.01p0f, 0x1.03p0f};
+  memcpy(x, special, sizeof special);
+  ref->round_to(want, x, n, r->flags);
+  ops->round_to(got, x, n, r->flags);
+  same_bits("y", want, got, n * 4);
+}
+
+static void set_threads_case(const row *r) {
+  weights w = weights_random(r->N, r->K);
+  mat x = mat_random(r->T, r->K, compute, 1), y[4];
+  for (int n = 0; n < 4; n++) {
+    y[n] = mat_nan(r->T, r->N, TLK_F32);
+    ops->set_threads(n);
+    ops->linear_fwd(y[n].m, NULL, x.m, w.got, NULL, NULL, r->T, 0);
+    same_bits("y", y[0].m.p, y[n].m.p, mat_bytes(&y[0]));
+  }
+  ops->set_threads(2);
+  weights_free(w);
+}
+
+// op, note, case, T, N, K, tolerance in f32 and in bf16, further members
+#define ROW(op_, note_, run_, T_, N_, K_, f32_, bf16_, ...) \
+  {.op = OP_##op_, .note = note_, .run = run_, .T = T_, .N = N_, .K = K_, .tol = {f32_, bf16_}, __VA_ARGS__}
+static const row rows[] = {
+  ROW(set_threads, "1 2 3 and all", set_threads_case, 21, 67, 45, EXACT, EXACT),
+  ROW(pack, "from f32", pack_case, 0, 37, 29, EXACT, EXACT, .flags = TLK_F32),
+  ROW(unpack, "from bf16", pack_case, 0, 131, 77, EXACT, EXACT, .flags = TLK_BF16),
+  ROW(repack, "from f16", pack_case, 0, 50, 611, EXACT, EXACT, .flags = TLK_F16),
+  ROW(packed_dims, "one column", pack_case, 0, 19, 1, EXACT, EXACT, .flags = TLK_F32),
+  ROW(packed_bytes, "two rows", pack_case, 0, 2, 33, EXACT, EXACT, .flags = TLK_F32),
+  ROW(packed_free, "17 x 64", pack_case, 0, 17, 64, EXACT, EXACT, .flags = TLK_F32),
+
+  ROW(linear_fwd, "plain", linear_fwd_case, 13, 37, 29, SUM, STORE),
+  ROW(linear_fwd, "one row", linear_fwd_case, 1, 131, 203, SUM, SUM, .flags = OUT_F32),
+  ROW(linear_fwd, "one output", linear_fwd_case, 5, 1, 7, SUM, SUM, .flags = OUT_F32),
+  ROW(linear_fwd, "bias", linear_fwd_case, 7, 65, 33, SUM, STORE, .flags = BIAS),
+  ROW(linear_fwd, "accumulate", linear_fwd_case, 67, 101, 77, SUM, SUM, .flags = ACCUMULATE | BIAS),
+  ROW(linear_fwd, "R", linear_fwd_case, 9, 43, 51, SUM, STORE, .r = 2, .flags = LOWRANK | BIAS),
+  ROW(linear_fwd, "R of each row", linear_fwd_case, 70, 43, 51, SUM, SUM, .r = 3, .flags = LOWRANK | VARIANTS | OUT_F32),
+  ROW(linear_fwd, "R, accumulate", linear_fwd_case, 9, 43, 51, SUM, SUM, .r = 5, .flags = LOWRANK | ACCUMULATE),
+  ROW(linear_fwd, "R the identity", linear_fwd_case, 11, 43, 51, SUM, SUM, .r = 17, .flags = LOWRANK | IDENTITY | OUT_F32),
+  ROW(linear_fwd, "identity or none", linear_fwd_case, 11, 43, 51, SUM, STORE, .r = 4, .flags = LOWRANK | IDENTITY | VARIANTS),
+  ROW(linear_fwd, "wide", linear_fwd_case, 130, 517, 1029, SUM, SUM, .r = 2, .flags = LOWRANK | OUT_F32),
+
+  ROW(linear_bwd_x, "plain", linear_bwd_x_case, 13, 37, 29, SUM, SUM),
+  ROW(linear_bwd_x, "accumulate", linear_bwd_x_case, 67, 101, 77, SUM, SUM, .flags = ACCUMULATE),
+  ROW(linear_bwd_x, "R", linear_bwd_x_case, 9, 43, 51, SUM, SUM, .r = 2, .flags = LOWRANK),
+  ROW(linear_bwd_x, "R of each row", linear_bwd_x_case, 70, 43, 51, SUM, SUM, .r = 3, .flags = LOWRANK | VARIANTS | ACCUMULATE),
+  ROW(linear_bwd_x, "R the identity", linear_bwd_x_case, 11, 43, 51, SUM, SUM, .r = 17, .flags = LOWRANK | IDENTITY),
+  ROW(linear_bwd_x, "g alone", linear_bwd_x_case, 11, 43, 51, SUM, SUM, .r = 2, .flags = LOWRANK | NO_DX),
+  ROW(linear_bwd_x, "wide", linear_bwd_x_case, 130, 1029, 517, SUM, SUM, .r = 2, .flags = LOWRANK),
+
+  ROW(linear_bwd_w, "both act", linear_bwd_w_case, 13, 37, 29, SUM, SUM),
+  ROW(linear_bwd_w, "a f32", linear_bwd_w_case, 70, 3, 131, SUM, SUM, .flags = OUT_F32),
+  ROW(linear_bwd_w, "b f32", linear_bwd_w_case, 301, 67, 5, SUM, SUM, .flags = EXTRA),
+  ROW(linear_bwd_w, "one row", linear_bwd_w_case, 1, 67, 45, SUM, SUM),
+  ROW(linear_bwd_w, "long", linear_bwd_w_case, 1029, 130, 203, SUM, SUM),
+  ROW(colsum, "", colsum_case, 301, 67, 0, SUM, SUM),
+  ROW(lowrank_bwd, "r 2", lowrank_bwd_case, 301, 0, 0, DOUBLE, DOUBLE, .r = 2),
+  ROW(lowrank_bwd, "r 7", lowrank_bwd_case, 29, 0, 0, DOUBLE, DOUBLE, .r = 7),
+
+  ROW(rmsnorm_fwd, "", rmsnorm_fwd_case, 13, 37, 0, SUM, STORE),
+  ROW(rmsnorm_fwd, "wide", rmsnorm_fwd_case, 5, 1029, 0, SUM, STORE),
+  ROW(rmsnorm_bwd, "dx", rmsnorm_bwd_case, 13, 37, 0, SUM, SUM),
+  ROW(rmsnorm_bwd, "dx, dgain", rmsnorm_bwd_case, 301, 131, 0, SUM, SUM, .flags = EXTRA),
+  ROW(rope_fwd, "", rope_case, 13, 3, 10, SUM, STORE),
+  ROW(rope_fwd, "scattered", rope_case, 29, 2, 64, SUM, STORE, .flags = OUT_ROWS),
+  ROW(rope_fwd, "act to f32", rope_case, 5, 1, 6, SUM, SUM, .flags = EXTRA | OUT_F32),
+  ROW(rope_bwd, "", rope_case, 13, 3, 10, SUM, STORE),
+  ROW(cast, "f32 to act", cast_case, 13, 37, 0, EXACT, EXACT),
+  ROW(cast, "scattered", cast_case, 13, 67, 0, EXACT, EXACT, .flags = OUT_ROWS),
+  ROW(cast, "act to f32", cast_case, 13, 37, 0, EXACT, EXACT, .flags = EXTRA | OUT_F32),
+  ROW(cast, "act to act", cast_case, 13, 37, 0, EXACT, EXACT, .flags = EXTRA | OUT_ROWS),
+
+  ROW(attn_fwd, "causal", attn_fwd_case, 0, 4, 10, EXP, PROBS, .G = 2, .map = MAP_PLAIN),
+  ROW(attn_fwd, "shared prefix", attn_fwd_case, 0, 3, 64, EXP, PROBS, .G = 1, .map = MAP_PREFIX),
+  ROW(attn_fwd, "window", attn_fwd_case, 0, 3, 22, EXP, PROBS, .G = 3, .map = MAP_PREFIX, .window = 5),
+  ROW(attn_fwd, "decode", attn_fwd_case, 0, 9, 64, EXP, PROBS, .G = 3, .map = MAP_DECODE),
+  ROW(attn_fwd, "decode, window", attn_fwd_case, 0, 2, 80, EXP, PROBS, .G = 2, .map = MAP_DECODE, .window = 3),
+  ROW(attn_fwd, "long", attn_fwd_case, 0, 2, 128, EXP, PROBS, .G = 1, .flags = EXTRA, .map = MAP_PLAIN),
+  ROW(attn_bwd, "causal", attn_bwd_case, 0, 4, 10, EXP, PROBS, .G = 2, .map = MAP_PLAIN),
+  ROW(attn_bwd, "shared prefix", attn_bwd_case, 0, 3, 64, EXP, PROBS, .G = 1, .map = MAP_PREFIX),
+  ROW(attn_bwd, "window", attn_bwd_case, 0, 3, 22, EXP, PROBS, .G = 3, .map = MAP_PREFIX, .window = 5),
+  ROW(attn_bwd, "long", attn_bwd_case, 0, 2, 128, EXP, PROBS, .G = 1, .flags = EXTRA, .map = MAP_PREFIX),
+
+  ROW(swiglu_fwd, "", swiglu_case, 13, 67, 0, EXP, STORE),
+  ROW(swiglu_bwd, "", swiglu_case, 13, 67, 0, EXP, STORE),
+  ROW(embed_fwd, "", embed_fwd_case, 29, 131, 37, EXACT, EXACT),
+  ROW(embed_bwd, "", embed_bwd_case, 301, 31, 37, EXACT, EXACT),
+
+  ROW(head_fwd, "", head_fwd_case, 13, 517, 37, EXP, EXP),
+  ROW(head_fwd, "large vocabulary", head_fwd_case, 3, 5003, 131, EXP, EXP),
+  ROW(head_fwd, "tiny vocabulary", head_fwd_case, 70, 11, 29, EXP, EXP),
+  ROW(head_fwd, "no targets", head_fwd_case, 5, 517, 37, EXP, EXP, .flags = EXTRA),
+  ROW(head_bwd, "logprob, entropy, dw", head_bwd_case, 13, 517, 37, EXP, PROBS, .flags = EXTRA),
+  ROW(head_bwd, "logprob", head_bwd_case, 70, 131, 67, EXP, PROBS, .flags = NO_DX),
+  ROW(head_bwd, "large vocabulary", head_bwd_case, 3, 5003, 131, EXP, PROBS, .flags = EXTRA),
+  ROW(head_sample, "greedy", head_sample_case, 67, 517, 37, EXP, EXP),
+
+  ROW(adamw, "3 steps", adamw_case, 0, 1003, 0, SUM, SUM),
+  ROW(sumsq, "", sumsq_case, 0, 100003, 0, 1e-6, 1e-6),  // a backend may sum squares in fp32 blocks
+  ROW(scale, "", scale_case, 0, 1003, 0, EXACT, EXACT),
+  ROW(round_to, "bf16", round_to_case, 0, 1003, 0, EXACT, EXACT, .flags = TLK_BF16),
+  ROW(round_to, "f16", round_to_case, 0, 1003, 0, EXACT, EXACT, .flags = TLK_F16),
+  ROW(round_to, "f32", round_to_case, 0, 1003, 0, EXACT, EXACT, .flags = TLK_F32),
+};
+enum { N_ROWS = sizeof rows / sizeof *rows };
+
+static void op_list_is_whole(void) {
+  size_t words = sizeof(tlk_ops) / sizeof(void *);
+  CHECK(words == 2 + N_OPS, "the table has %zu ops, the list of the suite %d", words - 2, N_OPS);
+  for (int i = 0; i < N_OPS; i++) {
+    int found = 0;
+    for (int k = 0; k < N_ROWS; k++) found += rows[k].op == i;
+    CHECK(found, "%s has no row", op_infos[i].name);
+    for (int b = 0; b < n_backends(); b++) {
+      void (*fn)(void);
+      memcpy(&fn, (const char *)backend(b) + op_infos[i].offset, sizeof fn);
+      CHECK(fn, "%s lacks %s", backend(b)->name, op_infos[i].name);
+    }
+  }
+}
+
+static const row *current;
+static void run_current(void) {
+  rng_seed(7 + (uint64_t)(current - rows));
+  current->run(current);
+  drop_all();
+}
+
+int main(void) {
+  ref = tlk_reference();
+  RUN(op_list_is_whole);
+  for (int b = 0; b < n_backends(); b++)
+    for (compute = TLK_F32; compute <= TLK_BF16; compute++)
+      for (current = rows; current < rows + N_ROWS; current++) {
+        ops = backend(b);
+        ops->set_threads(2);
+        char name[128];
+        snprintf(name, sizeof name, "%s(%s) %s %s %s", ops->name, ops->isa, compute_name(compute), op_infos[current->op].name,
+                 current->note);
+        test_run(name, run_current);
+      }
+  return test_done();
+}
