@@ -1,0 +1,414 @@
+// test_load.c: Hugging Face directories: the safetensors container, config.json in both key styles, loading, creating, saving
+// and merging. Would catch: a wrong offset or shape believed, a rounding done twice, a tensor under another's name, a crash on
+// a damaged file, a damaged file left by a failed save.
+#include "../test.h"
+#include "../../runtime/adapter/adapter.h"
+#include "../../runtime/base/safetensors.h"
+#include "modelfile.h"
+#include <signal.h>
+#include <sys/resource.h>
+
+static void safetensors_round_trip(void) {
+  float f[6] = {1, -2.5f, 3e-8f, 4, 5, 6};
+  uint16_t h[3] = {0x3f80, 0xbf80, 0x4000};
+  int32_t i[1] = {-7};
+  tl_st_entry e[] = {{.name = "z.half", .dtype = TL_BF16, .n_dims = 1, .shape = {3}, .data = h},
+                     {.name = "b", .dtype = TL_F32, .n_dims = 2, .shape = {2, 3}, .data = f},
+                     {.name = "a \"quoted\"", .dtype = TL_I32, .n_dims = 1, .shape = {1}, .data = i},
+                     {.name = "empty", .dtype = TL_F32, .n_dims = 2, .shape = {0, 4}, .data = f}};
+  const char *meta[] = {"format", "pt", "seed", "42", NULL};
+  CHECK_OK(tl_safetensors_write(at("x.safetensors"), e, 4, NULL, NULL, meta));
+  tl_safetensors s;
+  CHECK_OK(tl_safetensors_open(&s, at("x.safetensors")));
+  uint64_t header;
+  memcpy(&header, s.map.data, 8);
+  CHECK(header % 8 == 0);
+  CHECK(s.n == 4 && strcmp(s.tensors[0].name, "a \"quoted\"") == 0);
+  const tl_st_tensor *t = tl_safetensors_find(&s, "b");
+  CHECK(t && t->type == TL_F32 && t->n == 6 && t->shape[0] == 2 && t->shape[1] == 3 && memcmp(t->data, f, 24) == 0);
+  t = tl_safetensors_find(&s, "z.half");
+  CHECK(t && t->type == TL_BF16 && memcmp(t->data, h, 6) == 0);
+  CHECK(tl_safetensors_find(&s, "c") == NULL);
+  CHECK(strcmp(tl_safetensors_metadata(&s, "seed"), "42") == 0 && !tl_safetensors_metadata(&s, "none"));
+  tl_safetensors_close(&s);
+}
+
+// every prefix of a file is refused with a line that names it
+static void safetensors_truncated(void) {
+  size_t n;
+  char *all;
+  write_hf("cut", &llama_sizes, "F32", TL_F32, NULL);
+  CHECK_OK(tl_read_file(at("cut/model.safetensors"), &all, &n));
+  uint64_t header;
+  memcpy(&header, all, 8);
+  for (size_t len = 0; len < n; len += len < header + 64 ? 1 : 997) {
+    tl_safetensors s;
+    CHECK_OK(tl_write_file(at("cut/t.safetensors"), all, len));
+    tl_status st = tl_safetensors_open(&s, at("cut/t.safetensors"));
+    CHECK(st == TL_E_FORMAT, "length %zu: status %d", len, (int)st);
+    CHECK(strstr(tl_last_error(), "t.safetensors") && !strchr(tl_last_error(), '\n'), "%s", tl_last_error());
+  }
+  CHECK_OK(tl_write_file(at("cut/model.safetensors"), all, n - 1));
+  free(all);
+  refused(at("cut"), TL_E_FORMAT, "truncated");
+}
+
+static void safetensors_corrupt(void) {
+  static const char *const headers[] = {
+      "", "[]", "{", "{\"a\":1}", "{\"a\":{}}", "{\"a\":{\"dtype\":\"F32\"}}",
+      "{\"a\":{\"dtype\":\"F33\",\"shape\":[1],\"data_offsets\":[0,4]}}",
+      "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0]}}",
+      "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,0]}}",
+      "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[-4,0]}}",
+      "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,1e300]}}",
+      "{\"a\":{\"dtype\":\"F32\",\"shape\":[1.5],\"data_offsets\":[0,6]}}",
+      "{\"a\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,4]}}",
+      "{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,4]}}",
+      "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[9007199254740988,9007199254740992]}}",
+      "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]}}",
+      "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}"};
+  for (size_t i = 0; i < sizeof headers / sizeof *headers; i++) {
+    char bytes[512] = {0};
+    uint64_t n = strlen(headers[i]);
+    memcpy(bytes, &n, 8);
+    memcpy(bytes + 8, headers[i], n);
+    CHECK_OK(tl_write_file(at("bad.safetensors"), bytes, 8 + n + 4));
+    tl_safetensors s;
+    tl_status st = tl_safetensors_open(&s, at("bad.safetensors"));
+    CHECK(st == TL_E_FORMAT || st == TL_E_UNSUPPORTED, "%s was taken", headers[i]);
+  }
+}
+
+// loads a directory and compares every part with what was written
+static void loads_as_written(const char *dir, const sizes *z, int file_dtype, tl_dtype compute) {
+  tl_model *m = NULL;
+  tl_model_options o = {.compute = compute};
+  CHECK_OK(tl_model_load(at(dir), &o, &m));
+  if (m) compare_parts(m, z, file_dtype, compute);
+  tl_model_free(m);
+}
+
+static void load_llama(void) {
+  write_hf("llama", &llama_sizes, "F32", TL_F32, NULL);
+  loads_as_written("llama", &llama_sizes, TL_F32, TL_F32);
+  loads_as_written("llama", &llama_sizes, TL_F32, TL_BF16);
+}
+
+static void load_qwen2_biases(void) {
+  write_hf("qwen2", &qwen2_sizes, "BF16", TL_BF16, NULL);
+  loads_as_written("qwen2", &qwen2_sizes, TL_BF16, TL_F32);
+  write_hf("qwen2h", &qwen2_sizes, "F16", TL_F16, NULL);
+  loads_as_written("qwen2h", &qwen2_sizes, TL_F16, TL_F32);
+}
+
+// the head of a tied model is the embedding, also where the file carries lm_head
+static void load_tied_with_head(void) {
+  sizes z = llama_sizes;
+  z.extra_head = true;
+  write_hf("tiedhead", &z, "F32", TL_F32, NULL);
+  loads_as_written("tiedhead", &llama_sizes, TL_F32, TL_F32);
+}
+
+static void load_sharded(void) {
+  write_hf("sharded", &qwen2_sizes, "BF16", TL_BF16, NULL);
+  split_shards("sharded", 3);
+  CHECK(!tl_file_exists(at("sharded/model.safetensors")));
+  loads_as_written("sharded", &qwen2_sizes, TL_BF16, TL_F32);
+  CHECK(unlink(at("sharded/model-00002-of-00003.safetensors")) == 0);
+  refused(at("sharded"), TL_E_IO, "model-00002-of-00003.safetensors");
+}
+
+static void info_and_modules(void) {
+  tl_model *m = NULL;
+  tl_model_options o = {.compute = TL_F32};
+  write_hf("info", &qwen2_sizes, "F32", TL_F32, "\"eos_token_id\":[4,5],\"bos_token_id\":null");
+  CHECK_OK(tl_model_load(at("info"), &o, &m));
+  if (!m) return;
+  tl_model_info i;
+  tl_model_get_info(m, &i);
+  CHECK(i.n_layers == 2 && i.head_dim == 6 && i.vocab == 23 && !i.tied && i.n_modules == 14 && i.bos == -1 && i.pad == -1);
+  CHECK(i.n_eos == 2 && i.eos[0] == 4 && i.eos[1] == 5 && strcmp(i.architecture, "qwen2") == 0 && strcmp(i.format, "hf") == 0);
+  CHECK(strcmp(i.file_dtype, "F32") == 0 && i.packed_bytes > 0);
+  tl_module_info a, b;
+  CHECK_OK(tl_model_module(m, 0, &a));
+  CHECK_OK(tl_model_module(m, 13, &b));
+  CHECK(strcmp(a.name, "model.layers.0.self_attn.q_proj") == 0 && strcmp(a.kind, "q") == 0 && a.out == 24 && a.in == 20);
+  CHECK(strcmp(b.name, "model.layers.1.mlp.down_proj") == 0 && b.layer == 1 && b.out == 20 && b.in == 28);
+  CHECK(tl_model_module(m, 14, &a) == TL_E_ARG && tl_model_module(m, -1, &a) == TL_E_ARG);
+  tl_model_free(m);
+  write_text("info/generation_config.json", "{\"eos_token_id\":7,\"pad_token_id\":8}");
+  CHECK_OK(tl_model_load(at("info"), &o, &m));
+  if (!m) return;
+  tl_model_get_info(m, &i);
+  CHECK(i.n_eos == 1 && i.eos[0] == 7 && i.pad == 8);
+  tl_model_free(m);
+}
+
+// frequencies of a directory's config with the extra keys given
+static void frequencies(const char *keys, float *f) {
+  tl_model *m = NULL;
+  tl_model_options o = {.compute = TL_F32};
+  write_hf("rope", &llama_sizes, "F32", TL_F32, keys);
+  CHECK_OK(tl_model_load(at("rope"), &o, &m));
+  for (int i = 0; m && i < 5; i++) f[i] = tl_rope_frequency(&m->cfg, i);
+  tl_model_free(m);
+}
+
+static void rope_key_styles(void) {
+  float a[5], b[5];
+  frequencies("\"rope_theta\":5000.0,\"rope_scaling\":null", a);
+  frequencies("\"rope_parameters\":{\"rope_theta\":5000.0,\"rope_type\":\"default\"}", b);
+  for (int i = 0; i < 5; i++) CHECK(a[i] == b[i] && fabsf(a[i] / powf(5000, -(float)i / 5) - 1) < 1e-6f);
+  frequencies("\"rope_theta\":5000.0,\"rope_scaling\":{\"type\":\"linear\",\"factor\":4}", b);
+  for (int i = 0; i < 5; i++) CHECK(b[i] == a[i] / 4);
+  // original 64, low 1, high 4: wavelengths above 64 are divided by 8, below 16 kept, between: blended
+  frequencies("\"rope_theta\":5000.0,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,"
+              "\"high_freq_factor\":4,\"original_max_position_embeddings\":64}", b);
+  for (int i = 0; i < 5; i++) {
+    double wave = 2 * 3.14159265358979 / a[i], s = (64 / wave - 1) / 3;
+    double want = wave > 64 ? a[i] / 8 : wave < 16 ? a[i] : (1 - s) * a[i] / 8 + s * a[i];
+    CHECK(fabs(b[i] / want - 1) < 1e-5, "pair %d: %g, expected %g", i, b[i], want);  // fp32 against double
+  }
+}
+
+static void rope_table_grows(void) {
+  tl_model *m = NULL;
+  tl_model_options o = {.compute = TL_F32};
+  write_hf("grow", &llama_sizes, "F32", TL_F32, NULL);
+  CHECK_OK(tl_model_load(at("grow"), &o, &m));
+  if (!m) return;
+  CHECK_OK(tl_model_need_positions(m, 10));
+  CHECK_OK(tl_model_need_positions(m, 700));
+  float *all = malloc(sizeof(float) * 700 * 10);
+  tl_rope_table(all, &m->cfg, 700);
+  CHECK(m->n_rope >= 700 && memcmp(all, m->rope, sizeof(float) * 700 * 10) == 0);
+  free(all);
+  tl_model_free(m);
+}
+
+static void refused_by_name(void) {
+  static const struct {
+    const char *keys, *word;
+    tl_status status;
+  } cases[] = {
+      {"\"model_type\":\"mamba\"", "unknown architecture mamba", TL_E_UNSUPPORTED},
+      {"\"architectures\":[\"LlamaForSequenceClassification\"]", "LlamaForSequenceClassification", TL_E_UNSUPPORTED},
+      {"\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4}", "yarn", TL_E_UNSUPPORTED},
+      {"\"hidden_act\":\"gelu\"", "gelu", TL_E_UNSUPPORTED},
+      {"\"mlp_bias\":true", "mlp_bias", TL_E_UNSUPPORTED},
+      {"\"use_sliding_window\":true", "use_sliding_window", TL_E_UNSUPPORTED},
+      {"\"quantization_config\":{\"quant_method\":\"gptq\"}", "gptq", TL_E_UNSUPPORTED},
+      {"\"partial_rotary_factor\":0.5", "partial_rotary_factor", TL_E_UNSUPPORTED},
+      {"\"hidden_size\":\"many\"", "hidden_size", TL_E_FORMAT},
+      {"\"num_hidden_layers\":-3", "num_hidden_layers", TL_E_FORMAT},
+      {"\"num_key_value_heads\":3", "key/value heads", TL_E_SHAPE},
+      {"\"head_dim\":9", "head_dim", TL_E_SHAPE},
+      {"\"eos_token_id\":\"x\"", "eos_token_id", TL_E_FORMAT},
+      {"\"num_hidden_layers\":4", "model.layers.2.input_layernorm.weight is missing", TL_E_FORMAT},
+      {"\"tie_word_embeddings\":false", "lm_head.weight is missing", TL_E_FORMAT}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    write_hf("refused", &llama_sizes, "F32", TL_F32, cases[i].keys);
+    refused(at("refused"), cases[i].status, cases[i].word);
+    CHECK(strstr(tl_last_error(), "/refused/"), "the message names no file: %s", tl_last_error());
+  }
+  refused(at("nowhere"), TL_E_IO, "nowhere");
+  refused(at("refused/config.json"), TL_E_FORMAT, "neither");
+  write_text("refused/config.json", "{\"model_type\":");
+  refused(at("refused"), TL_E_FORMAT, "not JSON");
+}
+
+static void shape_disagreement(void) {
+  write_hf("shape", &llama_sizes, "F32", TL_F32, "\"intermediate_size\":32");
+  refused(at("shape"), TL_E_SHAPE, "gate_proj.weight is (28, 20), the config wants (32, 20)");
+  CHECK(strstr(tl_last_error(), "shape/model.safetensors"));
+  write_hf("shape", &llama_sizes, "F32", TL_F32, "\"vocab_size\":24");
+  refused(at("shape"), TL_E_SHAPE, "model.embed_tokens.weight is (23, 20), the config wants (24, 20)");
+}
+
+static void create_is_seeded(void) {
+  tl_model *a = NULL, *b = NULL, *c = NULL;
+  tl_model_options o = {.compute = TL_F32};
+  float x[800], y[800];
+  write_hf("create", &llama_sizes, "F32", TL_F32, NULL);
+  CHECK_OK(tl_model_create(at("create/config.json"), &o, 7, &a));
+  CHECK_OK(tl_model_create(at("create/config.json"), &o, 7, &b));
+  CHECK_OK(tl_model_create(at("create/config.json"), &o, 8, &c));
+  if (!a || !b || !c) return;
+  CHECK_OK(tl_model_weight(a, 3, x));
+  CHECK_OK(tl_model_weight(b, 3, y));
+  CHECK(memcmp(x, y, sizeof x) == 0);
+  CHECK_OK(tl_model_weight(c, 3, y));
+  CHECK(memcmp(x, y, sizeof x) != 0);
+  double sum = 0;
+  for (int i = 0; i < 800; i++) sum += (double)x[i] * x[i];
+  CHECK(fabs(sqrt(sum / 800) - 0.02) < 0.003, "std %g", sqrt(sum / 800));  // 6 sigma of 800 draws
+  CHECK(a->w.final_norm[0] == 1 && a->w.layers[1].norm2[19] == 1);
+  tl_model_free(a);
+  tl_model_free(b);
+  tl_model_free(c);
+}
+
+static void same_parts(const tl_model *a, const tl_model *b, float tolerance) {
+  tl_part *p;
+  int n;
+  CHECK_OK(tl_parts_list(&a->cfg, &p, &n));
+  for (int i = 0; i < n; i++) {
+    size_t size = tl_part_size(&p[i]);
+    float *x = malloc(size * 4), *y = malloc(size * 4);
+    tl_weights_part(&a->w, &p[i], x);
+    tl_weights_part(&b->w, &p[i], y);
+    for (size_t k = 0; k < size; k++) CHECK(fabsf(x[k] - y[k]) <= tolerance * fabsf(y[k]), "part %d: %g, %g", i, x[k], y[k]);
+    free(x);
+    free(y);
+  }
+  free(p);
+}
+
+static void save_and_load(const char *keys, const sizes *z, tl_dtype dtype, float tolerance) {
+  tl_model *a = NULL, *b = NULL;
+  tl_model_options o = {.compute = TL_F32};
+  write_hf("first", z, "F32", TL_F32, keys);
+  write_text("first/tokenizer.json", "{}");
+  CHECK_OK(tl_model_load(at("first"), &o, &a));
+  if (!a) return;
+  CHECK_OK(tl_model_save(a, NULL, at("second/deep"), dtype));
+  CHECK_OK(tl_model_load(at("second/deep"), &o, &b));
+  if (b) {
+    same_parts(b, a, tolerance);
+    CHECK(a->cfg.norm_eps == b->cfg.norm_eps && a->cfg.rope_theta == b->cfg.rope_theta && a->cfg.rope_type == b->cfg.rope_type);
+    CHECK(a->cfg.tied == b->cfg.tied && a->cfg.n_eos == b->cfg.n_eos && a->cfg.bos == b->cfg.bos && a->cfg.pad == b->cfg.pad);
+    for (int i = 0; i < 5 && i < a->cfg.head_dim / 2; i++) CHECK(tl_rope_frequency(&a->cfg, i) == tl_rope_frequency(&b->cfg, i));
+  }
+  CHECK(tl_file_exists(at("second/deep/tokenizer.json")));
+  tl_model_free(a);
+  tl_model_free(b);
+}
+
+static void save_round_trip(void) {
+  save_and_load(NULL, &llama_sizes, TL_F32, 0);
+  save_and_load("\"attention_bias\":false,\"rms_norm_eps\":3e-6,\"eos_token_id\":[3,4],\"pad_token_id\":0", &llama_sizes, TL_F32, 0);
+  save_and_load("\"rope_theta\":12345.6,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,"
+                "\"high_freq_factor\":4,\"original_max_position_embeddings\":64}", &qwen2_sizes, TL_F32, 0);
+  save_and_load("\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":2.5}", &qwen2_sizes, TL_F32, 0);
+  save_and_load(NULL, &qwen2_sizes, TL_BF16, 1.0f / 256);   // half a unit in the last of 8 bits
+  save_and_load(NULL, &llama_sizes, TL_F16, 1.0f / 2048);   // of 11 bits; the values are in fp16's normal range
+}
+
+// a failed write (here: the file size limit) leaves the earlier file whole and no temporary file behind
+static void full_disk(void) {
+  tl_model *m = NULL;
+  tl_model_options o = {.compute = TL_F32};
+  char before[65], after[65];
+  write_hf("full", &qwen2_sizes, "BF16", TL_BF16, NULL);
+  CHECK_OK(tl_model_load(at("full"), &o, &m));
+  if (!m) return;
+  CHECK_OK(tl_sha256_file(at("full/model.safetensors"), before));
+  struct rlimit keep, small = {4096, RLIM_INFINITY};
+  CHECK(getrlimit(RLIMIT_FSIZE, &keep) == 0);
+  small.rlim_max = keep.rlim_max;
+  signal(SIGXFSZ, SIG_IGN);
+  CHECK(setrlimit(RLIMIT_FSIZE, &small) == 0);
+  tl_status st = tl_model_save(m, NULL, at("full"), TL_F32);
+  CHECK(setrlimit(RLIMIT_FSIZE, &keep) == 0);
+  CHECK(st == TL_E_IO && strstr(tl_last_error(), "full/model.safetensors"), "%s", tl_last_error());
+  CHECK_OK(tl_sha256_file(at("full/model.safetensors"), after));
+  CHECK(strcmp(before, after) == 0);
+  CHECK(count_files("full") == 2, "%d files", count_files("full"));
+  tl_model_free(m);
+}
+
+static tl_adapter *random_adapter(tl_model *m, tl_adapter_kind kind) {
+  int32_t modules[] = {0, 4, 6, 13}, groups[] = {0, 0, 1, 1};
+  tl_adapter_options o = {.kind = kind, .modules = modules, .groups = groups, .n_modules = 4, .rank = 2, .u = 3, .alpha = 2,
+                          .seed = 5, .train_embeddings = true};
+  tl_adapter *a = NULL;
+  CHECK_OK(tl_adapter_create(m, &o, &a));
+  if (!a) return NULL;
+  float *p = tl_adapter_parameters(a);
+  for (int64_t i = 0; i < tl_adapter_n_parameters(a); i++) p[i] += 0.25f * (tl_uniform(9, 1, (uint64_t)i) - 0.5f);
+  CHECK_OK(tl_adapter_refresh(a));
+  return a;
+}
+
+// merged and saved weights are W + dW, rounded once; the base stays as it was
+static void merge_kind(tl_adapter_kind kind, const sizes *z) {
+  tl_model *m = NULL, *merged = NULL, *saved = NULL, *again = NULL;
+  tl_model_options o = {.compute = TL_F32};
+  write_hf("merge", z, "F32", TL_F32, NULL);
+  CHECK_OK(tl_model_load(at("merge"), &o, &m));
+  tl_adapter *a = m ? random_adapter(m, kind) : NULL;
+  if (!a) return;
+  CHECK_OK(tl_model_merge(m, a, &merged));
+  CHECK_OK(tl_model_save(m, a, at("merged"), TL_F32));
+  CHECK_OK(tl_model_load(at("merged"), &o, &saved));
+  if (merged && saved) {
+    same_parts(merged, saved, 0);
+    int changed = 0;
+    for (int i = 0; i < 14; i++) {
+      float w[800], dw[800], got[800];
+      int n = tl_linear_out(&m->cfg, i % 7) * tl_linear_in(&m->cfg, i % 7);
+      CHECK(n <= 800);
+      CHECK_OK(tl_model_weight(m, i, w));
+      CHECK_OK(tl_adapter_delta(a, i, dw));
+      CHECK_OK(tl_model_weight(merged, i, got));
+      changed += memcmp(w, got, sizeof(float) * (size_t)n) != 0;
+      // TL_FULL's delta is itself a rounded difference: one more unit in the last place
+      for (int k = 0; k < n; k++) CHECK(fabsf(got[k] - (w[k] + dw[k])) <= (kind == TL_FULL ? 1e-6f : 0), "module %d", i);
+    }
+    CHECK(changed == (kind == TL_FULL ? 14 : 4), "%d modules changed", changed);
+  }
+  tl_adapter_free(a);
+  CHECK_OK(tl_model_load(at("merge"), &o, &again));
+  if (again) same_parts(m, again, 0);
+  tl_model_free(m);  // the merged copy keeps what it shares alive
+  float w[800];
+  CHECK_OK(tl_model_weight(merged, 1, w));
+  tl_model_free(merged);
+  tl_model_free(saved);
+  tl_model_free(again);
+}
+
+static void merge_lowrank(void) {
+  merge_kind(TL_TINYLORA, &llama_sizes);
+  merge_kind(TL_LORA, &qwen2_sizes);
+}
+
+static void merge_full(void) {
+  merge_kind(TL_FULL, &llama_sizes);
+  merge_kind(TL_FULL, &qwen2_sizes);
+}
+
+static void inspect(void) {
+  char *json = NULL;
+  write_hf("inspect", &qwen2_sizes, "BF16", TL_BF16, NULL);
+  CHECK_OK(tl_model_inspect(at("inspect"), &json));
+  if (!json) return;
+  CHECK(strstr(json, "\"architecture\":\"qwen2\"") && strstr(json, "\"tied\":false") && strstr(json, "\"dtypes\":{\"BF16\":27}"),
+        "%s", json);
+  tl_string_free(json);
+  CHECK(tl_model_inspect(at("none"), &json) == TL_E_IO && json == NULL);
+}
+
+int main(void) {
+  if (!temp_begin()) return 1;
+  RUN(safetensors_round_trip);
+  RUN(safetensors_truncated);
+  RUN(safetensors_corrupt);
+  RUN(load_llama);
+  RUN(load_qwen2_biases);
+  RUN(load_tied_with_head);
+  RUN(load_sharded);
+  RUN(info_and_modules);
+  RUN(rope_key_styles);
+  RUN(rope_table_grows);
+  RUN(refused_by_name);
+  RUN(shape_disagreement);
+  RUN(create_is_seeded);
+  RUN(save_round_trip);
+  RUN(full_disk);
+  RUN(merge_lowrank);
+  RUN(merge_full);
+  RUN(inspect);
+  temp_end();
+  return test_done();
+}
