@@ -30,6 +30,11 @@ local function find_module(name)
     return stem, (dir == "" and "/" or dir) .. "/?.lua;" .. path
   end
   if not name:find("%.") and package.searchpath("verifiers." .. name, path) then return "verifiers." .. name, path end
+  if package.loaded[name] == nil and not package.searchpath(name, path) then
+    local known = {}
+    for _, file in ipairs(require("tl.fs").list(F.root .. "/verifiers") or {}) do known[#known + 1] = file:match("^([%w_]+)%.lua$") end
+    error(("there is no verifier module '%s'%s"):format(name, require("tl.names").hint(name:gsub("^verifiers%.", ""), known)), 4)
+  end
   return name, path
 end
 
