@@ -48,7 +48,7 @@ static tl_status number(const loader *l, const char *field, double low, double h
 }
 
 static tl_status whole(const loader *l, const char *field, int low, int high, int *out) {
-  double v;
+  double v = 0;
   TL_TRY(number(l, field, low, high, &v));
   if (v != floor(v)) return tl_fail(TL_E_FORMAT, "%s: field %s is %g; wanted a whole number", l->config_path, field, v);
   *out = (int)v;
@@ -143,7 +143,7 @@ static int storage_of(const loader *l, int file_type) {
 static tl_status load_lora(loader *l) {
   tl_adapter *a = l->a;
   const tl_config *c = &a->model->cfg;
-  double alpha;
+  double alpha = 0;
   a->kind = TL_LORA;
   TL_TRY(whole(l, "r", 1, 1024, &a->rank));
   TL_TRY(number(l, "lora_alpha", 1e-9, 1e6, &alpha));
@@ -202,7 +202,7 @@ typedef struct {
 
 static tl_status read_tying(loader *l, tying *t) {
   tl_adapter *a = l->a;
-  double ratio;
+  double ratio = 0;
   TL_TRY(whole(l, "u", 1, 1 << 20, &t->u));
   TL_TRY(number(l, "weight_tying", 0, 1, &ratio));
   t->n_groups = tl_peft_n_groups(a->n_modules, ratio);
