@@ -134,7 +134,7 @@ static bool find_safetensors(const tl_source *s, const tl_part *p, tl_stored *ou
 tl_status tl_source_find(const tl_source *s, const tl_part *p, tl_stored *out) {
   if (!(s->is_gguf ? find_gguf : find_safetensors)(s, p, out)) return TL_E_FORMAT;
   if (!tl_dequant_known(out->type))
-    return tl_fail(TL_E_UNSUPPORTED, "%s: tensor %s has type %s, which is not supported; known: %s", out->file, out->name,
+    return tl_fail(TL_E_UNSUPPORTED, "%s: tensor %s is %s, which is not supported; known: %s", out->file, out->name,
                    out->type_name, s->is_gguf ? "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q5_K Q6_K" : "F32 F16 BF16");
   int elements, bytes;
   if (out->permuted_heads && !p->cols && tl_ggml_type_block(out->type, &elements, &bytes) && elements > 1)

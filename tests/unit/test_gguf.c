@@ -1,0 +1,415 @@
+// test_gguf.c: the GGUF container, dequantisation against the `gguf` package's values, and models in GGUF. Would catch: q and k
+// left in GGUF's row order, a nibble or scale taken from the wrong place, a length in the file believed without looking.
+#include "../test.h"
+#include "../../runtime/base/gguf.h"
+#include "../../runtime/model/load.h"
+#include "dequant_expected.h"
+#include "modelfile.h"
+
+// ---------------------------------------------------------------- composing a file
+
+typedef struct composer {
+  tl_str kv, infos, data;
+  uint64_t n_kv, n_tensors;
+} composer;
+
+static void put(tl_str *s, const void *p, size_t n) { tl_str_add(s, p, n); }
+static void put_u32(tl_str *s, uint32_t v) { put(s, &v, 4); }
+static void put_u64(tl_str *s, uint64_t v) { put(s, &v, 8); }
+static void put_text(tl_str *s, const char *t) {
+  put_u64(s, strlen(t));
+  put(s, t, strlen(t));
+}
+
+static void key(composer *c, const char *name, int type) {
+  put_text(&c->kv, name);
+  put_u32(&c->kv, (uint32_t)type);
+  c->n_kv++;
+}
+static void key_u32(composer *c, const char *name, uint32_t v) {
+  key(c, name, TL_GGUF_U32);
+  put_u32(&c->kv, v);
+}
+static void key_f32(composer *c, const char *name, float v) {
+  key(c, name, TL_GGUF_F32);
+  put(&c->kv, &v, 4);
+}
+static void key_text(composer *c, const char *name, const char *v) {
+  key(c, name, TL_GGUF_STRING);
+  put_text(&c->kv, v);
+}
+static void key_array(composer *c, const char *name, int item, uint64_t n) {
+  key(c, name, TL_GGUF_ARRAY);
+  put_u32(&c->kv, (uint32_t)item);
+  put_u64(&c->kv, n);
+}
+
+static void tensor(composer *c, const char *name, int type, int rows, int cols, const void *data, size_t bytes) {
+  put_text(&c->infos, name);
+  put_u32(&c->infos, cols ? 2 : 1);
+  if (cols) put_u64(&c->infos, (uint64_t)cols);
+  put_u64(&c->infos, (uint64_t)rows);
+  put_u32(&c->infos, (uint32_t)type);
+  put_u64(&c->infos, c->data.n);
+  put(&c->data, data, bytes);
+  while (c->data.n % 32) put(&c->data, "", 1);
+  c->n_tensors++;
+}
+
+static void compose(composer *c, tl_str *out) {
+  *out = (tl_str){0};
+  put(out, "GGUF", 4);
+  put_u32(out, 3);
+  put_u64(out, c->n_tensors);
+  put_u64(out, c->n_kv);
+  if (c->kv.n) put(out, c->kv.p, c->kv.n);
+  if (c->infos.n) put(out, c->infos.p, c->infos.n);
+  while (out->n % 32) put(out, "", 1);
+  if (c->data.n) put(out, c->data.p, c->data.n);
+  tl_str_free(&c->kv);
+  tl_str_free(&c->infos);
+  tl_str_free(&c->data);
+}
+
+static void compose_file(composer *c, const char *name) {
+  tl_str out;
+  compose(c, &out);
+  CHECK_OK(tl_write_file(at(name), out.p, out.n));
+  tl_str_free(&out);
+}
+
+// ---------------------------------------------------------------- a model in GGUF
+
+static const char *const gguf_kinds[] = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"};
+
+static void gguf_name(char *out, size_t n, const tl_part *p) {
+  switch (p->role) {
+  case TL_PART_EMBED: snprintf(out, n, "token_embd.weight"); break;
+  case TL_PART_FINAL_NORM: snprintf(out, n, "output_norm.weight"); break;
+  case TL_PART_HEAD: snprintf(out, n, "output.weight"); break;
+  case TL_PART_NORM1: snprintf(out, n, "blk.%d.attn_norm.weight", p->layer); break;
+  case TL_PART_NORM2: snprintf(out, n, "blk.%d.ffn_norm.weight", p->layer); break;
+  default: snprintf(out, n, "blk.%d.%s.%s", p->layer, gguf_kinds[p->kind], p->role == TL_PART_BIAS ? "bias" : "weight");
+  }
+}
+
+// W.reshape(heads, 2, D/2, in).swapaxes(1, 2), as the converter to GGUF writes q and k of Llama
+static void permute(float *w, int heads, int rows, int cols) {
+  int dim = rows / heads, half = dim / 2;
+  float *copy = malloc(sizeof(float) * (size_t)rows * (size_t)cols);
+  memcpy(copy, w, sizeof(float) * (size_t)rows * (size_t)cols);
+  float *to = w;
+  for (int h = 0; h < heads; h++)
+    for (int i = 0; i < half; i++)
+      for (int side = 0; side < 2; side++, to += cols)
+        memcpy(to, copy + (size_t)(h * dim + side * half + i) * (size_t)cols, sizeof(float) * (size_t)cols);
+  free(copy);
+}
+
+static void model_keys(composer *c, const sizes *z) {
+  char k[64];
+  const struct {
+    const char *name;
+    int value;
+  } keys[] = {{"block_count", z->layers},       {"embedding_length", z->width}, {"attention.head_count", z->heads},
+              {"attention.head_count_kv", z->kv_heads}, {"attention.key_length", z->head_dim},
+              {"attention.value_length", z->head_dim},  {"feed_forward_length", z->ffn}, {"context_length", 512}};
+  key_text(c, "general.architecture", z->family);
+  for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+    snprintf(k, sizeof k, "%s.%s", z->family, keys[i].name);
+    key_u32(c, k, (uint32_t)keys[i].value);
+  }
+  snprintf(k, sizeof k, "%s.rope.freq_base", z->family);
+  key_f32(c, k, 10000);
+  snprintf(k, sizeof k, "%s.attention.layer_norm_rms_epsilon", z->family);
+  key_f32(c, k, 1e-5f);
+  key_u32(c, "tokenizer.ggml.bos_token_id", 1);
+  key_u32(c, "tokenizer.ggml.eos_token_id", 2);
+  key_u32(c, "tokenizer.ggml.eot_token_id", 5);
+  key_array(c, "tokenizer.ggml.tokens", TL_GGUF_STRING, 2);
+  put_text(&c->kv, "a");
+  put_text(&c->kv, "bc");
+}
+
+static void model_tensors(composer *c, const sizes *z) {
+  tl_config cfg = sizes_config(z);
+  tl_part *p;
+  int n;
+  CHECK_OK(tl_parts_list(&cfg, &p, &n));
+  for (int i = 0; i < n; i++) {
+    size_t size = tl_part_size(&p[i]);
+    float *w = malloc(size * sizeof *w);
+    char name[64];
+    for (size_t k = 0; k < size; k++) w[k] = part_value(&p[i], k);
+    bool rotated = (p[i].role == TL_PART_WEIGHT || p[i].role == TL_PART_BIAS) && p[i].kind <= TL_K;
+    if (rotated && strcmp(z->family, "llama") == 0)
+      permute(w, p[i].kind == TL_Q ? z->heads : z->kv_heads, p[i].rows, p[i].cols ? p[i].cols : 1);
+    gguf_name(name, sizeof name, &p[i]);
+    tensor(c, name, TL_GGML_F32, p[i].rows, p[i].cols, w, size * sizeof *w);
+    free(w);
+  }
+  free(p);
+}
+
+static tl_model *load_f32(const char *name) {
+  tl_model *m = NULL;
+  tl_model_options o = {.compute = TL_F32};
+  CHECK_OK(tl_model_load(at(name), &o, &m));
+  return m;
+}
+
+static void llama_rows_put_back(void) {
+  composer c = {0};
+  model_keys(&c, &llama_sizes);
+  model_tensors(&c, &llama_sizes);
+  compose_file(&c, "llama.gguf");
+  tl_model *m = load_f32("llama.gguf");
+  if (!m) return;
+  compare_parts(m, &llama_sizes, TL_F32, TL_F32);
+  CHECK(m->cfg.tied && m->cfg.head_dim == 10 && m->cfg.bos == 1 && m->cfg.n_eos == 2 && m->cfg.eos[1] == 5);
+  CHECK(m->cfg.norm_eps == 1e-5f && m->cfg.max_positions == 512 && strcmp(m->format, "gguf") == 0);
+  tl_model_free(m);
+}
+
+static void qwen2_rows_stay(void) {
+  composer c = {0};
+  model_keys(&c, &qwen2_sizes);
+  model_tensors(&c, &qwen2_sizes);
+  compose_file(&c, "qwen2.gguf");
+  tl_model *m = load_f32("qwen2.gguf");
+  if (!m) return;
+  compare_parts(m, &qwen2_sizes, TL_F32, TL_F32);
+  CHECK(!m->cfg.tied);
+  tl_model_free(m);
+}
+
+// Llama 3's scaling as GGUF stores it (a tensor of divisors), and saved again as config.json's rope_scaling
+static void rope_tensor(void) {
+  sizes z = llama_sizes;
+  z.head_dim = 64;
+  z.heads = z.kv_heads = 1;
+  tl_config plain = {.head_dim = 64, .rope_theta = 10000}, scaled = plain;
+  scaled.rope_type = TL_ROPE_LLAMA3;
+  scaled.rope_factor = 32;
+  scaled.rope_low = 1;
+  scaled.rope_high = 4;
+  scaled.rope_original = 8192;
+  float divisors[32];
+  for (int i = 0; i < 32; i++) divisors[i] = tl_rope_frequency(&plain, i) / tl_rope_frequency(&scaled, i);
+  CHECK(divisors[0] == 1 && divisors[31] > 1);
+  composer c = {0};
+  model_keys(&c, &z);
+  model_tensors(&c, &z);
+  tensor(&c, "rope_freqs.weight", TL_GGML_F32, 32, 0, divisors, sizeof divisors);
+  compose_file(&c, "rope.gguf");
+  tl_model *m = load_f32("rope.gguf"), *again;
+  if (!m) return;
+  CHECK_OK(tl_model_save(m, NULL, at("rope-hf"), TL_F32));
+  again = load_f32("rope-hf");
+  CHECK(m->cfg.rope_type == TL_ROPE_TENSOR && again && again->cfg.rope_type == TL_ROPE_LLAMA3 && again->cfg.rope_factor == 32);
+  for (int i = 0; again && i < 32; i++) {  // fp32 divisions in another order: a few units in the last place
+    float f = tl_rope_frequency(&scaled, i);
+    CHECK(fabsf(tl_rope_frequency(&m->cfg, i) / f - 1) < 1e-6f && fabsf(tl_rope_frequency(&again->cfg, i) / f - 1) < 1e-5f);
+  }
+  tl_model_free(again);
+  m->cfg.rope_divisors[20] *= 1.5f;
+  CHECK(tl_model_save(m, NULL, at("rope-hf2"), TL_F32) == TL_E_UNSUPPORTED && strstr(tl_last_error(), "rope_freqs"));
+  tl_model_free(m);
+}
+
+// ---------------------------------------------------------------- dequantisation
+
+static void block_of(uint8_t *b, int bytes, int half0, int half1) {  // as make_dequant.py makes it
+  uint32_t state = 12345;
+  for (int i = 0; i < bytes; i++) {
+    state = state * 1103515245u + 12345u;
+    b[i] = (uint8_t)(state >> 24);
+  }
+  uint16_t d = tl_f32_to_f16(0.0123f), m = tl_f32_to_f16(-0.37f);
+  memcpy(b + half0, &d, 2);
+  if (half1 >= 0) memcpy(b + half1, &m, 2);
+}
+
+static void dequantisation(void) {
+  static const struct {
+    int type, half0, half1;
+    const float *expected;
+    size_t n;
+  } cases[] = {
+#define CASE(name, h0, h1, want) {TL_GGML_##name, h0, h1, want, sizeof want / sizeof *want}
+      CASE(Q4_0, 0, -1, expected_q4_0), CASE(Q4_1, 0, 2, expected_q4_1), CASE(Q5_0, 0, -1, expected_q5_0),
+      CASE(Q5_1, 0, 2, expected_q5_1),  CASE(Q8_0, 0, -1, expected_q8_0), CASE(Q4_K, 0, 2, expected_q4_k),
+      CASE(Q5_K, 0, 2, expected_q5_k),  CASE(Q6_K, 208, -1, expected_q6_k)};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    uint8_t b[256];
+    float y[256];
+    int elements, bytes;
+    CHECK(tl_ggml_type_block(cases[i].type, &elements, &bytes) && (size_t)elements == cases[i].n);
+    block_of(b, bytes, cases[i].half0, cases[i].half1);
+    tl_dequant(cases[i].type, b, y, (size_t)elements);
+    // a machine that fuses q d + m rounds once where the other rounds twice
+    for (int k = 0; k < elements; k++)
+      CHECK(fabsf(y[k] - cases[i].expected[k]) <= 2e-7f * (1 + fabsf(y[k])), "%s[%d] is %.9g, expected %.9g",
+            tl_ggml_type_name(cases[i].type), k, (double)y[k], (double)cases[i].expected[k]);
+  }
+}
+
+// a quantised llama q: its rows are put back as whole rows of blocks
+static void quantised_rows(void) {
+  sizes z = {"llama", true, false, 1, 32, 2, 1, 4, 32, 7};
+  composer c = {0};
+  model_keys(&c, &z);
+  tl_config cfg = sizes_config(&z);
+  tl_part *p;
+  int n;
+  CHECK_OK(tl_parts_list(&cfg, &p, &n));
+  for (int i = 0; i < n; i++) {
+    char name[64];
+    gguf_name(name, sizeof name, &p[i]);
+    float w[2048] = {0};
+    CHECK(tl_part_size(&p[i]) <= 2048);
+    if (p[i].role != TL_PART_WEIGHT || p[i].kind != TL_Q) {
+      tensor(&c, name, TL_GGML_F32, p[i].rows, p[i].cols, w, tl_part_size(&p[i]) * 4);
+      continue;
+    }
+    uint8_t q[8 * 34];  // 8 rows of one Q8_0 block; row r holds the number r
+    uint16_t one = tl_f32_to_f16(1);
+    for (int r = 0; r < 8; r++) {
+      memcpy(q + 34 * r, &one, 2);
+      memset(q + 34 * r + 2, r, 32);
+    }
+    tensor(&c, name, TL_GGML_Q8_0, 8, 32, q, sizeof q);
+  }
+  free(p);
+  compose_file(&c, "q8.gguf");
+  tl_model *m = load_f32("q8.gguf");
+  if (!m) return;
+  static const float order[8] = {0, 2, 1, 3, 4, 6, 5, 7};  // head of 4: interleaved 0 1 2 3 -> halves (0, 2), (1, 3)
+  float w[8 * 32];
+  CHECK_OK(tl_model_weight(m, 0, w));
+  for (int r = 0; r < 8; r++) CHECK(w[32 * r] == order[r] && w[32 * r + 31] == order[r], "row %d holds %g", r, w[32 * r]);
+  tl_model_free(m);
+}
+
+// ---------------------------------------------------------------- metadata and damage
+
+static void metadata(void) {
+  composer c = {0};
+  int64_t big = -5000000000;
+  double d = 0.1;
+  int32_t ints[] = {1, -2, 3};
+  uint8_t yes = 1;
+  key_text(&c, "s", "h\xc3\xa9");
+  key(&c, "i64", TL_GGUF_I64);
+  put(&c.kv, &big, 8);
+  key(&c, "f64", TL_GGUF_F64);
+  put(&c.kv, &d, 8);
+  key(&c, "b", TL_GGUF_BOOL);
+  put(&c.kv, &yes, 1);
+  key_array(&c, "ints", TL_GGUF_I32, 3);
+  put(&c.kv, ints, sizeof ints);
+  key_array(&c, "nested", TL_GGUF_ARRAY, 1);
+  put_u32(&c.kv, TL_GGUF_STRING);
+  put_u64(&c.kv, 1);
+  put_text(&c.kv, "deep");
+  key_array(&c, "words", TL_GGUF_STRING, 2);
+  put_text(&c.kv, "");
+  put_text(&c.kv, "xy");
+  compose_file(&c, "meta.gguf");
+  tl_gguf g;
+  CHECK_OK(tl_gguf_open(&g, at("meta.gguf")));
+  tl_gguf_text t, *words = NULL;
+  int64_t i = 0;
+  double f = 0;
+  bool b = false;
+  int32_t *list = NULL;
+  size_t n = 0, m = 0;
+  CHECK(tl_gguf_string(&g, "s", &t) && t.n == 3 && memcmp(t.p, "h\xc3\xa9", 3) == 0);
+  CHECK(tl_gguf_int(&g, "i64", &i) && i == big && tl_gguf_number(&g, "f64", &f) && f == 0.1 && tl_gguf_bool(&g, "b", &b) && b);
+  CHECK(tl_gguf_ints(&g, "ints", &list, &n) && n == 3 && list[1] == -2);
+  CHECK(tl_gguf_strings(&g, "words", &words, &m) && m == 2 && words[0].n == 0 && words[1].n == 2 && words[1].p[1] == 'y');
+  CHECK(!tl_gguf_int(&g, "s", &i) && !tl_gguf_int(&g, "none", &i) && !tl_gguf_strings(&g, "ints", &words, &m));
+  free(list);
+  free(words);
+  tl_gguf_close(&g);
+}
+
+// Every prefix is refused with one line. Every byte before the data, set to each of four values, is survived.
+static void damaged(void) {
+  sizes z = {"llama", true, false, 1, 4, 2, 1, 2, 4, 5};
+  composer c = {0};
+  tl_str all;
+  tl_model_options o = {.compute = TL_F32};
+  tl_model *m = NULL;
+  model_keys(&c, &z);
+  model_tensors(&c, &z);
+  size_t data = c.data.n;
+  compose(&c, &all);
+  for (size_t len = 0; len < all.n - 31; len++) {  // the last tensor is padded by up to 31 bytes
+    CHECK_OK(tl_write_file(at("cut.gguf"), all.p, len));
+    CHECK(tl_model_load(at("cut.gguf"), &o, &m) == TL_E_FORMAT, "length %zu", len);
+    CHECK(strstr(tl_last_error(), "cut.gguf") && !strchr(tl_last_error(), '\n'));
+  }
+  static const uint8_t values[] = {0, 1, 0x7f, 0xff};
+  int taken = 0, refused_ones = 0;
+  for (size_t i = 0; i < all.n - data; i++)
+    for (int v = 0; v < 4; v++) {
+      char keep = all.p[i];
+      all.p[i] = (char)values[v];
+      CHECK_OK(tl_write_file(at("flip.gguf"), all.p, all.n));
+      all.p[i] = keep;
+      tl_status st = tl_model_load(at("flip.gguf"), &o, &m);
+      st == TL_OK ? taken++ : refused_ones++;
+      CHECK((st == TL_OK) == (m != NULL));
+      tl_model_free(m);
+    }
+  CHECK(taken > 0 && refused_ones > taken / 4, "%d taken, %d refused", taken, refused_ones);
+  tl_str_free(&all);
+}
+
+static void gguf_refused_by_name(void) {
+  sizes z = llama_sizes;
+  composer c = {0};
+  key_text(&c, "general.architecture", "falcon");
+  compose_file(&c, "arch.gguf");
+  refused(at("arch.gguf"), TL_E_UNSUPPORTED, "unknown architecture falcon; known: llama, qwen2");
+
+  c = (composer){0};
+  model_keys(&c, &z);
+  model_tensors(&c, &z);
+  key_text(&c, "llama.rope.scaling.type", "yarn");
+  compose_file(&c, "yarn.gguf");
+  refused(at("yarn.gguf"), TL_E_UNSUPPORTED, "yarn");
+
+  uint8_t blocks[20 * 64] = {0};
+  c = (composer){0};
+  model_keys(&c, &z);
+  tensor(&c, "token_embd.weight", 77, 23, 20, blocks, 64);
+  compose_file(&c, "type.gguf");
+  refused(at("type.gguf"), TL_E_UNSUPPORTED, "token_embd.weight is type 77, which is not supported");
+
+  c = (composer){0};
+  model_keys(&c, &z);
+  tensor(&c, "token_embd.weight", TL_GGML_F16, 23, 24, blocks, 23 * 24 * 2);
+  compose_file(&c, "shape.gguf");
+  refused(at("shape.gguf"), TL_E_SHAPE, "token_embd.weight is (23, 24), the config wants (23, 20)");
+
+  CHECK_OK(tl_write_file(at("v1.gguf"), "GGUF\1\0\0\0", 8));
+  refused(at("v1.gguf"), TL_E_UNSUPPORTED, "GGUF version 1");
+  CHECK_OK(tl_write_file(at("be.gguf"), "GGUF\0\0\0\3", 8));
+  refused(at("be.gguf"), TL_E_UNSUPPORTED, "big-endian");
+}
+
+int main(void) {
+  if (!temp_begin()) return 1;
+  RUN(metadata);
+  RUN(dequantisation);
+  RUN(llama_rows_put_back);
+  RUN(qwen2_rows_stay);
+  RUN(quantised_rows);
+  RUN(rope_tensor);
+  RUN(gguf_refused_by_name);
+  RUN(damaged);
+  temp_end();
+  return test_done();
+}
