@@ -81,6 +81,45 @@ tl_status tl_http_get(const char *url, const char *accept, int64_t max_bytes, ch
 // one member of a zip archive to a file; exact name, or the first member whose name ends in it
 tl_status tl_unzip_member(const char *archive, const char *name_ending, const char *path);
 
+// ---------------------------------------------------------------- tensors
+// Dense arrays of up to 4 dims for Lua code: a view (dims, strides, offset) of a reference-counted storage. Elements travel as
+// double (exact for every dtype); arithmetic is done in double and rounded once to the output's dtype, matmul in fp32.
+typedef struct tl_tensor tl_tensor;
+typedef struct tl_tensor_info {
+  tl_dtype dtype;
+  int n_dims;
+  int64_t dims[4], strides[4];      // in elements
+  int64_t offset;                   // of the first element in its storage
+  const char *device;               // "cpu"
+  bool contiguous;                  // row-major without gaps
+} tl_tensor_info;
+typedef enum tl_binary_op { TL_ADD = 0, TL_SUB = 1, TL_MUL = 2, TL_DIV = 3 } tl_binary_op;
+typedef enum tl_reduce_op { TL_SUM = 0, TL_MEAN = 1, TL_MAX = 2, TL_MIN = 3, TL_NORM = 4 } tl_reduce_op;  // norm: Euclidean
+// filled with zeros; dims (n_dims), each at least 1; device NULL: "cpu"
+tl_status tl_tensor_create(tl_dtype dtype, int n_dims, const int64_t *dims, const char *device, tl_tensor **out);
+void tl_tensor_free(tl_tensor *t);
+void tl_tensor_get_info(const tl_tensor *t, tl_tensor_info *out);
+void *tl_tensor_data(tl_tensor *t);      // the first element; owned by the storage
+// views: they share t's storage. slice: elements start .. stop - 1 of a dim. reshape wants a contiguous t.
+tl_status tl_tensor_slice(tl_tensor *t, int dim, int64_t start, int64_t stop, tl_tensor **out);
+tl_status tl_tensor_transpose(tl_tensor *t, int dim_a, int dim_b, tl_tensor **out);
+tl_status tl_tensor_reshape(tl_tensor *t, int n_dims, const int64_t *dims, tl_tensor **out);
+// index (n_dims), from 0
+tl_status tl_tensor_get(const tl_tensor *t, const int64_t *index, double *value);
+tl_status tl_tensor_set(tl_tensor *t, const int64_t *index, double value);
+tl_status tl_tensor_fill(tl_tensor *t, double value);
+tl_status tl_tensor_normal(tl_tensor *t, uint64_t seed, uint64_t stream, double mean, double std);   // Philox, in row-major order
+tl_status tl_tensor_uniform(tl_tensor *t, uint64_t seed, uint64_t stream, double low, double high);  // in [low, high)
+tl_status tl_tensor_copy(tl_tensor *out, const tl_tensor *a);                                        // converts; same dims
+// out = a op b; a and b have out's dims, or 1 where they repeat (out may be a or b)
+tl_status tl_tensor_binary(tl_tensor *out, const tl_tensor *a, const tl_tensor *b, tl_binary_op op);
+tl_status tl_tensor_affine(tl_tensor *out, const tl_tensor *a, double scale, double shift);          // out = a * scale + shift
+tl_status tl_tensor_reduce(const tl_tensor *a, tl_reduce_op op, double *value);
+// over one dim: out has a's dims with 1 in its place
+tl_status tl_tensor_reduce_dim(tl_tensor *out, const tl_tensor *a, tl_reduce_op op, int dim);
+// out (n, m) = a (n, k) b (k, m)
+tl_status tl_tensor_matmul(tl_tensor *out, const tl_tensor *a, const tl_tensor *b);
+
 // ---------------------------------------------------------------- models
 typedef struct tl_model tl_model;
 typedef struct tl_tokenizer tl_tokenizer;
