@@ -204,8 +204,8 @@ static void swiglu_bwd(void) {
   glu.gate = grid(T * N), glu.up = grid(T * N), glu.c = grid(T * N), glu.h = vec_nan(T * N);
   for (int i = 0; i < T * N; i++) glu.gate[i] *= 4;
   float *dgate = vec_nan(T * N), *dup = vec_nan(T * N);
-  ops->swiglu_bwd(dense(dgate, T, N).m, dense(dup, T, N).m, dense(glu.c, T, N).m, dense(glu.gate, T, N).m, dense(glu.up, T, N).m,
-                  T, N);
+  ops->swiglu_bwd(dense(dgate, T, N).m, dense(dup, T, N).m, dense(glu.c, T, N).m, dense(glu.gate, T, N).m,
+                  dense(glu.up, T, N).m, T, N);
   check("gate", glu.gate, dgate, T * N, swiglu_loss);
   check("up", glu.up, dup, T * N, swiglu_loss);
 }
