@@ -12,6 +12,8 @@ _Static_assert((int)TL_F32 == TLK_F32 && (int)TL_BF16 == TLK_BF16 && (int)TL_F16
 
 // Records the message of this thread's failure and returns the status: return tl_fail(TL_E_SHAPE, "%s: ...", path);
 tl_status tl_fail(tl_status s, const char *format, ...) __attribute__((format(printf, 2, 3)));
+// (the macro lets the compiler see that what comes back is not TL_OK)
+#define tl_fail(s, ...) ((void)(tl_fail)((s), __VA_ARGS__), (s))
 // Puts "text: " before the message of the failure just recorded; returns s.
 tl_status tl_fail_in(tl_status s, const char *format, ...) __attribute__((format(printf, 2, 3)));
 #define TL_TRY(call)                      \

@@ -10,7 +10,7 @@ static _Thread_local char message[2048];
 
 const char *tl_last_error(void) { return message[0] ? message : "no error"; }
 
-tl_status tl_fail(tl_status s, const char *format, ...) {
+tl_status (tl_fail)(tl_status s, const char *format, ...) {
   char text[sizeof message];  // the arguments may point into the message itself
   va_list ap;
   va_start(ap, format);

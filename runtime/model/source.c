@@ -98,20 +98,20 @@ static void gguf_name(char *out, size_t n, const tl_part *p) {
   }
 }
 
-static bool find_gguf(const tl_source *s, const tl_part *p, tl_stored *out) {
+static tl_status find_gguf(const tl_source *s, const tl_part *p, tl_stored *out) {
   char name[128];
   gguf_name(name, sizeof name, p);
   const tl_gguf_tensor *t = tl_gguf_tensor_find(&s->gguf, name);
-  if (!t) return tl_fail(TL_E_FORMAT, "%s: tensor %s is missing", s->gguf.map.path, name), false;
+  if (!t) return tl_fail(TL_E_FORMAT, "%s: tensor %s is missing", s->gguf.map.path, name);
   *out = (tl_stored){.file = s->gguf.map.path, .name = t->name, .type = t->type, .type_name = tl_ggml_type_name(t->type),
                      .n_dims = t->n_dims, .data = t->data, .bytes = t->bytes};
   for (int i = 0; i < t->n_dims; i++) out->shape[i] = t->dims[t->n_dims - 1 - i];
   bool rotated = (p->role == TL_PART_WEIGHT || p->role == TL_PART_BIAS) && p->kind <= TL_K;
   if (rotated && s->cfg.family->gguf_permuted) out->permuted_heads = p->kind == TL_Q ? s->cfg.n_heads : s->cfg.n_kv_heads;
-  return true;
+  return TL_OK;
 }
 
-static bool find_safetensors(const tl_source *s, const tl_part *p, tl_stored *out) {
+static tl_status find_safetensors(const tl_source *s, const tl_part *p, tl_stored *out) {
   char name[128];
   tl_part_name(name, sizeof name, p);
   const tl_st_tensor *t = NULL;
@@ -121,18 +121,17 @@ static bool find_safetensors(const tl_source *s, const tl_part *p, tl_stored *ou
     const char *file = s->n_files ? s->files[0].map.path : "model.safetensors.index.json";
     const char *more = s->n_files > 1 ? " and the other shards" : "";
     const char *why = p->role == TL_PART_HEAD ? " (and tie_word_embeddings is not true in config.json)" : "";
-    tl_fail(TL_E_FORMAT, "%s%s: tensor %s is missing%s", file, more, name, why);
-    return false;
+    return tl_fail(TL_E_FORMAT, "%s%s: tensor %s is missing%s", file, more, name, why);
   }
   int type = t->type == TL_F32 ? TL_GGML_F32 : t->type == TL_F16 ? TL_GGML_F16 : t->type == TL_BF16 ? TL_GGML_BF16 : -1;
   *out = (tl_stored){.file = s->files[i - 1].map.path, .name = t->name, .type = type, .type_name = t->dtype, .n_dims = t->n_dims,
                      .data = t->data, .bytes = t->bytes};
   memcpy(out->shape, t->shape, sizeof out->shape);
-  return true;
+  return TL_OK;
 }
 
 tl_status tl_source_find(const tl_source *s, const tl_part *p, tl_stored *out) {
-  if (!(s->is_gguf ? find_gguf : find_safetensors)(s, p, out)) return TL_E_FORMAT;
+  TL_TRY((s->is_gguf ? find_gguf : find_safetensors)(s, p, out));
   if (!tl_dequant_known(out->type))
     return tl_fail(TL_E_UNSUPPORTED, "%s: tensor %s is %s, which is not supported; known: %s", out->file, out->name,
                    out->type_name, s->is_gguf ? "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q5_K Q6_K" : "F32 F16 BF16");
