@@ -86,7 +86,7 @@ static tl_status find_vector(const tl_safetensors *s, const char *path, const ch
 }
 
 static tl_status read_state(tl_adamw *o, const tl_safetensors *s, const char *path) {
-  const tl_st_tensor *m, *v, *master;
+  const tl_st_tensor *m = NULL, *v = NULL, *master = NULL;
   int64_t n = o->adapter->n_params;
   TL_TRY(find_vector(s, path, "adamw.m", n, &m));
   TL_TRY(find_vector(s, path, "adamw.v", n, &v));

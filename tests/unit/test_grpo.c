@@ -163,15 +163,16 @@ static void objective_in_parts(void) {
     tl_grpo_stats whole = evaluate(&j, 0, j.n_sequences, (tl_grpo_stats){0}, d, e), s = {0};
     for (int first = 0; first < j.n_sequences; first += 2) s = evaluate(&j, first, 2, s, parts, parts_e);
     CHECK(!memcmp(d, parts, sizeof(float) * (size_t)j.n_tokens), "gradient depends on the cut");
-    CHECK(fabs(s.loss - whole.loss) < 1e-12 && s.is_min == whole.is_min && s.n_tokens == whole.n_tokens, "stats depend on the cut");
+    CHECK(fabs(s.loss - whole.loss) < 1e-12 && s.is_min == whole.is_min && s.n_tokens == whole.n_tokens,
+          "stats depend on the cut");
   }
 }
 
 static tl_status without_inputs(const job *j, int total_sequences) {
   float d[max_tokens];
   tl_grpo_stats s = {0};
-  return tl_grpo_objective(&j->o, 0, 2, j->offsets, j->logprob, NULL, NULL, NULL, NULL, j->advantage, NULL, total_sequences, 9, d,
-                           NULL, &s);
+  return tl_grpo_objective(&j->o, 0, 2, j->offsets, j->logprob, NULL, NULL, NULL, NULL, j->advantage, NULL, total_sequences, 9,
+                           d, NULL, &s);
 }
 
 static void objective_refuses(void) {

@@ -142,7 +142,8 @@ static void full_case(const char *family) {
     if (a->full_off_b[i] >= 0) compare(family, g + a->full_off_b[i], need(&base, "grad.%s.bias", name), gradient_tolerance);
   }
   for (int l = 0; l < m->cfg.n_layers; l++) {
-    compare(family, tl_adapter_grad_norm(a, l, 0), need(&base, "grad.model.layers.%d.input_layernorm.weight", l), gradient_tolerance);
+    compare(family, tl_adapter_grad_norm(a, l, 0), need(&base, "grad.model.layers.%d.input_layernorm.weight", l),
+            gradient_tolerance);
     compare(family, tl_adapter_grad_norm(a, l, 1), need(&base, "grad.model.layers.%d.post_attention_layernorm.weight", l),
             gradient_tolerance);
   }
