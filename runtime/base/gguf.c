@@ -11,8 +11,8 @@ typedef struct cursor {
 
 static tl_status cut(const cursor *c, const char *what, uint64_t need) {
   size_t at = c->map->size - c->left;
-  return tl_fail(TL_E_FORMAT, "%s: truncated GGUF: %s needs %llu bytes at offset %zu, the file has %zu bytes", c->map->path, what,
-                 (unsigned long long)need, at, c->map->size);
+  return tl_fail(TL_E_FORMAT, "%s: truncated GGUF: %s needs %llu bytes at offset %zu, the file has %zu bytes", c->map->path,
+                 what, (unsigned long long)need, at, c->map->size);
 }
 
 static tl_status take(cursor *c, void *out, size_t n, const char *what) {
@@ -34,7 +34,7 @@ static tl_status take_text(cursor *c, tl_gguf_text *t, const char *what) {
 }
 
 static const uint8_t scalar_bytes[TL_GGUF_N_TYPES] = {
-    [TL_GGUF_U8] = 1,  [TL_GGUF_I8] = 1,  [TL_GGUF_U16] = 2,  [TL_GGUF_I16] = 2, [TL_GGUF_U32] = 4, [TL_GGUF_I32] = 4,
+    [TL_GGUF_U8] = 1,  [TL_GGUF_I8] = 1,   [TL_GGUF_U16] = 2, [TL_GGUF_I16] = 2, [TL_GGUF_U32] = 4, [TL_GGUF_I32] = 4,
     [TL_GGUF_F32] = 4, [TL_GGUF_BOOL] = 1, [TL_GGUF_U64] = 8, [TL_GGUF_I64] = 8, [TL_GGUF_F64] = 8};
 
 static tl_status skip_items(cursor *c, const char *key, uint32_t type, uint64_t n, int depth) {
@@ -91,7 +91,8 @@ static tl_status read_tensor(cursor *c, tl_gguf_tensor *t, uint64_t *offset) {
   t->name = strndup(name.p, name.n);
   if (!t->name) return tl_fail(TL_E_MEMORY, "%s: out of memory", path);
   TL_TRY(take(c, &n_dims, 4, t->name));
-  if (n_dims < 1 || n_dims > 4) return tl_fail(TL_E_FORMAT, "%s: tensor %s has %u dimensions, expected 1 to 4", path, t->name, n_dims);
+  if (n_dims < 1 || n_dims > 4)
+    return tl_fail(TL_E_FORMAT, "%s: tensor %s has %u dimensions, expected 1 to 4", path, t->name, n_dims);
   t->n_dims = (int)n_dims;
   t->n = 1;
   for (int i = 0; i < 4; i++) {
@@ -134,7 +135,8 @@ static tl_status read_header(cursor *c, tl_gguf *g) {
   if (memcmp(magic, "GGUF", 4) != 0) return tl_fail(TL_E_FORMAT, "%s: not a GGUF file (it does not begin with GGUF)", path);
   TL_TRY(take(c, &version, 4, "the version"));
   if (version > 0xffff) return tl_fail(TL_E_UNSUPPORTED, "%s: a big-endian GGUF; only little-endian ones are read", path);
-  if (version < 2 || version > 3) return tl_fail(TL_E_UNSUPPORTED, "%s: GGUF version %u; versions 2 and 3 are read", path, version);
+  if (version < 2 || version > 3)
+    return tl_fail(TL_E_UNSUPPORTED, "%s: GGUF version %u; versions 2 and 3 are read", path, version);
   TL_TRY(take(c, &n_tensors, 8, "the tensor count"));
   TL_TRY(take(c, &n_kv, 8, "the metadata count"));
   // a key takes at least 13 bytes, a tensor's description 32: more cannot be in the file
@@ -155,8 +157,8 @@ static tl_status read_all(tl_gguf *g, uint64_t **offsets) {
   TL_TRY(read_header(&c, g));
   for (size_t i = 0; i < g->n_kv; i++) TL_TRY(read_kv(&c, &g->kv[i]));
   int64_t alignment = 32;
-  if (tl_gguf_find(g, "general.alignment") &&
-      (!tl_gguf_int(g, "general.alignment", &alignment) || alignment < 1 || alignment > 1 << 20 || (alignment & (alignment - 1))))
+  if (tl_gguf_find(g, "general.alignment") && (!tl_gguf_int(g, "general.alignment", &alignment) || alignment < 1 ||
+                                               alignment > 1 << 20 || (alignment & (alignment - 1))))
     return tl_fail(TL_E_FORMAT, "%s: general.alignment must be a power of two, found %lld", g->map.path, (long long)alignment);
   *offsets = calloc(g->n_tensors + 1, sizeof **offsets);
   if (!*offsets) return tl_fail(TL_E_MEMORY, "%s: out of memory", g->map.path);
@@ -212,10 +214,22 @@ static bool to_int(int type, const uint8_t *p, int64_t *out) {
   switch (type) {
   case TL_GGUF_U8: *out = *p; return true;
   case TL_GGUF_I8: *out = (int8_t)*p; return true;
-  case TL_GGUF_U16: memcpy(&raw, p, 2); *out = (int64_t)raw; return true;
-  case TL_GGUF_I16: memcpy(&raw, p, 2); *out = (int16_t)raw; return true;
-  case TL_GGUF_U32: memcpy(&raw, p, 4); *out = (int64_t)raw; return true;
-  case TL_GGUF_I32: memcpy(&raw, p, 4); *out = (int32_t)raw; return true;
+  case TL_GGUF_U16:
+    memcpy(&raw, p, 2);
+    *out = (int64_t)raw;
+    return true;
+  case TL_GGUF_I16:
+    memcpy(&raw, p, 2);
+    *out = (int16_t)raw;
+    return true;
+  case TL_GGUF_U32:
+    memcpy(&raw, p, 4);
+    *out = (int64_t)raw;
+    return true;
+  case TL_GGUF_I32:
+    memcpy(&raw, p, 4);
+    *out = (int32_t)raw;
+    return true;
   case TL_GGUF_I64: memcpy(out, p, 8); return true;
   case TL_GGUF_U64:
     memcpy(&raw, p, 8);
@@ -323,13 +337,13 @@ static const struct {
   const char *name;
   int elements, bytes;
 } types[] = {
-    {0, "F32", 1, 4},        {1, "F16", 1, 2},         {2, "Q4_0", 32, 18},     {3, "Q4_1", 32, 20},    {6, "Q5_0", 32, 22},
-    {7, "Q5_1", 32, 24},     {8, "Q8_0", 32, 34},       {10, "Q2_K", 256, 84},  {11, "Q3_K", 256, 110},
-    {12, "Q4_K", 256, 144},  {13, "Q5_K", 256, 176},   {14, "Q6_K", 256, 210},  {15, "Q8_K", 256, 292}, {16, "IQ2_XXS", 256, 66},
-    {17, "IQ2_XS", 256, 74}, {18, "IQ3_XXS", 256, 98}, {19, "IQ1_S", 256, 50},  {20, "IQ4_NL", 32, 18}, {21, "IQ3_S", 256, 110},
-    {22, "IQ2_S", 256, 82},  {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1},        {25, "I16", 1, 2},      {26, "I32", 1, 4},
-    {27, "I64", 1, 8},       {28, "F64", 1, 8},        {29, "IQ1_M", 256, 56},  {30, "BF16", 1, 2},     {34, "TQ1_0", 256, 54},
-    {35, "TQ2_0", 256, 66},  {39, "MXFP4", 32, 17},
+    {0, "F32", 1, 4},         {1, "F16", 1, 2},       {2, "Q4_0", 32, 18},    {3, "Q4_1", 32, 20},      {6, "Q5_0", 32, 22},
+    {7, "Q5_1", 32, 24},      {8, "Q8_0", 32, 34},    {10, "Q2_K", 256, 84},  {11, "Q3_K", 256, 110},   {12, "Q4_K", 256, 144},
+    {13, "Q5_K", 256, 176},   {14, "Q6_K", 256, 210}, {15, "Q8_K", 256, 292}, {16, "IQ2_XXS", 256, 66}, {17, "IQ2_XS", 256, 74},
+    {18, "IQ3_XXS", 256, 98}, {19, "IQ1_S", 256, 50}, {20, "IQ4_NL", 32, 18}, {21, "IQ3_S", 256, 110},  {22, "IQ2_S", 256, 82},
+    {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1},       {25, "I16", 1, 2},      {26, "I32", 1, 4},        {27, "I64", 1, 8},
+    {28, "F64", 1, 8},        {29, "IQ1_M", 256, 56}, {30, "BF16", 1, 2},     {34, "TQ1_0", 256, 54},   {35, "TQ2_0", 256, 66},
+    {39, "MXFP4", 32, 17},
 };
 
 bool tl_ggml_type_block(int type, int *elements, int *bytes) {

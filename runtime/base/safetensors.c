@@ -8,9 +8,9 @@ enum { MAX_HEADER = 100 << 20 };  // the safetensors library's own limit
 static const struct {
   const char *name;
   int bytes, type;
-} dtypes[] = {{"F32", 4, TL_F32},  {"BF16", 2, TL_BF16},  {"F16", 2, TL_F16},    {"I32", 4, TL_I32},     {"F64", 8, -1},
-              {"I64", 8, -1},      {"U64", 8, -1},        {"U32", 4, -1},        {"I16", 2, -1},         {"U16", 2, -1},
-              {"I8", 1, -1},       {"U8", 1, -1},         {"BOOL", 1, -1},       {"F8_E4M3", 1, -1},     {"F8_E5M2", 1, -1}};
+} dtypes[] = {{"F32", 4, TL_F32}, {"BF16", 2, TL_BF16}, {"F16", 2, TL_F16}, {"I32", 4, TL_I32}, {"F64", 8, -1},
+              {"I64", 8, -1},     {"U64", 8, -1},       {"U32", 4, -1},     {"I16", 2, -1},     {"U16", 2, -1},
+              {"I8", 1, -1},      {"U8", 1, -1},        {"BOOL", 1, -1},    {"F8_E4M3", 1, -1}, {"F8_E5M2", 1, -1}};
 
 void tl_st_shape_text(char *out, size_t n, const int64_t *shape, int n_dims) {
   size_t at = 0;
@@ -80,7 +80,8 @@ static tl_status read_header(tl_safetensors *s, size_t *start) {
   uint64_t n = 0;
   if (m->size < 8) return tl_fail(TL_E_FORMAT, "%s: truncated safetensors: %zu bytes, expected at least 8", m->path, m->size);
   memcpy(&n, m->data, 8);
-  if (n > MAX_HEADER) return tl_fail(TL_E_FORMAT, "%s: not a safetensors file (a header of %llu bytes)", m->path, (unsigned long long)n);
+  if (n > MAX_HEADER)
+    return tl_fail(TL_E_FORMAT, "%s: not a safetensors file (a header of %llu bytes)", m->path, (unsigned long long)n);
   if (n > m->size - 8)
     return tl_fail(TL_E_FORMAT, "%s: truncated safetensors: the header ends at byte %llu, the file has %zu bytes", m->path,
                    (unsigned long long)n + 8, m->size);
@@ -222,8 +223,10 @@ static tl_status write_all(const char *path, order *o, const tl_st_entry *entrie
     s = tl_out_write(&f, &bytes, 8);
     if (s == TL_OK) s = tl_out_write(&f, header, bytes);
     if (s == TL_OK) s = write_tensors(&f, o, n, fill, ctx, buffer);
-    if (s == TL_OK) s = tl_out_commit(&f);
-    else tl_out_abort(&f);
+    if (s == TL_OK)
+      s = tl_out_commit(&f);
+    else
+      tl_out_abort(&f);
   }
   free(header);
   free(buffer);

@@ -14,8 +14,10 @@ tl_status tl_json_read(const char *path, cJSON **out) {
   *out = cJSON_ParseWithLength(text, n);
   const char *end = *out ? NULL : cJSON_GetErrorPtr();
   tl_status s = TL_OK;
-  if (!*out) s = tl_fail(TL_E_FORMAT, "%s: not JSON (wrong at byte %zu of %zu)", path, end ? (size_t)(end - text) : 0, n);
-  else if (!cJSON_IsObject(*out)) s = tl_fail(TL_E_FORMAT, "%s: not a JSON object", path);
+  if (!*out)
+    s = tl_fail(TL_E_FORMAT, "%s: not JSON (wrong at byte %zu of %zu)", path, end ? (size_t)(end - text) : 0, n);
+  else if (!cJSON_IsObject(*out))
+    s = tl_fail(TL_E_FORMAT, "%s: not a JSON object", path);
   free(text);
   if (s != TL_OK) {
     cJSON_Delete(*out);
@@ -134,8 +136,9 @@ static tl_status refuse(const char *path, const cJSON *j) {
   if (factor != 1) return tl_fail(TL_E_UNSUPPORTED, "%s: partial_rotary_factor %g is not supported", path, factor);
   if (get(j, "quantization_config")) {
     const cJSON *q = get(get(j, "quantization_config"), "quant_method");
-    return tl_fail(TL_E_UNSUPPORTED, "%s: weights quantised by %.40s are not supported; use safetensors in F32, F16 or BF16, or a GGUF",
-                   path, cJSON_IsString(q) ? q->valuestring : "an unnamed method");
+    return tl_fail(TL_E_UNSUPPORTED,
+                   "%s: weights quantised by %.40s are not supported; use safetensors in F32, F16 or BF16, or a GGUF", path,
+                   cJSON_IsString(q) ? q->valuestring : "an unnamed method");
   }
   return TL_OK;
 }
@@ -192,7 +195,8 @@ tl_status tl_config_read(const char *path, const char *gen_path, tl_config *c, f
 
 tl_status tl_config_check(const char *path, const tl_config *c) {
   if (c->n_heads % c->n_kv_heads)
-    return tl_fail(TL_E_SHAPE, "%s: %d attention heads are not a multiple of %d key/value heads", path, c->n_heads, c->n_kv_heads);
+    return tl_fail(TL_E_SHAPE, "%s: %d attention heads are not a multiple of %d key/value heads", path, c->n_heads,
+                   c->n_kv_heads);
   if (c->head_dim < 2 || c->head_dim % 2)
     return tl_fail(TL_E_SHAPE, "%s: head_dim is %d, expected an even number", path, c->head_dim);
   if ((int64_t)c->n_heads * c->head_dim > 1 << 20)

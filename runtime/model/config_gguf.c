@@ -14,7 +14,8 @@ static tl_status get_int(const tl_gguf *g, const char *arch, const char *name, i
     return *out = fallback, TL_OK;
   }
   if (!tl_gguf_int(g, key, &v)) return tl_fail(TL_E_FORMAT, "%s: key %s is not a whole number", g->map.path, key);
-  if (v < lo || v > hi) return tl_fail(TL_E_FORMAT, "%s: key %s is %lld, expected %d to %d", g->map.path, key, (long long)v, lo, hi);
+  if (v < lo || v > hi)
+    return tl_fail(TL_E_FORMAT, "%s: key %s is %lld, expected %d to %d", g->map.path, key, (long long)v, lo, hi);
   *out = (int)v;
   return TL_OK;
 }
@@ -88,7 +89,8 @@ static tl_status read_rope(const tl_gguf *g, const char *a, tl_config *c) {
 }
 
 static tl_status read_special(const tl_gguf *g, tl_config *c) {
-  static const char *const ends[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
+  static const char *const ends[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                                     "tokenizer.ggml.eom_token_id"};
   TL_TRY(get_int(g, "", "tokenizer.ggml.bos_token_id", 0, INT_MAX, -1, &c->bos));
   TL_TRY(get_int(g, "", "tokenizer.ggml.padding_token_id", 0, INT_MAX, -1, &c->pad));
   for (int i = 0; i < 3; i++) {
@@ -113,7 +115,8 @@ tl_status tl_config_from_gguf(const tl_gguf *g, tl_config *c) {
   TL_TRY(get_int(g, a, "expert_count", 0, INT_MAX, 0, &n));
   if (n > 0) return tl_fail(TL_E_UNSUPPORTED, "%s: a mixture of %d experts is not supported", g->map.path, n);
   TL_TRY(get_int(g, a, "attention.sliding_window", 0, INT_MAX, 0, &n));
-  if (n > 0 && n < c->max_positions) return tl_fail(TL_E_UNSUPPORTED, "%s: a sliding window (%d) is not supported", g->map.path, n);
+  if (n > 0 && n < c->max_positions)
+    return tl_fail(TL_E_UNSUPPORTED, "%s: a sliding window (%d) is not supported", g->map.path, n);
   c->tied = tl_gguf_tensor_find(g, "output.weight") == NULL;
   c->attention_bias = !c->family->qkv_bias && tl_gguf_tensor_find(g, "blk.0.attn_q.bias") != NULL;
   TL_TRY(read_special(g, c));

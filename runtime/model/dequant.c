@@ -1,6 +1,6 @@
 // dequant.c: ggml's storage types to fp32. A block holds 32 (or 256) elements:
 //
-//   Q4_0  d f16, 16 bytes of nibbles          x = d (q - 8)     nibbles: element j in the low half of byte j, j + 16 in the high
+//   Q4_0  d f16, 16 bytes of nibbles          x = d (q - 8)     byte j: element j in the low nibble, j + 16 in the high
 //   Q4_1  d, m f16, 16 bytes                  x = d q + m
 //   Q5_0  d f16, 32 high bits, 16 bytes       x = d (q - 16)
 //   Q5_1  d, m f16, 32 high bits, 16 bytes    x = d q + m

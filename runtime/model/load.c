@@ -82,8 +82,8 @@ static tl_status name_modules(tl_model *m) {
 }
 
 // a model with its strings and options, no weights yet; takes over cfg
-static tl_status new_model(const char *path, const char *format, const char *file_dtype, const tl_model_options *o, tl_config *cfg,
-                           tl_model **out) {
+static tl_status new_model(const char *path, const char *format, const char *file_dtype, const tl_model_options *o,
+                           tl_config *cfg, tl_model **out) {
   tl_model *m = calloc(1, sizeof *m);
   if (!m) return tl_fail(TL_E_MEMORY, "%s: out of memory", path);
   m->refs = 1;
@@ -110,8 +110,10 @@ static tl_status check_options(const tl_model_options *o) {
 
 static tl_status finish(tl_status st, tl_model *m, tl_part *parts, tl_model **out) {
   free(parts);
-  if (st == TL_OK) *out = m;
-  else tl_model_free(m);
+  if (st == TL_OK)
+    *out = m;
+  else
+    tl_model_free(m);
   return st;
 }
 
@@ -198,12 +200,27 @@ void tl_model_free(tl_model *m) {
 
 void tl_model_get_info(const tl_model *m, tl_model_info *out) {
   const tl_config *c = &m->cfg;
-  *out = (tl_model_info){.path = m->path, .format = m->format, .architecture = c->family->name, .file_dtype = m->file_dtype,
-                         .compute = (tl_dtype)m->compute, .n_layers = c->n_layers, .width = c->width, .n_heads = c->n_heads,
-                         .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim, .ffn = c->ffn, .vocab = c->vocab,
-                         .max_positions = c->max_positions, .tied = c->tied, .norm_eps = c->norm_eps,
-                         .rope_theta = c->rope_theta, .bos = c->bos, .pad = c->pad, .n_eos = c->n_eos,
-                         .n_parameters = m->n_parameters, .packed_bytes = tl_weights_bytes(&m->w, c),
+  *out = (tl_model_info){.path = m->path,
+                         .format = m->format,
+                         .architecture = c->family->name,
+                         .file_dtype = m->file_dtype,
+                         .compute = (tl_dtype)m->compute,
+                         .n_layers = c->n_layers,
+                         .width = c->width,
+                         .n_heads = c->n_heads,
+                         .n_kv_heads = c->n_kv_heads,
+                         .head_dim = c->head_dim,
+                         .ffn = c->ffn,
+                         .vocab = c->vocab,
+                         .max_positions = c->max_positions,
+                         .tied = c->tied,
+                         .norm_eps = c->norm_eps,
+                         .rope_theta = c->rope_theta,
+                         .bos = c->bos,
+                         .pad = c->pad,
+                         .n_eos = c->n_eos,
+                         .n_parameters = m->n_parameters,
+                         .packed_bytes = tl_weights_bytes(&m->w, c),
                          .n_modules = c->n_layers * TL_N_KINDS};
   memcpy(out->eos, c->eos, sizeof out->eos);
 }
@@ -216,8 +233,12 @@ static tl_status check_module(const tl_model *m, int index) {
 tl_status tl_model_module(const tl_model *m, int index, tl_module_info *out) {
   TL_TRY(check_module(m, index));
   int kind = index % TL_N_KINDS;
-  *out = (tl_module_info){.index = index, .layer = index / TL_N_KINDS, .kind = tl_kind_names[kind], .name = m->names[index],
-                          .out = tl_linear_out(&m->cfg, kind), .in = tl_linear_in(&m->cfg, kind)};
+  *out = (tl_module_info){.index = index,
+                          .layer = index / TL_N_KINDS,
+                          .kind = tl_kind_names[kind],
+                          .name = m->names[index],
+                          .out = tl_linear_out(&m->cfg, kind),
+                          .in = tl_linear_in(&m->cfg, kind)};
   return TL_OK;
 }
 

@@ -46,7 +46,9 @@ tl_status tl_model_need_positions(tl_model *m, int n) {
   if (size > INT32_MAX) return tl_fail(TL_E_ARG, "%d positions are too many", n);
   size_t bytes = (size_t)size * (size_t)m->cfg.head_dim * sizeof(float);
   float *table = realloc(m->rope, bytes);
-  if (!table) return tl_fail(TL_E_MEMORY, "out of memory: the rotation table of %d positions needs %.1f MiB", n, (double)bytes / (1 << 20));
+  if (!table)
+    return tl_fail(TL_E_MEMORY, "out of memory: the rotation table of %d positions needs %.1f MiB", n,
+                   (double)bytes / (1 << 20));
   fill(table, &m->cfg, m->n_rope, (int)size);
   m->rope = table;
   m->n_rope = (int)size;

@@ -8,8 +8,10 @@
 #include <math.h>
 
 static void add_id(cJSON *o, const char *key, int id) {
-  if (id >= 0) cJSON_AddNumberToObject(o, key, id);
-  else cJSON_AddNullToObject(o, key);
+  if (id >= 0)
+    cJSON_AddNumberToObject(o, key, id);
+  else
+    cJSON_AddNullToObject(o, key);
 }
 
 // A GGUF gives Llama 3's scaling as a tensor of divisors. The parameters behind it are found by trying those that the released
@@ -51,8 +53,10 @@ static tl_status add_rope(cJSON *o, const tl_config *c) {
 
 static void add_special(cJSON *o, const tl_config *c) {
   add_id(o, "bos_token_id", c->bos);
-  if (c->n_eos > 1) cJSON_AddItemToObject(o, "eos_token_id", cJSON_CreateIntArray(c->eos, c->n_eos));
-  else add_id(o, "eos_token_id", c->n_eos ? c->eos[0] : -1);
+  if (c->n_eos > 1)
+    cJSON_AddItemToObject(o, "eos_token_id", cJSON_CreateIntArray(c->eos, c->n_eos));
+  else
+    add_id(o, "eos_token_id", c->n_eos ? c->eos[0] : -1);
   add_id(o, "pad_token_id", c->pad);
 }
 
@@ -114,7 +118,7 @@ static tl_status write_part(void *ctx, size_t i, void *dst) {
 static tl_status write_weights(const char *path, writer *w, int n) {
   enum { NAME = 128 };
   tl_st_entry *entries = calloc((size_t)n, sizeof *entries);
-  char (*names)[NAME] = malloc((size_t)n * sizeof *names);
+  char(*names)[NAME] = malloc((size_t)n * sizeof *names);
   size_t largest = 0;
   for (int i = 0; i < n && entries && names; i++) {
     const tl_part *p = &w->parts[i];
@@ -124,7 +128,8 @@ static tl_status write_weights(const char *path, writer *w, int n) {
   }
   if (w->dtype != TL_F32) w->tmp = tl_aligned_alloc(largest * sizeof(float));
   bool ok = entries && names && (w->tmp || w->dtype == TL_F32);
-  tl_status st = ok ? tl_safetensors_write(path, entries, (size_t)n, write_part, w, NULL) : tl_fail(TL_E_MEMORY, "%s: out of memory", path);
+  tl_status st = ok ? tl_safetensors_write(path, entries, (size_t)n, write_part, w, NULL)
+                    : tl_fail(TL_E_MEMORY, "%s: out of memory", path);
   free(w->tmp);
   free(entries);
   free(names);
@@ -136,8 +141,10 @@ static void source_dir(char *out, size_t n, const char *path) {
   snprintf(out, n, "%s", path);
   if (tl_is_dir(out)) return;
   char *slash = strrchr(out, '/');
-  if (slash) *slash = 0;
-  else snprintf(out, n, ".");
+  if (slash)
+    *slash = 0;
+  else
+    snprintf(out, n, ".");
 }
 
 static tl_status copy_companions(const char *from, const char *to) {
@@ -160,7 +167,8 @@ static tl_status copy_companions(const char *from, const char *to) {
 tl_status tl_model_write(const tl_model *m, tl_part_fill fill, void *ctx, const char *dir, tl_dtype dtype) {
   char path[4096], from[4096], *config;
   if (strlen(dir) > 3000) return tl_fail(TL_E_ARG, "%.60s...: path too long", dir);
-  if (dtype != TL_F32 && dtype != TL_BF16 && dtype != TL_F16) return tl_fail(TL_E_ARG, "dtype %d is not F32, BF16 or F16", (int)dtype);
+  if (dtype != TL_F32 && dtype != TL_BF16 && dtype != TL_F16)
+    return tl_fail(TL_E_ARG, "dtype %d is not F32, BF16 or F16", (int)dtype);
   tl_part *parts;
   int n;
   TL_TRY(tl_mkdirs(dir));

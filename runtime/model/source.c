@@ -42,7 +42,8 @@ static tl_status open_safetensors(tl_source *s, const char *dir) {
     return TL_OK;
   }
   snprintf(path, sizeof path, "%s/model.safetensors.index.json", dir);
-  if (!tl_file_exists(path)) return tl_fail(TL_E_IO, "%s: neither model.safetensors nor model.safetensors.index.json is there", dir);
+  if (!tl_file_exists(path))
+    return tl_fail(TL_E_IO, "%s: neither model.safetensors nor model.safetensors.index.json is there", dir);
   cJSON *j;
   TL_TRY(tl_json_read(path, &j));
   const cJSON *map = cJSON_GetObjectItemCaseSensitive(j, "weight_map");
@@ -64,9 +65,12 @@ static tl_status open_dir(tl_source *s, const char *dir) {
 tl_status tl_source_open(tl_source *s, const char *path) {
   *s = (tl_source){0};
   tl_status st;
-  if (tl_is_dir(path)) st = open_dir(s, path);
-  else if (!tl_file_exists(path)) st = tl_fail(TL_E_IO, "%s: no such file or directory", path);
-  else if (!tl_gguf_is(path)) st = tl_fail(TL_E_FORMAT, "%s: neither a Hugging Face directory nor a GGUF file", path);
+  if (tl_is_dir(path))
+    st = open_dir(s, path);
+  else if (!tl_file_exists(path))
+    st = tl_fail(TL_E_IO, "%s: no such file or directory", path);
+  else if (!tl_gguf_is(path))
+    st = tl_fail(TL_E_FORMAT, "%s: neither a Hugging Face directory nor a GGUF file", path);
   else {
     s->is_gguf = true;
     st = tl_gguf_open(&s->gguf, path);
@@ -103,8 +107,13 @@ static tl_status find_gguf(const tl_source *s, const tl_part *p, tl_stored *out)
   gguf_name(name, sizeof name, p);
   const tl_gguf_tensor *t = tl_gguf_tensor_find(&s->gguf, name);
   if (!t) return tl_fail(TL_E_FORMAT, "%s: tensor %s is missing", s->gguf.map.path, name);
-  *out = (tl_stored){.file = s->gguf.map.path, .name = t->name, .type = t->type, .type_name = tl_ggml_type_name(t->type),
-                     .n_dims = t->n_dims, .data = t->data, .bytes = t->bytes};
+  *out = (tl_stored){.file = s->gguf.map.path,
+                     .name = t->name,
+                     .type = t->type,
+                     .type_name = tl_ggml_type_name(t->type),
+                     .n_dims = t->n_dims,
+                     .data = t->data,
+                     .bytes = t->bytes};
   for (int i = 0; i < t->n_dims; i++) out->shape[i] = t->dims[t->n_dims - 1 - i];
   bool rotated = (p->role == TL_PART_WEIGHT || p->role == TL_PART_BIAS) && p->kind <= TL_K;
   if (rotated && s->cfg.family->gguf_permuted) out->permuted_heads = p->kind == TL_Q ? s->cfg.n_heads : s->cfg.n_kv_heads;
@@ -124,8 +133,13 @@ static tl_status find_safetensors(const tl_source *s, const tl_part *p, tl_store
     return tl_fail(TL_E_FORMAT, "%s%s: tensor %s is missing%s", file, more, name, why);
   }
   int type = t->type == TL_F32 ? TL_GGML_F32 : t->type == TL_F16 ? TL_GGML_F16 : t->type == TL_BF16 ? TL_GGML_BF16 : -1;
-  *out = (tl_stored){.file = s->files[i - 1].map.path, .name = t->name, .type = type, .type_name = t->dtype, .n_dims = t->n_dims,
-                     .data = t->data, .bytes = t->bytes};
+  *out = (tl_stored){.file = s->files[i - 1].map.path,
+                     .name = t->name,
+                     .type = type,
+                     .type_name = t->dtype,
+                     .n_dims = t->n_dims,
+                     .data = t->data,
+                     .bytes = t->bytes};
   memcpy(out->shape, t->shape, sizeof out->shape);
   return TL_OK;
 }
@@ -168,8 +182,7 @@ void tl_stored_read(const tl_stored *t, const tl_part *p, float *out) {
 // ---------------------------------------------------------------- what is in the files
 
 void tl_source_each(const tl_source *s, void (*fn)(void *ctx, const char *type, int64_t n), void *ctx) {
-  for (size_t i = 0; i < s->gguf.n_tensors; i++)
-    fn(ctx, tl_ggml_type_name(s->gguf.tensors[i].type), s->gguf.tensors[i].n);
+  for (size_t i = 0; i < s->gguf.n_tensors; i++) fn(ctx, tl_ggml_type_name(s->gguf.tensors[i].type), s->gguf.tensors[i].n);
   for (int f = 0; f < s->n_files; f++)
     for (size_t i = 0; i < s->files[f].n; i++) fn(ctx, s->files[f].tensors[i].dtype, s->files[f].tensors[i].n);
 }

@@ -52,8 +52,14 @@ static const sizes llama_sizes = {"llama", true, false, 2, 20, 4, 2, 10, 28, 23}
 static const sizes qwen2_sizes = {"qwen2", false, false, 2, 20, 4, 2, 6, 28, 23};
 
 static inline tl_config sizes_config(const sizes *z) {
-  return (tl_config){.family = tl_family_find(z->family), .n_layers = z->layers, .width = z->width, .n_heads = z->heads,
-                     .n_kv_heads = z->kv_heads, .head_dim = z->head_dim, .ffn = z->ffn, .vocab = z->vocab,
+  return (tl_config){.family = tl_family_find(z->family),
+                     .n_layers = z->layers,
+                     .width = z->width,
+                     .n_heads = z->heads,
+                     .n_kv_heads = z->kv_heads,
+                     .head_dim = z->head_dim,
+                     .ffn = z->ffn,
+                     .vocab = z->vocab,
                      .tied = z->tied && !z->extra_head};
 }
 
@@ -75,8 +81,10 @@ static tl_status fill_value(void *ctx, size_t i, void *dst) {
   int dtype = ((const tl_part *)ctx)->rows;  // the first entry carries the dtype
   for (size_t k = 0; k < tl_part_size(p); k++) {
     float v = part_value(p, k);
-    if (dtype == TL_F32) ((float *)dst)[k] = v;
-    else ((uint16_t *)dst)[k] = dtype == TL_BF16 ? tl_f32_to_bf16(v) : tl_f32_to_f16(v);
+    if (dtype == TL_F32)
+      ((float *)dst)[k] = v;
+    else
+      ((uint16_t *)dst)[k] = dtype == TL_BF16 ? tl_f32_to_bf16(v) : tl_f32_to_f16(v);
   }
   return TL_OK;
 }
@@ -84,13 +92,14 @@ static tl_status fill_value(void *ctx, size_t i, void *dst) {
 // config.json with `keys` put in place of or beside the usual ones
 static inline void write_config(const char *dir, const sizes *z, const char *keys) {
   char text[2048], path[128];
-  snprintf(text, sizeof text,
-           "{\"architectures\":[\"%s\"],\"model_type\":\"%s\",\"hidden_size\":%d,\"intermediate_size\":%d,\"num_hidden_layers\":%d,"
-           "\"num_attention_heads\":%d,\"num_key_value_heads\":%d,\"head_dim\":%d,\"vocab_size\":%d,\"rms_norm_eps\":1e-5,"
-           "\"max_position_embeddings\":512,\"tie_word_embeddings\":%s,\"hidden_act\":\"silu\",\"eos_token_id\":2,"
-           "\"bos_token_id\":1}",
-           tl_family_find(z->family)->hf_class, z->family, z->width, z->ffn, z->layers, z->heads, z->kv_heads, z->head_dim, z->vocab,
-           z->tied ? "true" : "false");
+  snprintf(
+      text, sizeof text,
+      "{\"architectures\":[\"%s\"],\"model_type\":\"%s\",\"hidden_size\":%d,\"intermediate_size\":%d,\"num_hidden_layers\":%d,"
+      "\"num_attention_heads\":%d,\"num_key_value_heads\":%d,\"head_dim\":%d,\"vocab_size\":%d,\"rms_norm_eps\":1e-5,"
+      "\"max_position_embeddings\":512,\"tie_word_embeddings\":%s,\"hidden_act\":\"silu\",\"eos_token_id\":2,"
+      "\"bos_token_id\":1}",
+      tl_family_find(z->family)->hf_class, z->family, z->width, z->ffn, z->layers, z->heads, z->kv_heads, z->head_dim, z->vocab,
+      z->tied ? "true" : "false");
   cJSON *j = cJSON_Parse(text);
   snprintf(text, sizeof text, "{%s}", keys ? keys : "");
   cJSON *more = cJSON_Parse(text);
@@ -120,7 +129,7 @@ static inline void write_hf(const char *dir, const sizes *z, const char *dtype_n
   CHECK_OK(tl_parts_list(&c, &p, &n));
   tl_part *with = calloc((size_t)n + 1, sizeof *with);
   tl_st_entry *e = calloc((size_t)n, sizeof *e);
-  char (*names)[128] = calloc((size_t)n, sizeof *names);
+  char(*names)[128] = calloc((size_t)n, sizeof *names);
   with[0].rows = dtype;
   for (int i = 0; i < n; i++) {
     with[i + 1] = p[i];
@@ -151,7 +160,8 @@ static inline void split_shards(const char *dir, int n) {
     for (size_t i = 0; i < s.n; i++) {
       const tl_st_tensor *t = &s.tensors[i];
       if ((int)(i % (size_t)n) != k) continue;
-      e[m++] = (tl_st_entry){.name = t->name, .dtype = t->type, .n_dims = t->n_dims, .shape = {t->shape[0], t->shape[1]}, .data = t->data};
+      e[m++] = (tl_st_entry){
+          .name = t->name, .dtype = t->type, .n_dims = t->n_dims, .shape = {t->shape[0], t->shape[1]}, .data = t->data};
       cJSON_AddStringToObject(map, t->name, file);
     }
     char full[192];

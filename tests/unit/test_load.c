@@ -55,7 +55,12 @@ static void safetensors_truncated(void) {
 
 static void safetensors_corrupt(void) {
   static const char *const headers[] = {
-      "", "[]", "{", "{\"a\":1}", "{\"a\":{}}", "{\"a\":{\"dtype\":\"F32\"}}",
+      "",
+      "[]",
+      "{",
+      "{\"a\":1}",
+      "{\"a\":{}}",
+      "{\"a\":{\"dtype\":\"F32\"}}",
       "{\"a\":{\"dtype\":\"F33\",\"shape\":[1],\"data_offsets\":[0,4]}}",
       "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0]}}",
       "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,0]}}",
@@ -66,7 +71,8 @@ static void safetensors_corrupt(void) {
       "{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,4]}}",
       "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[9007199254740988,9007199254740992]}}",
       "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]}}",
-      "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}"};
+      "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":"
+      "[0,4]}}"};
   for (size_t i = 0; i < sizeof headers / sizeof *headers; i++) {
     char bytes[512] = {0};
     uint64_t n = strlen(headers[i]);
@@ -163,7 +169,8 @@ static void rope_key_styles(void) {
   for (int i = 0; i < 5; i++) CHECK(b[i] == a[i] / 4);
   // original 64, low 1, high 4: wavelengths above 64 are divided by 8, below 16 kept, between: blended
   frequencies("\"rope_theta\":5000.0,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,"
-              "\"high_freq_factor\":4,\"original_max_position_embeddings\":64}", b);
+              "\"high_freq_factor\":4,\"original_max_position_embeddings\":64}",
+              b);
   for (int i = 0; i < 5; i++) {
     double wave = 2 * 3.14159265358979 / a[i], s = (64 / wave - 1) / 3;
     double want = wave > 64 ? a[i] / 8 : wave < 16 ? a[i] : (1 - s) * a[i] / 8 + s * a[i];
@@ -190,22 +197,21 @@ static void refused_by_name(void) {
   static const struct {
     const char *keys, *word;
     tl_status status;
-  } cases[] = {
-      {"\"model_type\":\"mamba\"", "unknown architecture mamba", TL_E_UNSUPPORTED},
-      {"\"architectures\":[\"LlamaForSequenceClassification\"]", "LlamaForSequenceClassification", TL_E_UNSUPPORTED},
-      {"\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4}", "yarn", TL_E_UNSUPPORTED},
-      {"\"hidden_act\":\"gelu\"", "gelu", TL_E_UNSUPPORTED},
-      {"\"mlp_bias\":true", "mlp_bias", TL_E_UNSUPPORTED},
-      {"\"use_sliding_window\":true", "use_sliding_window", TL_E_UNSUPPORTED},
-      {"\"quantization_config\":{\"quant_method\":\"gptq\"}", "gptq", TL_E_UNSUPPORTED},
-      {"\"partial_rotary_factor\":0.5", "partial_rotary_factor", TL_E_UNSUPPORTED},
-      {"\"hidden_size\":\"many\"", "hidden_size", TL_E_FORMAT},
-      {"\"num_hidden_layers\":-3", "num_hidden_layers", TL_E_FORMAT},
-      {"\"num_key_value_heads\":3", "key/value heads", TL_E_SHAPE},
-      {"\"head_dim\":9", "head_dim", TL_E_SHAPE},
-      {"\"eos_token_id\":\"x\"", "eos_token_id", TL_E_FORMAT},
-      {"\"num_hidden_layers\":4", "model.layers.2.input_layernorm.weight is missing", TL_E_FORMAT},
-      {"\"tie_word_embeddings\":false", "lm_head.weight is missing", TL_E_FORMAT}};
+  } cases[] = {{"\"model_type\":\"mamba\"", "unknown architecture mamba", TL_E_UNSUPPORTED},
+               {"\"architectures\":[\"LlamaForSequenceClassification\"]", "LlamaForSequenceClassification", TL_E_UNSUPPORTED},
+               {"\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4}", "yarn", TL_E_UNSUPPORTED},
+               {"\"hidden_act\":\"gelu\"", "gelu", TL_E_UNSUPPORTED},
+               {"\"mlp_bias\":true", "mlp_bias", TL_E_UNSUPPORTED},
+               {"\"use_sliding_window\":true", "use_sliding_window", TL_E_UNSUPPORTED},
+               {"\"quantization_config\":{\"quant_method\":\"gptq\"}", "gptq", TL_E_UNSUPPORTED},
+               {"\"partial_rotary_factor\":0.5", "partial_rotary_factor", TL_E_UNSUPPORTED},
+               {"\"hidden_size\":\"many\"", "hidden_size", TL_E_FORMAT},
+               {"\"num_hidden_layers\":-3", "num_hidden_layers", TL_E_FORMAT},
+               {"\"num_key_value_heads\":3", "key/value heads", TL_E_SHAPE},
+               {"\"head_dim\":9", "head_dim", TL_E_SHAPE},
+               {"\"eos_token_id\":\"x\"", "eos_token_id", TL_E_FORMAT},
+               {"\"num_hidden_layers\":4", "model.layers.2.input_layernorm.weight is missing", TL_E_FORMAT},
+               {"\"tie_word_embeddings\":false", "lm_head.weight is missing", TL_E_FORMAT}};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     write_hf("refused", &llama_sizes, "F32", TL_F32, cases[i].keys);
     refused(at("refused"), cases[i].status, cases[i].word);
@@ -277,7 +283,8 @@ static void save_and_load(const char *keys, const sizes *z, tl_dtype dtype, floa
     same_parts(b, a, tolerance);
     CHECK(a->cfg.norm_eps == b->cfg.norm_eps && a->cfg.rope_theta == b->cfg.rope_theta && a->cfg.rope_type == b->cfg.rope_type);
     CHECK(a->cfg.tied == b->cfg.tied && a->cfg.n_eos == b->cfg.n_eos && a->cfg.bos == b->cfg.bos && a->cfg.pad == b->cfg.pad);
-    for (int i = 0; i < 5 && i < a->cfg.head_dim / 2; i++) CHECK(tl_rope_frequency(&a->cfg, i) == tl_rope_frequency(&b->cfg, i));
+    for (int i = 0; i < 5 && i < a->cfg.head_dim / 2; i++)
+      CHECK(tl_rope_frequency(&a->cfg, i) == tl_rope_frequency(&b->cfg, i));
   }
   CHECK(tl_file_exists(at("second/deep/tokenizer.json")));
   tl_model_free(a);
@@ -286,12 +293,14 @@ static void save_and_load(const char *keys, const sizes *z, tl_dtype dtype, floa
 
 static void save_round_trip(void) {
   save_and_load(NULL, &llama_sizes, TL_F32, 0);
-  save_and_load("\"attention_bias\":false,\"rms_norm_eps\":3e-6,\"eos_token_id\":[3,4],\"pad_token_id\":0", &llama_sizes, TL_F32, 0);
+  save_and_load("\"attention_bias\":false,\"rms_norm_eps\":3e-6,\"eos_token_id\":[3,4],\"pad_token_id\":0", &llama_sizes,
+                TL_F32, 0);
   save_and_load("\"rope_theta\":12345.6,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,"
-                "\"high_freq_factor\":4,\"original_max_position_embeddings\":64}", &qwen2_sizes, TL_F32, 0);
+                "\"high_freq_factor\":4,\"original_max_position_embeddings\":64}",
+                &qwen2_sizes, TL_F32, 0);
   save_and_load("\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":2.5}", &qwen2_sizes, TL_F32, 0);
-  save_and_load(NULL, &qwen2_sizes, TL_BF16, 1.0f / 256);   // half a unit in the last of 8 bits
-  save_and_load(NULL, &llama_sizes, TL_F16, 1.0f / 2048);   // of 11 bits; the values are in fp16's normal range
+  save_and_load(NULL, &qwen2_sizes, TL_BF16, 1.0f / 256);  // half a unit in the last of 8 bits
+  save_and_load(NULL, &llama_sizes, TL_F16, 1.0f / 2048);  // of 11 bits; the values are in fp16's normal range
 }
 
 // a failed write (here: the file size limit) leaves the earlier file whole and no temporary file behind
@@ -319,8 +328,15 @@ static void full_disk(void) {
 
 static tl_adapter *random_adapter(tl_model *m, tl_adapter_kind kind) {
   int32_t modules[] = {0, 4, 6, 13}, groups[] = {0, 0, 1, 1};
-  tl_adapter_options o = {.kind = kind, .modules = modules, .groups = groups, .n_modules = 4, .rank = 2, .u = 3, .alpha = 2,
-                          .seed = 5, .train_embeddings = true};
+  tl_adapter_options o = {.kind = kind,
+                          .modules = modules,
+                          .groups = groups,
+                          .n_modules = 4,
+                          .rank = 2,
+                          .u = 3,
+                          .alpha = 2,
+                          .seed = 5,
+                          .train_embeddings = true};
   tl_adapter *a = NULL;
   CHECK_OK(tl_adapter_create(m, &o, &a));
   if (!a) return NULL;
@@ -383,7 +399,8 @@ static void inspect(void) {
   write_hf("inspect", &qwen2_sizes, "BF16", TL_BF16, NULL);
   CHECK_OK(tl_model_inspect(at("inspect"), &json));
   if (!json) return;
-  CHECK(strstr(json, "\"architecture\":\"qwen2\"") && strstr(json, "\"tied\":false") && strstr(json, "\"dtypes\":{\"BF16\":27}"),
+  CHECK(strstr(json, "\"architecture\":\"qwen2\"") && strstr(json, "\"tied\":false") &&
+            strstr(json, "\"dtypes\":{\"BF16\":27}"),
         "%s", json);
   tl_string_free(json);
   CHECK(tl_model_inspect(at("none"), &json) == TL_E_IO && json == NULL);
