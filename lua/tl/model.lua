@@ -80,7 +80,7 @@ function model.resolve(name)
   if require("tl.fetch").knows("model", name) then error(("model '%s' is not here yet; get it with: tlrun fetch %s"):format(name, name), 2) end
   local all = model.names()
   for _, n in ipairs(require("tl.fetch").names "model") do all[#all + 1] = n end
-  error(("no model '%s'%s; known: %s; or give a Hugging Face folder or a GGUF file"):format(name, names.hint(name, all), table.concat(all, ", ")), 2)
+  error(("no model '%s'%s (known: %s; or give a Hugging Face folder or a GGUF file)"):format(name, names.hint(name, all), table.concat(all, ", ")), 2)
 end
 
 -- ---- loading
@@ -96,6 +96,10 @@ local function wrap(handle, name)
   for _, k in ipairs { "path", "format", "architecture", "file_dtype" } do m[k] = info[k] ~= nil and ffi.string(info[k]) or "" end
   m.eos = {}
   for i = 1, info.n_eos do m.eos[i] = info.eos[i - 1] end
+  m.info = {}
+  for k, v in pairs(m) do
+    if type(v) ~= "cdata" and k ~= "info" then m.info[k] = v end
+  end
   return setmetatable(m, Model)
 end
 

@@ -167,7 +167,7 @@ local function dispatch(argv)
   local command = command_named(word)
   if command then return run_command(word, command, rest) end
   if is_script(word) then return run_script(word, rest) end
-  options.usage("unknown command '%s'%s; tlrun --help lists them", word, names.hint(word, cli.commands()))
+  options.usage("unknown command '%s'%s (tlrun --help lists them)", word, names.hint(word, cli.commands()))
 end
 
 --- argv[0] is the program's name, argv[1..] its arguments. Returns the exit code.
