@@ -6,7 +6,8 @@
 ---   string    any text; choices = {...}: one of these
 ---   list      numbers or strings (as the default's elements; of = "number" when it is empty) with commas between
 ---   size      bytes: 1073741824, 512MiB, 2GiB, 1.5G
---- Other fields: required = true; short = "n" (also -n); value = "PATH" (the word after the name in --help); min, max.
+--- Other fields: repeated = true (a list that takes one whole word each time it is given);
+--- required = true; short = "n" (also -n); value = "PATH" (the word after the name in --help); min, max.
 --- A nil default means "not given". Names may be written with _ or with -.
 local names = require "tl.names"
 
@@ -77,6 +78,7 @@ end
 function convert.list(v, p)
   local out = {}
   local what = (p.of == "number" and "numbers" or "words") .. " with commas between"
+  if p.from_text and p.repeated then return { v } end
   if p.from_text then
     for word in v:gmatch "[^,]+" do
       local item = word:match "^%s*(.-)%s*$"
@@ -206,7 +208,7 @@ function options.parse(list, argv)
           local hint = p.choices and names.hint(value, p.choices) or ""
           options.usage("%s wants %s; got '%s'%s", label, expected, value, hint)
         end
-        given[p.name] = v
+        if p.repeated and given[p.name] then table.insert(given[p.name], v[1]) else given[p.name] = v end
       end
     end
     i = i + 1
@@ -272,7 +274,7 @@ end
 function options.table(list)
   local rows, width = {}, 0
   for _, p in ipairs(list) do
-    local kind = p.value or p.choices and table.concat(p.choices, "|") or p.integer and "INTEGER" or KIND[p.type] or ""
+    local kind = p.value or p.choices and table.concat(p.choices, "|") or p.integer and "INTEGER" or p.repeated and "TEXT" or KIND[p.type] or ""
     local head = (p.short and "-" .. p.short .. ", " or "") .. (p.default == true and "--[no-]" or "--") .. dashed(p.name) .. (kind ~= "" and " " .. kind or "")
     local doc = p.doc or ""
     if p.default ~= nil and p.type ~= "boolean" and text_of(p.default) ~= "" then doc = doc .. (" [%s]"):format(text_of(p.default)) end

@@ -1,0 +1,64 @@
+--- input.lua: what the commands read: token ids, lines of JSON, models and adapters named by options.
+local json = require "tl.json"
+local options = require "tl.options"
+
+local input = {}
+
+--- Token ids from a word of the command line: "1,2,3", "-" (stdin) or "@FILE"; commas, blanks or a JSON array.
+---@return integer[]
+function input.ids(word, option)
+  local text, from = word, option
+  if word == "-" then
+    text, from = io.read "*a", "stdin"
+  elseif word:sub(1, 1) == "@" then
+    from = word:sub(2)
+    local f, why = io.open(from, "r")
+    if not f then options.exit(1, why) end
+    text = f:read "*a"
+    f:close()
+  end
+  local ids = {}
+  for item in text:gsub("[%[%]]", " "):gmatch "[^,%s]+" do
+    local n = tonumber(item)
+    if not n or n % 1 ~= 0 or n < 0 then options.usage("%s: '%s' is not a token id", from, item) end
+    ids[#ids + 1] = n
+  end
+  return ids
+end
+
+--- Lines of JSON on stdin, as an iterator of objects; a line that is none ends the program with its number.
+function input.lines()
+  local n = 0
+  return function()
+    while true do
+      local line = io.read "*l"
+      if not line then return nil end
+      n = n + 1
+      if line:find "%S" then
+        local v, why = json.parse(line)
+        if type(v) ~= "table" then options.exit(1, ("stdin, line %d: %s"):format(n, why or "not a JSON object")) end
+        return v, n
+      end
+    end
+  end
+end
+
+--- The parameters of commands that load a model, for their lists.
+input.MODEL = { "model", { "tiny", "Hugging Face folder, GGUF file or name", value = "M" } }
+input.ADAPTER = { "adapter", { nil, "adapter folder (PEFT)", type = "string", value = "A" } }
+
+--- The model, and the adapter when one is named.
+function input.model(p, dtype)
+  local model = require("tl.model").load(p.model, { dtype = dtype })
+  local adapter = p.adapter and require("tl.adapter").load(model, p.adapter) or nil
+  return model, adapter
+end
+
+--- The tokenizer of a model, or an end with a clear line.
+function input.tokenizer(model)
+  local t = model:tokenizer()
+  if not t then options.exit(1, ("%s has no tokenizer beside it"):format(model.path)) end
+  return t
+end
+
+return input
