@@ -399,6 +399,7 @@ Tensor.__index = function(self, key)
   end
   return methods[key]
 end
+Tensor.__methods = methods
 Tensor.__len = function(self) return self.shape[1] end
 
 return tensor

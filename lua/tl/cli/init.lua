@@ -30,6 +30,7 @@ local function explain(e)
   if options.is_exit(e) then return e end
   local message = type(e) == "string" and e or type(e) == "table" and getmetatable(e) and getmetatable(e).__tostring and tostring(e)
     or "error of type " .. type(e) .. ": " .. tostring(e)
+  message = message:gsub("(module '[^\n]- not found):\n.*", "%1")  -- without the list of places
   local trace = debug.traceback("", 2)
   local path, line, rest = message:match "^(%S-%.lua):(%d+): (.*)$"
   local here = script_line()

@@ -12,9 +12,9 @@ command.help = "Says what PATH is, without loading it: a model (folder, GGUF fil
 local function adapter_of(path)
   local c = json.load(path .. "/adapter_config.json")
   local weights = path .. "/adapter_model.safetensors"
-  return json.object({ type = "adapter", path = path, peft_type = c.peft_type, rank = c.r, u = c.u, targets = c.target_modules,
+  return json.object({ kind = "adapter", path = path, peft_type = c.peft_type, rank = c.r, u = c.u, targets = c.target_modules,
     base_model = c.base_model_name_or_path, bytes = fs.bytes(weights), config = c },
-    { "type", "path", "peft_type", "rank", "u", "targets", "base_model", "bytes", "config" })
+    { "kind", "path", "peft_type", "rank", "u", "targets", "base_model", "bytes", "config" })
 end
 
 -- the header of a safetensors file: its tensors
@@ -41,14 +41,14 @@ local function safetensors_of(path)
       list[#list + 1] = json.object({ name = name, dtype = t.dtype, shape = t.shape }, { "name", "dtype", "shape" })
     end
   end
-  return json.object({ type = "safetensors", path = path, bytes = size, n_tensors = #list, n_parameters = count,
-    metadata = doc.__metadata__, tensors = list }, { "type", "path", "bytes", "n_tensors", "n_parameters", "metadata", "tensors" })
+  return json.object({ kind = "safetensors", path = path, bytes = size, n_tensors = #list, n_parameters = count,
+    metadata = doc.__metadata__, tensors = list }, { "kind", "path", "bytes", "n_tensors", "n_parameters", "metadata", "tensors" })
 end
 
 local RUN_FILES = { "config.json", "run.json", "metrics.jsonl" }
 
 local function run_of(path)
-  local r = { type = "run", path = path, files = json.array(fs.list(path)) }
+  local r = { kind = "run", path = path, files = json.array(fs.list(path)) }
   for _, name in ipairs(RUN_FILES) do
     local file = path .. "/" .. name
     if fs.kind(file) == "file" and name:match "%.json$" then
@@ -65,13 +65,7 @@ local function run_of(path)
 end
 
 local function model_of(path)
-  local r = require("tl.model").inspect(path)
-  local order = getmetatable(r).__order
-  if r.type == nil then
-    r.type = "model"
-    table.insert(order, 1, "type")
-  end
-  return r
+  return require("tl.model").inspect(path)
 end
 
 local function examine(path)
@@ -81,7 +75,7 @@ local function examine(path)
     if has "adapter_config.json" then return adapter_of(path) end
     if has "metrics.jsonl" then return run_of(path) end
   elseif kind == "file" and path:match "%.safetensors$" then return safetensors_of(path)
-  elseif kind == "file" and path:match "%.json$" then return { type = "json", path = path, content = json.load(path) }
+  elseif kind == "file" and path:match "%.json$" then return { kind = "json", path = path, content = json.load(path) }
   end
   local ok, resolved = pcall(require("tl.model").resolve, path)
   if ok then return model_of(resolved) end
