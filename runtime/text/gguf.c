@@ -37,7 +37,7 @@ static tl_status read_pre(tl_tokenizer *t, const tl_gguf *g, bool *llama3) {
     return text_add_split(t, text_qwen2_pattern, false, TEXT_ISOLATED, false);
   }
   bool smollm = equals(pre, "smollm");
-  if (smollm) TL_TRY(text_add_split(t, "\\p{N}", false, TEXT_ISOLATED, false));
+  if (smollm) TL_TRY(text_add_split(t, text_digit_pattern, false, TEXT_ISOLATED, false));
   else if (!among(pre, (const char *const[]){"gpt-2", "default", NULL}))
     return tl_fail(TL_E_UNSUPPORTED, "%s: tokenizer.ggml.pre is '%.*s'; supported: gpt-2, default, smollm, qwen2, llama-bpe",
                    t->path, (int)(pre.n < 60 ? pre.n : 60), pre.p);

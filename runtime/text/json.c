@@ -140,7 +140,8 @@ static tl_status read_pre_tokenizer(tl_tokenizer *t, const cJSON *o, int depth, 
   if (*byte_level) return refuse(t, "pre_tokenizer", "a step after ByteLevel", supported);
   if (is_type(o, "Split")) return read_split(t, o);
   if (is_type(o, "Digits"))
-    return text_add_split(t, "\\p{N}", false, get_flag(o, "individual_digits", false) ? TEXT_ISOLATED : TEXT_CONTIGUOUS, false);
+    return text_add_split(t, text_digit_pattern, false,
+                          get_flag(o, "individual_digits", false) ? TEXT_ISOLATED : TEXT_CONTIGUOUS, false);
   if (!is_type(o, "ByteLevel")) return refuse(t, "pre_tokenizer", type_of(o), supported);
   *byte_level = true;
   if (get_flag(o, "add_prefix_space", true)) TL_TRY(text_add_prefix_space(t));

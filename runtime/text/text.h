@@ -155,7 +155,7 @@ const text_merge *text_find_merge(const tl_tokenizer *t, int32_t left, int32_t r
 void text_vocab_free(tl_tokenizer *t);
 
 // ---- regex.c
-extern const char *const text_gpt2_pattern, *const text_qwen2_pattern, *const text_llama3_pattern;
+extern const char *const text_gpt2_pattern, *const text_qwen2_pattern, *const text_llama3_pattern, *const text_digit_pattern;
 tl_status text_add_split(tl_tokenizer *t, const char *pattern, bool literal, text_behavior behavior, bool invert);
 tl_status text_add_prefix_space(tl_tokenizer *t);
 
