@@ -23,7 +23,7 @@ local forms = {}
 function forms.hash(text)
   local before, answer = text:match("^(.-)####[ \t]*([^\r\n]*)$")
   if not before then return nil, "does not end in a line of ####" end
-  if answer:find("####", 1, true) then return nil, "more than one ####" end
+  if (before .. answer):find("####", 1, true) then return nil, "more than one ####" end
   if not answer:find("^%-?%$?[%d,]*%.?%d+$") then return nil, "no number after ####" end
   if before ~= "" and not before:find("\n[ \t]*$") then return nil, "#### is not on its own line" end
   return before

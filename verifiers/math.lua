@@ -16,12 +16,13 @@
 ---   A gold with six decimals or more is taken as rounded: equal within one unit of its last place. config.tolerance = 1e-4 accepts
 ---   that relative error instead of exact equality.
 ---   `x = 5` is 5, `3 + 4 = 7` is 7. Lists and tuples are compared part by part. Anything else must be the same text after removing
----   LaTeX's spacing and \text; words of two letters or more may differ in case.
+---   LaTeX's spacing, \text and the brackets around a single thing, (A); words of two letters or more may differ in case.
 ---
 --- The gold may be a number, a plain answer, GSM8K's solution (after ####) or a solution with \boxed{}.
 local rational = require "verifiers.rational"
 
 local M = {}
+local MAX_EXTRA = 1000 -- bytes by which an answer may be longer than the gold; beyond, it is not equal
 
 local function trim(s)
   s = s:match("^%s*()") > #s and "" or s:sub((s:match("^%s*()")))
@@ -49,27 +50,49 @@ local function braced(text, open)
   end
 end
 
-local function find_boxed(text, out)
-  local at = 1
+-- Where every brace of the text closes: { [place of {] = place of } }. One pass, whatever the text.
+local function closing_braces(text)
+  local closes, open, n, at = {}, {}, 0, 1
   while true do
-    local first, last = text:find("\\f?boxed%s*", at)
-    local other, other_last = text:find("\\fbox%s*", at)
-    if other and (not first or other < first) then first, last = other, other_last end
-    if not first then return out end
-    local content, close
-    if text:sub(last + 1, last + 1) == "{" then
-      content, close = braced(text, last + 1)
-    else
-      content = text:match("^[%w.,%-]+", last + 1) -- \boxed 7
+    at = text:find("[{}\\]", at)
+    if not at then return closes end
+    local c = text:sub(at, at)
+    if c == "{" then
+      n = n + 1
+      open[n] = at
+    elseif c == "}" and n > 0 then
+      closes[open[n]], n = at, n - 1
     end
-    if content then out[#out + 1] = { at = first, text = content, kind = "boxed" } end
-    at = (close or last) + 1
+    at = at + (c == "\\" and 2 or 1)
+  end
+end
+
+local function find_boxed(text, out)
+  local closes, at = nil, 1
+  while true do
+    local first, last = text:find("\\f?boxe?d?%s*", at)
+    if not first then return out end
+    at = last + 1
+    if not text:find("^\\box%A", first) then
+      closes = closes or closing_braces(text)
+      local close, content = closes[last + 1], nil
+      if close then
+        content, at = text:sub(last + 2, close - 1), close + 1
+      elseif text:sub(last + 1, last + 1) ~= "{" then
+        content = text:match("^[%w.,%-]+", last + 1) -- \boxed 7
+      end
+      if content then out[#out + 1] = { at = first, text = content, kind = "boxed" } end
+    end
   end
 end
 
 local function find_hash(text, out)
-  for at, line in text:gmatch("()####[ \t]*([^\r\n]*)") do
-    out[#out + 1] = { at = at, text = line:match("^(.-)####") or line, kind = "hash" }
+  local at = text:find("####", 1, true)
+  while at do
+    local following = text:find("####", at + 4, true)
+    local line = text:sub(at + 4, following and following - 1):match("^[ \t]*([^\r\n]*)")
+    out[#out + 1] = { at = at, text = line, kind = "hash" }
+    at = following
   end
   return out
 end
@@ -92,7 +115,6 @@ local finders = {
   strict = function(text)
     local all = find_boxed(text, find_hash(text, {}))
     table.sort(all, function(a, b) return a.at < b.at end)
-    -- "#### \boxed{5}" is one answer, the box
     return all
   end,
 }
@@ -121,7 +143,9 @@ local function normal(s)
     before = s
     s = trim(s)
     s = s:match("^%$([^$]*)%$$") or s:match("^%$%$([^$]*)%$%$$") or s:match("^%*+([^*]*)%*+$") or s:match("^`+([^`]*)`+$") or s
-    s = s:gsub("[.,;:]+$", ""):gsub("^:%s*", "")
+    s = s:match("^(.-)[.,;:]?$"):gsub("^:%s*", "")
+    s = s:match("^\\text%a*%s*{([^{}]*)}$") or s:match("^\\math%a%a%s*{([^{}]*)}$") or s:match("^\\boxed%s*{([^{}]*)}$") or s
+    s = s:match("^%(([^%(%)%[%],]*)%)$") or s -- (113), (A)
   until s == before
   return s
 end
@@ -301,6 +325,7 @@ end
 ---@param gold string
 ---@param tolerance number|nil relative
 function M.equal(answer, gold, tolerance)
+  if #answer > #gold + MAX_EXTRA then return false end
   return equal(normal(right_side(normal(answer))), normal(right_side(normal(gold))), tolerance)
 end
 
