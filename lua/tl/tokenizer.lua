@@ -1,0 +1,173 @@
+--- tokenizer.lua: text to token ids and back, and the model's chat template.
+--- Ids are the numbers the model uses (from 0); lists of them are Lua arrays (from 1).
+local F = require "tl.ffi"
+local ffi = require "ffi"
+local C, check = F.C, F.check
+
+local tokenizer = {}
+local Tokenizer = {}
+Tokenizer.__index = Tokenizer
+
+local count = ffi.new "int[1]"
+
+--- A tokenizer from a model folder, a tokenizer.json or a GGUF file.
+---@param path string
+---@return table tokenizer
+function tokenizer.load(path)
+  if type(path) ~= "string" then error("tl.tokenizer.load wants a path; got " .. type(path), 2) end
+  local out = ffi.new "tl_tokenizer *[1]"
+  check(C.tl_tokenizer_load(path, out), 2)
+  return setmetatable({ handle = ffi.gc(out[0], C.tl_tokenizer_free), path = path }, Tokenizer)
+end
+
+local function handle(t, name)
+  if type(t) ~= "table" or not t.handle then error(name .. ": not a tokenizer, or one that was freed", 3) end
+  return t.handle
+end
+
+--- Token ids of a text. add_special: with what the tokenizer puts around a text (BOS); parse_special: special tokens that
+--- stand in the text are matched (false: they are read as plain text, for text from outside). Both are false unless given.
+--- Bytes that are not UTF-8 are read as U+FFFD.
+---@param text string
+---@param o table? {add_special = boolean, parse_special = boolean}
+---@return integer[] ids
+function Tokenizer:encode(text, o)
+  local h = handle(self, "encode")
+  if type(text) ~= "string" then error("encode wants a string; got " .. type(text), 2) end
+  local add, parse = o and o.add_special or false, o and o.parse_special or false
+  local room = math.max(64, #text + 16)
+  local ids = ffi.new("int32_t[?]", room)
+  check(C.tl_tokenizer_encode(h, text, #text, add, parse, ids, room, count), 2)
+  if count[0] > room then
+    room = count[0]
+    ids = ffi.new("int32_t[?]", room)
+    check(C.tl_tokenizer_encode(h, text, #text, add, parse, ids, room, count), 2)
+  end
+  local out = {}
+  for i = 1, count[0] do out[i] = ids[i - 1] end
+  return out
+end
+
+local function id_buffer(ids)
+  local n = #ids
+  local buffer = ffi.new("int32_t[?]", math.max(1, n))
+  for i = 1, n do
+    local id = ids[i]
+    if type(id) ~= "number" or id % 1 ~= 0 or math.abs(id) > 2 ^ 31 - 1 then error(("id %d of %d is %s, not a whole number"):format(i, n, tostring(id)), 3) end
+    buffer[i - 1] = id
+  end
+  return buffer, n
+end
+
+--- The text of token ids: bytes, which end inside a character when the ids do. Ids outside the vocabulary have no text.
+---@param ids integer[]
+---@param o table? {skip_special = boolean}
+---@return string
+function Tokenizer:decode(ids, o)
+  local h = handle(self, "decode")
+  if type(ids) == "number" then ids = { ids } end
+  if type(ids) ~= "table" then error("decode wants a list of ids; got " .. type(ids), 2) end
+  local buffer, n = id_buffer(ids)
+  local skip, room = o and o.skip_special or false, 16 * n + 64
+  local bytes = ffi.new("char[?]", room)
+  check(C.tl_tokenizer_decode(h, buffer, n, skip, bytes, room, count), 2)
+  if count[0] > room then
+    room = count[0]
+    bytes = ffi.new("char[?]", room)
+    check(C.tl_tokenizer_decode(h, buffer, n, skip, bytes, room, count), 2)
+  end
+  return ffi.string(bytes, count[0])
+end
+
+-- How many bytes at the end of s begin a character that is not complete yet.
+local function unfinished(s)
+  for back = 1, math.min(3, #s) do
+    local b = s:byte(-back)
+    if b >= 0xC0 then
+      local wants = b >= 0xF0 and 4 or b >= 0xE0 and 3 or 2
+      return b < 0xF5 and wants > back and back or 0
+    elseif b < 0x80 then
+      return 0
+    end
+  end
+  return 0
+end
+
+local Stream = {}
+Stream.__index = Stream
+
+--- A decoder that takes ids one by one, for text that is shown while it is made: stream:push(id) returns what can be shown
+--- (whole characters only), stream:finish() what was held back.
+---@param o table? {skip_special = boolean}
+function Tokenizer:stream(o)
+  return setmetatable({ tokenizer = self, o = o, held = "" }, Stream)
+end
+
+function Stream:push(id)
+  local s = self.held .. self.tokenizer:decode({ id }, self.o)
+  local back = unfinished(s)
+  self.held = s:sub(#s - back + 1)
+  return s:sub(1, #s - back)
+end
+
+function Stream:finish()
+  local s = self.held
+  self.held = ""
+  return s
+end
+
+--- The id of a token's exact text ("<|im_end|>"); nil when the vocabulary has none.
+function Tokenizer:id(token)
+  local id = C.tl_tokenizer_id(handle(self, "id"), token)
+  return id >= 0 and id or nil
+end
+
+--- The text of a token as the vocabulary spells it ("Ġthe"); nil when the id has none.
+function Tokenizer:token(id)
+  local p = C.tl_tokenizer_token(handle(self, "token"), id)
+  return p ~= nil and ffi.string(p) or nil
+end
+
+--- Whether an id is a special token (one that decode leaves out with skip_special).
+function Tokenizer:is_special(id) return C.tl_tokenizer_is_special(handle(self, "is_special"), id) end
+
+local function id_or_nil(id) return id >= 0 and id or nil end
+
+--- The id that begins a text, and the one that ends it; nil when the files name none.
+function Tokenizer:bos() return id_or_nil(C.tl_tokenizer_bos(handle(self, "bos"))) end
+function Tokenizer:eos() return id_or_nil(C.tl_tokenizer_eos(handle(self, "eos"))) end
+
+--- Every id is below this; added tokens included.
+function Tokenizer:vocab_size() return C.tl_tokenizer_vocab_size(handle(self, "vocab_size")) end
+
+--- The Jinja source of the chat template; nil when the files have none.
+function Tokenizer:chat_template()
+  local p = C.tl_tokenizer_chat_template(handle(self, "chat_template"))
+  return p ~= nil and ffi.string(p) or nil
+end
+
+--- The prompt's text of a chat, by the model's own template. Encode it with parse_special and without add_special: the
+--- template writes BOS itself where the model wants one.
+---@param messages table list of {role = , content = }
+---@param o table? {add_generation_prompt = boolean, tools = table, and whatever else the template reads}
+---@return string
+function Tokenizer:chat(messages, o)
+  local ok, text = pcall(require("tl.chat").render, self, messages, o)
+  if not ok then error(text, 2) end
+  return text
+end
+
+--- Releases the memory now instead of at the next collection.
+function Tokenizer:free()
+  if self.handle then
+    C.tl_tokenizer_free(ffi.gc(self.handle, nil))
+    self.handle = nil
+  end
+end
+
+function Tokenizer:__tostring()
+  if not self.handle then return "tokenizer (freed)" end
+  return ("tokenizer of %s: %d tokens"):format(self.path, self:vocab_size())
+end
+
+return tokenizer
