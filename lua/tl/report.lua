@@ -71,6 +71,10 @@ function Appender:write(text)
   error(("cannot write %s: %s"):format(self.path, tostring(why):gsub("^" .. self.path:gsub("%p", "%%%0") .. ": ", "")), 0)
 end
 
+-- LuaJIT compiles file:flush with a guard on its result and, when the guard fails, calls it a second time; by then the C library
+-- has dropped the buffer and the second call succeeds: the error would be lost. So this is never compiled.
+jit.off(Appender.write)
+
 function Appender:close()
   if self.file then self.file:close() end
   self.file = nil

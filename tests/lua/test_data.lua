@@ -1,0 +1,189 @@
+-- Problem sets: fields and golds of every known set (where the files are), own files, prompt styles, and that order, splits and
+-- batches are functions of the seed.
+local tl = require "tl"
+local fs, data = require "tl.fs", tl.data
+local F = require "tl.ffi"
+
+local failed = false
+local function test(name, fn)
+  local ok, why = pcall(fn)
+  if ok and type(why) == "string" then print("skip " .. name .. ": " .. why) return end
+  print(ok and "ok " .. name or "not ok " .. name .. ": " .. tostring(why))
+  failed = failed or not ok
+end
+local function equal(found, expected, what)
+  if found ~= expected then error(("%s: %s, expected %s"):format(what, tostring(found), tostring(expected)), 2) end
+end
+local function raises(pattern, fn, ...)
+  local ok, why = pcall(fn, ...)
+  if ok then error("no error, expected one with '" .. pattern .. "'", 2) end
+  if not tostring(why):find(pattern) then error(("error '%s', expected '%s'"):format(tostring(why), pattern), 2) end
+end
+
+local dir = os.tmpname()
+os.remove(dir)
+fs.mkdirs(dir)
+local function file(name, text)
+  fs.mkdirs((dir .. "/" .. name):match("^(.*)/"))
+  fs.write(dir .. "/" .. name, text)
+end
+
+-- one row of each publisher's form, and what it has to become
+local rows = {
+  gsm8k = { "train", [[{"question":"Q?","answer":"2*500=<<2*500=1000>>1000.\n#### 1,000"}]], "Q?", "1000" },
+  math500 = { "test", [[{"problem":"Q?","solution":"s","answer":"\\frac{14}{3}","subject":"Algebra","level":2,"unique_id":"a/1"}]], "Q?", "\\frac{14}{3}" },
+  minerva_math = { "test", [[{"problem":"Q?","solution":"first \\boxed{1}, so \\boxed{4.5e33} erg","type":"t","idx":0}]], "Q?", "4.5e33" },
+  olympiadbench = { "test", [[{"id":5,"question":"Q?","final_answer":["$69$,$84$"],"subfield":"s","unit":null}]], "Q?", "$69$,$84$" },
+  aime24 = { "test", [[{"id":60,"problem":"Q?","answer":"025","solution":"s"}]], "Q?", "25" },
+  amc23 = { "test", [[{"id":0,"problem":"Q?","answer":-1.0}]], "Q?", "-1" },
+  mawps = { "train", [[{"input":"Q?","target":0.3333333333,"type":"singleop","idx":3}]], "Q?", "0.3333333333" },
+  asdiv = { "train", [[{"body":"He has 3 books","question":"How many?","answer":"15 (balls)","solution_type":"Addition","formula":"f","idx":65}]],
+    "He has 3 books. How many?", "15" },
+  svamp = { "test", [[{"Body":"If he read 6 books each week,","Question":"how long?","Answer":145.0,"Type":"T","Equation":"e","ID":"chal-1"}]],
+    "If he read 6 books each week, how long?", "145" },
+}
+
+test("rows of every set", function()
+  for name, row in pairs(rows) do
+    file(name .. "/" .. row[1] .. ".jsonl", row[2] .. "\n")
+    local d = data.load(name, { dir = dir })
+    equal(#d, 1, name)
+    equal(d.split_name, row[1], name .. ": split")
+    equal(d[1].question, row[3], name .. ": question")
+    equal(d[1].answer, row[4], name .. ": answer")
+    equal(d[1].id:find("^" .. name .. "/" .. row[1] .. "/%w") ~= nil, true, name .. ": id " .. d[1].id)
+  end
+  local p = data.load("gsm8k", { dir = dir })[1]
+  equal(p.solution, "2*500=1000.\n#### 1,000", "calculator marks are removed")
+  equal(data.load("asdiv", { dir = dir })[1].unit, "balls", "unit")
+  equal(data.load("olympiadbench", { dir = dir })[1].unit, nil, "null is nothing")
+end)
+
+test("the published sets", function()
+  local here = pcall(data.load, "svamp", { limit = 1 })
+  if not here then return "no problem sets here (TL_DATA)" end
+  local expected = { gsm8k = { 7473, 1319 }, math500 = { 500 }, minerva_math = { 272 }, olympiadbench = { 675 }, aime24 = { 30 }, amc23 = { 40 },
+    mawps = { 1365, 400 }, asdiv = { 1515, 400 }, svamp = { 1000 } }
+  local verifier = require "verifiers.math"
+  for name, counts in pairs(expected) do
+    for i, split in ipairs(data.splits(name)) do
+      local ok, d = pcall(data.load, name, { split = split })
+      if ok then
+        equal(#d, counts[i], name .. " " .. split)
+        for _, p in ipairs(d) do
+          equal((verifier(p, { text = "so \\boxed{" .. p.answer .. "}" })), 1, p.id .. ": its own gold " .. p.answer)
+          if name == "gsm8k" then equal((verifier(p, { text = p.solution })), 1, p.id .. ": its own solution") end
+        end
+      end
+    end
+  end
+end)
+
+test("your own file", function()
+  file("own.jsonl", '{"problem":"P","solution":"so \\\\boxed{7}","extra":[1]}\n\n{"prompt":"R","answer":3.0}\n{"messages":[],"gold":"x"}\n')
+  local d = data.load(dir .. "/own.jsonl")
+  equal(#d, 3, "lines")
+  equal(d[1].question .. d[1].answer .. d[1].id, "P71", "boxed gold")
+  equal(d[1].extra[1], 1, "other fields stay")
+  equal(d[2].question .. d[2].answer .. d[2].id, "R33", "number")
+  equal(data.load(dir .. "/own.jsonl", { limit = 2 })[2].answer, "3", "limit")
+  file("bad.jsonl", '{"question":"P"}\n{"question":\n')
+  raises("bad.jsonl:2: not JSON", data.load, dir .. "/bad.jsonl")
+  file("bad2.jsonl", '{"text":"P"}\n')
+  raises("bad2.jsonl:1: it has none of the fields question", data.load, dir .. "/bad2.jsonl")
+  file("gsm8k/test.jsonl", '{"question":"P","answer":5}\n')
+  raises("gsm8k/test.jsonl:1: ", data.load, "gsm8k", { dir = dir, split = "test" })
+end)
+
+test("what is not there", function()
+  raises("did you mean gsm8k", data.load, "gms8k")
+  raises("svamp has no split 'train'; it has test", data.load, "svamp", { split = "train" })
+  raises("No such file", data.load, dir .. "/none.jsonl")
+  local script = dir .. "/load.lua"
+  fs.write(script, [[require("tl.ffi").root = "/nowhere" require("tl").data.load("gsm8k")]])
+  local p = io.popen(("TL_HOME=/nowhere TL_DATA=/nowhere '%s' '%s' 2>&1"):format(F.exe, script))
+  local out = p:read("*a")
+  p:close()
+  equal(out:find("tlrun fetch gsm8k.*TL_DATA") ~= nil, true, "advice in " .. out)
+end)
+
+local function numbers(n)
+  local list = {}
+  for i = 1, n do list[i] = { id = i, question = "q" .. i, answer = tostring(i) } end
+  return data.dataset(list, "numbers")
+end
+local function ids(list)
+  local out = {}
+  for i, p in ipairs(list) do out[i] = p.id end
+  return table.concat(out, " ")
+end
+
+test("datasets", function()
+  local d = numbers(10)
+  equal(#d, 10, "length")
+  equal(tostring(d), "dataset numbers: 10 problems", "text")
+  equal(ids(d:take(3)), "1 2 3", "take")
+  equal(#d:take(99), 10, "take more than there are")
+  equal(ids(d:filter(function(p) return p.id % 5 == 0 end)), "5 10", "filter")
+  equal(d:map(function(p) return { id = p.id * 2 } end)[10].id, 20, "map")
+  local a, b = d:split(0.3)
+  equal(ids(a) .. "|" .. ids(b), "1 2 3|4 5 6 7 8 9 10", "split")
+  equal(ids(d:shuffle(1)), ids(d:shuffle(1)), "same seed")
+  equal(ids(d:shuffle(1)) ~= ids(d:shuffle(2)), true, "other seed")
+  local sorted = {}
+  for i, p in ipairs(d:shuffle(3)) do sorted[i] = p end
+  table.sort(sorted, function(x, y) return x.id < y.id end)
+  equal(ids(sorted), ids(d), "a permutation")
+end)
+
+test("batches", function()
+  local d = numbers(10)
+  local function collect(o)
+    local out = {}
+    for batch, step, epoch in d:batches(o) do out[#out + 1] = ("%d:%d:%s"):format(step, epoch, ids(batch)) end
+    return out
+  end
+  local all = collect { size = 4, epochs = 2, seed = 5 }
+  equal(#all, 6, "batches")
+  equal(#all, d:n_batches { size = 4, epochs = 2 }, "n_batches")
+  equal(table.concat(all, ","), table.concat(collect { size = 4, epochs = 2, seed = 5 }, ","), "same seed")
+  equal(all[1]:gsub("^1:1:", "") ~= all[4]:gsub("^4:2:", ""), true, "epochs differ")
+  equal(table.concat(collect { size = 4, epochs = 2, seed = 5, skip = 4 }, ","), all[5] .. "," .. all[6], "skip")
+  equal(collect({ size = 4, shuffle = false })[3], "3:1:9 10", "the last one is smaller")
+  equal(#collect { size = 4, epochs = 3, partial = false }, 6, "or dropped")
+  equal(#collect { size = 4, steps = 7 }, 7, "steps")
+  local seen = {}
+  for batch in d:batches { size = 3, seed = 9 } do
+    for _, p in ipairs(batch) do seen[p.id] = (seen[p.id] or 0) + 1 end
+  end
+  for i = 1, 10 do equal(seen[i], 1, "problem " .. i .. " in an epoch") end
+  raises("whole number from 1", d.batches, d, { size = 0 })
+  raises("wants a size", d.batches, d, {})
+  raises("do not fill", d.batches, d, { size = 11, partial = false })
+end)
+
+test("prompt styles", function()
+  local p = { question = "100% of {question}?" }
+  equal(data.style("qwen-boxed")(p)[1].content, "You are a helpful assistant.", "system")
+  equal(data.style("qwen-boxed")(p)[2].content, p.question .. "\nPlease reason step by step, and put your final answer within \\boxed{}.", "qwen-boxed")
+  equal(data.style("simple")(p), "Question:\n" .. p.question .. "\nAnswer:\nLet's think step by step.\n", "simple")
+  equal(data.style("gsm8k-hash")(p)[1].role, "user", "gsm8k-hash")
+  equal(data.style("raw")(p), p.question, "raw")
+  equal(data.style("Q: {question} A:")(p), "Q: " .. p.question .. " A:", "template")
+  equal(data.style(function(x) return x.question end)(p), p.question, "function")
+  raises("unknown prompt style 'boxed'", data.style, "boxed")
+  local d = numbers(1):style("simple"):style("qwen-boxed")
+  equal(d[1].prompt, nil, "the last style counts")
+  equal(#d[1].messages, 2, "messages")
+end)
+
+test("wordproblems", function()
+  local d = data.load("wordproblems", { limit = 5, seed = 3, split = "test", style = "raw" })
+  equal(#d, 5, "limit")
+  equal(d[1].prompt, d[1].question, "style")
+  equal(d[1].answer:find("^%d+$") ~= nil, true, "answer")
+  equal(data.load("wordproblems", { n = 5, seed = 3, split = "test" })[1].question, d[1].question, "n and seed reach the generator")
+end)
+
+os.execute("rm -rf '" .. dir .. "'")
+os.exit(failed and 1 or 0)
