@@ -18,6 +18,7 @@ local C, check = F.C, F.check
 ffi.cdef [[
 int truncate(const char *path, long length);
 int getpid(void);
+int ioctl(int fd, unsigned long request, ...);
 ]]
 
 local report = {}
@@ -161,8 +162,17 @@ function Live:clear()
   self.shown = false
 end
 
+local TIOCGWINSZ = 0x5413
+
+-- columns of the terminal: rows and columns are the first two of four 16-bit numbers
+local function terminal_width()
+  local size = ffi.new("uint16_t[4]")
+  local known = ffi.C.ioctl(2, TIOCGWINSZ, size) == 0 and size[1] > 10
+  return known and size[1] or tonumber(os.getenv("COLUMNS")) or 80
+end
+
 local function show_line(self, text)
-  local width = tonumber(os.getenv("COLUMNS")) or 100
+  local width = terminal_width()
   io.stderr:write("\r\27[K", text:sub(1, width - 1))
   io.stderr:flush()
   self.shown = true
@@ -183,7 +193,7 @@ local function figures(m)
   add("length %.1f", m["completions/mean_length"])
   add("%.0f tok/s", m.tokens_per_s)
   local bad = (m["verifier/error"] or 0) + (m["verifier/timeout"] or 0) + (m["verifier/memory"] or 0)
-  if bad > 0 then parts[#parts + 1] = ("verifier failed %d times"):format(bad) end
+  if bad > 0 then parts[#parts + 1] = ("verifier failures %d"):format(bad) end
   return table.concat(parts, "  ")
 end
 
@@ -220,7 +230,7 @@ function report.run(o)
   save(r.path .. "/config.json", recordable(o.config or {}, 0))
   local versions = report.versions()
   versions.seed, versions.started = r.seed, os.date("!%Y-%m-%dT%H:%M:%SZ")
-  versions.command = rawget(_G, "arg") and recordable(arg, 0) or nil
+  versions.command = rawget(_G, "arg") and { arg[0], unpack(arg) } or nil
   save(r.path .. "/versions.json", versions)
   r.metrics = append_to(r.path .. "/metrics.jsonl")
   local host = first_line("/proc/sys/kernel/hostname", "(%S+)") or "localhost"
@@ -269,6 +279,10 @@ function Run:step(m, rollout)
   end
   self.events:write(tensorboard.scalars(os.time(), step, scalars))
   if rollout and rollout.groups then keep_completions(self, step, rollout) end
+  if rollout and rollout.complaint and not self.complained then
+    self.complained = true
+    self:log("the verifier fails: %s (counted as verifier/error, /timeout, /memory; this is said once)", rollout.complaint)
+  end
   self:show(m)
 end
 
