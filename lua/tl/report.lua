@@ -190,10 +190,10 @@ local function figures(m)
   end
   add("reward %.3f", m.reward)
   if not m.reward then add("loss %.4f", m.loss) end
-  add("length %.1f", m["completions/mean_length"])
-  add("%.0f tok/s", m.tokens_per_s)
   local bad = (m["verifier/error"] or 0) + (m["verifier/timeout"] or 0) + (m["verifier/memory"] or 0)
   if bad > 0 then parts[#parts + 1] = ("verifier failures %d"):format(bad) end
+  add("length %.1f", m["completions/mean_length"])
+  add("%.0f tok/s", m.tokens_per_s)
   return table.concat(parts, "  ")
 end
 
