@@ -188,7 +188,9 @@ static int with_place(lua_State *L) {
   return 1;
 }
 
-static int no_exit(lua_State *L) { return luaL_error(L, "os.exit is not for verifiers; return a reward, nil, or raise an error"); }
+static int no_exit(lua_State *L) {
+  return luaL_error(L, "os.exit is not for verifiers; return a reward, nil, or raise an error");
+}
 
 // ---- loading
 
@@ -224,7 +226,8 @@ static void choose_verifier(lua_State *L, tl_cell *c) {
     lua_settop(L, value);
   }
   if (!lua_isfunction(L, value))
-    luaL_error(L, "%s is a %s; a verifier module returns a function, or a table with `verify` or `make`", name, luaL_typename(L, value));
+    luaL_error(L, "%s is a %s; a verifier module returns a function, or a table with `verify` or `make`", name,
+               luaL_typename(L, value));
   if (!factory) return;
   if (config) {
     if (!(c->json[0] = parse(config))) luaL_error(L, "the config of %s is not JSON: %s", name, config);

@@ -12,8 +12,8 @@
 // tl_pool_free nor at exit. At most MAX_STUCK of them may run at once; beyond that the slot stays empty until one has ended,
 // and when no slot is left the waiting jobs are answered "timeout" with that reason.
 //
-// Memory: a job is one block with its two strings, freed when its verdict is replaced by the next. The pool is reference-counted:
-// its owner and every thread hold one, the last one frees it, so that an abandoned thread always finds its mutex.
+// Memory: a job is one block with its two strings, freed when its verdict is replaced by the next. The pool is
+// reference-counted: its owner and every thread hold one, the last one frees it, so that an abandoned thread always finds its mutex.
 #include "verify.h"
 #include <errno.h>
 #include <math.h>

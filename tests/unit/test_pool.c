@@ -58,7 +58,8 @@ static tl_verdict run_one(tl_pool *p, const char *problem, const char *completio
   return v;
 }
 
-static void expect(tl_pool *p, const char *problem, const char *completion, const char *outcome, double reward, const char *text) {
+static void expect(tl_pool *p, const char *problem, const char *completion, const char *outcome, double reward,
+                   const char *text) {
   tl_verdict v = run_one(p, problem, completion);
   CHECK(strcmp(v.outcome, outcome) == 0, "%s: %s (%s), expected %s", problem, v.outcome, v.message, outcome);
   CHECK(strcmp(outcome, "ok") == 0 ? v.reward == reward : isnan(v.reward), "%s: reward %g", problem, v.reward);
@@ -166,7 +167,8 @@ static void free_with_pending_jobs(void) {
   tl_pool *p = make_pool("judge", 2, 60000, NULL);
   if (!p) return;
   int64_t id;
-  for (int i = 0; i < 100; i++) CHECK_OK(tl_pool_submit(p, i % 3 ? "{\"kind\":\"loop\"}" : "{\"kind\":\"pattern\"}", "{}", &id));
+  for (int i = 0; i < 100; i++)
+    CHECK_OK(tl_pool_submit(p, i % 3 ? "{\"kind\":\"loop\"}" : "{\"kind\":\"pattern\"}", "{}", &id));
   usleep(20000);
   CHECK(tl_pool_pending(p) == 100);
   tl_pool_free(p);
@@ -218,7 +220,8 @@ int main(void) {
   write_module("raises", "error('no licence')\n");
   write_module("number", "return 12\n");
   write_module("factory", "return function(config) return function() return config.reward end end\n");
-  write_module("maker", "return { make = function(c) return function() return c.reward end end, verify = function() return 7 end }\n");
+  write_module("maker",
+               "return { make = function(c) return function() return c.reward end end, verify = function() return 7 end }\n");
   RUN(values);
   RUN(errors);
   RUN(loops);
