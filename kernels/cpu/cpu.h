@@ -1,0 +1,107 @@
+// cpu.h: what the files of the fast CPU backend share: packed weights, products, scratch, the division of work.
+//
+// Names. Every source is compiled once per instruction set with TLK_ISA set to its name; OP(linear_fwd) is then
+// tlk_linear_fwd_avx2 and so on. table.c gathers an instruction set's functions, dispatch.c chooses among the tables.
+//
+// Memory. Packed weights live as long as their handle. Scratch (scratch.c) is a few buffers that belong to the process, grow
+// on demand and are kept. Ops are called from one thread at a time; inside, OpenMP threads share the work.
+//
+// Panels. The one layout of every right-hand operand B (reduction k, columns j) is the panel of 64 columns:
+//     fp32   panel[k][64]
+//     bf16   panel[k / 2][64][2]     pairs along k, as vdpbf16ps takes them; an odd last k is paired with zero
+// In both a step is 64 words of 32 bits, which is why packing is a transposition of 32-bit words.
+#ifndef TL_CPU_H
+#define TL_CPU_H
+#include "../ops.h"
+#include "vec.h"
+#include <math.h>
+#include <stdlib.h>
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static inline int omp_get_thread_num(void) { return 0; }
+#endif
+
+#define TLK_PASTE2(name, isa) tlk_##name##_##isa
+#define TLK_PASTE(name, isa) TLK_PASTE2(name, isa)
+#define OP(name) TLK_PASTE(name, TLK_ISA)
+
+enum { PANEL = 64, STEP_BYTES = PANEL * 4 };
+
+// W (N, K) as ceil(N / 64) panels over n with the reduction over k; columns beyond N are zero.
+struct tlk_packed {
+  int N, K, compute;
+  int steps;           // 32-bit words along k: K, or ceil(K / 2) pairs
+  size_t panel_words;  // 64 * steps
+  size_t bytes;        // of data
+  uint32_t *data;
+};
+
+static inline int min_int(int a, int b) { return a < b ? a : b; }
+static inline int max_int(int a, int b) { return a > b ? a : b; }
+static inline int div_up(int a, int b) { return (a + b - 1) / b; }
+static inline int n_panels(int n) { return div_up(n, PANEL); }
+static inline int n_steps(int k, int bf16) { return bf16 ? div_up(k, 2) : k; }
+static inline const void *mat_row(tlk_mat m, int t) { return (const char *)m.p + (size_t)t * m.ld * tlk_dtype_size(m.dtype); }
+static inline void *mat_row_out(tlk_mat m, int t) { return (char *)m.p + (size_t)t * m.ld * tlk_dtype_size(m.dtype); }
+
+// ---- scratch.c
+enum { SCRATCH_A, SCRATCH_B, SCRATCH_C, SCRATCH_D, SCRATCH_E, SCRATCH_ACT, N_SCRATCH };
+void *tlk_cpu_scratch(int slot, size_t bytes);  // 64-byte aligned; content undefined; valid until the slot's next call
+int tlk_cpu_threads(void);
+void tlk_cpu_set_threads(int n);
+// threads worth starting for so many multiply-adds or touched numbers
+static inline int threads_for(double work) { return work < 3e4 ? 1 : tlk_cpu_threads(); }
+// thread's share [*a, *b) of n items
+static inline void share(int n, int thread, int threads, int *a, int *b) {
+  *a = (int)((int64_t)n * thread / threads);
+  *b = (int)((int64_t)n * (thread + 1) / threads);
+}
+
+// ---- gemm.c
+// C (rows, cols) = A B, or += when add (the sum over k is made first, then added). cols <= 64; C's rows are `ldc` floats
+// apart. Row i, step s of A is the 32-bit word at a + i * row_stride + s * step_stride (bytes; step_stride 4 for row-major
+// operands, STEP_BYTES for a panel used as the left operand). b is a panel, k the reduction in elements. Each element sums
+// over k in rising order, whatever the number of rows: that is what makes every product here batch-invariant. Only the first
+// ceil16(cols) columns of a row of C are written when cols < 64 and ldc allows it: see OP(gemm_out) for exact edges.
+void OP(gemm)(int bf16, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k, int cols,
+              float *c, ptrdiff_t ldc, int add);
+// the same, writing exactly cols columns
+void OP(gemm_out)(int bf16, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k, int cols,
+                  float *c, ptrdiff_t ldc, int add);
+
+// ---- panels.c
+// dst[word][0..64) = word `word` of each of the 64 rows: n_rows <= 64 row pointers, the rest zero
+void OP(panel_of_rows)(uint32_t *dst, const void *const *rows, int n_rows, int n_words);
+// dst = a panel (bf16 pairs or fp32) over columns c0.. of m with the reduction along rows t0..t1
+void OP(panel_of_columns)(void *dst, int bf16, tlk_mat m, int t0, int t1, int c0, int n_cols);
+// dst = a panel over k0..k0+64 with the reduction along n0..n1 (n0 a multiple of 64) of w: the transposed weight
+void OP(panel_transposed)(uint32_t *dst, const tlk_packed *w, int k0, int n0, int n1);
+// y (n) = x (n), any of fp32, bf16
+void OP(convert)(void *y, int y_bf16, const void *x, int x_bf16, int n);
+// x in the compute dtype: x itself, or a converted copy in SCRATCH_ACT
+tlk_mat OP(as_act)(tlk_mat x, int T, int C, int compute);
+
+// ---- linear.c
+void OP(lowrank_s)(float *s, uint8_t *active, const float *z, const tlk_lowrank *lr, int t0, int t1, int transposed);
+void OP(rows_dot)(float *z, tlk_mat x, const float *A, int r, int T, int K);  // z (T, r) = A (r, K) x, in a fixed order per number
+
+// ---- head.c
+enum { HEAD_BLOCK = 512 };
+typedef struct {
+  float max, sum, weighted;  // of a block: max l, sum e^(l - max), sum e^(l - max) (l - max)
+} head_stats;
+head_stats OP(head_block_stats)(float *l, int n, float inv_temp);  // l *= inv_temp first
+// Folds n blocks, stride apart, in order.
+void OP(head_finish)(const head_stats *s, int n, size_t stride, float *lse, float *entropy);
+
+#define TLK_CPU_OPS(X)                                                                                                        \
+  X(pack) X(repack) X(unpack) X(packed_free) X(packed_bytes) X(packed_dims) X(linear_fwd) X(linear_bwd_x) X(linear_bwd_w)     \
+  X(colsum) X(lowrank_bwd) X(rmsnorm_fwd) X(rmsnorm_bwd) X(rope_fwd) X(rope_bwd) X(cast) X(attn_fwd) X(attn_bwd)              \
+  X(swiglu_fwd) X(swiglu_bwd) X(embed_fwd) X(embed_bwd) X(head_fwd) X(head_bwd) X(head_sample) X(adamw) X(sumsq) X(scale)     \
+  X(round_to)
+#ifdef TLK_ISA
+#define TLK_DECLARE(name) extern __typeof__(*((tlk_ops *)0)->name) OP(name);
+TLK_CPU_OPS(TLK_DECLARE)
+#endif
+#endif

@@ -1,0 +1,153 @@
+// gemm.c: the one matrix product of the CPU backend: C (rows, cols <= 64) = A B with B a panel (cpu.h).
+//
+// A tile of C, up to 6 rows by 4 registers (6 x 64 with AVX-512: 24 accumulators, 4 of B, 1 broadcast of A), stays in registers
+// over the whole reduction: per step 4 loads of B and 6 broadcasts feed 24 vdpbf16ps (bf16: 2 products a lane) or 24 FMA
+// (fp32). B's panel, K x 64, is streamed once per 6 rows from L2. Instruction sets without bf16 products widen the pairs
+// (x << 16, x & 0xffff0000) and use two FMA.
+//
+// Batch invariance. Every tile height runs the same operations per element in the same order, the reduction is never split
+// between threads, and tails are padded rather than treated by other code; so a row's bits do not depend on its neighbours.
+// Libraries (oneDNN, OpenBLAS) choose blocking, and with it the order of sums, by the number of rows; that is why they are not
+// used here.
+#include "cpu.h"
+
+enum { MAX_ROWS = 6, WIDE = VL == 16 ? 4 : 2 };
+
+INLINE uint32_t word_at(const char *p) {
+  uint32_t w;
+  memcpy(&w, p, 4);
+  return w;
+}
+INLINE uint32_t half_at(const char *p) {
+  uint16_t h;
+  memcpy(&h, p, 2);
+  return h;
+}
+
+INLINE vf multiply(int bf16, vf acc, uint32_t a, vf b) {
+  if (!bf16) return v_fma((vf)v_setu(a), b, acc);
+#ifdef __AVX512BF16__
+  return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32((int)a), (__m512bh)b);
+#else
+  acc = v_fma((vf)v_setu(a << 16), (vf)((vu)b << 16), acc);
+  return v_fma((vf)v_setu(a & 0xffff0000u), (vf)((vu)b & 0xffff0000u), acc);
+#endif
+}
+
+typedef struct {
+  const char *a;
+  ptrdiff_t row_stride, step_stride;
+  const float *b;
+  int steps, odd;  // whole steps; odd: one more with only the low half of A's word
+  float *c;
+  ptrdiff_t ldc;
+  int add;
+} job;
+
+// rows x (nv registers) of C; rows, nv, bf16 and the step stride are constants in every instance
+INLINE void tile(const job *q, const int rows, const int nv, const int bf16, const ptrdiff_t step_stride) {
+  vf acc[MAX_ROWS][4];
+#pragma GCC unroll 6
+  for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+    for (int j = 0; j < nv; j++) acc[i][j] = (vf){0};
+  const char *a = q->a;
+  const float *b = q->b;
+  const ptrdiff_t rs = q->row_stride;
+  for (int s = 0; s < q->steps; s++) {
+    vf bv[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < nv; j++) bv[j] = v_load(b + j * VL);
+#pragma GCC unroll 6
+    for (int i = 0; i < rows; i++) {
+      uint32_t av = word_at(a + i * rs);
+#pragma GCC unroll 4
+      for (int j = 0; j < nv; j++) acc[i][j] = multiply(bf16, acc[i][j], av, bv[j]);
+    }
+    a += step_stride;
+    b += PANEL;
+  }
+  if (bf16 && q->odd)
+#pragma GCC unroll 6
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+      for (int j = 0; j < nv; j++) acc[i][j] = multiply(bf16, acc[i][j], half_at(a + i * rs), v_load(b + j * VL));
+#pragma GCC unroll 6
+  for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+    for (int j = 0; j < nv; j++) {
+      float *c = q->c + i * q->ldc + j * VL;
+      v_store(c, q->add ? v_load(c) + acc[i][j] : acc[i][j]);
+    }
+}
+
+#define ROWS_CASES(nv, bf16, stride)                                                                                          \
+  switch (rows) {                                                                                                             \
+  case 1: tile(q, 1, nv, bf16, stride); return;                                                                               \
+  case 2: tile(q, 2, nv, bf16, stride); return;                                                                               \
+  case 3: tile(q, 3, nv, bf16, stride); return;                                                                               \
+  case 4: tile(q, 4, nv, bf16, stride); return;                                                                               \
+  case 5: tile(q, 5, nv, bf16, stride); return;                                                                               \
+  default: tile(q, 6, nv, bf16, stride); return;                                                                              \
+  }
+
+#define TILE_FUNCTION(name, nv, bf16, stride)                                                                                 \
+  static __attribute__((noinline)) void name(const job *q, int rows) { ROWS_CASES(nv, bf16, stride) }
+
+typedef void tile_fn(const job *q, int rows);
+TILE_FUNCTION(bf16_wide, WIDE, 1, 4)
+TILE_FUNCTION(f32_wide, WIDE, 0, 4)
+TILE_FUNCTION(bf16_wide_panel, WIDE, 1, STEP_BYTES)
+TILE_FUNCTION(f32_wide_panel, WIDE, 0, STEP_BYTES)
+#if VL == 16
+TILE_FUNCTION(bf16_half, 2, 1, 4)
+TILE_FUNCTION(f32_half, 2, 0, 4)
+TILE_FUNCTION(bf16_half_panel, 2, 1, STEP_BYTES)
+TILE_FUNCTION(f32_half_panel, 2, 0, STEP_BYTES)
+#else
+#define bf16_half bf16_wide
+#define f32_half f32_wide
+#define bf16_half_panel bf16_wide_panel
+#define f32_half_panel f32_wide_panel
+#endif
+
+void OP(gemm)(int bf16, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k, int cols,
+              float *c, ptrdiff_t ldc, int add) {
+  static tile_fn *const fns[2][2][2] = {{{f32_half, f32_wide}, {f32_half_panel, f32_wide_panel}},
+                                        {{bf16_half, bf16_wide}, {bf16_half_panel, bf16_wide_panel}}};
+  int wide = cols > PANEL / 2, panel = step_stride != 4;
+  int strip = VL == 16 ? (wide ? 64 : 32) : WIDE * VL;
+  tile_fn *fn = fns[bf16 != 0][panel][wide];
+  job q = {.row_stride = row_stride, .step_stride = step_stride, .ldc = ldc, .add = add};
+  q.steps = bf16 ? (panel ? div_up(k, 2) : k / 2) : k;
+  q.odd = bf16 && !panel && (k & 1);
+  int n = div_up(rows, MAX_ROWS);
+  for (int i = 0; i < n; i++) {
+    int r0, r1;
+    share(rows, i, n, &r0, &r1);
+    for (int j = 0; j < cols; j += strip) {
+      q.a = (const char *)a + r0 * row_stride;
+      q.b = (const float *)b + j;
+      q.c = c + r0 * ldc + j;
+      fn(&q, r1 - r0);
+    }
+  }
+}
+
+void OP(gemm_out)(int bf16, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k, int cols,
+                  float *c, ptrdiff_t ldc, int add) {
+  if (cols == PANEL) {
+    OP(gemm)(bf16, rows, a, row_stride, step_stride, b, k, cols, c, ldc, add);
+    return;
+  }
+  float edge[MAX_ROWS * PANEL];
+  for (int r = 0; r < rows; r += MAX_ROWS) {
+    int n = min_int(MAX_ROWS, rows - r);
+    OP(gemm)(bf16, n, (const char *)a + r * row_stride, row_stride, step_stride, b, k, cols, edge, PANEL, 0);
+    for (int i = 0; i < n; i++)
+      for (int j = 0; j < cols; j++) {
+        float *out = c + (r + i) * ldc + j;
+        *out = add ? *out + edge[i * PANEL + j] : edge[i * PANEL + j];
+      }
+  }
+}

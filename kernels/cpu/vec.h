@@ -1,0 +1,171 @@
+// vec.h: one vector type for every instruction set.
+//
+// The sources of kernels/cpu are compiled once per instruction set (cpu.cmake). A `vf` is one register of floats: 16 lanes
+// with AVX-512, 8 with AVX2, 4 otherwise. Arithmetic is GCC's vector extension. Contraction of a * b + c by the compiler is
+// off (-ffp-contract=off): a fused multiply-add is written v_fma, so that the bits of an element never depend on where the
+// compiler inlined an expression. Tails run the same vector code with the missing lanes filled in (v_loadn, v_storen).
+#ifndef TL_CPU_VEC_H
+#define TL_CPU_VEC_H
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+#define VL 16
+#elif defined(__AVX2__)
+#define VL 8
+#else
+#define VL 4
+#endif
+
+typedef float vf __attribute__((vector_size(VL * 4)));
+typedef int32_t vi __attribute__((vector_size(VL * 4)));
+typedef uint32_t vu __attribute__((vector_size(VL * 4)));
+typedef uint16_t vh __attribute__((vector_size(VL * 2)));
+// the same in memory at any alignment
+typedef vf vf_mem __attribute__((aligned(4), may_alias));
+typedef vu vu_mem __attribute__((aligned(2), may_alias));
+typedef vh vh_mem __attribute__((aligned(2), may_alias));
+
+#define INLINE static inline __attribute__((always_inline, unused))
+
+INLINE vf v_set(float a) { return a - (vf){0}; }
+INLINE vu v_setu(uint32_t a) { return a - (vu){0}; }
+INLINE vf v_load(const float *p) { return *(const vf_mem *)p; }
+INLINE void v_store(float *p, vf x) { *(vf_mem *)p = x; }
+
+INLINE vf v_fma(vf a, vf b, vf c) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+INLINE vf v_sqrt(vf x) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX2__)
+  return (vf)_mm256_sqrt_ps((__m256)x);
+#else
+  for (int i = 0; i < VL; i++) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+#endif
+}
+INLINE vf v_select(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
+INLINE vf v_max(vf a, vf b) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+  return v_select(a > b, a, b);
+#endif
+}
+
+// the first n lanes (0 <= n; n >= VL is a full load), the others are `fill`
+INLINE vf v_loadn(const float *p, int n, float fill) {
+  if (n >= VL) return v_load(p);
+#if defined(__AVX512F__)
+  return (vf)_mm512_mask_loadu_ps((__m512)v_set(fill), (__mmask16)((1u << n) - 1), p);
+#else
+  vf x = v_set(fill);
+  for (int i = 0; i < n; i++) x[i] = p[i];
+  return x;
+#endif
+}
+INLINE void v_storen(float *p, vf x, int n) {
+  if (n >= VL) {
+    v_store(p, x);
+    return;
+  }
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)x);
+#else
+  for (int i = 0; i < n; i++) p[i] = x[i];
+#endif
+}
+
+// bf16 <-> fp32. Rounding is to nearest even; NaN stays NaN.
+INLINE vf v_from_bf16(vh h) { return (vf)(__builtin_convertvector(h, vu) << 16); }
+INLINE vh v_to_bf16(vf x) {
+  vu b = (vu)x;
+  vu r = (b + 0x7fff + ((b >> 16) & 1)) >> 16;
+  vu nan = (b >> 16) | 0x40;
+  vi is_nan = x != x;
+  r = (r & ~(vu)is_nan) | (nan & (vu)is_nan);
+  return __builtin_convertvector(r, vh);
+}
+INLINE vh v_loadh(const uint16_t *p, int n) {
+  if (n >= VL) return *(const vh_mem *)p;
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  return (vh)_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p);
+#else
+  vh x = {0};
+  for (int i = 0; i < n; i++) x[i] = p[i];
+  return x;
+#endif
+}
+INLINE void v_storeh(uint16_t *p, vh x, int n) {
+  if (n >= VL) {
+    *(vh_mem *)p = x;
+    return;
+  }
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  _mm256_mask_storeu_epi16(p, (__mmask16)((1u << n) - 1), (__m256i)x);
+#else
+  for (int i = 0; i < n; i++) p[i] = x[i];
+#endif
+}
+// n lanes of a bf16 (bf16 != 0) or fp32 row at element i
+INLINE vf v_load_as(const void *row, int bf16, int i, int n) {
+  return bf16 ? v_from_bf16(v_loadh((const uint16_t *)row + i, n)) : v_loadn((const float *)row + i, n, 0);
+}
+INLINE void v_store_as(void *row, int bf16, int i, vf x, int n) {
+  if (bf16)
+    v_storeh((uint16_t *)row + i, v_to_bf16(x), n);
+  else
+    v_storen((float *)row + i, x, n);
+}
+
+// sums and maxima over lanes, in a fixed tree
+INLINE float v_sum(vf x) {
+  float a[VL];
+  v_store(a, x);
+  for (int w = VL / 2; w; w /= 2)
+    for (int i = 0; i < w; i++) a[i] += a[i + w];
+  return a[0];
+}
+INLINE float v_hmax(vf x) {
+  float a[VL];
+  v_store(a, x);
+  for (int w = VL / 2; w; w /= 2)
+    for (int i = 0; i < w; i++) a[i] = a[i] > a[i + w] ? a[i] : a[i + w];
+  return a[0];
+}
+
+// exp, to about 2 ulp: x = n ln 2 + r with |r| <= ln 2 / 2 (two-part ln 2), 1 + r + r^2 p(r) with p of degree 4 fitted to the
+// least largest relative error on that interval (3e-9), times 2^n. Below -87.3 the result is 0, above 88.37 it stays at e^88.37.
+INLINE vf v_exp(vf x) {
+  const vf magic = v_set(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
+  vi tiny = x < v_set(-87.3f);
+  x = v_select(x > v_set(88.37f), v_set(88.37f), x);
+  x = v_select(tiny, v_set(-87.3f), x);
+  vf t = v_fma(x, v_set(1.44269504f), magic);
+  vf n = t - magic;
+  vf r = v_fma(n, v_set(-0.693359375f), x);
+  r = v_fma(n, v_set(2.12194440e-4f), r);
+  vf p = v_fma(v_set(1.38145395e-3f), r, v_set(8.36874545e-3f));
+  p = v_fma(p, r, v_set(4.16683890e-2f));
+  p = v_fma(p, r, v_set(1.66665211e-1f));
+  p = v_fma(p, r, v_set(4.99999940e-1f));
+  p = v_fma(p, r, v_set(1.0f));
+  p = v_fma(p, r, v_set(1.0f));
+  vf scale = (vf)(((vi)t - (vi)magic + 127) << 23);
+  return v_select(tiny, v_set(0), p * scale);
+}
+#endif
