@@ -34,11 +34,7 @@ local p = tl.recipe {
 local TEMPLATE = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' "
   .. "+ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 
-local function write(name, text)
-  local f = assert(io.open(p.out .. "/" .. name, "w"))
-  assert(f:write(text))
-  f:close()
-end
+local function write(name, text) tl.fs.write(p.out .. "/" .. name, text) end
 
 local function write_tokenizer()
   local texts = {}
@@ -83,7 +79,7 @@ local function schedule(step, total)
   return p.lr * math.min(1, step / 100) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * x)))
 end
 
-tl.mkdirs(p.out)
+tl.fs.mkdirs(p.out)
 write_tokenizer()
 write_config()
 local model = tl.model.create(p.out .. "/config.json", { seed = p.seed, dtype = p.dtype })

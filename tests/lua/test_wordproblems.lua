@@ -91,8 +91,8 @@ test("the tokenizer that bpe_train writes loads, encodes single digits and round
   for i, p in ipairs(word.generate { n = 300, seed = 1 }) do texts[i] = "user\n" .. p.question .. "assistant\n" .. p.steps end
   local dir = os.tmpname()
   os.remove(dir)
-  tl.mkdirs(dir)
-  local function write(name, text) local f = assert(io.open(dir .. "/" .. name, "w")); f:write(text); f:close() end
+  tl.fs.mkdirs(dir)
+  local function write(name, text) tl.fs.write(dir .. "/" .. name, text) end
   write("tokenizer.json", bpe.tokenizer_json(bpe.train(texts, { vocab = 400, special = special })))
   write("tokenizer_config.json", bpe.config_json { eos = "<|im_end|>", pad = "<|endoftext|>", max_length = 512, chat_template = "{{ 1 }}" })
   local tok = tl.tokenizer.load(dir)
