@@ -49,7 +49,7 @@ static inline int rng_below(int n) { return (int)(rng_next() % (uint64_t)n); }
 static void *taken[4096];
 static int n_taken;
 static inline void *take(size_t bytes) {
-  void *p = malloc(bytes ? bytes : 1);
+  void *p = calloc(1, bytes ? bytes : 1);
   if (!p || n_taken == (int)(sizeof taken / sizeof *taken)) abort();
   return taken[n_taken++] = p;
 }

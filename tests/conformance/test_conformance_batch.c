@@ -22,7 +22,9 @@ static float *floats_pick(const float *from, int width, const int *which, int n)
   return a;
 }
 static int32_t *ints_pick(const int32_t *from, const int *which, int n) {
-  return (int32_t *)floats_pick((const float *)from, 1, which, n);
+  int32_t *a = take(sizeof *a * (size_t)n);
+  for (int i = 0; i < n; i++) a[i] = from[which[i]];
+  return a;
 }
 
 // Gathers an output's rows: out (n, bytes) gets row i's bytes appended at its own place.
