@@ -1,124 +1,107 @@
-// attention.c: causal attention of packed rows, prefill, training and decode alike: query row t sees the keys its list names.
+// attention.c: o = softmax(scale Q K^T) V over the keys each query's list names (attention.h says how it is cut).
 //
-//   s_j = scale q . k_j,   p = softmax(s),   o = sum_j p_j v_j,   lse = log sum_j exp s_j
-//
-// An item is (row, key/value head): the H / G query heads of the group share the gathered rows. Scores of the whole context stay in
-// scratch (L1 for ordinary lengths); the exponentials' sum runs by lanes in order of position, and so does the sum of values,
-// key after key. Nothing in it depends on the other rows.
+// All scores of a tile are held (48 x n fp32), so the softmax is the plain one: largest score, e^(s - max), sum, then P V in
+// fp32, divided by the sum at the end. Items of (tile, key/value head) write disjoint outputs; threads take the next item when
+// free. Scores: bf16 products when q and k are bf16. Cost per query head and key: 4 D flop.
 #include "attention.h"
 
-enum { HEADS = 4, CHUNKS = 4 };  // tile of the value sum: heads x vectors of D in registers
+// s (n) holds raw scores for positions j0 .. j0 + n; keeps [first, last), turns the others to 0. Returns the sum of e^(s - max).
+static float softmax_row(float *s, int j0, int n, int first, int last, float scale, float *max_out) {
+  vf max = v_set(-INFINITY), sum = {0};
+  vi lane;
+  for (int l = 0; l < VL; l++) lane[l] = l;
+  for (int j = 0; j < n; j += VL) {
+    vi pos = lane + (j0 + j);
+    vi out = (pos < first) | (pos >= last);
+    vf x = v_select(out, v_set(-INFINITY), v_load(s + j) * v_set(scale));
+    v_store(s + j, x);
+    max = v_max(max, x);
+  }
+  float m = v_hmax(max);
+  if (m == -INFINITY) m = 0;  // no key at all
+  vf mv = v_set(m);
+  for (int j = 0; j < n; j += VL) {
+    vf p = v_exp(v_load(s + j) - mv);
+    v_store(s + j, p);
+    sum += p;
+  }
+  *max_out = m;
+  return v_sum(sum);
+}
 
 typedef struct {
-  tlk_mat o, q, k, v;
-  float *lse;
-  const tlk_attn_map *map;
-  float scale;
-  int H, G, D, stride;  // stride of the score rows
-} job;
+  char *q;       // TILE_ROWS x D
+  uint32_t *k;   // one panel of keys
+  float *v;      // 64 keys x panels of D
+  float *o;      // TILE_ROWS x 64 ceil(D / 64)
+  float *s;      // scores: rows x (64 blocks)
+  float *sum;    // rows
+} space;
 
-// o (heads x nv vectors) = sum over keys of p v; `first` key of the list, n keys
-INLINE void values(const job *j, vf out[HEADS][CHUNKS], const float *p, const int32_t *list, int first, int n, size_t at, int left,
-                   const int heads, const int nv) {
-  int bf16 = j->v.dtype == TLK_BF16;
-  size_t stride = (size_t)j->v.ld * tlk_dtype_size(j->v.dtype);
-  for (int h = 0; h < heads; h++)
-    for (int c = 0; c < nv; c++) out[h][c] = (vf){0};
-  for (int i = first; i < n; i++) {
-    const char *row = (const char *)j->v.p + (size_t)list[i] * stride + at;
-    vf v[CHUNKS];
-#pragma GCC unroll 4
-    for (int c = 0; c < nv; c++) v[c] = v_load_as(row, bf16, c * VL, left - c * VL);
-#pragma GCC unroll 4
-    for (int h = 0; h < heads; h++) {
-      vf ph = v_set(p[(size_t)h * j->stride + i]);
-#pragma GCC unroll 4
-      for (int c = 0; c < nv; c++) out[h][c] = v_fma(ph, v[c], out[h][c]);
-    }
+static void tile_item(tlk_mat o, float *lse, const attn *a, int t0, int t1, int g, const space *sp) {
+  int heads = a->H / a->G, rows = (t1 - t0) * heads, D = a->D, size = a->bf16 ? 2 : 4, width = n_panels(D) * PANEL;
+  int last = 0, first = INT32_MAX;
+  for (int t = t0; t < t1; t++) {
+    last = max_int(last, a->map->kv_len[t]);
+    first = min_int(first, first_key(a->map, t));
+  }
+  int j0 = first / PANEL * PANEL, n = div_up(last - j0, PANEL) * PANEL;
+  const void *keys[PANEL];
+  gather_heads(sp->q, a->q, a, t0, t1, g);
+  for (int j = j0; j < last; j += PANEL) {
+    key_rows(keys, a->k, a, t0, g, j, min_int(PANEL, last - j));
+    scores_panel(sp->k, keys, min_int(PANEL, last - j), a);
+    OP(gemm)(a->bf16, rows, sp->q, (ptrdiff_t)D * size, 4, sp->k, D, PANEL, sp->s + (j - j0), n, 0);
+  }
+  for (int i = 0; i < rows; i++) {
+    int t = t0 + i / heads;
+    float max;
+    sp->sum[i] = softmax_row(sp->s + (size_t)i * n, j0, n, first_key(a->map, t), a->map->kv_len[t], a->scale, &max);
+    lse[(size_t)t * a->H + g * heads + i % heads] = sp->sum[i] > 0 ? max + logf(sp->sum[i]) : -INFINITY;
+  }
+  memset(sp->o, 0, sizeof(float) * (size_t)rows * width);
+  for (int j = j0; j < last; j += PANEL) {
+    int m = min_int(PANEL, last - j);
+    key_rows(keys, a->v, a, t0, g, j, m);
+    value_panels(sp->v, keys, m, PANEL, D, a->v.dtype == TLK_BF16);
+    for (int p = 0; p < n_panels(D); p++)
+      OP(gemm)(0, rows, sp->s + (j - j0), (ptrdiff_t)n * 4, 4, sp->v + (size_t)p * PANEL * PANEL, m,
+               min_int(PANEL, D - p * PANEL), sp->o + p * PANEL, width, 1);
+  }
+  for (int i = 0; i < rows; i++) {
+    char *out = (char *)mat_row_out(o, t0 + i / heads) + (size_t)(g * heads + i % heads) * D * tlk_dtype_size(o.dtype);
+    vf inv = v_set(sp->sum[i] > 0 ? 1 / sp->sum[i] : 0);
+    for (int d = 0; d < D; d += VL)  // + 0: an underflowed sum has no sign
+      v_store_as(out, o.dtype == TLK_BF16, d, v_load(sp->o + (size_t)i * width + d) * inv + v_set(0), D - d);
   }
 }
 
-#define VALUES_CASE(heads, nv)                                                                                                \
-  case (heads) * 8 + (nv): values(j, out, p, list, first, n, at, left, heads, nv); return;
-static __attribute__((noinline)) void value_tile(const job *j, vf out[HEADS][CHUNKS], const float *p, const int32_t *list, int first,
-                                                 int n, size_t at, int left, int heads, int nv) {
-  switch (heads * 8 + nv) {
-    VALUES_CASE(1, 1) VALUES_CASE(1, 2) VALUES_CASE(1, 3) VALUES_CASE(1, 4)
-    VALUES_CASE(2, 1) VALUES_CASE(2, 2) VALUES_CASE(2, 3) VALUES_CASE(2, 4)
-    VALUES_CASE(3, 1) VALUES_CASE(3, 2) VALUES_CASE(3, 3) VALUES_CASE(3, 4)
-    VALUES_CASE(4, 1) VALUES_CASE(4, 2) VALUES_CASE(4, 3) VALUES_CASE(4, 4)
-  }
+static int longest(const tlk_attn_map *map, int T) {
+  int n = 1;
+  for (int t = 0; t < T; t++) n = max_int(n, map->kv_len[t]);
+  return n;
 }
 
-// scores of one head's query with keys first..n, by blocks of VL positions; lanes outside are -inf
-static void scores(const job *j, float *s, const uint32_t *q, const int32_t *list, int first, int n, size_t at) {
-  int bf16 = j->k.dtype == TLK_BF16, words = bf16 ? j->D / 2 : j->D;
-  vf minus = v_set(-INFINITY), scale = v_set(j->scale);
-  for (int b = first / VL * VL; b < n; b += VL) {
-    const char *rows[VL];
-    int m = min_int(VL, n - b);
-    gather_rows(rows, j->k, list, b, m, at);
-    vf x = dot_keys(bf16, q, rows, m, words) * scale;
-    if (m < VL || b < first) {
-      vi l = lanes() + set_vi(b);
-      x = v_select((vi)(l < set_vi(n)) & (vi)(l >= set_vi(first)), x, minus);
-    }
-    v_store(s + b, x);
-  }
-}
+static size_t round64(size_t n) { return (n + 63) / 64 * 64; }
 
-// s -> exp(s - max), the sum by lanes; returns log-sum-exp, and 1 / sum through *inverse
-static float softmax(float *s, int first, int n, float *inverse) {
-  vf max = v_set(-INFINITY), sum = (vf){0};
-  int from = first / VL * VL;
-  for (int b = from; b < n; b += VL) max = v_max(max, v_load(s + b));
-  float m = v_hmax(max);
-  for (int b = from; b < n; b += VL) {
-    vf e = v_exp(v_load(s + b) - v_set(m));
-    v_store(s + b, e);
-    sum += e;
+void OP(attn_fwd)(tlk_mat o, float *lse, tlk_mat q, tlk_mat k, tlk_mat v, const tlk_attn_map *map, float scale, int T, int H,
+                  int G, int D) {
+  if (T <= 0) return;
+  attn a = {q, k, v, map, scale, H, G, D, q.dtype == TLK_BF16};
+  int rows = max_int(TILE_ROWS, H / G), width = n_panels(D) * PANEL;
+  size_t nq = round64((size_t)rows * D * 4), nk = round64((size_t)D * STEP_BYTES), nv = (size_t)PANEL * width * 4;
+  size_t no = (size_t)rows * width * 4, ns = (size_t)rows * (div_up(longest(map, T), PANEL) + 1) * STEP_BYTES;
+  size_t each = nq + nk + nv + no + ns + round64((size_t)rows * 4);
+  int threads = threads_for((double)T * H * D * 8), n_tiles = 0;
+  char *base = tlk_cpu_scratch(SCRATCH_A, each * threads);
+  int *tiles = tlk_cpu_scratch(SCRATCH_B, sizeof(int) * (size_t)(T + 1));
+  for (int t = 0; t < T; t = tile_end(&a, t, T)) tiles[n_tiles++] = t;
+  tiles[n_tiles] = T;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+  for (int i = 0; i < n_tiles * G; i++) {
+    char *p = base + each * omp_get_thread_num();
+    float *f = (float *)(p + nq + nk);
+    space sp = {p, (uint32_t *)(p + nq), f, f + nv / 4, f + (nv + no) / 4, f + (nv + no + ns) / 4};
+    tile_item(o, lse, &a, tiles[i / G], tiles[i / G + 1], i % G, &sp);
   }
-  float total = v_sum(sum);
-  *inverse = 1.0f / total;
-  return m + logf(total);
-}
-
-static void item(const job *j, float *p, int t, int g) {
-  int R = j->H / j->G, D = j->D, n = j->map->kv_len[t], first = j->map->window > 0 ? max_int(0, n - j->map->window) : 0;
-  const int32_t *list = j->map->kv_rows + j->map->kv_off[t];
-  size_t es = tlk_dtype_size(j->k.dtype), at = (size_t)g * D * es;
-  for (int h0 = 0; h0 < R; h0 += HEADS) {
-    int heads = min_int(HEADS, R - h0);
-    float inverse[HEADS];
-    for (int h = 0; h < heads; h++) {
-      int head = g * R + h0 + h;
-      const char *q = (const char *)mat_row(j->q, t) + (size_t)head * D * es;
-      float *s = p + (size_t)h * j->stride;
-      scores(j, s, (const void *)q, list, first, n, at);
-      j->lse[(size_t)t * j->H + head] = softmax(s, first, n, &inverse[h]);
-    }
-    for (int d = 0; d < D; d += CHUNKS * VL) {
-      vf out[HEADS][CHUNKS];
-      int left = min_int(CHUNKS * VL, D - d);
-      value_tile(j, out, p, list, first, n, at + (size_t)d * es, left, heads, div_up(left, VL));
-      for (int h = 0; h < heads; h++)
-        for (int c = 0; c * VL < left; c++)
-          v_store_as(mat_row_out(j->o, t), j->o.dtype == TLK_BF16, (g * R + h0 + h) * D + d + c * VL, out[h][c] * v_set(inverse[h]),
-                     left - c * VL);
-    }
-  }
-}
-
-void OP(attn_fwd)(tlk_mat o, float *lse, tlk_mat q, tlk_mat k, tlk_mat v, const tlk_attn_map *map, float scale, int T, int H, int G,
-                  int D) {
-  int longest = 1;
-  double keys = 0;
-  for (int t = 0; t < T; t++) longest = max_int(longest, map->kv_len[t]), keys += map->kv_len[t];
-  job j = {.o = o, .q = q, .k = k, .v = v, .lse = lse, .map = map, .scale = scale, .H = H, .G = G, .D = D,
-           .stride = div_up(longest, VL) * VL};
-  int threads = threads_for(keys * H * D);
-  size_t per_thread = (size_t)HEADS * j.stride;
-  float *p = tlk_cpu_scratch(SCRATCH_A, per_thread * sizeof *p * (size_t)threads);
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 16)
-  for (int i = 0; i < T * G; i++) item(&j, p + per_thread * (size_t)omp_get_thread_num(), i / G, i % G);
 }

@@ -1,96 +1,62 @@
-// attention.h: what the forward and backward of attention share: dot products of one row with VL gathered rows.
+// attention.h: what attention.c and attention_bwd.c share.
 //
-// Rows are seen as 32-bit words (one fp32, or two bf16 neighbours). Scores of VL keys at a time are made as VL vectors of partial
-// products, then reduced together by a tree of exchanges: lane l of the result is key l's product. Keys are grouped by absolute
-// position (position mod VL is the lane), so a score's bits do not depend on what is computed beside it.
+// Queries are taken in tiles: consecutive rows that name the same list of keys (a run of one sequence; a single row in decode),
+// with the H/G query heads that share a key/value head: up to TILE_ROWS rows of D numbers, copied side by side. Keys come in
+// blocks of 64 by absolute position in the list: a block of K, seen as 32-bit words and transposed, is a panel for scores
+// Q K^T; its rows in fp32 are a panel for products over keys. Every score sums over d in order, every sum over keys runs in the
+// order of positions with lanes and blocks fixed by position, and what lies outside a query's range enters as an exact zero:
+// so a row's bits do not depend on the tile it was in.
 #ifndef TL_CPU_ATTENTION_H
 #define TL_CPU_ATTENTION_H
 #include "cpu.h"
 
-enum { MAX_WORDS = 512 };  // of a head: D up to 512 in fp32, 1024 in bf16
+enum { TILE_ROWS = 48 };
 
-INLINE vu words_at(const void *p, int n) {
-  if (n >= VL) return *(const vu_mem *)p;
-  uint32_t w[VL] = {0};
-  memcpy(w, p, (size_t)n * 4);
-  return *(const vu_mem *)w;
-}
-INLINE vf multiply_words(int bf16, vf acc, vu a, vu b) {
-  if (!bf16) return v_fma((vf)a, (vf)b, acc);
-#ifdef __AVX512BF16__
-  return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
-#else
-  acc = v_fma((vf)(a << 16), (vf)(b << 16), acc);
-  return v_fma((vf)(a & 0xffff0000u), (vf)(b & 0xffff0000u), acc);
-#endif
+typedef struct {
+  tlk_mat q, k, v;
+  const tlk_attn_map *map;
+  float scale;
+  int H, G, D, bf16;
+} attn;
+
+// first key a query row sees
+static inline int first_key(const tlk_attn_map *m, int t) {
+  return m->window > 0 && m->kv_len[t] > m->window ? m->kv_len[t] - m->window : 0;
 }
 
-// lane l: l & d ? b[l] + b[l ^ d] : a[l] + a[l ^ d]
-#define MERGE(d)                                                                                                              \
-  INLINE vf merge##d(vf a, vf b) {                                                                                            \
-    vi low, high;                                                                                                             \
-    _Pragma("GCC unroll 16") for (int l = 0; l < VL; l++) {                                                                   \
-      low[l] = l & (d) ? VL + l - (d) : l;                                                                                    \
-      high[l] = l & (d) ? VL + l : l + (d);                                                                                   \
-    }                                                                                                                         \
-    return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);                                                      \
-  }
-MERGE(1)
-MERGE(2)
-#if VL >= 8
-MERGE(4)
-#endif
-#if VL >= 16
-MERGE(8)
-#endif
-
-// lane l of the result: the sum of the lanes of x[l]
-INLINE vf sum_rows(vf x[VL]) {
-#pragma GCC unroll 8
-  for (int i = 0; i < VL / 2; i++) x[i] = merge1(x[2 * i], x[2 * i + 1]);
-#pragma GCC unroll 4
-  for (int i = 0; i < VL / 4; i++) x[i] = merge2(x[2 * i], x[2 * i + 1]);
-#if VL >= 8
-#pragma GCC unroll 2
-  for (int i = 0; i < VL / 8; i++) x[i] = merge4(x[2 * i], x[2 * i + 1]);
-#endif
-#if VL >= 16
-  x[0] = merge8(x[0], x[1]);
-#endif
-  return x[0];
+// rows t .. returned end: same list, as many as fit a tile
+static inline int tile_end(const attn *a, int t, int end) {
+  int most = max_int(1, TILE_ROWS / (a->H / a->G)), e = t + 1;
+  while (e < end && e - t < most && a->map->kv_off[e] == a->map->kv_off[t]) e++;
+  return e;
 }
 
-// products of q (words) with the n <= VL rows; lanes from n on are 0
-INLINE vf dot_keys(int bf16, const uint32_t *q, const char *const *rows, int n, int words) {
-  vf acc[VL];
-#pragma GCC unroll 16
-  for (int i = 0; i < VL; i++) acc[i] = (vf){0};
-  if (n == VL && words % VL == 0) {
-    for (int w = 0; w < words; w += VL) {
-      vu qv = *(const vu_mem *)(q + w);
-#pragma GCC unroll 16
-      for (int i = 0; i < VL; i++) acc[i] = multiply_words(bf16, acc[i], qv, *(const vu_mem *)(rows[i] + (size_t)w * 4));
-    }
-  } else {
-    for (int w = 0; w < words; w += VL) {
-      vu qv = words_at(q + w, words - w);
-      for (int i = 0; i < n; i++) acc[i] = multiply_words(bf16, acc[i], qv, words_at(rows[i] + (size_t)w * 4, words - w));
-    }
-  }
-  return sum_rows(acc);
+// pointers to head g of the keys at positions j .. j + n of row t's list
+static inline void key_rows(const void **rows, tlk_mat m, const attn *a, int t, int g, int j, int n) {
+  const int32_t *list = a->map->kv_rows + a->map->kv_off[t] + j;
+  size_t at = (size_t)g * a->D * (a->bf16 ? 2 : 4);
+  for (int i = 0; i < n; i++) rows[i] = (const char *)mat_row(m, list[i]) + at;
 }
 
-// the rows of keys j0 .. j0 + n - 1 of a list, at head offset `at` bytes
-INLINE void gather_rows(const char **rows, tlk_mat m, const int32_t *list, int j0, int n, size_t at) {
-  size_t stride = (size_t)m.ld * tlk_dtype_size(m.dtype);
-  for (int i = 0; i < n; i++) rows[i] = (const char *)m.p + (size_t)list[j0 + i] * stride + at;
+// panel over n <= 64 rows with the reduction along d
+INLINE void scores_panel(uint32_t *dst, const void *const *rows, int n, const attn *a) {
+  OP(panel_of_rows)(dst, rows, n, a->bf16 ? a->D / 2 : a->D);
 }
 
-INLINE vi lanes(void) {
-  vi x;
-#pragma GCC unroll 16
-  for (int i = 0; i < VL; i++) x[i] = i;
-  return x;
+// panels over d (64 columns each, ceil(D / 64) of them, `depth` steps apart) of n rows in fp32; rows n .. padded are zero
+INLINE void value_panels(float *dst, const void *const *rows, int n, int depth, int D, int bf16) {
+  for (int p = 0; p < n_panels(D); p++)
+    for (int i = 0; i < n; i++)
+      for (int j = 0; j < PANEL; j += VL) {
+        int rest = D - p * PANEL - j;
+        vf x = rest > 0 ? v_load_as(rows[i], bf16, p * PANEL + j, rest) : (vf){0};
+        v_store(dst + ((size_t)p * depth + i) * PANEL + j, x);
+      }
 }
-INLINE vi set_vi(int a) { return a - (vi){0}; }
+
+// copies rows [t, end) x the query heads of g of m (T, H D) to dst, (end - t) * H/G rows of D in m's dtype
+static inline void gather_heads(void *dst, tlk_mat m, const attn *a, int t, int end, int g) {
+  size_t head = (size_t)a->D * tlk_dtype_size(m.dtype), n = head * (size_t)(a->H / a->G);
+  for (int i = t; i < end; i++) memcpy((char *)dst + (size_t)(i - t) * n, (const char *)mat_row(m, i) + g * n, n);
+}
 #endif

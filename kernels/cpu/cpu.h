@@ -20,6 +20,7 @@
 #include <omp.h>
 #else
 static inline int omp_get_thread_num(void) { return 0; }
+static inline int omp_get_num_threads(void) { return 1; }
 #endif
 
 #define TLK_PASTE2(name, isa) tlk_##name##_##isa
@@ -92,6 +93,8 @@ typedef struct {
   float max, sum, weighted;  // of a block: max l, sum e^(l - max), sum e^(l - max) (l - max)
 } head_stats;
 head_stats OP(head_block_stats)(float *l, int n, float inv_temp);  // l *= inv_temp first
+// logits of rows t0..t1 by one block into c (t1 - t0, ld); returns the block's number of tokens
+int OP(head_logits)(float *c, ptrdiff_t ld, tlk_mat h, const tlk_packed *w, int t0, int t1, int block);
 // Folds n blocks, stride apart, in order.
 void OP(head_finish)(const head_stats *s, int n, size_t stride, float *lse, float *entropy);
 

@@ -1,78 +1,83 @@
-// head.c: log-probabilities and entropies from the LM head without ever holding (T, V) logits.
+// head.c: log-probability, log-sum-exp and entropy over the vocabulary without ever holding (T, V) logits.
 //
-//   l = (h W^T) inv_temp,   lse = log sum_j exp l_j,   logprob = l_target - lse,   entropy = lse - sum_j p_j l_j
+// The vocabulary is cut into fixed blocks of 512. Logits of up to 48 rows by one block are made in fp32 in a thread's buffer
+// (96 kB) and reduced at once to three numbers per row: m = max l, s = sum e^(l - m), w = sum e^(l - m) (l - m). The blocks of a
+// row are folded in order:  lse = M + log S,  entropy = log S - W / S,  with M the largest m and S, W rescaled to it (double).
+// The sampler (sample.c) reduces with the same functions in the same order, so its log-probabilities are these bits.
 //
-// The vocabulary is cut into blocks of 512, the rows into blocks of 48; a thread's items go down the rows of one block, whose
-// weights stay in its cache. For each (row, block) the largest logit, the sum of exponentials and the sum of exponentials times
-// logits are kept; a row's blocks are folded in order, in double. head_sample uses the same block function, so its logprobs are the
-// same bits.
+// Memory: 12 bytes per row and block, and the weights are read once per pass over the rows. Cost: 2 T V C flop and T V exp.
 #include "cpu.h"
 
 enum { ROW_BLOCK = 48 };
 
 head_stats OP(head_block_stats)(float *l, int n, float inv_temp) {
-  vf max = v_set(-INFINITY), sum = (vf){0}, weighted = (vf){0}, scale = v_set(inv_temp);
+  vf max = v_set(-INFINITY), sum = {0}, weighted = {0}, scale = v_set(inv_temp);
   for (int j = 0; j < n; j += VL) {
     vf x = v_loadn(l + j, n - j, 0) * scale;
     v_storen(l + j, x, n - j);
-    max = v_max(max, v_loadn(l + j, n - j, -INFINITY));
+    max = v_max(max, n - j >= VL ? x : v_loadn(l + j, n - j, -INFINITY));
   }
-  head_stats s = {.max = v_hmax(max)};
-  vf m = v_set(s.max);
+  float m = v_hmax(max);
+  vf mv = v_set(m);
   for (int j = 0; j < n; j += VL) {
-    vf d = v_loadn(l + j, n - j, -INFINITY) - m, e = v_exp(d);
+    vf x = v_loadn(l + j, n - j, -INFINITY) - mv;
+    x = v_max(x, v_set(-200));  // e^-200 is 0; keeps 0 * inf out of the weighted sum
+    vf e = v_exp(x);
     sum += e;
-    weighted = v_fma(e, v_max(d, v_set(-1e4f)), weighted);  // beyond -87 e is 0; the bound keeps 0 * inf out
+    weighted = v_fma(e, x, weighted);
   }
-  s.sum = v_sum(sum);
-  s.weighted = v_sum(weighted);
-  return s;
+  return (head_stats){m, v_sum(sum), v_sum(weighted)};
 }
 
 void OP(head_finish)(const head_stats *s, int n, size_t stride, float *lse, float *entropy) {
-  double max = -INFINITY, sum = 0, mean = 0;
-  for (int i = 0; i < n; i++)
-    if (s[i * stride].max > max) max = s[i * stride].max;
+  float max = -INFINITY;
+  double sum = 0, weighted = 0;
+  for (int i = 0; i < n; i++) max = s[i * stride].max > max ? s[i * stride].max : max;
   for (int i = 0; i < n; i++) {
     const head_stats *b = &s[i * stride];
-    double w = exp((double)b->max - max);
-    sum += w * b->sum;
-    mean += w * (b->weighted + (double)b->sum * ((double)b->max - max));  // of l - max
+    double d = (double)b->max - max, e = exp(d);
+    sum += e * b->sum;
+    weighted += e * (b->weighted + d * b->sum);
   }
-  *lse = (float)(max + log(sum));
-  if (entropy) *entropy = (float)(log(sum) - mean / sum);
+  double log_sum = log(sum);
+  *lse = (float)(max + log_sum);
+  if (entropy) *entropy = (float)(log_sum - weighted / sum);
 }
 
-void OP(head_fwd)(float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w, const int32_t *targets, float inv_temp,
-                  int T) {
+// logits of rows t0..t1 by one block into c, ld HEAD_BLOCK; returns the block's columns
+int OP(head_logits)(float *c, ptrdiff_t ld, tlk_mat h, const tlk_packed *w, int t0, int t1, int block) {
+  int bf16 = w->compute == TLK_BF16, v0 = block * HEAD_BLOCK, n = min_int(HEAD_BLOCK, w->N - v0);
+  for (int j = 0; j < n; j += PANEL)
+    OP(gemm)(bf16, t1 - t0, mat_row(h, t0), (ptrdiff_t)h.ld * (bf16 ? 2 : 4), 4,
+             w->data + (size_t)(v0 + j) / PANEL * w->panel_words, w->K, PANEL, c + j, ld, 0);
+  return n;
+}
+
+void OP(head_fwd)(float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w, const int32_t *targets,
+                  float inv_temp, int T) {
   if (T <= 0) return;
-  int V = w->N, C = w->K, bf16 = w->compute == TLK_BF16, blocks = div_up(V, HEAD_BLOCK), row_blocks = div_up(T, ROW_BLOCK);
-  h = OP(as_act)(h, T, C, w->compute);
-  int threads = threads_for((double)T * V * C);
-  head_stats *stats = tlk_cpu_scratch(SCRATCH_A, sizeof *stats * (size_t)T * blocks);
-  float *hit = tlk_cpu_scratch(SCRATCH_B, sizeof *hit * (size_t)T);
-  float *tiles = tlk_cpu_scratch(SCRATCH_C, sizeof *tiles * ROW_BLOCK * HEAD_BLOCK * (size_t)threads);
-  ptrdiff_t stride = (ptrdiff_t)h.ld * (bf16 ? 2 : 4);
+  int blocks = div_up(w->N, HEAD_BLOCK), parts = div_up(T, ROW_BLOCK), threads = threads_for((double)T * w->N * w->K);
+  h = OP(as_act)(h, T, w->K, w->compute);
+  head_stats *stats = tlk_cpu_scratch(SCRATCH_A, sizeof *stats * (size_t)blocks * T);
+  float *buffers = tlk_cpu_scratch(SCRATCH_B, sizeof(float) * ROW_BLOCK * HEAD_BLOCK * threads);
 #pragma omp parallel num_threads(threads)
   {
-    float *tile = tiles + (size_t)ROW_BLOCK * HEAD_BLOCK * (size_t)omp_get_thread_num();
-    int a, b;
-    share(blocks * row_blocks, omp_get_thread_num(), threads, &a, &b);
-    for (int i = a; i < b; i++) {
-      int block = i / row_blocks, v0 = block * HEAD_BLOCK, n = min_int(HEAD_BLOCK, V - v0);
-      int t0 = i % row_blocks * ROW_BLOCK, rows = min_int(ROW_BLOCK, T - t0);
-      for (int j = 0; j < n; j += PANEL)
-        OP(gemm)(bf16, rows, mat_row(h, t0), stride, 4, w->data + (size_t)((v0 + j) / PANEL) * w->panel_words, C,
-                 min_int(PANEL, n - j), tile + j, HEAD_BLOCK, 0);
-      for (int r = 0; r < rows; r++) {
-        int t = t0 + r;
-        stats[(size_t)t * blocks + block] = OP(head_block_stats)(tile + (size_t)r * HEAD_BLOCK, n, inv_temp);
-        if (targets && targets[t] >= v0 && targets[t] < v0 + n) hit[t] = tile[(size_t)r * HEAD_BLOCK + targets[t] - v0];
+    float *c = buffers + (size_t)ROW_BLOCK * HEAD_BLOCK * omp_get_thread_num();
+#pragma omp for schedule(static)
+    for (int i = 0; i < blocks * parts; i++) {
+      int b = i / parts, t0, t1, v0 = b * HEAD_BLOCK;
+      share(T, i % parts, parts, &t0, &t1);
+      int n = OP(head_logits)(c, HEAD_BLOCK, h, w, t0, t1, b);
+      for (int t = t0; t < t1; t++) {
+        float *l = c + (size_t)(t - t0) * HEAD_BLOCK;
+        stats[(size_t)b * T + t] = OP(head_block_stats)(l, n, inv_temp);
+        if (targets && targets[t] >= v0 && targets[t] < v0 + n) logprob[t] = l[targets[t] - v0];
       }
     }
-  }
-  for (int t = 0; t < T; t++) {
-    OP(head_finish)(stats + (size_t)t * blocks, blocks, 1, &lse[t], entropy ? &entropy[t] : NULL);
-    if (targets) logprob[t] = hit[t] - lse[t];
+#pragma omp for schedule(static)
+    for (int t = 0; t < T; t++) {
+      OP(head_finish)(stats + t, blocks, (size_t)T, &lse[t], entropy ? &entropy[t] : NULL);
+      if (targets) logprob[t] -= lse[t];
+    }
   }
 }

@@ -1,75 +1,94 @@
-// linear.c: y = x W^T + bias + B (R (A x)).
+// linear.c: y (T, N) = x W^T + bias + B (R (A x)), over a packed weight.
 //
-// Work is cut into items of (panel of 64 outputs, block of rows); a thread's items follow each other along the rows of a panel, so
-// that the panel stays in its L2. A block's products land in a small tile in L1/L2, and the epilogue (bias, low-rank term,
-// accumulation, rounding to the output's dtype) reads them from there. Few rows: items are half panels, for balance.
+// Work is cut into items of one panel (64 outputs) by up to 48 rows; a thread takes a contiguous run of items, panel by panel,
+// so that a panel is read from memory once. An item's 48 x 64 results are made in a small fp32 buffer, in pieces of K_BLOCK
+// inputs added in order (a piece of a panel fits L2); low-rank term, bias, accumulation and rounding follow while it is in L1.
+// z = A x and s = R z come first, for all rows: r numbers a row.
+//
+// Cost: 2 T N K flop; memory read once: N K weights, T K activations per panel from L2/L3.
 #include "cpu.h"
 
-enum { ROW_BLOCK = 96 };
+enum { ROW_BLOCK = 48, K_BLOCK = 2048 };
 
-typedef struct {
-  tlk_mat y;
-  const float *bias, *s, *Bt;  // s (T, r), Bt (r, N padded)
-  const uint8_t *active;
-  int r, bt_stride, accumulate;
-} epilogue;
-
-// row t, columns n0.. of y from the tile's row
-INLINE void finish_row(const epilogue *e, const float *c, int t, int n0, int cols) {
-  void *row = mat_row_out(e->y, t);
-  int bf16 = e->y.dtype == TLK_BF16;
-  for (int j = 0; j < cols; j += VL) {
-    int left = cols - j;
-    vf v = v_load(c + j);
-    if (e->bias) v += v_loadn(e->bias + n0 + j, left, 0);
-    if (e->s && e->active[t])
-      for (int a = 0; a < e->r; a++)
-        v = v_fma(v_set(e->s[(size_t)t * e->r + a]), v_load(e->Bt + (size_t)a * e->bt_stride + n0 + j), v);
-    if (e->accumulate) v = v_loadn((const float *)row + n0 + j, left, 0) + v;
-    v_store_as(row, bf16, n0 + j, v, left);
+// c (n, 64) += s B^T for the panel's columns of B, on the rows that have a term. bt (r, 64)
+static void add_lowrank(float *c, const float *bt, const float *s, const uint8_t *active, int r, int n) {
+  for (int i = 0; i < n;) {
+    int j = i;
+    while (j < n && active[j] == active[i]) j++;
+    if (active[i])
+      OP(gemm)(0, j - i, s + (size_t)i * r, (ptrdiff_t)r * 4, 4, bt, r, PANEL, c + (size_t)i * PANEL, PANEL, 1);
+    i = j;
   }
 }
 
-// B (N, r) -> Bt (r, stride), zeros beyond N
-static float *transpose_b(const float *B, int N, int r, int stride) {
-  float *bt = tlk_cpu_scratch(SCRATCH_B, (size_t)r * stride * sizeof *bt);
-  for (int a = 0; a < r; a++) {
-    for (int n = 0; n < N; n++) bt[(size_t)a * stride + n] = B[(size_t)n * r + a];
-    memset(bt + (size_t)a * stride + N, 0, sizeof(float) * (size_t)(stride - N));
+static void store_rows(tlk_mat y, const float *c, const float *bias, int t0, int t1, int n0, int n, int accumulate) {
+  int bf16 = y.dtype == TLK_BF16;
+  for (int t = t0; t < t1; t++, c += PANEL) {
+    void *row = mat_row_out(y, t);
+    for (int j = 0; j < n; j += VL) {
+      vf v = v_load(c + j);
+      if (bias) v += v_loadn(bias + n0 + j, n - j, 0);
+      if (accumulate) v += v_load_as(row, bf16, n0 + j, n - j);
+      v_store_as(row, bf16, n0 + j, v, n - j);
+    }
   }
-  return bt;
+}
+
+typedef struct {
+  tlk_mat y, x;
+  const tlk_packed *w;
+  const float *bias, *B, *s;
+  const uint8_t *active;
+  int r, T, accumulate, row_blocks;
+} job;
+
+static void item(const job *q, int panel, int block, const float *bt) {
+  float c[ROW_BLOCK * PANEL] __attribute__((aligned(64)));
+  const tlk_packed *w = q->w;
+  int t0, t1, bf16 = w->compute == TLK_BF16, n0 = panel * PANEL;
+  share(q->T, block, q->row_blocks, &t0, &t1);
+  const char *a = mat_row(q->x, t0);
+  ptrdiff_t stride = (ptrdiff_t)q->x.ld * (bf16 ? 2 : 4);
+  for (int k = 0; k < w->K; k += K_BLOCK)
+    OP(gemm)(bf16, t1 - t0, a + (size_t)k * (bf16 ? 2 : 4), stride, 4, w->data + panel * w->panel_words +
+             (size_t)n_steps(k, bf16) * PANEL, min_int(K_BLOCK, w->K - k), PANEL, c, PANEL, k > 0);
+  if (q->r) add_lowrank(c, bt, q->s + (size_t)t0 * q->r, q->active + t0, q->r, t1 - t0);
+  store_rows(q->y, c, q->bias, t0, t1, n0, min_int(PANEL, w->N - n0), q->accumulate);
+}
+
+// bt (r, 64): the columns of B^T that belong to a panel
+static void turn_b(float *bt, const float *B, int r, int n0, int n) {
+  const void *rows[PANEL];
+  for (int i = 0; i < n; i++) rows[i] = B + (size_t)(n0 + i) * r;
+  OP(panel_of_rows)((uint32_t *)bt, rows, n, r);
 }
 
 void OP(linear_fwd)(tlk_mat y, float *z, tlk_mat x, const tlk_packed *w, const float *bias, const tlk_lowrank *lr, int T,
                     int accumulate) {
   if (T <= 0) return;
-  int N = w->N, K = w->K, bf16 = w->compute == TLK_BF16;
-  epilogue e = {.y = y, .bias = bias, .accumulate = accumulate};
-  x = OP(as_act)(x, T, K, w->compute);
-  if (lr) {
-    OP(rows_dot)(z, x, lr->A, lr->r, T, K);
-    e.r = lr->r;
-    e.bt_stride = n_panels(N) * PANEL;
-    float *s = tlk_cpu_scratch(SCRATCH_C, (size_t)T * (size_t)lr->r * sizeof *s + (size_t)T);
-    uint8_t *active = (uint8_t *)(s + (size_t)T * lr->r);
+  int r = lr ? lr->r : 0, panels = n_panels(w->N), threads = threads_for((double)T * w->N * w->K);
+  job q = {y, OP(as_act)(x, T, w->K, w->compute), w, bias, NULL, NULL, NULL, r, T, accumulate, div_up(T, ROW_BLOCK)};
+  float *bts = NULL;
+  if (r) {
+    OP(rows_dot)(z, q.x, lr->A, r, T, w->K);
+    float *s = tlk_cpu_scratch(SCRATCH_A, (size_t)T * r * 4 + (size_t)T);
+    uint8_t *active = (uint8_t *)(s + (size_t)T * r);
     OP(lowrank_s)(s, active, z, lr, 0, T, 0);
-    int any = 0;
-    for (int t = 0; t < T; t++) any |= active[t];
-    if (any) e.s = s, e.active = active, e.Bt = transpose_b(lr->B, N, lr->r, e.bt_stride);
+    q.B = lr->B, q.s = s, q.active = active;
+    bts = tlk_cpu_scratch(SCRATCH_B, (size_t)r * STEP_BYTES * threads);
   }
-  ptrdiff_t stride = (ptrdiff_t)x.ld * (bf16 ? 2 : 4);
-  int blocks = div_up(T, ROW_BLOCK), threads = threads_for((double)T * N * K), step = blocks == 1 && threads > 1 ? PANEL / 2 : PANEL;
-  int strips = div_up(N, step);
+  if (panels * q.row_blocks % threads && T > 1) q.row_blocks = min_int(q.row_blocks * threads, T);
+  int items = panels * q.row_blocks;
 #pragma omp parallel num_threads(threads)
   {
-    float tile[ROW_BLOCK * PANEL] __attribute__((aligned(64)));
-    int a, b;
-    share(strips * blocks, omp_get_thread_num(), threads, &a, &b);
-    for (int i = a; i < b; i++) {
-      int n0 = i / blocks * step, t0 = i % blocks * ROW_BLOCK, rows = min_int(ROW_BLOCK, T - t0), cols = min_int(step, N - n0);
-      const uint32_t *panel = w->data + (size_t)(n0 / PANEL) * w->panel_words + n0 % PANEL;
-      OP(gemm)(bf16, rows, mat_row(x, t0), stride, 4, panel, K, cols, tile, PANEL, 0);
-      for (int r = 0; r < rows; r++) finish_row(&e, tile + r * PANEL, t0 + r, n0, cols);
+    int thread = omp_get_thread_num(), i0, i1, turned = -1;
+    float *bt = r ? bts + (size_t)thread * r * PANEL : NULL;
+    share(items, thread, omp_get_num_threads(), &i0, &i1);
+    for (int i = i0; i < i1; i++) {
+      int panel = i / q.row_blocks;
+      if (r && panel != turned) turn_b(bt, q.B, r, panel * PANEL, min_int(PANEL, w->N - panel * PANEL));
+      turned = panel;
+      item(&q, panel, i % q.row_blocks, bt);
     }
   }
 }

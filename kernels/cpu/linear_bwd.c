@@ -1,109 +1,141 @@
-// linear_bwd.c: gradients of a linear: dx = dy W + ((dy B) R) A, dw += a^T b, and column sums.
+// linear_bwd.c: the gradients of a linear: dx = dy W + ((dy B) R) A, dW += a^T b, db += sum of dy.
 //
-// dx. The packed weight is laid out for sums over k; dx sums over n. So each panel of 64 columns of dx builds the transposed piece
-// of W in scratch (64 x up to 1024 n, in L2) and runs the same product. Pieces of n are added in order, whatever T, so the bits of
-// a row do not depend on the batch. With several threads each panel's rows are shared: items are (panel, part of the rows).
+// dx. The weight exists once, packed for the forward pass. For 64 inputs (columns of dx) a thread transposes N_BLOCK outputs of
+// it at a time into its scratch (128 kB in bf16: L2) and multiplies all rows by that piece; pieces are added in order. The
+// transposition costs about 0.3 ns per weight and is repaid from a few dozen rows on.
 //
-// dw. Reduction over T, in pieces of 512 rows that are added in order: both operands are packed into panels, and every tile of 64 x
-// 64 of dw is one product with a panel as its left operand.
+// dW. Both operands are packed as panels with the reduction along t, T_BLOCK rows at a time; the panel of a serves as the left
+// operand. A 64 x 64 block of dW belongs to one thread, and blocks of T are added in order: the number of threads changes
+// nothing. When K < 64 <= N the roles are exchanged, so that a narrow factor (LoRA's dB) does not waste most of a panel. Products
+// are of bf16 pairs when both operands are bf16, otherwise of fp32.
 #include "cpu.h"
 
-enum { N_BLOCK = 1024, T_BLOCK = 512 };
+enum { N_BLOCK = 1024, T_BLOCK = 512, COLUMNS_BLOCK = 4096, SUM_ROWS = 64 };
 
-static float *transpose_b(const float *B, int N, int r) {
-  float *bt = tlk_cpu_scratch(SCRATCH_B, (size_t)r * N * sizeof *bt);
+typedef struct {
+  tlk_mat dx, dy;
+  const tlk_packed *w;
+  const float *s, *A;  // s (T, r) = g R
+  const uint8_t *active;
+  int r, T, accumulate;
+} dx_job;
+
+static void dx_item(const dx_job *q, int panel, int t0, int t1, uint32_t *turned) {
+  const tlk_packed *w = q->w;
+  int bf16 = w->compute == TLK_BF16, k0 = panel * PANEL, cols = min_int(PANEL, w->K - k0), size = bf16 ? 2 : 4;
+  float *out = (float *)mat_row_out(q->dx, t0) + k0;
+  const char *dy = mat_row(q->dy, t0);
+  for (int n = 0; n < w->N; n += N_BLOCK) {
+    int n1 = min_int(n + N_BLOCK, w->N);
+    OP(panel_transposed)(turned, w, k0, n, n1);
+    OP(gemm_out)(bf16, t1 - t0, dy + (size_t)n * size, (ptrdiff_t)q->dy.ld * size, 4, turned, n1 - n, cols, out, q->dx.ld,
+                 q->accumulate || n > 0);
+  }
+  if (!q->r) return;
+  float *a = (float *)turned;
+  tlk_mat A = {(void *)(uintptr_t)q->A, TLK_F32, w->K};
+  OP(panel_of_columns)(a, 0, A, 0, q->r, k0, cols);
+  for (int i = t0; i < t1;) {
+    int j = i;
+    while (j < t1 && q->active[j] == q->active[i]) j++;
+    if (q->active[i])
+      OP(gemm_out)(0, j - i, q->s + (size_t)i * q->r, (ptrdiff_t)q->r * 4, 4, a, q->r, cols,
+                   (float *)mat_row_out(q->dx, i) + k0, q->dx.ld, 1);
+    i = j;
+  }
+}
+
+// g (T, r) = dy B: B (N, r) is turned once so that its columns are rows
+static void low_g(float *g, tlk_mat dy, const tlk_lowrank *lr, int T, int N) {
+  float *bt = tlk_cpu_scratch(SCRATCH_B, sizeof(float) * (size_t)N * lr->r);
   for (int n = 0; n < N; n++)
-    for (int a = 0; a < r; a++) bt[(size_t)a * N + n] = B[(size_t)n * r + a];
-  return bt;
-}
-
-// rows t0..t1, columns k0..k0+cols of dx
-static void panel_dx(tlk_mat dx, tlk_mat dy, const tlk_packed *w, uint32_t *piece, int k0, int cols, int t0, int t1,
-                     int accumulate) {
-  int bf16 = w->compute == TLK_BF16;
-  ptrdiff_t stride = (ptrdiff_t)dy.ld * (bf16 ? 2 : 4);
-  for (int n0 = 0; n0 < w->N; n0 += N_BLOCK) {
-    int n1 = min_int(n0 + N_BLOCK, w->N);
-    OP(panel_transposed)(piece, w, k0, n0, n1);
-    OP(gemm_out)(bf16, t1 - t0, (const char *)mat_row(dy, t0) + (size_t)n0 * (bf16 ? 2 : 4), stride, 4, piece, n1 - n0, cols,
-                 (float *)mat_row_out(dx, t0) + k0, dx.ld, accumulate || n0 > 0);
-  }
-}
-
-static void add_lowrank(tlk_mat dx, const float *s, const uint8_t *active, const tlk_lowrank *lr, int t0, int t1, int k0, int cols,
-                        int K) {
-  for (int t = t0; t < t1; t++) {
-    if (!active[t]) continue;
-    float *row = (float *)mat_row_out(dx, t) + k0;
-    for (int j = 0; j < cols; j += VL) {
-      vf v = v_loadn(row + j, cols - j, 0);
-      for (int a = 0; a < lr->r; a++)
-        v = v_fma(v_set(s[(size_t)t * lr->r + a]), v_loadn(lr->A + (size_t)a * K + k0 + j, cols - j, 0), v);
-      v_storen(row + j, v, cols - j);
-    }
-  }
+    for (int i = 0; i < lr->r; i++) bt[(size_t)i * N + n] = lr->B[(size_t)n * lr->r + i];
+  OP(rows_dot)(g, dy, bt, lr->r, T, N);
 }
 
 void OP(linear_bwd_x)(tlk_mat dx, float *g, tlk_mat dy, const tlk_packed *w, const tlk_lowrank *lr, int T, int accumulate) {
   if (T <= 0) return;
-  int N = w->N, K = w->K;
-  dy = OP(as_act)(dy, T, N, w->compute);
-  float *s = NULL;
-  uint8_t *active = NULL;
-  if (lr) {
-    OP(rows_dot)(g, dy, transpose_b(lr->B, N, lr->r), lr->r, T, N);
-    s = tlk_cpu_scratch(SCRATCH_C, (size_t)T * (size_t)lr->r * sizeof *s + (size_t)T);
-    active = (uint8_t *)(s + (size_t)T * lr->r);
-    OP(lowrank_s)(s, active, g, lr, 0, T, 1);
-  }
+  int r = lr ? lr->r : 0, panels = n_panels(w->K), threads = threads_for((double)T * w->N * w->K);
+  dx_job q = {dx, OP(as_act)(dy, T, w->N, w->compute), w, NULL, NULL, NULL, r, T, accumulate};
+  if (r) low_g(g, q.dy, lr, T, w->N);
   if (!dx.p) return;
-  int threads = threads_for((double)T * N * K), panels = n_panels(K);
-  size_t words = (size_t)PANEL * N_BLOCK;
-  uint32_t *pieces = tlk_cpu_scratch(SCRATCH_A, words * 4 * (size_t)threads);
+  if (r) {
+    float *s = tlk_cpu_scratch(SCRATCH_A, (size_t)T * r * 4 + (size_t)T);
+    uint8_t *active = (uint8_t *)(s + (size_t)T * r);
+    OP(lowrank_s)(s, active, g, lr, 0, T, 1);
+    q.s = s, q.active = active, q.A = lr->A;
+  }
+  size_t words = (size_t)max_int(n_steps(min_int(div_up(w->N, PANEL) * PANEL, N_BLOCK), w->compute == TLK_BF16), r) * PANEL;
+  uint32_t *turned = tlk_cpu_scratch(SCRATCH_B, words * 4 * threads);
+  int parts = panels % threads == 0 || panels >= 8 * threads ? 1 : min_int(threads, T);
 #pragma omp parallel num_threads(threads)
   {
-    int me = omp_get_thread_num(), a, b;
-    share(panels * threads, me, threads, &a, &b);
-    for (int i = a; i < b;) {  // an item is one of `threads` parts of a panel's rows; parts of one panel are taken together
-      int panel = i / threads, first = i % threads, last = min_int(threads, first + b - i), t0, t1, unused;
-      share(T, first, threads, &t0, &unused);
-      share(T, last - 1, threads, &unused, &t1);
-      int k0 = panel * PANEL, cols = min_int(PANEL, K - k0);
-      i += last - first;
-      if (t1 <= t0) continue;
-      panel_dx(dx, dy, w, pieces + words * (size_t)me, k0, cols, t0, t1, accumulate);
-      if (lr) add_lowrank(dx, s, active, lr, t0, t1, k0, cols, K);
+    int thread = omp_get_thread_num(), i0, i1, t0, t1;
+    share(panels * parts, thread, omp_get_num_threads(), &i0, &i1);
+    for (int i = i0; i < i1; i++) {
+      share(T, i % parts, parts, &t0, &t1);
+      dx_item(&q, i / parts, t0, t1, turned + words * thread);
     }
   }
+}
+
+// the 64 x 64 block (i, j) of dw += a^T b, or with `swap` of its transposition, from panels over n steps of t
+static void dw_block(float *dw, int N, int K, const void *pa, const void *pb, int bf16, int n_t, int n0, int k0, int swap) {
+  int rows = min_int(PANEL, N - n0), cols = min_int(PANEL, K - k0);
+  if (!swap) {
+    OP(gemm_out)(bf16, rows, pa, 4, STEP_BYTES, pb, n_t, cols, dw + (size_t)n0 * K + k0, K, 1);
+    return;
+  }
+  float c[PANEL * PANEL] __attribute__((aligned(64)));
+  OP(gemm)(bf16, cols, pb, 4, STEP_BYTES, pa, n_t, rows, c, PANEL, 0);
+  for (int i = 0; i < rows; i++)
+    for (int j = 0; j < cols; j++) dw[(size_t)(n0 + i) * K + k0 + j] += c[j * PANEL + i];
 }
 
 void OP(linear_bwd_w)(float *dw, tlk_mat a, tlk_mat b, int T, int N, int K) {
-  int bf16 = a.dtype == TLK_BF16 && b.dtype == TLK_BF16, an = n_panels(N), bn = n_panels(K);
-  int threads = threads_for((double)T * N * K);
-  size_t words = (size_t)PANEL * T_BLOCK / (bf16 ? 2 : 1);
-  uint32_t *ap = tlk_cpu_scratch(SCRATCH_A, words * 4 * (size_t)an), *bp = tlk_cpu_scratch(SCRATCH_B, words * 4 * (size_t)bn);
+  int bf16 = a.dtype == TLK_BF16 && b.dtype == TLK_BF16, swap = K < PANEL && N > K;
+  int pk = n_panels(K), threads = threads_for((double)T * N * K);
+  size_t panel_bytes = (size_t)n_steps(min_int(T_BLOCK, T), bf16) * STEP_BYTES;
+  char *pb = tlk_cpu_scratch(SCRATCH_B, panel_bytes * pk);
+  char *pa = tlk_cpu_scratch(SCRATCH_A, panel_bytes * n_panels(min_int(N, COLUMNS_BLOCK)));
 #pragma omp parallel num_threads(threads)
-  for (int t0 = 0; t0 < T; t0 += T_BLOCK) {
-    int t1 = min_int(t0 + T_BLOCK, T);
+  for (int t = 0; t < T; t += T_BLOCK) {
+    int t1 = min_int(T, t + T_BLOCK);
 #pragma omp for schedule(static)
-    for (int i = 0; i < an + bn; i++) {
-      if (i < an) OP(panel_of_columns)(ap + words * (size_t)i, bf16, a, t0, t1, i * PANEL, min_int(PANEL, N - i * PANEL));
-      else OP(panel_of_columns)(bp + words * (size_t)(i - an), bf16, b, t0, t1, (i - an) * PANEL, min_int(PANEL, K - (i - an) * PANEL));
-    }
+    for (int j = 0; j < pk; j++)
+      OP(panel_of_columns)(pb + panel_bytes * j, bf16, b, t, t1, j * PANEL, min_int(PANEL, K - j * PANEL));
+    for (int n = 0; n < N; n += COLUMNS_BLOCK) {
+      int pn = n_panels(min_int(COLUMNS_BLOCK, N - n));
 #pragma omp for schedule(static)
-    for (int i = 0; i < an * bn; i++) {
-      int n0 = i / bn * PANEL, k0 = i % bn * PANEL;
-      OP(gemm_out)(bf16, min_int(PANEL, N - n0), ap + words * (size_t)(i / bn), 4, STEP_BYTES, bp + words * (size_t)(i % bn),
-                   t1 - t0, min_int(PANEL, K - k0), dw + (size_t)n0 * K + k0, K, 1);
+      for (int i = 0; i < pn; i++)
+        OP(panel_of_columns)(pa + panel_bytes * i, bf16, a, t, t1, n + i * PANEL, min_int(PANEL, N - n - i * PANEL));
+#pragma omp for schedule(static)
+      for (int i = 0; i < pn * pk; i++)
+        dw_block(dw, N, K, pa + panel_bytes * (i / pk), pb + panel_bytes * (i % pk), bf16, t1 - t, n + i / pk * PANEL,
+                 i % pk * PANEL, swap);
     }
   }
 }
 
+// Partial sums over blocks of 64 rows, then over blocks in order.
 void OP(colsum)(float *db, tlk_mat dy, int T, int N) {
-#pragma omp parallel for num_threads(threads_for((double)T * N)) schedule(static)
-  for (int n = 0; n < N; n += VL) {
-    vf sum = v_loadn(db + n, N - n, 0);
-    for (int t = 0; t < T; t++) sum += v_load_as(mat_row(dy, t), dy.dtype == TLK_BF16, n, N - n);
-    v_storen(db + n, sum, N - n);
+  int blocks = div_up(T, SUM_ROWS), bf16 = dy.dtype == TLK_BF16, threads = threads_for((double)T * N);
+  float *part = tlk_cpu_scratch(SCRATCH_A, sizeof(float) * (size_t)blocks * N);
+#pragma omp parallel num_threads(threads)
+  {
+#pragma omp for schedule(static)
+    for (int i = 0; i < blocks; i++)
+      for (int n = 0; n < N; n += VL) {
+        vf s = {0};
+        for (int t = i * SUM_ROWS; t < min_int(T, (i + 1) * SUM_ROWS); t++)
+          s += v_load_as(mat_row(dy, t), bf16, n, N - n);
+        v_storen(part + (size_t)i * N + n, s, N - n);
+      }
+#pragma omp for schedule(static)
+    for (int n = 0; n < N; n++) {
+      float s = 0;
+      for (int i = 0; i < blocks; i++) s += part[(size_t)i * N + n];
+      db[n] += s;
+    }
   }
 }

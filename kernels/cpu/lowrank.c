@@ -1,66 +1,87 @@
-// lowrank.c: the small products around a linear's low-rank term y += B (R (A x)), and the gradient of R.
+// lowrank.c: the small products of a low-rank term: A x per row, R z, and the gradient of R.
 //
-// z = A x (T, r) and g = dy B (T, r) are dot products of a row with r vectors: each number is summed by lanes in rising order and
-// the lanes in a fixed tree, so it depends on its row alone. dR sums g z^T over a unit's rows, in double, in order.
+// A number of z is one dot product in an order fixed by K: VL lanes (k mod VL), two accumulators (even and odd registers), then
+// a tree over lanes. Four rows of A are taken at a time, which shares the loads of x and changes no order.
 #include "cpu.h"
 
-// up to 4 of the r vectors at once, so that a row is read once for them
-INLINE void dots(float *z, const void *x, int x_bf16, const float *A, size_t stride, const int n, int K) {
-  vf acc[4] = {(vf){0}, (vf){0}, (vf){0}, (vf){0}};
-  for (int k = 0; k < K; k += VL) {
-    vf v = v_load_as(x, x_bf16, k, K - k);
-#pragma GCC unroll 4
-    for (int a = 0; a < n; a++) acc[a] = v_fma(v, v_loadn(A + (size_t)a * stride + k, K - k, 0), acc[a]);
+enum { AT_ONCE = 4 };
+
+// out[i] = x . A[i] for i < n <= AT_ONCE; x is padded with zeros to a multiple of 2 VL
+INLINE void dots(float *out, const float *x, const float *A, const int n, int K) {
+  vf even[AT_ONCE], odd[AT_ONCE];
+  for (int i = 0; i < n; i++) even[i] = odd[i] = (vf){0};
+  for (int k = 0; k < K; k += 2 * VL) {
+    vf x0 = v_load(x + k), x1 = v_load(x + k + VL);
+    for (int i = 0; i < n; i++) {
+      const float *a = A + (size_t)i * K + k;
+      even[i] = v_fma(v_loadn(a, K - k, 0), x0, even[i]);
+      odd[i] = v_fma(v_loadn(a + VL, max_int(K - k - VL, 0), 0), x1, odd[i]);
+    }
   }
-#pragma GCC unroll 4
-  for (int a = 0; a < n; a++) z[a] = v_sum(acc[a]);
+  for (int i = 0; i < n; i++) out[i] = v_sum(even[i] + odd[i]);
 }
 
 void OP(rows_dot)(float *z, tlk_mat x, const float *A, int r, int T, int K) {
-  int bf16 = x.dtype == TLK_BF16;
-#pragma omp parallel for num_threads(threads_for((double)T * r * K)) schedule(static)
+  int padded = div_up(K, 2 * VL) * 2 * VL, threads = threads_for((double)T * r * K);
+  float *buffers = tlk_cpu_scratch(SCRATCH_C, sizeof(float) * (size_t)padded * threads);
+#pragma omp parallel for num_threads(threads) schedule(static)
   for (int t = 0; t < T; t++) {
-    const void *row = mat_row(x, t);
-    for (int a = 0; a < r; a += 4) {
-      float *out = z + (size_t)t * r + a;
-      const float *at = A + (size_t)a * K;
-      switch (min_int(4, r - a)) {
-      case 1: dots(out, row, bf16, at, (size_t)K, 1, K); break;
-      case 2: dots(out, row, bf16, at, (size_t)K, 2, K); break;
-      case 3: dots(out, row, bf16, at, (size_t)K, 3, K); break;
-      default: dots(out, row, bf16, at, (size_t)K, 4, K); break;
+    float *row = buffers + (size_t)padded * omp_get_thread_num();
+    OP(convert)(row, 0, mat_row(x, t), x.dtype == TLK_BF16, K);
+    for (int k = K; k < padded; k++) row[k] = 0;
+    for (int i = 0; i < r; i += AT_ONCE) {
+      float *out = z + (size_t)t * r + i;
+      const float *a = A + (size_t)i * K;
+      switch (min_int(AT_ONCE, r - i)) {
+      case 1: dots(out, row, a, 1, K); break;
+      case 2: dots(out, row, a, 2, K); break;
+      case 3: dots(out, row, a, 3, K); break;
+      default: dots(out, row, a, 4, K); break;
       }
     }
   }
 }
 
-// s = R z, or R^T z when transposed, of rows t0..t1; active[t] is 0 where the row has no term: variant -1, or R all zero
+static int all_zero(const float *x, int n) {
+  for (int i = 0; i < n; i++)
+    if (x[i] != 0) return 0;
+  return 1;
+}
+
+// s (t1 - t0, r) = R z per row, or z R when transposed; active[t]: the row has a term at all
 void OP(lowrank_s)(float *s, uint8_t *active, const float *z, const tlk_lowrank *lr, int t0, int t1, int transposed) {
-  int r = lr->r, last = -2, last_active = 0;
+  int r = lr->r, last = -2, last_zero = 0;
   for (int t = t0; t < t1; t++) {
     int v = lr->variant ? lr->variant[t] : 0;
-    const float *R = lr->R ? lr->R + (size_t)(v > 0 ? v : 0) * r * r : NULL;
-    if (v != last) {
-      last_active = v >= 0 && !R;
-      for (int i = 0; R && v >= 0 && i < r * r; i++) last_active |= R[i] != 0;
-      last = v;
-    }
-    active[t] = (uint8_t)last_active;
-    if (!last_active) continue;
-    for (int a = 0; a < r; a++) {
-      float sum = R ? 0 : z[(size_t)t * r + a];
-      for (int b = 0; R && b < r; b++) sum += R[transposed ? b * r + a : a * r + b] * z[(size_t)t * r + b];
-      s[(size_t)t * r + a] = sum;
+    const float *R = lr->R && v >= 0 ? lr->R + (size_t)v * r * r : NULL;
+    if (v != last) last_zero = R && all_zero(R, r * r);
+    last = v;
+    active[t] = v >= 0 && !last_zero;
+    float *out = s + (size_t)t * r;
+    const float *in = z + (size_t)t * r;
+    for (int i = 0; i < r; i++) {
+      float sum = 0;
+      if (R && active[t])
+        for (int j = 0; j < r; j++) sum += transposed ? in[j] * R[j * r + i] : R[i * r + j] * in[j];
+      out[i] = R ? sum : in[i];
     }
   }
 }
 
+// One unit after the other, its rows in order, in double; a unit's sum is added to dR once.
 void OP(lowrank_bwd)(double *dR, const float *g, const float *z, const int32_t *unit_off, int n_units, int r) {
-  double work = n_units ? (double)(unit_off[n_units] - unit_off[0]) * r * r : 0;
-#pragma omp parallel for num_threads(threads_for(work)) schedule(static)
-  for (int i = 0; i < n_units; i++)
-    for (int t = unit_off[i]; t < unit_off[i + 1]; t++)
-      for (int a = 0; a < r; a++)
-        for (int b = 0; b < r; b++)
-          dR[((size_t)i * r + a) * r + b] += (double)g[(size_t)t * r + a] * z[(size_t)t * r + b];
+  int rows = n_units ? unit_off[n_units] - unit_off[0] : 0;
+#pragma omp parallel for num_threads(threads_for((double)rows * r * r)) schedule(dynamic)
+  for (int i = 0; i < n_units * r; i++) {
+    int u = i / r, a = i % r;
+    for (int b0 = 0; b0 < r; b0 += 64) {
+      double sum[64] = {0};
+      int n = min_int(64, r - b0);
+      for (int t = unit_off[u]; t < unit_off[u + 1]; t++) {
+        double ga = g[(size_t)t * r + a];
+        for (int b = 0; b < n; b++) sum[b] += ga * z[(size_t)t * r + b0 + b];
+      }
+      for (int b = 0; b < n; b++) dR[((size_t)u * r + a) * r + b0 + b] += sum[b];
+    }
+  }
 }

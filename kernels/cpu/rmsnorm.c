@@ -1,49 +1,61 @@
-// rmsnorm.c: y = x rstd gain with rstd = 1 / sqrt(mean(x^2) + eps) (Zhang & Sennrich 2019), and its gradient.
-//
-//   bwd  with u = dy gain and s = sum_c(u x) rstd^2 / C:   dx += rstd (u - x s),   dgain += sum_t dy x rstd
-// Rows are independent; dgain's columns are, so both are shared among threads without changing a bit.
+// rmsnorm.c: y = x rstd gain with rstd = 1 / sqrt(mean(x^2) + eps) (Zhang & Sennrich 2019), and its gradients:
+//   dx += rstd (gain dy - x rstd^2 mean(gain dy x)),   dgain += sum over rows of dy x rstd.
+// A row is reduced over VL lanes, then a tree. dgain is summed within blocks of 64 rows, then over blocks in order.
 #include "cpu.h"
 
+enum { BLOCK = 64 };
+
 void OP(rmsnorm_fwd)(tlk_mat y, float *rstd, const float *x, const float *gain, float eps, int T, int C) {
-  int bf16 = y.dtype == TLK_BF16;
 #pragma omp parallel for num_threads(threads_for((double)T * C)) schedule(static)
   for (int t = 0; t < T; t++) {
     const float *row = x + (size_t)t * C;
-    vf sum = (vf){0};
+    vf s = {0};
     for (int c = 0; c < C; c += VL) {
       vf v = v_loadn(row + c, C - c, 0);
-      sum = v_fma(v, v, sum);
+      s = v_fma(v, v, s);
     }
-    float r = 1.0f / sqrtf(v_sum(sum) / (float)C + eps);
-    rstd[t] = r;
+    rstd[t] = 1.0f / sqrtf(v_sum(s) / (float)C + eps);
     void *out = mat_row_out(y, t);
-    for (int c = 0; c < C; c += VL) v_store_as(out, bf16, c, v_loadn(row + c, C - c, 0) * v_set(r) * v_loadn(gain + c, C - c, 0), C - c);
+    for (int c = 0; c < C; c += VL) {
+      vf v = v_loadn(row + c, C - c, 0) * v_set(rstd[t]) * v_loadn(gain + c, C - c, 0);
+      v_store_as(out, y.dtype == TLK_BF16, c, v, C - c);
+    }
   }
 }
 
-void OP(rmsnorm_bwd)(float *dx, float *dgain, const float *dy, const float *x, const float *gain, const float *rstd, int T, int C) {
-  int threads = threads_for((double)T * C);
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int t = 0; t < T; t++) {
-    const float *d = dy + (size_t)t * C, *row = x + (size_t)t * C;
-    float *out = dx + (size_t)t * C;
-    vf sum = (vf){0};
-    for (int c = 0; c < C; c += VL)
-      sum = v_fma(v_loadn(d + c, C - c, 0) * v_loadn(gain + c, C - c, 0), v_loadn(row + c, C - c, 0), sum);
-    float r = rstd[t];
-    vf s = v_set(-(v_sum(sum) / (float)C) * r * r);
-    for (int c = 0; c < C; c += VL) {
-      vf u = v_loadn(d + c, C - c, 0) * v_loadn(gain + c, C - c, 0);
-      u = v_fma(v_loadn(row + c, C - c, 0), s, u);
-      v_storen(out + c, v_fma(u, v_set(r), v_loadn(out + c, C - c, 0)), C - c);
-    }
-  }
-  if (!dgain) return;
-#pragma omp parallel for num_threads(threads) schedule(static)
+static void row_bwd(float *dx, float *dgain, const float *dy, const float *x, const float *gain, float rstd, int C) {
+  vf s = {0}, r = v_set(rstd);
+  for (int c = 0; c < C; c += VL)
+    s = v_fma(v_loadn(gain + c, C - c, 0) * v_loadn(dy + c, C - c, 0), v_loadn(x + c, C - c, 0), s);
+  vf m = v_set(v_sum(s) / (float)C * rstd * rstd);
   for (int c = 0; c < C; c += VL) {
-    vf sum = v_loadn(dgain + c, C - c, 0);
-    for (int t = 0; t < T; t++)
-      sum = v_fma(v_loadn(dy + (size_t)t * C + c, C - c, 0) * v_set(rstd[t]), v_loadn(x + (size_t)t * C + c, C - c, 0), sum);
-    v_storen(dgain + c, sum, C - c);
+    vf d = v_loadn(dy + c, C - c, 0), v = v_loadn(x + c, C - c, 0), g = v_loadn(gain + c, C - c, 0);
+    vf u = v_fma(-m, v, g * d);
+    v_storen(dx + c, v_fma(r, u, v_loadn(dx + c, C - c, 0)), C - c);
+    if (dgain) v_storen(dgain + c, v_fma(d * v, r, v_loadn(dgain + c, C - c, 0)), C - c);
+  }
+}
+
+void OP(rmsnorm_bwd)(float *dx, float *dgain, const float *dy, const float *x, const float *gain, const float *rstd, int T,
+                     int C) {
+  int blocks = div_up(T, BLOCK);
+  float *part = dgain ? tlk_cpu_scratch(SCRATCH_A, sizeof(float) * (size_t)blocks * C) : NULL;
+#pragma omp parallel num_threads(threads_for((double)T * C))
+  {
+#pragma omp for schedule(static)
+    for (int i = 0; i < blocks; i++) {
+      float *sum = part ? part + (size_t)i * C : NULL;
+      if (sum) memset(sum, 0, sizeof(float) * (size_t)C);
+      for (int t = i * BLOCK; t < min_int(T, (i + 1) * BLOCK); t++)
+        row_bwd(dx + (size_t)t * C, sum, dy + (size_t)t * C, x + (size_t)t * C, gain, rstd[t], C);
+    }
+    if (part) {
+#pragma omp for schedule(static)
+      for (int c = 0; c < C; c++) {
+        float s = 0;
+        for (int i = 0; i < blocks; i++) s += part[(size_t)i * C + c];
+        dgain[c] += s;
+      }
+    }
   }
 }

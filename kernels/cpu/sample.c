@@ -1,17 +1,31 @@
-// sample.c: one token per row from the LM head, and its logprob, the bits of head_fwd's. What is drawn is defined in
-// kernels/reference/head.c (top_k, then top_p, then min_p, then the inverse of the distribution function in order of ids).
+// sample.c: one token per row from the head, with its log-probability over the whole vocabulary.
 //
-// The logits of a chunk of rows (at most 64 MiB) are held, with the sums of every block of 512. Plain sampling finds the block by
-// its mass and the token within it: no sort, no second pass. With a filter the candidates are cut by a bound first (a token below
-// (1 - top_p) / V of the mass can never be needed; top_k's threshold by selection), and only what is left is sorted.
+// Logits of a chunk of rows are held (at most 64 MB), scaled by 1 / temperature, and reduced block by block as in head.c. Then
+// per row:
+//   greedy         the first block whose largest logit is the row's, then the first such token in it;
+//   plain          the block by cumulative mass, then the token in it by cumulative e^(l - max), in rising order of id;
+//   truncated      only candidates are sorted. With l >= a threshold: for top_k, the k-th largest of the maxima of groups of 64
+//                  tokens (k groups have a token at least that likely, so the k best tokens are all above it); for top_p, a
+//                  distance below the largest logit, widened until the candidates' mass suffices; for min_p, ln(min_p) itself.
+//                  Then, as in the reference: top_k, top_p of those, min_p, and the draw in rising order of id.
 #include "cpu.h"
 
-enum { ROW_BLOCK = 48 };
+enum { CHUNK_BYTES = 64 << 20 };
 
 typedef struct {
   float l;
   int32_t id;
 } candidate;
+
+typedef struct {
+  const float *l;           // (V) scaled logits
+  const head_stats *stats;  // block b at b * stride
+  size_t stride;
+  int V;
+  float max;
+  candidate *list;          // (V)
+  float *heap;              // (ceil(V / 64))
+} row_view;
 
 static int by_logit(const void *a, const void *b) {
   const candidate *x = a, *y = b;
@@ -22,148 +36,173 @@ static int by_id(const void *a, const void *b) {
   const candidate *x = a, *y = b;
   return (x->id > y->id) - (x->id < y->id);
 }
-
-static int32_t argmax(const float *l, const head_stats *s, int V) {
-  int best = 0;
-  for (int b = 1; b < div_up(V, HEAD_BLOCK); b++)
-    if (s[b].max > s[best].max) best = b;
-  for (int j = best * HEAD_BLOCK;; j++)
-    if (l[j] == s[best].max || j == V - 1) return j;
+static int descending(const void *a, const void *b) {
+  float x = *(const float *)a, y = *(const float *)b;
+  return (x < y) - (x > y);
 }
 
-static int32_t plain(const float *l, const head_stats *s, int V, float u) {
-  int blocks = div_up(V, HEAD_BLOCK), last = 0;
-  double max = -INFINITY, total = 0, below = 0;
-  for (int b = 0; b < blocks; b++)
-    if (s[b].max > max) max = s[b].max;
-  for (int b = 0; b < blocks; b++) total += exp((double)s[b].max - max) * s[b].sum;
-  double want = u * total;
-  for (int b = 0; b < blocks; b++) {
-    double mass = exp((double)s[b].max - max) * s[b].sum, sum = below;
-    if (mass > 0) last = b;
-    if (b < blocks - 1 && below + mass <= want) {
-      below += mass;
-      continue;
-    }
-    for (int j = b * HEAD_BLOCK; j < min_int(V, (b + 1) * HEAD_BLOCK); j++) {
-      sum += exp((double)l[j] - max);
-      if (sum > want) return j;
-    }
-    break;  // the block's parts fell short of its sum by rounding: its last token with mass
+static int block_size(const row_view *v, int b) { return min_int(HEAD_BLOCK, v->V - b * HEAD_BLOCK); }
+static int n_blocks(const row_view *v) { return div_up(v->V, HEAD_BLOCK); }
+
+static int greedy(const row_view *v) {
+  for (int b = 0; b < n_blocks(v); b++) {
+    if (v->stats[b * v->stride].max != v->max) continue;
+    for (int j = b * HEAD_BLOCK;; j++)
+      if (v->l[j] == v->max) return j;
   }
-  for (int j = min_int(V, (last + 1) * HEAD_BLOCK) - 1; j > last * HEAD_BLOCK; j--)
-    if (exp((double)l[j] - max) > 0) return j;
-  return last * HEAD_BLOCK;
+  return 0;  // no number among the logits
 }
 
-// the k-th largest of n logits (k from 1), by quickselect in place
-static float kth_largest(float *x, int n, int k) {
-  int lo = 0, hi = n - 1;
-  while (lo < hi) {
-    float pivot = x[lo + (hi - lo) / 2];
-    int i = lo, j = hi;
-    while (i <= j) {
-      while (x[i] > pivot) i++;
-      while (x[j] < pivot) j--;
-      if (i <= j) {
-        float tmp = x[i];
-        x[i++] = x[j], x[j--] = tmp;
-      }
-    }
-    if (k - 1 <= j) hi = j;
-    else if (k - 1 >= i) lo = i;
-    else break;
-  }
-  return x[k - 1];
+static double block_mass(const row_view *v, int b) {
+  const head_stats *s = &v->stats[b * v->stride];
+  return exp((double)s->max - v->max) * s->sum;
 }
 
-static int32_t filtered(const float *l, const head_stats *s, int V, const tlk_sample_row *row, candidate *c, float *tmp) {
-  float max = -INFINITY, bound = -INFINITY;
-  for (int b = 0; b < div_up(V, HEAD_BLOCK); b++) max = s[b].max > max ? s[b].max : max;
-  if (row->top_k > 0 && row->top_k < V) {
-    memcpy(tmp, l, sizeof *tmp * (size_t)V);
-    bound = kth_largest(tmp, V, row->top_k);
-  } else if (row->top_p < 1) {
-    double total = 0;
-    for (int b = 0; b < div_up(V, HEAD_BLOCK); b++) total += exp((double)s[b].max - max) * s[b].sum;
-    bound = max + (float)log((1.0 - row->top_p) * 0.999 * total / V);  // 0.999: clear of rounding
-  } else {
-    bound = max + logf(row->min_p) - 1e-3f;
+static int draw_plain(const row_view *v, float u) {
+  double total = 0, before = 0;
+  int b = 0, last = 0;
+  for (int i = 0; i < n_blocks(v); i++) total += block_mass(v, i);
+  for (; b + 1 < n_blocks(v) && before + block_mass(v, b) <= u * total; b++) before += block_mass(v, b);
+  float e[HEAD_BLOCK];
+  for (int j = 0, n = block_size(v, b); j < n; j += VL)
+    v_storen(e + j, v_exp(v_loadn(v->l + b * HEAD_BLOCK + j, n - j, 0) - v_set(v->max)), n - j);
+  for (int j = 0; j < block_size(v, b); j++) {
+    if (e[j] > 0) last = j;
+    before += e[j];
+    if (e[j] > 0 && before > u * total) return b * HEAD_BLOCK + j;
   }
+  return b * HEAD_BLOCK + last;
+}
+
+// tokens with l >= threshold, in rising order of id
+static int collect(const row_view *v, float threshold) {
   int n = 0;
-  for (int j = 0; j < V; j++)
-    if (l[j] >= bound) c[n++] = (candidate){l[j], j};
-  qsort(c, (size_t)n, sizeof *c, by_logit);
-  double total = 0, head = 0;
-  if (row->top_k > 0 && row->top_k < n) n = row->top_k;
-  if (row->top_p < 1) {
-    if (row->top_k > 0 && row->top_k < V) {
-      for (int i = 0; i < n; i++) total += exp((double)c[i].l - max);
-    } else {
-      for (int b = 0; b < div_up(V, HEAD_BLOCK); b++) total += exp((double)s[b].max - max) * s[b].sum;
-    }
-    for (int i = 0; i < n; i++) {
-      head += exp((double)c[i].l - max);
-      if (head >= row->top_p * total) n = i + 1;
+  for (int b = 0; b < n_blocks(v); b++) {
+    if (v->stats[b * v->stride].max < threshold) continue;
+    for (int j = b * HEAD_BLOCK, end = j + block_size(v, b); j < end; j++) {
+      v->list[n] = (candidate){v->l[j], j};
+      n += v->l[j] >= threshold;
     }
   }
-  while (n > 1 && exp((double)c[n - 1].l - max) < row->min_p) n--;
-  qsort(c, (size_t)n, sizeof *c, by_id);
-  total = 0;
-  for (int i = 0; i < n; i++) total += exp((double)c[i].l - max);
-  double sum = 0;
-  for (int i = 0; i < n; i++) {
-    sum += exp((double)c[i].l - max);
-    if (sum > row->u * total) return c[i].id;
-  }
-  return c[n - 1].id;
+  return n;
 }
 
-static float inverse_temperature(const tlk_sample_row *r) { return r->temperature > 0 ? 1.0f / r->temperature : 1.0f; }
+// a value that at least k tokens reach, high enough to leave few
+static float top_k_threshold(const row_view *v, int k) {
+  int groups = div_up(v->V, PANEL);
+  if (k > groups) return -INFINITY;
+  for (int g = 0; g < groups; g++) {
+    vf m = v_set(-INFINITY);
+    for (int j = g * PANEL; j < min_int(v->V, (g + 1) * PANEL); j += VL) m = v_max(m, v_loadn(v->l + j, v->V - j, -INFINITY));
+    v->heap[g] = v_hmax(m);
+  }
+  qsort(v->heap, (size_t)groups, sizeof(float), descending);
+  return v->heap[k - 1];
+}
 
-// logits (T, V), scaled, and the statistics of their blocks
-static void logits_of(float *l, head_stats *stats, tlk_mat h, const tlk_packed *w, const tlk_sample_row *rows, int T, int threads) {
-  int V = w->N, C = w->K, bf16 = w->compute == TLK_BF16, blocks = div_up(V, HEAD_BLOCK), row_blocks = div_up(T, ROW_BLOCK);
-  ptrdiff_t stride = (ptrdiff_t)h.ld * (bf16 ? 2 : 4);
+static double mass(const row_view *v, float l) { return exp((double)l - v->max); }
+
+// candidates whose mass is at least top_p of the whole
+static int collect_mass(const row_view *v, float top_p) {
+  double total = 0;
+  for (int b = 0; b < n_blocks(v); b++) total += block_mass(v, b);
+  for (float depth = 4;; depth *= 2) {
+    float threshold = depth < 128 ? v->max - depth : -INFINITY;
+    int n = collect(v, threshold);
+    double sum = 0;
+    for (int i = 0; i < n; i++) sum += mass(v, v->list[i].l);
+    if (sum >= top_p * total * (1 + 1e-6) || threshold == -INFINITY) return n;
+  }
+}
+
+static int draw_truncated(const row_view *v, const tlk_sample_row *r) {
+  candidate *c = v->list;
+  int n, top_k = r->top_k > 0 && r->top_k < v->V;
+  double total = 0, sum = 0;
+  if (top_k)
+    n = collect(v, top_k_threshold(v, r->top_k));
+  else if (r->top_p < 1)
+    n = collect_mass(v, r->top_p);
+  else
+    n = collect(v, (float)(v->max + log(r->min_p) - 1e-3));
+  qsort(c, (size_t)n, sizeof *c, by_logit);
+  if (top_k) n = min_int(n, r->top_k);
+  if (r->top_p < 1) {
+    if (top_k)
+      for (int i = 0; i < n; i++) total += mass(v, c[i].l);
+    else
+      for (int b = 0; b < n_blocks(v); b++) total += block_mass(v, b);
+    for (int i = 0; i < n; i++) {
+      sum += mass(v, c[i].l);
+      if (sum >= r->top_p * total) n = i + 1;
+    }
+  }
+  while (n > 1 && mass(v, c[n - 1].l) < r->min_p) n--;
+  qsort(c, (size_t)n, sizeof *c, by_id);
+  total = sum = 0;
+  for (int i = 0; i < n; i++) total += mass(v, c[i].l);
+  for (int i = 0; i < n; i++) {
+    sum += mass(v, c[i].l);
+    if (sum > r->u * total) return c[i].id;
+  }
+  return n ? c[n - 1].id : greedy(v);
+}
+
+static float inverse(float temperature) { return temperature > 0 ? 1.0f / temperature : 1.0f; }
+
+static int choose(const row_view *v, const tlk_sample_row *r) {
+  if (!(r->temperature > 0)) return greedy(v);
+  int all = (r->top_k <= 0 || r->top_k >= v->V) && r->top_p >= 1 && r->min_p <= 0;
+  return all ? draw_plain(v, r->u) : draw_truncated(v, r);
+}
+
+typedef struct {
+  float *logits;       // (rows, Vp)
+  head_stats *stats;   // (blocks, rows)
+  candidate *lists;    // (threads, V)
+  float *heaps;
+  size_t Vp;
+} space;
+
+static void sample_chunk(int32_t *ids, float *logprob, float *entropy, tlk_mat h, const tlk_packed *w,
+                         const tlk_sample_row *rows, int T, int threads, const space *sp) {
+  int blocks = div_up(w->N, HEAD_BLOCK), V = w->N;
 #pragma omp parallel num_threads(threads)
   {
-    int a, b;
-    share(blocks * row_blocks, omp_get_thread_num(), threads, &a, &b);
-    for (int i = a; i < b; i++) {
-      int block = i / row_blocks, v0 = block * HEAD_BLOCK, n = min_int(HEAD_BLOCK, V - v0);
-      int t0 = i % row_blocks * ROW_BLOCK, m = min_int(ROW_BLOCK, T - t0);
-      for (int j = 0; j < n; j += PANEL)
-        OP(gemm_out)(bf16, m, mat_row(h, t0), stride, 4, w->data + (size_t)((v0 + j) / PANEL) * w->panel_words, C,
-                     min_int(PANEL, n - j), l + (size_t)t0 * V + v0 + j, V, 0);
-      for (int t = t0; t < t0 + m; t++)
-        stats[(size_t)t * blocks + block] = OP(head_block_stats)(l + (size_t)t * V + v0, n, inverse_temperature(&rows[t]));
+#pragma omp for schedule(static)
+    for (int b = 0; b < blocks; b++) {
+      int n = OP(head_logits)(sp->logits + b * HEAD_BLOCK, (ptrdiff_t)sp->Vp, h, w, 0, T, b);
+      for (int t = 0; t < T; t++)
+        sp->stats[(size_t)b * T + t] =
+            OP(head_block_stats)(sp->logits + t * sp->Vp + b * HEAD_BLOCK, n, inverse(rows[t].temperature));
+    }
+    int thread = omp_get_thread_num();
+#pragma omp for schedule(dynamic)
+    for (int t = 0; t < T; t++) {
+      row_view v = {sp->logits + t * sp->Vp, sp->stats + t, (size_t)T, V, -INFINITY, sp->lists + (size_t)thread * V,
+                    sp->heaps + (size_t)thread * n_panels(V)};
+      float lse;
+      for (int b = 0; b < blocks; b++) v.max = v.stats[b * v.stride].max > v.max ? v.stats[b * v.stride].max : v.max;
+      ids[t] = choose(&v, &rows[t]);
+      OP(head_finish)(v.stats, blocks, v.stride, &lse, entropy ? &entropy[t] : NULL);
+      logprob[t] = v.l[ids[t]] - lse;
     }
   }
 }
 
-void OP(head_sample)(int32_t *ids, float *logprob, float *entropy, tlk_mat h, const tlk_packed *w, const tlk_sample_row *rows, int T) {
-  int V = w->N, blocks = div_up(V, HEAD_BLOCK), chunk = max_int(1, (int)(((size_t)64 << 20) / sizeof(float) / (size_t)V));
+void OP(head_sample)(int32_t *ids, float *logprob, float *entropy, tlk_mat h, const tlk_packed *w, const tlk_sample_row *rows,
+                     int T) {
+  if (T <= 0) return;
+  size_t Vp = (size_t)n_panels(w->N) * PANEL;
+  int chunk = max_int(1, min_int(T, (int)(CHUNK_BYTES / (Vp * 4)))), threads = threads_for((double)chunk * w->N * w->K);
   h = OP(as_act)(h, T, w->K, w->compute);
-  for (int t0 = 0; t0 < T; t0 += chunk) {
-    int n = min_int(chunk, T - t0), threads = threads_for((double)n * V * w->K);
-    float *l = tlk_cpu_scratch(SCRATCH_A, sizeof *l * (size_t)n * V);
-    head_stats *stats = tlk_cpu_scratch(SCRATCH_B, sizeof *stats * (size_t)n * blocks);
-    candidate *c = tlk_cpu_scratch(SCRATCH_C, sizeof *c * (size_t)V * threads);
-    float *tmp = tlk_cpu_scratch(SCRATCH_D, sizeof *tmp * (size_t)V * threads);
-    logits_of(l, stats, (tlk_mat){mat_row_out(h, t0), h.dtype, h.ld}, w, rows + t0, n, threads);
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-    for (int i = 0; i < n; i++) {
-      const tlk_sample_row *r = &rows[t0 + i];
-      const float *row = l + (size_t)i * V;
-      const head_stats *s = stats + (size_t)i * blocks;
-      size_t me = (size_t)omp_get_thread_num() * (size_t)V;
-      int32_t id = r->temperature <= 0                                                             ? argmax(row, s, V)
-                   : r->top_p < 1 || r->min_p > 0 || (r->top_k > 0 && r->top_k < V) ? filtered(row, s, V, r, c + me, tmp + me)
-                                                                                    : plain(row, s, V, r->u);
-      float lse;
-      OP(head_finish)(s, blocks, 1, &lse, entropy ? &entropy[t0 + i] : NULL);
-      ids[t0 + i] = id;
-      logprob[t0 + i] = row[id] - lse;
-    }
+  space sp = {.Vp = Vp};
+  sp.logits = tlk_cpu_scratch(SCRATCH_A, Vp * 4 * chunk);
+  sp.stats = tlk_cpu_scratch(SCRATCH_B, sizeof(head_stats) * (size_t)div_up(w->N, HEAD_BLOCK) * chunk);
+  sp.lists = tlk_cpu_scratch(SCRATCH_C, sizeof(candidate) * (size_t)w->N * threads);
+  sp.heaps = tlk_cpu_scratch(SCRATCH_D, sizeof(float) * (size_t)n_panels(w->N) * threads);
+  for (int t = 0; t < T; t += chunk) {
+    tlk_mat part = {(void *)(uintptr_t)mat_row(h, t), h.dtype, h.ld};
+    sample_chunk(ids + t, logprob + t, entropy ? entropy + t : NULL, part, w, rows + t, min_int(chunk, T - t), threads, &sp);
   }
 }
