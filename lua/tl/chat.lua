@@ -1,0 +1,65 @@
+--- chat.lua: messages to the text of a prompt, by a model's chat template, as transformers' apply_chat_template(tokenize=False).
+local jinja = require "tl.jinja"
+
+local chat = {}
+
+local REASONING = { "reasoning_content", "thinking", "reasoning" }
+
+-- transformers offers a message's reasoning under the names that templates look for.
+local function with_reasoning(message)
+  if type(message) ~= "table" then error("a message is a table {role = , content = }; got " .. type(message), 0) end
+  local reasoning
+  for _, name in ipairs(REASONING) do
+    if reasoning == nil and message[name] ~= nil and message[name] ~= jinja.none then reasoning = message[name] end
+  end
+  if reasoning == nil then return message end
+  local out, order = {}, {}
+  if message.thinking == nil then order[1] = "thinking" end
+  for _, k in ipairs((getmetatable(message) or {}).__order or {}) do order[#order + 1] = k end
+  for k, v in pairs(message) do out[k] = v end
+  if out.thinking == nil then out.thinking = reasoning end
+  if out.reasoning_content == nil then order[#order + 1] = "reasoning_content" end
+  out.reasoning_content = reasoning
+  return setmetatable(out, { __order = order })
+end
+
+local function context_of(source, messages, o)
+  local list = setmetatable({}, { __array = true })
+  for i, m in ipairs(messages) do list[i] = with_reasoning(m) end
+  local context = { messages = list, tools = jinja.none, documents = jinja.none, add_generation_prompt = false }
+  if source then
+    for name, id in pairs { bos_token = source:bos() or false, eos_token = source:eos() or false } do
+      if id then context[name] = source:token(id) end
+    end
+  end
+  for k, v in pairs(o or {}) do context[k] = v end
+  -- {} from Lua has no mark; here it is a list
+  for _, k in ipairs { "tools", "documents" } do
+    local v = context[k]
+    if type(v) == "table" and v ~= jinja.none and next(v) == nil and not getmetatable(v) then context[k] = setmetatable({}, { __array = true }) end
+  end
+  return context
+end
+
+--- Renders messages {role = , content = , ...}. The first argument is a tokenizer (its template, bos_token and eos_token are
+--- used) or a template's source. Options are the template's variables: add_generation_prompt (false), tools, documents,
+--- bos_token, eos_token and whatever else it reads; chat_template replaces the tokenizer's own.
+---@param tokenizer_or_template table|string
+---@param messages table
+---@param o table?
+---@return string
+function chat.render(tokenizer_or_template, messages, o)
+  if type(messages) ~= "table" then error("messages are a list of {role = , content = }; got " .. type(messages), 2) end
+  if messages.role then error("messages are a list of {role = , content = }; got a single message", 2) end
+  local source = type(tokenizer_or_template) == "table" and tokenizer_or_template or nil
+  local template = o and o.chat_template or source and source:chat_template() or not source and tokenizer_or_template
+  if not template then
+    error(("%s: no chat template (tokenizer_config.json's chat_template, chat_template.jinja or the GGUF's tokenizer.chat_template); "
+      .. "give prompts as text, or a template as chat_template"):format(tostring(source.path)), 2)
+  end
+  local ok, result = pcall(function() return jinja.render(template, context_of(source, messages, o)) end)
+  if not ok then error((source and source.path .. ": " or "") .. tostring(result), 0) end
+  return result
+end
+
+return chat
