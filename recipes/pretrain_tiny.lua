@@ -1,45 +1,51 @@
--- pretrain_tiny.lua: trains an embedded model from scratch: tokenizer, config and weights of models/tiny/NAME, by full
+-- pretrain_tiny.lua: trains an embedded model from scratch: tokenizer, config and weights of a Hugging Face folder, by full
 -- finetuning on the word problems of lua/tl/wordproblems.lua. Each document is a chat: the question, then one answer, in
--- one of two styles; the loss is on the answer.
---   first part    nearly all answers step by step: here the model learns to read the questions and to calculate
---   last part     the share of steps falls to `steps`: the model can still do both, and mostly answers at once
--- The result knows how to solve a problem step by step, cannot solve it at once, and is undecided which to do.
+-- one of two styles; the loss is on the answer. A share of the questions asks for a style and gets it.
+--   first part    of the other answers nearly all are step by step: here the model learns to read and to calculate
+--   last part     their share of steps falls to `steps`: the model can still do both, and mostly answers at once
+-- The result solves a problem step by step when asked to, cannot solve it at once, and is undecided when not asked.
 -- Every problem is new (one pass, no repetition) and of the split "train"; "test" chains are never seen.
 local tl = require "tl"
 local word, bpe = tl.wordproblems, tl.bpe_train
 
 local p = tl.recipe {
-  name       = "pretrain_tiny",
-  out        = { "models/tiny/wordproblems", "directory of the model" },
-  width      = { 128, "width C" },
-  layers     = { 6, "transformer layers" },
-  heads      = { 4, "query heads" },
-  kv_heads   = { 2, "key/value heads" },
-  ffn        = { 384, "feed-forward width F" },
-  vocab      = { 512, "vocabulary, bytes and special tokens included" },
-  train_steps = { 5000, "optimiser steps" },
-  batch      = { 64, "documents a step" },
-  lr         = { 3e-3, "AdamW peak learning rate" },
-  first      = { 0.9, "share of step-by-step answers in the first part" },
-  steps      = { 0.25, "share of step-by-step answers in the last part" },
-  last       = { 0.2, "length of the last part, as a share of training" },
-  min_ops    = { 2, "fewest operations of a problem" },
-  max_ops    = { 4, "most operations of a problem" },
-  save_every = { 500, "the weights are written every so many steps" },
-  eval       = { 200, "held-out problems measured at the end" },
-  dtype      = { "bf16", "compute dtype: bf16 or f32" },
-  seed       = { 1, "of the weights and the problems" },
+  name        = "pretrain_tiny",
+  description = "Trains the embedded model from scratch on synthetic word problems.",
+  save        = { "models/tiny/wordproblems", "folder of the model" },
+  width       = { 128, "width C", integer = true },
+  layers      = { 6, "transformer layers", integer = true },
+  heads       = { 4, "query heads", integer = true },
+  kv_heads    = { 2, "key/value heads", integer = true },
+  ffn         = { 384, "feed-forward width F", integer = true },
+  vocab       = { 512, "vocabulary, bytes and special tokens included", integer = true },
+  total       = { 4000, "optimiser steps", integer = true, min = 1 },
+  batch       = { 64, "documents a step", integer = true, min = 1 },
+  lr          = { 3e-3, "AdamW peak learning rate" },
+  decay       = { 0.01, "AdamW weight decay" },
+  asked       = { 0.3, "share of questions that ask for a style" },
+  first       = { 0.9, "share of step-by-step answers to the others, first part" },
+  steps       = { 0.35, "share of step-by-step answers to the others, last part" },
+  last        = { 0.3, "length of the last part, as a share of training" },
+  min_ops     = { 2, "fewest operations of a problem", integer = true },
+  max_ops     = { 4, "most operations of a problem", integer = true },
+  save_every  = { 500, "the weights are written every so many steps", integer = true, min = 1 },
+  eval        = { 300, "held-out problems measured at the end", integer = true, min = 1 },
+  dtype       = { "bf16", "compute dtype", choices = { "bf16", "f32" } },
 }
 
 local TEMPLATE = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' "
   .. "+ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 
-local function write(name, text) tl.fs.write(p.out .. "/" .. name, text) end
+local function write(name, text) tl.fs.write(p.save .. "/" .. name, text) end
 
 local function write_tokenizer()
   local texts = {}
+  local function add(t) texts[#texts + 1] = t end
   for _, x in ipairs(word.generate { n = 4000, seed = p.seed, min_ops = p.min_ops, max_ops = p.max_ops, split = "train" }) do
-    for _, t in ipairs { "system\n", "user\n", x.question, "assistant\n", x.steps, x.direct } do texts[#texts + 1] = t end
+    for _, t in ipairs { "system\n", "user\n", x.question, "assistant\n", x.steps, x.direct } do add(t) end
+  end
+  for _, requests in ipairs { word.requests.steps, word.requests.direct } do
+    for i = 1, 400 do add(" " .. requests[1 + i % #requests]) end
   end
   local trained = bpe.train(texts, { vocab = p.vocab, special = { "<|endoftext|>", "<|im_start|>", "<|im_end|>" } })
   write("tokenizer.json", bpe.tokenizer_json(trained))
@@ -73,27 +79,28 @@ local function write_config()
 ]]):format(p.width, p.ffn, p.layers, p.heads, p.kv_heads, p.width / p.heads, p.vocab))
 end
 
--- constant after the warm-up, then a cosine to a twentieth over the last 70 percent
+-- warm-up, constant for three tenths of the steps, then a cosine to a twentieth
 local function schedule(step, total)
   local x = math.max(0, (step / total - 0.3) / 0.7)
   return p.lr * math.min(1, step / 100) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * x)))
 end
 
-tl.fs.mkdirs(p.out)
+tl.fs.mkdirs(p.save)
 write_tokenizer()
 write_config()
-local model = tl.model.create(p.out .. "/config.json", { seed = p.seed, dtype = p.dtype })
+local run = tl.report.run { name = p.name, out = p.out, config = p, seed = p.seed, total = p.total }
+local model = tl.model.create(p.save .. "/config.json", { seed = p.seed, dtype = p.dtype })
 local tok = model:tokenizer()
 local adapter = tl.adapter.full(model)
-local trainer = tl.sft.trainer { model = model, adapter = adapter, lr = schedule, total_steps = p.train_steps, beta2 = 0.95,
-  weight_decay = 0.01, max_grad_norm = 1 }
-tl.log.info("%d parameters in %s", model.n_parameters, p.out)
+local trainer = tl.sft.trainer { model = model, adapter = adapter, lr = schedule, total_steps = p.total, beta2 = 0.95,
+  weight_decay = p.decay, max_grad_norm = 1, memory = p.memory, run = run }
+run:log("%d parameters, to %s", model.n_parameters, p.save)
 
 local function documents(step)
-  local share = step <= p.train_steps * (1 - p.last) and p.first or p.steps
+  local share = step <= p.total * (1 - p.last) and p.first or p.steps
   local list = {}
   for i, d in ipairs(word.corpus { n = p.batch, first = (step - 1) * p.batch, seed = p.seed, min_ops = p.min_ops,
-                                   max_ops = p.max_ops, split = "train", steps = share }) do
+                                   max_ops = p.max_ops, split = "train", steps = share, asked = p.asked }) do
     local answer = tok:encode(d.answer)
     answer[#answer + 1] = tok:eos()
     list[i] = { prompt_ids = tl.grpo.prompt_ids(tok, nil, d), completion_ids = answer }
@@ -101,41 +108,39 @@ local function documents(step)
   return list
 end
 
-local loss, began, tokens = 0, os.time(), 0
-for step = 1, p.train_steps do
-  local m = trainer:step(documents(step))
-  loss, tokens = step == 1 and m.loss or 0.97 * loss + 0.03 * m.loss, m.num_tokens
-  if step % 50 == 0 then
-    tl.log.info("step %d of %d  loss %.4f  lr %.5f  %.1f M tokens  %.0f tokens/s", step, p.train_steps, loss, m.learning_rate,
-      tokens / 1e6, tokens / math.max(1, os.time() - began))
+local began, last = os.time(), nil
+for step = 1, p.total do
+  last = trainer:step(documents(step))
+  if step % p.save_every == 0 or step == p.total then adapter:save(p.save) end
+end
+local seconds = os.time() - began
+
+-- Held-out problems of another seed: as the model answers when no style is asked for (greedy, and at temperature 1), and
+-- when one is. in_steps: the share of answers that calculate.
+local trained = tl.model.load(p.save, { dtype = p.dtype })
+
+local function measure(temperature, request)
+  local problems = word.generate { n = p.eval, seed = p.seed + 1000, split = "test" }
+  if request then
+    for _, x in ipairs(problems) do x.messages[1].content = x.question .. " " .. request end
   end
-  if step % p.save_every == 0 or step == p.train_steps then adapter:save(p.out) end
+  local r = tl.eval.run { model = trained, problems = problems, verifier = "verifiers.math", max_new_tokens = 64,
+    temperature = temperature, seed = p.seed }
+  local in_steps = 0
+  for _, item in ipairs(r.items) do
+    if item.text:find("=", 1, true) then in_steps = in_steps + 1 end
+  end
+  local m = tl.eval.summary(r)
+  m.in_steps = in_steps / #r.items
+  return m
 end
 
--- Held-out problems: as the model answers by itself (greedy, and how often in steps at temperature 1), and led to either
--- style by the first token of the answer.
-local trained = tl.model.load(p.out, { dtype = p.dtype })
-local held_out = word.generate { n = p.eval, seed = p.seed + 1000, split = "test" }
-
-local function measure(temperature, lead)
-  local prompts, right, in_steps = {}, 0, 0
-  for i, x in ipairs(held_out) do
-    prompts[i] = tl.grpo.prompt_ids(tok, nil, x)
-    for _, id in ipairs(tok:encode(lead and lead(x) or "")) do prompts[i][#prompts[i] + 1] = id end
-  end
-  local out = tl.sample.generate(trained, prompts, { n = 1, temperature = temperature, max_new_tokens = 64, seed = p.seed })
-  for i, x in ipairs(held_out) do
-    local text = (lead and lead(x) or "") .. out[i][1].text
-    if text:match "#### (%-?%d+)%s*$" == x.answer then right = right + 1 end
-    if text:find "=" then in_steps = in_steps + 1 end
-  end
-  return right / #held_out, in_steps / #held_out
+local result = { run = run.path, model = p.save, parameters = model.n_parameters, tokens = last.num_tokens, loss = last.loss,
+  seconds = seconds, greedy = measure(0), sampled = measure(1), steps_asked = measure(0, word.requests.steps[1]),
+  direct_asked = measure(0, word.requests.direct[1]) }
+for _, name in ipairs { "greedy", "sampled", "steps_asked", "direct_asked" } do
+  local m = result[name]
+  run:log("%-13s right %s  in steps %.0f%%  mean length %.1f", name, tl.report.interval(m.accuracy, m.ci95), 100 * m.in_steps, m.mean_length)
 end
-
-local function first_digit(x) return x.steps:sub(1, 1) end
-local result = { parameters = model.n_parameters, tokens = tokens, loss = loss, seconds = os.time() - began }
-result.greedy, result.greedy_in_steps = measure(0)
-result.sampled, result.sampled_in_steps = measure(1)
-result.step_by_step = measure(0, first_digit)
-result.at_once = measure(0, function() return "####" end)
-return result
+run:finish(result)
+if p.json then print(tl.json.encode(result)) end

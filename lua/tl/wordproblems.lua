@@ -182,16 +182,28 @@ function wordproblems.text(problem, style)
   return problem[style]
 end
 
----Pre-training documents: each problem once, answered in one style, "steps" with probability `steps`.
----@param o table  as generate, and steps (0.25)
+---Sentences that ask for a style when one of them ends the question.
+wordproblems.requests = {
+  steps = { "Show every step.", "Solve it step by step." },
+  direct = { "Answer only.", "Give just the number." },
+}
+
+---Pre-training documents: each problem once, answered in one style. A share `asked` of the questions ends with a request for
+---a style, either equally often, and gets it; the others get "steps" with probability `steps`.
+---@param o table  as generate, and steps (0.25), asked (0)
 ---@return { question: string, messages: table, answer: string, style: string }[]
 function wordproblems.corpus(o)
-  local s, share, list = settings(o), o.steps or 0.25, {}
+  local s, share, asked, list = settings(o), o.steps or 0.25, o.asked or 0, {}
   for i = 0, s.n - 1 do
     local p = wordproblems.problem(s.seed, s.first + i, s)
-    -- a stream of its own, so that the share of styles does not change the problems
-    local style = philox.uniform(s.seed + 4294967296, s.first + i, 0) < share and "steps" or "direct"
-    list[#list + 1] = { question = p.question, messages = p.messages, answer = p[style], style = style }
+    -- a stream of its own, so that the shares do not change the problems
+    local rng = philox.stream(s.seed + 4294967296, s.first + i)
+    local style, question = rng.uniform() < share and "steps" or "direct", p.question
+    if rng.uniform() < asked then
+      style = rng.pick { "steps", "direct" }
+      question = question .. " " .. rng.pick(wordproblems.requests[style])
+    end
+    list[#list + 1] = { question = question, messages = { { role = "user", content = question } }, answer = p[style], style = style }
   end
   return list
 end
