@@ -9,9 +9,12 @@
 #include "host.h"
 #include <errno.h>
 #include <histedit.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/select.h>
 #include <unistd.h>
 #include <wchar.h>
 
@@ -27,27 +30,40 @@ static char *give_prompt(EditLine *el) {
   return (char *)prompt_text;
 }
 
-// One character of UTF-8 from stdin: 1, or 0 at the end, or -1 after a signal.
+// One byte from stdin: 1, 0 at the end, -1 after Ctrl-C. The signal is let in only while waiting, so that one which comes between
+// the look at the flag and the wait is not slept through.
+static int get_byte(char *c) {
+  sigset_t blocked, before;
+  sigemptyset(&blocked);
+  sigaddset(&blocked, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &blocked, &before);
+  int ready;
+  do {
+    fd_set in;
+    FD_ZERO(&in);
+    FD_SET(STDIN_FILENO, &in);
+    ready = tl_interrupted() ? -1 : pselect(STDIN_FILENO + 1, &in, NULL, NULL, NULL, &before);
+  } while (ready < 0 && errno == EINTR && !tl_interrupted());
+  was_interrupted = tl_interrupted();
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (was_interrupted || ready < 0) return -1;
+  ssize_t got = read(STDIN_FILENO, c, 1);
+  if (got > 0 && *c == 0) *c = 4;  // how the terminal hands over a Ctrl-D that was pressed before the prompt came
+  return got > 0 ? 1 : (int)got;
+}
+
+// One character of UTF-8 from stdin: 1, or 0 at the end, or -1 after Ctrl-C.
 static int get_character(EditLine *el, wchar_t *out) {
   (void)el;
   mbstate_t shift = {0};
-  for (int n = 0; n < 8; n++) {
+  for (;;) {
     char c;
-    ssize_t got = read(STDIN_FILENO, &c, 1);
-    if (got == 0) return 0;
-    if (got < 0 && errno == EINTR && !tl_interrupted()) {
-      n--;
-      continue;
-    }
-    if (got < 0) {
-      was_interrupted = errno == EINTR;
-      return -1;
-    }
+    int got = get_byte(&c);
+    if (got <= 0) return got;
     size_t used = mbrtowc(out, &c, 1, &shift);
     if (used == 0 || used == 1) return 1;
-    if (used == (size_t)-1) shift = (mbstate_t){0}, n = 0;  // not UTF-8: leave it out
+    if (used == (size_t)-1) shift = (mbstate_t){0};  // not UTF-8: leave it out
   }
-  return 0;
 }
 
 // The longest beginning that all candidates (a Lua list at index) share.
@@ -157,6 +173,7 @@ int host_readline(lua_State *L) {
   completing = L;
   was_interrupted = false;
   int n = 0;
+  el_set(editor, EL_PREP_TERM, 1);  // before the prompt shows, so that a key pressed on seeing it is not lost to line mode
   const char *line = el_gets(editor, &n);
   completing = NULL;
   if (was_interrupted) {

@@ -17,10 +17,22 @@ F.lua_dir = ffi.string(C.tlrun_lua_dir())
 F.root = ffi.string(C.tlrun_root())
 F.exe = ffi.string(C.tlrun_exe())
 
---- Raises the message of the last failure when status is not 0. level is as the function that calls check would give it to
---- error(): 1 its own line, 2 (the default) its caller's.
+local LIB = F.lua_dir .. "/tl/"
+
+--- Raises a message at the line of the script that called into the library: of the first frame of the stack outside lua/tl.
+function F.raise(message)
+  for level = 2, 100 do
+    local frame = debug.getinfo(level, "Sl")
+    if not frame then break end
+    if frame.currentline > 0 and frame.source:sub(2, #LIB + 1) ~= LIB then error(message, level) end
+  end
+  error(message, 0)
+end
+
+--- Raises the message of the last failure when status is not 0, at the line of the script. (level is what the caller would give to
+--- error(); the line is found without it.)
 function F.check(status, level)
-  if status ~= 0 then error(ffi.string(C.tl_last_error()), (level or 2) + 1) end
+  if status ~= 0 then F.raise(ffi.string(C.tl_last_error())) end
 end
 
 --- Calls fn(..., out) where out is a pointer to a handle, and returns the handle, released by free when it is collected.

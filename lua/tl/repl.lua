@@ -336,6 +336,7 @@ local function finish(seconds, loud, ok, ...)
   else
     local e = ...
     io.stdout:flush()
+    if loud and e.message and e.message:find "interrupted$" then io.stdout:write "\n"; io.stdout:flush() end
     if e.message and e.message ~= "" then io.stderr:write("error: ", e.message, "\n") end
     ok = e.code == 0
   end

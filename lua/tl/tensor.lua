@@ -16,7 +16,7 @@ local POINTERS = { [0] = "float *", "uint16_t *", "uint16_t *", "int32_t *" }
 
 local function dtype_of(name, level)
   local d = DTYPES[name or "f32"]
-  if not d then error("unknown dtype '" .. tostring(name) .. "': f32, bf16, f16 or i32", level + 1) end
+  if not d then F.raise("unknown dtype '" .. tostring(name) .. "': f32, bf16, f16 or i32") end
   return d
 end
 
@@ -37,7 +37,7 @@ end
 
 local function create(dtype, shape, level, device)
   for i, n in ipairs(shape) do
-    if type(n) ~= "number" or n % 1 ~= 0 then error(("dim %d of a tensor must be a whole number; got %s"):format(i, tostring(n)), level + 1) end
+    if type(n) ~= "number" or n % 1 ~= 0 then F.raise(("dim %d of a tensor must be a whole number; got %s"):format(i, tostring(n))) end
   end
   local out = ffi.new "tl_tensor *[1]"
   local d, n = dims_of(shape)
@@ -98,11 +98,11 @@ function tensor.from(values, o)
   local t = create(dtype, shape, 2)
   local index = ffi.new "int64_t[4]"
   local function fill(part, dim)
-    if type(part) ~= "table" or #part ~= shape[dim] then error("tensor.from wants tables of equal length at every level", 3) end
+    if type(part) ~= "table" or #part ~= shape[dim] then F.raise("tensor.from wants tables of equal length at every level") end
     for i = 1, shape[dim] do
       index[dim - 1] = i - 1
       if dim < #shape then fill(part[i], dim + 1)
-      elseif type(part[i]) ~= "number" then error("tensor.from wants numbers; got " .. type(part[i]), 3)
+      elseif type(part[i]) ~= "number" then F.raise("tensor.from wants numbers; got " .. type(part[i]))
       else check(C.tl_tensor_set(t.handle, index, part[i])) end
     end
   end
@@ -114,7 +114,7 @@ end
 function tensor.is(x) return getmetatable(x) == Tensor end
 
 local function want(x, what, level)
-  if not tensor.is(x) then error(what .. " wants a tensor; got " .. type(x), level + 1) end
+  if not tensor.is(x) then F.raise(what .. " wants a tensor; got " .. type(x)) end
   return x
 end
 
@@ -166,7 +166,7 @@ end
 -- ---- elements
 
 local function index_of(self, list, level)
-  if #list ~= #self.shape then error(("%d indices for a tensor of %d dims"):format(#list, #self.shape), level + 1) end
+  if #list ~= #self.shape then F.raise(("%d indices for a tensor of %d dims"):format(#list, #self.shape)) end
   local d = ffi.new "int64_t[4]"
   for i, n in ipairs(list) do d[i - 1] = n - 1 end
   return d
@@ -290,7 +290,7 @@ local function reduce(self, op, dim, level)
     return value[0]
   end
   local shape = { unpack(self.shape) }
-  if not shape[dim] then error(("dim %s of a tensor with %d dims"):format(tostring(dim), #shape), level + 1) end
+  if not shape[dim] then F.raise(("dim %s of a tensor with %d dims"):format(tostring(dim), #shape)) end
   shape[dim] = 1
   local out = create(self.dtype == "i32" and op ~= C.TL_MEAN and op ~= C.TL_NORM and 3 or 0, shape, level)
   check(C.tl_tensor_reduce_dim(out.handle, self.handle, op, dim - 1), level + 1)
@@ -314,7 +314,7 @@ end
 
 --- Truncated singular value decomposition of a matrix (n, k): U (n, r), S (r), V (k, r), and the error reached.
 function methods:svd(rank)
-  if #self.shape ~= 2 then error("svd wants a matrix; this tensor has " .. #self.shape .. " dims", 2) end
+  if #self.shape ~= 2 then F.raise("svd wants a matrix; this tensor has " .. #self.shape .. " dims") end
   local n, k = self.shape[1], self.shape[2]
   rank = rank or math.min(n, k)
   local w = self.dtype == "f32" and self.contiguous and self or self:copy "f32"
@@ -400,6 +400,5 @@ Tensor.__index = function(self, key)
   return methods[key]
 end
 Tensor.__methods = methods
-Tensor.__len = function(self) return self.shape[1] end
 
 return tensor

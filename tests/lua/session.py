@@ -1,0 +1,37 @@
+"""session.py: what the Python-driven tests share: cases that print "ok NAME" or "not ok NAME: why"."""
+import os
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+TLRUN = os.path.join(os.path.join(ROOT, os.environ.get("TL_BUILD_DIR", "build")), "tlrun")
+failures = 0
+
+
+def case(function):
+    """Runs the function at once; its docstring's first line is the case's name."""
+    global failures
+    name = function.__doc__.strip().splitlines()[0]
+    try:
+        function()
+        print("ok", name, flush=True)
+    except Exception as e:  # noqa: BLE001: whatever it is, the case failed
+        failures += 1
+        print(f"not ok {name}: {type(e).__name__}: {str(e)!r}", flush=True)
+    return function
+
+
+def check(condition, why=""):
+    if not condition:
+        raise AssertionError(why)
+
+
+def run(*args, stdin="", env=None, timeout=60, cwd=None):
+    """Exit code, stdout and stderr of tlrun."""
+    done = subprocess.run([TLRUN, *args], input=stdin, capture_output=True, text=True, timeout=timeout, cwd=cwd,
+                          env={**os.environ, **(env or {})})
+    return done.returncode, done.stdout, done.stderr
+
+
+def done():
+    sys.exit(1 if failures else 0)
