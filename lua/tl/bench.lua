@@ -31,7 +31,7 @@ local function random_ids(model, n, stream)
   return ids
 end
 
-local function peak_of(model) return C.tl_machine_gflops(model.info.compute) * 1e9 end
+local function peak_of(model) return C.tl_machine_gflops(model.compute == "f32" and C.TL_F32 or C.TL_BF16) * 1e9 end
 
 --- Decoding: `batch` completions of one prompt of random tokens, `new_tokens` each, at temperature 1.
 --- Returns {tokens_per_s, prefill_tokens_per_s, ms_per_step, roofline_share, peak_rss_bytes, runs}.

@@ -14,6 +14,7 @@
 --- Types and their fields: options.lua. Command line before config file before default. Every recipe also has --seed, --out,
 --- --json, --threads, --device, --memory, --config and --help; a recipe that names one of them itself sets its default and doc.
 --- Words of the command line that are no options are p.args, and are refused unless the recipe has args = "what they are".
+--- A table that the script returns is printed as JSON on stdout with --json. recipe.last is the last p.
 --- A name that the recipe does not have is an error in p too: p.lrr raises, with the nearest right name.
 local F = require "tl.ffi"
 local ffi = require "ffi"
@@ -139,7 +140,8 @@ function recipe.read(spec, argv)
   p.name, p.args = name, rest
   if type(p.threads) == "number" then F.C.tl_set_threads(p.threads) end
   if not recipe.quiet then announce(name, list, p) end
-  return guarded(p, list, given)
+  recipe.last = guarded(p, list, given)
+  return recipe.last
 end
 
 --- Which parameters were given by the command line or the config file (a table of their values).

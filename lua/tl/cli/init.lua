@@ -116,8 +116,10 @@ local function run_script(path, argv)
   if path == "-" then chunk, why = loadstring(io.read "*a", "=stdin") else chunk, why = loadfile(path) end
   if not chunk then options.exit(1, why) end
   _G.arg = { [0] = path, unpack(argv) }
-  local code = chunk(unpack(argv))
-  return type(code) == "number" and code or 0
+  local result = chunk(unpack(argv))
+  local p = package.loaded["tl.recipe"] and require("tl.recipe").last
+  if type(result) == "table" and p and p.json then print(require("tl.json").encode(result)) end  -- what a recipe returns is its document
+  return type(result) == "number" and result or 0
 end
 
 local function run_code(code, argv)
