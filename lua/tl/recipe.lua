@@ -15,6 +15,7 @@
 --- --json, --threads, --device, --memory, --config and --help; a recipe that names one of them itself sets its default and doc.
 --- Words of the command line that are no options are p.args, and are refused unless the recipe has args = "what they are".
 --- A table that the script returns is printed as JSON on stdout with --json. recipe.last is the last p.
+--- What the script returns, when it is a table, is its JSON document: --json prints it on stdout.
 --- A name that the recipe does not have is an error in p too: p.lrr raises, with the nearest right name.
 local F = require "tl.ffi"
 local ffi = require "ffi"

@@ -28,7 +28,7 @@ def check(condition, why=""):
 
 def run(*args, stdin="", env=None, timeout=60, cwd=None):
     """Exit code, stdout and stderr of tlrun."""
-    done = subprocess.run([TLRUN, *args], input=stdin, capture_output=True, text=True, timeout=timeout, cwd=cwd,
+    done = subprocess.run([TLRUN, *args], input=stdin, capture_output=True, text=True, errors="replace", timeout=timeout, cwd=cwd,
                           env={**os.environ, **(env or {})})
     return done.returncode, done.stdout, done.stderr
 

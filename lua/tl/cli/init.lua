@@ -101,10 +101,10 @@ local function run_command(name, command, argv)
     return 0
   end
   if not command.run then options.usage("usage: tlrun %s %s", name, command.usage) end
-  local p = options.resolve(list, given)
-  p.given = given
   local most = command.words or 0
   if #rest > most then options.usage("tlrun %s: unexpected argument '%s'; usage: tlrun %s %s", name, rest[most + 1], name, command.usage or "[options]") end
+  local p = options.resolve(list, given)
+  p.given = given
   F.C.tl_set_threads(p.threads)
   return command.run(p, rest)
 end

@@ -1,0 +1,213 @@
+"""The command line: exit codes, refusals, JSON documents, on a small random model made here.
+
+Catches: a command that exits 0 after a failure, a document that changes shape, more than one line for bad input, a result on
+stderr or progress on stdout, logprobs of the sampler that are not those of `tlrun logprobs`.
+"""
+import json
+import os
+import shutil
+import tempfile
+
+from session import ROOT, case, check, done, run
+
+HOME = tempfile.mkdtemp()
+MODEL = os.path.join(HOME, "model")
+ENV = {"TL_HOME": HOME}
+
+MAKE_MODEL = r"""
+local dir = arg[1]
+tl.fs.mkdirs(dir)
+local config = { model_type = "llama", architectures = { "LlamaForCausalLM" }, hidden_size = 32, intermediate_size = 48, num_hidden_layers = 2,
+  num_attention_heads = 4, num_key_value_heads = 2, head_dim = 8, vocab_size = 300, rms_norm_eps = 1e-5, rope_theta = 10000,
+  max_position_embeddings = 256, tie_word_embeddings = true, hidden_act = "silu", eos_token_id = 0, bos_token_id = 0 }
+tl.json.save(dir .. "/config.json", config)
+local bpe = require "tl.bpe_train"
+local text = "the cat sat on the mat and the dog sat on the log while the rain ran down the drain and the train came in again "
+local t = bpe.train({ text }, { vocab = 270, special = { "<|end|>", "<|user|>" } })
+tl.fs.write(dir .. "/tokenizer.json", bpe.tokenizer_json(t))
+tl.fs.write(dir .. "/tokenizer_config.json", bpe.config_json { eos = "<|end|>", pad = "<|end|>", max_length = 256,
+  chat_template = "{% for m in messages %}<|user|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}:{% endif %}" })
+local m = tl.model.create(dir .. "/config.json", { seed = 1, dtype = "f32" })
+m:save(dir, { dtype = "f32" })
+"""
+
+
+def ok(*args, **kw):
+    """stdout of a command that must succeed"""
+    code, out, err = run(*args, env=ENV, **kw)
+    check(code == 0, f"{args}: {code} {err}")
+    return out
+
+
+def fails(code, words, *args, **kw):
+    got, out, err = run(*args, env=ENV, **kw)
+    check(got == code and words in err, f"{args}: {got} {err!r}")
+    check(out == "" and err.count("\n") == 1 and err.startswith("tlrun: "), f"one line on stderr: {out!r} {err!r}")
+
+
+ok("-e", MAKE_MODEL, MODEL)
+
+
+@case
+def help_texts():
+    """--help of the program and of every command; only what there is is listed"""
+    listed = [line.split()[0] for line in ok("--help").split("commands:\n")[1].split("\n\n")[0].splitlines()]
+    files = sorted(f[:-4].replace("_", "-") for f in os.listdir(os.path.join(ROOT, "lua/tl/cli")) if f != "init.lua")
+    check(listed == files, (listed, files))
+    for name in listed:
+        check(ok(name, "--help").startswith(f"usage: tlrun {name}"), name)
+    check(ok("--version").startswith("tlrun 0."))
+
+
+@case
+def usage_errors():
+    """wrong usage ends with exit code 2 and one line that names what is right"""
+    fails(2, "unknown command 'generat'; did you mean generate?", "generat")
+    fails(2, "unknown option --nonsense", "--nonsense")
+    fails(2, "did you mean --temperature?", "generate", "--temprature", "1")
+    fails(2, "--temperature wants a number from 0; got 'warm'", "generate", "--temperature", "warm")
+    fails(2, "-n wants a whole number", "generate", "-n", "1.5")
+    fails(2, "wants --prompt TEXT or --ids IDS", "generate", "--model", MODEL)
+    fails(2, "--ids is required", "logprobs", "--model", MODEL)
+    fails(2, "'x' is not a token id", "logprobs", "--model", MODEL, "--ids", "1,x")
+    fails(2, "unexpected argument", "logprobs", "more")
+    fails(2, "-e wants", "-e")
+    fails(2, "--compute wants one of", "logprobs", "--compute", "int8")
+
+
+@case
+def failures():
+    """what fails ends with exit code 1 and one line"""
+    fails(1, "no model 'qwenty'", "logprobs", "--model", "qwenty", "--ids", "1,2")
+    fails(1, "the vocabulary has 300", "logprobs", "--model", MODEL, "--ids", "1,300")
+    fails(1, "No such file", "logprobs", "--model", MODEL, "--ids", "@/none")
+    fails(1, "stdin, line 2", "tokenize", "--model", MODEL, "--jsonl", stdin="\n{")
+    fails(1, "did you mean math?", "verify", "--verifier", "mth", stdin="{}")
+    fails(1, "neither a model", "inspect", HOME)
+    fails(1, "(-e):1: no", "-e", "error('no')")
+    fails(1, "/none.lua", "/none.lua")
+    truncated = os.path.join(HOME, "cut")
+    shutil.copytree(MODEL, truncated)
+    with open(os.path.join(truncated, "model.safetensors"), "r+b") as f:
+        f.truncate(1000)
+    fails(1, "model.safetensors", "logprobs", "--model", truncated, "--ids", "1,2")
+
+
+@case
+def logprobs():
+    """logprobs: one number for every id but the first; ids from a file and from stdin"""
+    doc = json.loads(ok("logprobs", "--model", MODEL, "--ids", "5,7,9", "--json"))
+    check(len(doc["logprobs"]) == 2 and all(x < 0 for x in doc["logprobs"]), doc)
+    path = os.path.join(HOME, "ids")
+    with open(path, "w") as f:
+        f.write("[5, 7, 9]\n")
+    check(json.loads(ok("logprobs", "--model", MODEL, "--ids", "@" + path, "--json")) == doc)
+    check(json.loads(ok("logprobs", "--model", MODEL, "--ids", "-", "--json", stdin="5 7\n9")) == doc)
+    bf16 = json.loads(ok("logprobs", "--model", MODEL, "--ids", "5,7,9", "--compute", "bf16", "--json"))["logprobs"]
+    # bf16 keeps 8 bits; logprobs of this flat model are near log(300) = 5.7
+    check(all(abs(a - b) < 0.05 for a, b in zip(bf16, doc["logprobs"])), bf16)
+
+
+@case
+def generate():
+    """generate: completions with text, ids, logprobs and finish_reason, a function of the seed; logprobs are those of logprobs"""
+    args = ("generate", "--model", MODEL, "--prompt", "the cat", "-n", "3", "--max-new-tokens", "6", "--compute", "fp32", "--json")
+    out = ok(*args, "--seed", "4")
+    doc = json.loads(out)["completions"]
+    check(len(doc) == 3)
+    for c in doc:
+        check(set(c) >= {"text", "ids", "logprobs", "finish_reason"} and len(c["ids"]) == len(c["logprobs"]) <= 6, c)
+        check(c["finish_reason"] in ("stop", "length"))
+    check(ok(*args, "--seed", "4") == out and ok(*args, "--seed", "5") != out, "the seed decides")
+    prompt = json.loads(ok("tokenize", "--model", MODEL, "--jsonl", stdin='{"text":"the cat"}\n'))["ids"]
+    ids = ",".join(map(str, prompt + doc[0]["ids"]))
+    again = json.loads(ok("logprobs", "--model", MODEL, "--ids", ids, "--json"))["logprobs"][len(prompt) - 1:]
+    # the same sums in the same order: 9 written digits are what may differ
+    check(all(abs(a - b) < 1e-6 for a, b in zip(again, doc[0]["logprobs"])), (again, doc[0]["logprobs"]))
+    greedy = [json.loads(ok("generate", "--model", MODEL, "--ids", "5,6", "--temperature", "0", "--max-new-tokens", "4", "--json",
+                            "--seed", s))["completions"][0]["ids"] for s in ("1", "2")]
+    check(greedy[0] == greedy[1], "temperature 0 is greedy")
+    fails(2, "--system goes with --chat", "generate", "--model", MODEL, "--prompt", "x", "--system", "y")
+    check(ok("generate", "--model", MODEL, "--prompt", "the", "--chat", "--max-new-tokens", "2").endswith("\n"))
+
+
+@case
+def tokenize():
+    """tokenize: text to ids and back, lines of JSON, special tokens"""
+    ids = ok("tokenize", "--model", MODEL, stdin="the cat<|end|>").split()
+    check(ids[-1] == "0", ids)
+    check(ok("tokenize", "--model", MODEL, "--decode", stdin=" ".join(ids)) == "the cat<|end|>\n")
+    check(ok("tokenize", "--model", MODEL, "--decode", "--no-special", stdin=" ".join(ids)) == "the cat\n")
+    lines = [{"text": "the \u00e4\u4e2d\U0001f600"}, {"text": ""}, {"text": 'a "quote"\n'}]
+    out = ok("tokenize", "--tokenizer", os.path.join(MODEL, "tokenizer.json"), "--jsonl", stdin="".join(json.dumps(x) + "\n" for x in lines))
+    check([list(json.loads(x)) for x in out.splitlines()] == [["ids"]] * 3, out)
+    back = ok("tokenize", "--tokenizer", MODEL, "--jsonl", "--decode", stdin=out)
+    check([json.loads(x) for x in back.splitlines()] == lines, back)
+
+
+@case
+def chat_template():
+    """chat-template: a list, an object, a line each"""
+    message = {"role": "user", "content": "hi"}
+    check(ok("chat-template", "--model", MODEL, stdin=json.dumps([message])) == "<|user|>hi:")
+    out = ok("chat-template", "--model", MODEL, "--jsonl", stdin=json.dumps({"messages": [message], "add_generation_prompt": False}) + "\n")
+    check(json.loads(out) == {"text": "<|user|>hi"}, out)
+    fails(1, "'messages' is missing", "chat-template", "--model", MODEL, stdin="{}")
+
+
+@case
+def verify():
+    """verify: a line in, a line out, in order; an error is an outcome, not a 0"""
+    lines = [{"gold": "7", "response": f"it is\n#### {i}"} for i in range(600)]
+    out = [json.loads(x) for x in ok("verify", "--verifier", "math", stdin="".join(json.dumps(x) + "\n" for x in lines)).splitlines()]
+    check([x["reward"] for x in out] == [1 if i == 7 else 0 for i in range(600)] and all(x["outcome"] == "ok" for x in out))
+    path = os.path.join(HOME, "bad_verifier.lua")
+    with open(path, "w") as f:
+        f.write("return function(problem, completion) if completion.text == 'loop' then while true do end end error('broken') end\n")
+    out = [json.loads(x) for x in ok("verify", "--verifier", path, "--timeout-ms", "200",
+                                     stdin='{"gold":"1","response":"loop"}\n{"gold":"1","response":"x"}\n').splitlines()]
+    check([(x["reward"], x["outcome"]) for x in out] == [(None, "timeout"), (None, "error")] and "broken" in out[1]["message"], out)
+
+
+@case
+def inspect():
+    """inspect: a model, a safetensors file, an adapter"""
+    doc = json.loads(ok("inspect", MODEL, "--json"))
+    check(doc["kind"] == "model" and doc["architecture"] == "llama", doc)
+    doc = json.loads(ok("inspect", os.path.join(MODEL, "model.safetensors"), "--json"))
+    check(doc["kind"] == "safetensors" and doc["n_tensors"] > 10, doc)
+    adapter = os.path.join(HOME, "adapter")
+    ok("-e", f"local m = tl.model.load('{MODEL}') local a = tl.adapter.tinylora(m, {{ u = 13, dtype = 'bf16', init = 0.1 }}) a:save('{adapter}')")
+    doc = json.loads(ok("inspect", adapter, "--json"))
+    check(doc["kind"] == "adapter" and doc["peft_type"] == "TINYLORA" and doc["u"] == 13, doc)
+    with_it = json.loads(ok("logprobs", "--model", MODEL, "--adapter", adapter, "--ids", "5,7,9", "--json"))
+    check(with_it != json.loads(ok("logprobs", "--model", MODEL, "--ids", "5,7,9", "--json")), "an adapter changes logprobs")
+
+
+@case
+def scripts():
+    """a script gets its arguments; what it returns is its JSON document; a number is its exit code"""
+    path = os.path.join(HOME, "script.lua")
+    with open(path, "w") as f:
+        f.write('local tl = require "tl"\nlocal p = tl.recipe { n = { 1, "a number" } }\nreturn { n = p.n, list = tl.json.array {} }\n')
+    check(json.loads(ok(path, "--n", "3", "--json")) == {"n": 3, "list": []})
+    check(ok(path, "--n", "3") == "")
+    with open(path, "w") as f:
+        f.write("return tonumber(arg[1])\n")
+    check(run(path, "7")[0] == 7)
+    check(ok("-", stdin="print(1 + 1)") == "2\n")
+    check(ok("-e", "print(arg[1], ...)", "x", "y") == "x\tx\ty\n")
+
+
+@case
+def interrupted():
+    """tl_interrupt stops a C call under way, which says so"""
+    code = (f"local F = require 'tl.ffi' local m = tl.model.load('{MODEL}') F.C.tl_interrupt() "
+            "local ok, why = pcall(function() local r = tl.sample.generate(m, { { 5, 6 } }, { max_new_tokens = 200 }) return r end) "
+            "F.C.tl_interrupt_clear() print(ok, why)")
+    out = ok("-e", code)
+    check(out.startswith("false") and "interrupted" in out, out)
+
+
+shutil.rmtree(HOME, ignore_errors=True)
+done()
