@@ -35,19 +35,6 @@ function F.check(status, level)
   if status ~= 0 then F.raise(ffi.string(C.tl_last_error())) end
 end
 
---- Calls fn(..., out) where out is a pointer to a handle, and returns the handle, released by free when it is collected.
----@param free function the C function that releases it
----@param ctype string "tl_model"
----@param level integer as for check
-function F.create(free, ctype, level, fn, ...)
-  local out = ffi.new(ctype .. " *[1]")
-  local n = select("#", ...)
-  local args = { ... }
-  args[n + 1] = out
-  F.check(fn(unpack(args, 1, n + 1)), level + 1)
-  return ffi.gc(out[0], free)
-end
-
 --- A C string that the library allocated, as a Lua string; the C string is released.
 function F.take_string(p)
   local s = ffi.string(p)

@@ -145,6 +145,28 @@ def interrupt():
 
 
 @case
+def interrupt_in_c():
+    """Ctrl-C stops a C call at its next safe point and keeps the state"""
+    config = os.path.join(HOME, "config.json")
+    with open(config, "w") as f:
+        f.write('{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 256, "intermediate_size": 512, '
+                '"num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 4096, "rms_norm_eps": 1e-5, '
+                '"rope_theta": 10000, "max_position_embeddings": 8192, "hidden_act": "silu", "tie_word_embeddings": true}')
+    t = terminal()
+    t.line(f"tl.model.create('{config}')", "llama model")
+    t.send("m = _\r")
+    t.expect("\n> ")
+    t.send("tl.sample.generate(m, { { 5 } }, { n = 64, max_new_tokens = 8000, ignore_eos = true })\r")  # many seconds
+    t.expect("\r\n")
+    time.sleep(0.5)
+    t.send("\x03")
+    t.expect("interrupted", 10)
+    t.expect("> ")
+    t.line("m.n_layers, #m:logprobs { 1, 2, 3 }", "6\r\n2\r\n")
+    check(t.close() == 0, "exit code")
+
+
+@case
 def completion():
     """Tab completes globals, parts of tl, fields and methods"""
     t = terminal()
