@@ -390,7 +390,7 @@ local function macro(node, scope, rt)
     for _, name in ipairs(named) do
       if name ~= "caller" and not known[name] then V.set(extra, name, named[name]) end
     end
-    inner.varargs, inner.kwargs = V.slice(V.list(args), #node.parameters), extra
+    inner.varargs, inner.kwargs = V.slice(V.tuple(args), #node.parameters), extra
     inner.caller = named.caller
     local line, result = rt.line, captured(node.body, inner, rt)
     rt.line = line

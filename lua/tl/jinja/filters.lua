@@ -122,7 +122,8 @@ function filters.round(v, args, named)
   if how ~= "common" then V.fail "round's method is 'common', 'ceil' or 'floor'" end
   local _, float = V.number(v)
   local r
-  if digits >= 0 then r = tonumber(("%." .. math.min(digits, 40) .. "f"):format(x)) else r = tonumber(("%.0f"):format(x * 10 ^ digits)) * 10 ^ -digits end
+  if digits >= 0 then r = tonumber(text.fixed(x, math.min(digits, 40)))
+  else r = tonumber(text.fixed(x * 10 ^ digits, 0)) * 10 ^ -digits end
   return (float or how ~= "common") and V.float(r) or r
 end
 function filters.sum(v, args, named)

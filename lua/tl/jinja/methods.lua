@@ -178,11 +178,13 @@ local function formatted(v, align, sign, zero, width, comma, precision, kind)
   elseif kind == "x" or kind == "X" or kind == "o" then
     s = (x < 0 and "-" or "") .. ("%" .. kind):format(math.abs(x))
   elseif kind == "%" then
-    s = ("%." .. (precision or 6) .. "f%%"):format(x * 100)
+    s = text.fixed(x * 100, math.min(precision or 6, 99)) .. "%"
   elseif kind == "g" and not precision then
     s = V.string(v)
+  elseif kind == "f" or kind == "F" then
+    s = text.fixed(x, math.min(precision or 6, 99))
   else
-    s = ("%." .. (precision or 6) .. kind):format(x)
+    s = ("%." .. math.min(precision or 6, 99) .. kind):format(x)
   end
   if comma then
     local minus, whole, rest = s:match "^(%-?)(%d+)(.*)$"
@@ -202,16 +204,13 @@ end
 function methods.percent(s, arguments)
   local list = (getmetatable(arguments) or {}).__tuple and arguments or { arguments }
   local at, n = 1, 0
-  local result = s:gsub("%%(%(?)([^)%%]*%)?)([-+ 0#]*)(%d*)%.?(%d*)([%a%%])", function() return nil end)
   local out = {}
   while true do
-    local i = result:find("%", at, true)
+    local i = s:find("%", at, true)
     if not i then break end
-    out[#out + 1] = result:sub(at, i - 1)
-    local name, flags, width, dot, digits, kind, stop = nil, nil, nil, nil, nil, nil, nil
-    local after = i + 1
-    name, stop = result:match("^%(([^)]*)%)()", after)
-    flags, width, dot, digits, kind, stop = result:match("^([-+ 0#]*)(%d*)(%.?)(%d*)([%a%%])()", stop or after)
+    out[#out + 1] = s:sub(at, i - 1)
+    local name, after = s:match("^%(([^)]*)%)()", i + 1)
+    local flags, width, dot, digits, kind, stop = s:match("^([-+ 0#]*)(%d*)(%.?)(%d*)([%a%%])()", after or i + 1)
     if not kind then V.fail "incomplete format" end
     if kind == "%" then
       out[#out + 1] = "%"
@@ -231,7 +230,7 @@ function methods.percent(s, arguments)
     at = stop
   end
   if n < #list and V.type(arguments) ~= "dict" then V.fail "not all arguments converted during string formatting" end
-  out[#out + 1] = result:sub(at)
+  out[#out + 1] = s:sub(at)
   return table.concat(out)
 end
 

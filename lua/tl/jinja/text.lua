@@ -190,12 +190,13 @@ local function map_case(s, ascii, name)
   local fn = unicode_case(name)
   return (s:gsub(CHAR, function(c)
     if #c == 1 then return ascii(c) end
-    if c == "\195\159" and name == "upper" then return "SS" end
+    if c == "\195\159" and name ~= "lower" then return name == "upper" and "SS" or "Ss" end
     return fn and text.char(fn(text.code(c))) or c
   end))
 end
 function text.upper(s) return map_case(s, string.upper, "upper") end
 function text.lower(s) return map_case(s, string.lower, "lower") end
+local function title_case(c) return map_case(c, string.upper, "title") end
 
 --- Whether a character has case.
 function text.is_cased(c) return text.upper(c) ~= text.lower(c) end
@@ -204,7 +205,7 @@ function text.is_cased(c) return text.upper(c) ~= text.lower(c) end
 function text.title(s)
   local out, inside = text.chars(s), false
   for i, c in ipairs(out) do
-    out[i] = inside and text.lower(c) or text.upper(c)
+    out[i] = inside and text.lower(c) or title_case(c)
     inside = text.is_cased(c)
   end
   return table.concat(out)
@@ -213,7 +214,7 @@ end
 --- str.capitalize.
 function text.capitalize(s)
   local first = s:match("^" .. CHAR)
-  return first and text.upper(first) .. text.lower(s:sub(#first + 1)) or s
+  return first and title_case(first) .. text.lower(s:sub(#first + 1)) or s
 end
 
 --- A number as Python's repr writes it.
@@ -229,6 +230,17 @@ function text.float(x)
       return s
     end
   end
+end
+
+--- x with so many digits after the point; exact halves go to the even digit, as in C and Python (LuaJIT's format: away from 0).
+function text.fixed(x, digits)
+  local y = x * 10 ^ digits
+  if math.abs(y) < 2 ^ 52 and y % 1 == 0.5 and x * 2 ^ (digits + 1) % 1 == 0 then
+    local even = y - 0.5 + (y - 0.5) % 2
+    if even == 0 and x < 0 then return "-" .. ("%." .. digits .. "f"):format(0) end
+    return ("%." .. digits .. "f"):format(even / 10 ^ digits)
+  end
+  return ("%." .. digits .. "f"):format(x)
 end
 
 local ESCAPE = { ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t", ["\\"] = "\\\\" }
