@@ -18,14 +18,14 @@ local p = tl.recipe {
   kv_heads    = { 2, "key/value heads", integer = true },
   ffn         = { 384, "feed-forward width F", integer = true },
   vocab       = { 512, "vocabulary, bytes and special tokens included", integer = true },
-  total       = { 4000, "optimiser steps", integer = true, min = 1 },
+  total       = { 1800, "optimiser steps", integer = true, min = 1 },
   batch       = { 64, "documents a step", integer = true, min = 1 },
   lr          = { 3e-3, "AdamW peak learning rate" },
   decay       = { 0.01, "AdamW weight decay" },
   asked       = { 0.3, "share of questions that ask for a style" },
   first       = { 0.9, "share of step-by-step answers to the others, first part" },
-  steps       = { 0.35, "share of step-by-step answers to the others, last part" },
-  last        = { 0.3, "length of the last part, as a share of training" },
+  steps       = { 0.4, "share of step-by-step answers to the others, last part" },
+  last        = { 0.2, "length of the last part, as a share of training" },
   min_ops     = { 2, "fewest operations of a problem", integer = true },
   max_ops     = { 4, "most operations of a problem", integer = true },
   save_every  = { 500, "the weights are written every so many steps", integer = true, min = 1 },
@@ -39,13 +39,9 @@ local TEMPLATE = "{% for message in messages %}{{ '<|im_start|>' + message['role
 local function write(name, text) tl.fs.write(p.save .. "/" .. name, text) end
 
 local function write_tokenizer()
-  local texts = {}
-  local function add(t) texts[#texts + 1] = t end
+  local texts = { " " .. word.requests.steps, " " .. word.requests.direct }
   for _, x in ipairs(word.generate { n = 4000, seed = p.seed, min_ops = p.min_ops, max_ops = p.max_ops, split = "train" }) do
-    for _, t in ipairs { "system\n", "user\n", x.question, "assistant\n", x.steps, x.direct } do add(t) end
-  end
-  for _, requests in ipairs { word.requests.steps, word.requests.direct } do
-    for i = 1, 400 do add(" " .. requests[1 + i % #requests]) end
+    for _, t in ipairs { "system\n", "user\n", x.question, "assistant\n", x.steps, x.direct } do texts[#texts + 1] = t end
   end
   local trained = bpe.train(texts, { vocab = p.vocab, special = { "<|endoftext|>", "<|im_start|>", "<|im_end|>" } })
   write("tokenizer.json", bpe.tokenizer_json(trained))
@@ -136,11 +132,11 @@ local function measure(temperature, request)
 end
 
 local result = { run = run.path, model = p.save, parameters = model.n_parameters, tokens = last.num_tokens, loss = last.loss,
-  seconds = seconds, greedy = measure(0), sampled = measure(1), steps_asked = measure(0, word.requests.steps[1]),
-  direct_asked = measure(0, word.requests.direct[1]) }
+  seconds = seconds, greedy = measure(0), sampled = measure(1), steps_asked = measure(0, word.requests.steps),
+  direct_asked = measure(0, word.requests.direct) }
 for _, name in ipairs { "greedy", "sampled", "steps_asked", "direct_asked" } do
   local m = result[name]
   run:log("%-13s right %s  in steps %.0f%%  mean length %.1f", name, tl.report.interval(m.accuracy, m.ci95), 100 * m.in_steps, m.mean_length)
 end
 run:finish(result)
-if p.json then print(tl.json.encode(result)) end
+return result

@@ -182,11 +182,8 @@ function wordproblems.text(problem, style)
   return problem[style]
 end
 
----Sentences that ask for a style when one of them ends the question.
-wordproblems.requests = {
-  steps = { "Show every step.", "Solve it step by step." },
-  direct = { "Answer only.", "Give just the number." },
-}
+---Sentences that ask for a style when they end the question.
+wordproblems.requests = { steps = "Show every step.", direct = "Answer only." }
 
 ---Pre-training documents: each problem once, answered in one style. A share `asked` of the questions ends with a request for
 ---a style, either equally often, and gets it; the others get "steps" with probability `steps`.
@@ -197,12 +194,10 @@ function wordproblems.corpus(o)
   for i = 0, s.n - 1 do
     local p = wordproblems.problem(s.seed, s.first + i, s)
     -- a stream of its own, so that the shares do not change the problems
-    local rng = philox.stream(s.seed + 4294967296, s.first + i)
-    local style, question = rng.uniform() < share and "steps" or "direct", p.question
-    if rng.uniform() < asked then
-      style = rng.pick { "steps", "direct" }
-      question = question .. " " .. rng.pick(wordproblems.requests[style])
-    end
+    local function draw(k) return philox.uniform(s.seed + 4294967296, s.first + i, k) end
+    local told, question = draw(0) < asked, p.question
+    local style = draw(1) < (told and 0.5 or share) and "steps" or "direct"
+    if told then question = question .. " " .. wordproblems.requests[style] end
     list[#list + 1] = { question = question, messages = { { role = "user", content = question } }, answer = p[style], style = style }
   end
   return list
