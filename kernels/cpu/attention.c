@@ -76,6 +76,24 @@ static void tile_item(tlk_mat o, float *lse, const attn *a, int t0, int t1, int 
   }
 }
 
+typedef struct {
+  attn a;
+  tlk_mat o;
+  float *lse;
+  const int *tiles;
+  char *base;                              // a thread's space is `each` bytes, its parts of the sizes below
+  size_t each, nq, nk, nv, no, ns;
+} job;
+
+static void item(const void *ctx, int i, int thread) {
+  const job *q = ctx;
+  char *p = q->base + q->each * thread;
+  float *f = (float *)(p + q->nq + q->nk);
+  space sp = {p, (uint32_t *)(p + q->nq), f, f + q->nv / 4, f + (q->nv + q->no) / 4, f + (q->nv + q->no + q->ns) / 4};
+  int tile = i / q->a.G;
+  tile_item(q->o, q->lse, &q->a, q->tiles[tile], q->tiles[tile + 1], i % q->a.G, &sp);
+}
+
 static int longest(const tlk_attn_map *map, int T) {
   int n = 1;
   for (int t = 0; t < T; t++) n = max_int(n, map->kv_len[t]);
@@ -87,21 +105,16 @@ static size_t round64(size_t n) { return (n + 63) / 64 * 64; }
 void OP(attn_fwd)(tlk_mat o, float *lse, tlk_mat q, tlk_mat k, tlk_mat v, const tlk_attn_map *map, float scale, int T, int H,
                   int G, int D) {
   if (T <= 0) return;
-  attn a = {q, k, v, map, scale, H, G, D, q.dtype == TLK_BF16};
-  int rows = max_int(TILE_ROWS, H / G), width = n_panels(D) * PANEL;
-  size_t nq = round64((size_t)rows * D * 4), nk = round64((size_t)D * STEP_BYTES), nv = (size_t)PANEL * width * 4;
-  size_t no = (size_t)rows * width * 4, ns = (size_t)rows * (div_up(longest(map, T), PANEL) + 1) * STEP_BYTES;
-  size_t each = nq + nk + nv + no + ns + round64((size_t)rows * 4);
-  int threads = threads_for((double)T * H * D * 8), n_tiles = 0;
-  char *base = tlk_cpu_scratch(SCRATCH_A, each * threads);
+  int rows = max_int(TILE_ROWS, H / G), n_tiles = 0, threads = tlk_cpu_threads();
+  size_t width = (size_t)n_panels(D) * PANEL;
+  job j = {.a = {q, k, v, map, scale, H, G, D, q.dtype == TLK_BF16}, .o = o, .lse = lse};
+  j.nq = round64((size_t)rows * D * 4), j.nk = (size_t)D * STEP_BYTES, j.nv = PANEL * width * 4, j.no = rows * width * 4;
+  j.ns = (size_t)rows * (div_up(longest(map, T), PANEL) + 1) * STEP_BYTES;
+  j.each = j.nq + j.nk + j.nv + j.no + j.ns + round64((size_t)rows * 4);
+  j.base = tlk_cpu_scratch(SCRATCH_A, j.each * threads);
   int *tiles = tlk_cpu_scratch(SCRATCH_B, sizeof(int) * (size_t)(T + 1));
-  for (int t = 0; t < T; t = tile_end(&a, t, T)) tiles[n_tiles++] = t;
+  for (int t = 0; t < T; t = tile_end(&j.a, t, T)) tiles[n_tiles++] = t;
   tiles[n_tiles] = T;
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-  for (int i = 0; i < n_tiles * G; i++) {
-    char *p = base + each * omp_get_thread_num();
-    float *f = (float *)(p + nq + nk);
-    space sp = {p, (uint32_t *)(p + nq), f, f + nv / 4, f + (nv + no) / 4, f + (nv + no + ns) / 4};
-    tile_item(o, lse, &a, tiles[i / G], tiles[i / G + 1], i % G, &sp);
-  }
+  j.tiles = tiles;
+  tlk_run(n_tiles * G, (double)T * H * D * 2, item, &j);
 }

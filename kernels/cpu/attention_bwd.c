@@ -146,18 +146,28 @@ static void unit(const grads *gr, const attn *a, int u0, int u1, int g, const sp
   }
 }
 
+typedef struct {
+  attn a;
+  grads gr;
+  const int32_t *unit_off;
+  char *base;
+  size_t each;
+  int rows;
+} job;
+
+static void item(const void *ctx, int i, int thread) {
+  const job *q = ctx;
+  space sp;
+  carve(&sp, q->base + q->each * thread, q->rows, q->a.D);
+  unit(&q->gr, &q->a, q->unit_off[i / q->a.G], q->unit_off[i / q->a.G + 1], i % q->a.G, &sp);
+}
+
 void OP(attn_bwd)(tlk_mat dq, tlk_mat dk, tlk_mat dv, tlk_mat d_o, tlk_mat o, const float *lse, tlk_mat q, tlk_mat k, tlk_mat v,
                   const tlk_attn_map *map, const int32_t *unit_off, int n_units, float scale, int T, int H, int G, int D) {
-  attn a = {q, k, v, map, scale, H, G, D, q.dtype == TLK_BF16};
-  grads gr = {dq, dk, dv, d_o, o, lse};
-  int rows = max_int(TILE_ROWS, H / G), threads = threads_for((double)T * H * D * 8);
+  job j = {{q, k, v, map, scale, H, G, D, q.dtype == TLK_BF16}, {dq, dk, dv, d_o, o, lse}, unit_off, NULL, 0, 0};
   space sp;
-  size_t each = carve(&sp, NULL, rows, D);
-  char *base = tlk_cpu_scratch(SCRATCH_A, each * threads);
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-  for (int i = 0; i < n_units * G; i++) {
-    space mine;
-    carve(&mine, base + each * omp_get_thread_num(), rows, D);
-    unit(&gr, &a, unit_off[i / G], unit_off[i / G + 1], i % G, &mine);
-  }
+  j.rows = max_int(TILE_ROWS, H / G);
+  j.each = carve(&sp, NULL, j.rows, D);
+  j.base = tlk_cpu_scratch(SCRATCH_A, j.each * tlk_cpu_threads());
+  tlk_run(n_units * G, (double)T * H * D * 8, item, &j);
 }

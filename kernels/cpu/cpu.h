@@ -4,7 +4,7 @@
 // tlk_linear_fwd_avx2 and so on. table.c gathers an instruction set's functions, dispatch.c chooses among the tables.
 //
 // Memory. Packed weights live as long as their handle. Scratch (scratch.c) is a few buffers that belong to the process, grow
-// on demand and are kept. Ops are called from one thread at a time; inside, OpenMP threads share the work.
+// on demand and are kept. Ops are called from one thread at a time; inside, the threads of pool.c share the work.
 //
 // Panels. The one layout of every right-hand operand B (reduction k, columns j) is the panel of 64 columns:
 //     fp32   panel[k][64]
@@ -16,12 +16,6 @@
 #include "vec.h"
 #include <math.h>
 #include <stdlib.h>
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static inline int omp_get_thread_num(void) { return 0; }
-static inline int omp_get_num_threads(void) { return 1; }
-#endif
 
 #define TLK_PASTE2(name, isa) tlk_##name##_##isa
 #define TLK_PASTE(name, isa) TLK_PASTE2(name, isa)
@@ -49,14 +43,19 @@ static inline void *mat_row_out(tlk_mat m, int t) { return (char *)m.p + (size_t
 // ---- scratch.c
 enum { SCRATCH_A, SCRATCH_B, SCRATCH_C, SCRATCH_D, SCRATCH_E, SCRATCH_ACT, N_SCRATCH };
 void *tlk_cpu_scratch(int slot, size_t bytes);  // 64-byte aligned; content undefined; valid until the slot's next call
+
+// ---- pool.c
+typedef void tlk_task(const void *ctx, int item, int thread);
+// fn(ctx, i, thread) for every item i, shared among threads 0 .. tlk_cpu_threads() - 1; returns when all are done. Items run in
+// any order and must write disjoint memory. cost: about how many vectorised operations on
+// one number in all (a product's multiply-adds count 1/16); small jobs stay on the caller's thread.
+void tlk_run(int items, double cost, tlk_task *fn, const void *ctx);
 int tlk_cpu_threads(void);
 void tlk_cpu_set_threads(int n);
-// threads worth starting for so many multiply-adds or touched numbers
-static inline int threads_for(double work) { return work < 3e4 ? 1 : tlk_cpu_threads(); }
-// thread's share [*a, *b) of n items
-static inline void share(int n, int thread, int threads, int *a, int *b) {
-  *a = (int)((int64_t)n * thread / threads);
-  *b = (int)((int64_t)n * (thread + 1) / threads);
+// part i of n_parts of n things: [*a, *b)
+static inline void share(int n, int i, int n_parts, int *a, int *b) {
+  *a = (int)((int64_t)n * i / n_parts);
+  *b = (int)((int64_t)n * (i + 1) / n_parts);
 }
 
 // ---- gemm.c
@@ -83,9 +82,15 @@ void OP(convert)(void *y, int y_bf16, const void *x, int x_bf16, int n);
 // x in the compute dtype: x itself, or a converted copy in SCRATCH_ACT
 tlk_mat OP(as_act)(tlk_mat x, int T, int C, int compute);
 
-// ---- linear.c
+// ---- packed.c
+void OP(packed_row)(float *row, const tlk_packed *p, int n);  // row (K) = row n in fp32
+
+// ---- lowrank.c
 void OP(lowrank_s)(float *s, uint8_t *active, const float *z, const tlk_lowrank *lr, int t0, int t1, int transposed);
 void OP(rows_dot)(float *z, tlk_mat x, const float *A, int r, int T, int K);  // z (T, r) = A (r, K) x, in a fixed order per number
+
+// ---- linear_bwd.c
+void OP(sum_parts)(float *out, const float *part, int n_parts, int n);  // out (n) += the rows of part (n_parts, n), in order
 
 // ---- head.c
 enum { HEAD_BLOCK = 512 };

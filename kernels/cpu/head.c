@@ -53,31 +53,45 @@ int OP(head_logits)(float *c, ptrdiff_t ld, tlk_mat h, const tlk_packed *w, int 
   return n;
 }
 
+typedef struct {
+  float *logprob, *lse, *entropy;
+  tlk_mat h;
+  const tlk_packed *w;
+  const int32_t *targets;
+  float inv_temp;
+  int T, blocks, parts;
+  head_stats *stats;  // (blocks, T)
+  float *buffers;     // a thread's 48 x 512 logits
+} job;
+
+static void block_part(const void *ctx, int i, int thread) {
+  const job *q = ctx;
+  float *c = q->buffers + (size_t)ROW_BLOCK * HEAD_BLOCK * thread;
+  int b = i / q->parts, v0 = b * HEAD_BLOCK, t0, t1;
+  share(q->T, i % q->parts, q->parts, &t0, &t1);
+  int n = OP(head_logits)(c, HEAD_BLOCK, q->h, q->w, t0, t1, b);
+  for (int t = t0; t < t1; t++) {
+    float *l = c + (size_t)(t - t0) * HEAD_BLOCK;
+    q->stats[(size_t)b * q->T + t] = OP(head_block_stats)(l, n, q->inv_temp);
+    if (q->targets && q->targets[t] >= v0 && q->targets[t] < v0 + n) q->logprob[t] = l[q->targets[t] - v0];
+  }
+}
+
+static void finish_row(const void *ctx, int t, int thread) {
+  const job *q = ctx;
+  OP(head_finish)(q->stats + t, q->blocks, (size_t)q->T, &q->lse[t], q->entropy ? &q->entropy[t] : NULL);
+  if (q->targets) q->logprob[t] -= q->lse[t];
+}
+
 void OP(head_fwd)(float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w, const int32_t *targets,
                   float inv_temp, int T) {
   if (T <= 0) return;
-  int blocks = div_up(w->N, HEAD_BLOCK), parts = div_up(T, ROW_BLOCK), threads = threads_for((double)T * w->N * w->K);
-  h = OP(as_act)(h, T, w->K, w->compute);
-  head_stats *stats = tlk_cpu_scratch(SCRATCH_A, sizeof *stats * (size_t)blocks * T);
-  float *buffers = tlk_cpu_scratch(SCRATCH_B, sizeof(float) * ROW_BLOCK * HEAD_BLOCK * threads);
-#pragma omp parallel num_threads(threads)
-  {
-    float *c = buffers + (size_t)ROW_BLOCK * HEAD_BLOCK * omp_get_thread_num();
-#pragma omp for schedule(static)
-    for (int i = 0; i < blocks * parts; i++) {
-      int b = i / parts, t0, t1, v0 = b * HEAD_BLOCK;
-      share(T, i % parts, parts, &t0, &t1);
-      int n = OP(head_logits)(c, HEAD_BLOCK, h, w, t0, t1, b);
-      for (int t = t0; t < t1; t++) {
-        float *l = c + (size_t)(t - t0) * HEAD_BLOCK;
-        stats[(size_t)b * T + t] = OP(head_block_stats)(l, n, inv_temp);
-        if (targets && targets[t] >= v0 && targets[t] < v0 + n) logprob[t] = l[targets[t] - v0];
-      }
-    }
-#pragma omp for schedule(static)
-    for (int t = 0; t < T; t++) {
-      OP(head_finish)(stats + t, blocks, (size_t)T, &lse[t], entropy ? &entropy[t] : NULL);
-      if (targets) logprob[t] -= lse[t];
-    }
-  }
+  int blocks = div_up(w->N, HEAD_BLOCK);
+  job q = {.logprob = logprob, .lse = lse, .entropy = entropy, .w = w, .targets = targets, .inv_temp = inv_temp, .T = T};
+  q.h = OP(as_act)(h, T, w->K, w->compute);
+  q.blocks = blocks, q.parts = div_up(T, ROW_BLOCK);
+  q.stats = tlk_cpu_scratch(SCRATCH_A, sizeof *q.stats * (size_t)blocks * T);
+  q.buffers = tlk_cpu_scratch(SCRATCH_B, sizeof(float) * ROW_BLOCK * HEAD_BLOCK * tlk_cpu_threads());
+  tlk_run(blocks * q.parts, (double)T * w->N * w->K / 16, block_part, &q);
+  tlk_run(T, (double)T * blocks * 20, finish_row, &q);
 }

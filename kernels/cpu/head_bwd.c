@@ -10,11 +10,18 @@
 enum { ROWS = 1024, LOGIT_ROWS = 48 };
 
 typedef struct {
+  float *dh, *dw;
   tlk_mat h;
   const tlk_packed *w;
   const int32_t *targets;
   const float *lse, *entropy, *dlogprob, *dentropy;
   float inv_temp;
+  int first, rows, block, n, parts;  // the chunk's rows; the block and its tokens; row parts of a chunk
+  tlk_mat dl;                        // (ROWS, 512) act: the block's dlogits
+  float *buffers;                    // a thread's 48 x 512 logits
+  uint32_t *turned;                  // panels over C of the transposed block
+  char *dl_panels, *h_panels;        // for dw: reduction over the chunk's rows
+  size_t turned_words, t_bytes;      // of one panel
 } job;
 
 static void row_dlogits(const job *q, void *out, const float *raw, int t, int v0, int n) {
@@ -31,77 +38,78 @@ static void row_dlogits(const job *q, void *out, const float *raw, int t, int v0
   }
 }
 
-// dlogits of rows t0..t1 of the chunk that starts at row `first`
-static void dlogits(const job *q, tlk_mat dl, float *c, int first, int t0, int t1, int block) {
-  for (int t = t0; t < t1; t += LOGIT_ROWS) {
-    int end = min_int(t1, t + LOGIT_ROWS), n = OP(head_logits)(c, HEAD_BLOCK, q->h, q->w, first + t, first + end, block);
-    for (int i = t; i < end; i++)
-      row_dlogits(q, mat_row_out(dl, i), c + (size_t)(i - t) * HEAD_BLOCK, first + i, block * HEAD_BLOCK, n);
+// items: the panels of the transposed block, then the dlogits of the chunk's row parts
+static void turn_and_dlogits(const void *ctx, int i, int thread) {
+  const job *q = ctx;
+  int pc = n_panels(q->w->K), v0 = q->block * HEAD_BLOCK, t0, t1;
+  if (i < pc) {
+    OP(panel_transposed)(q->turned + i * q->turned_words, q->w, i * PANEL, v0, v0 + q->n);
+    return;
   }
+  share(q->rows, i - pc, q->parts, &t0, &t1);
+  float *c = q->buffers + (size_t)LOGIT_ROWS * HEAD_BLOCK * thread;
+  OP(head_logits)(c, HEAD_BLOCK, q->h, q->w, q->first + t0, q->first + t1, q->block);
+  for (int t = t0; t < t1; t++)
+    row_dlogits(q, mat_row_out(q->dl, t), c + (size_t)(t - t0) * HEAD_BLOCK, q->first + t, v0, q->n);
 }
 
-typedef struct {
-  tlk_mat dl;            // (ROWS, 512) act
-  float *c;              // a thread's logits
-  uint32_t *turned;      // panels over C of the transposed block
-  char *dl_panels, *h_panels;
-  size_t turned_words, t_bytes;  // per panel
-} space;
+// items: dh of the row parts, then (with dw) the dlogits as panels
+static void add_dh(const void *ctx, int i, int thread) {
+  const job *q = ctx;
+  int bf16 = q->w->compute == TLK_BF16, C = q->w->K, t0, t1;
+  if (i >= q->parts) {
+    int c = (i - q->parts) * PANEL;
+    OP(panel_of_columns)(q->dl_panels + (i - q->parts) * q->t_bytes, bf16, q->dl, 0, q->rows, c, min_int(PANEL, q->n - c));
+    return;
+  }
+  share(q->rows, i, q->parts, &t0, &t1);
+  for (int p = 0; p < n_panels(C); p++)
+    OP(gemm_out)(bf16, t1 - t0, mat_row(q->dl, t0), HEAD_BLOCK * (bf16 ? 2 : 4), 4, q->turned + p * q->turned_words, q->n,
+                 min_int(PANEL, C - p * PANEL), q->dh + (size_t)(q->first + t0) * C + p * PANEL, C, q->block > 0);
+}
 
-// dh (chunk) += dlogits W_block and dw_block += dlogits^T h, between barriers of the threads that share the chunk
-static void chunk_block(const job *q, float *dh, float *dw, int first, int rows, int block, const space *sp) {
-  const tlk_packed *w = q->w;
-  int bf16 = w->compute == TLK_BF16, C = w->K, pc = n_panels(C), v0 = block * HEAD_BLOCK, n = min_int(HEAD_BLOCK, w->N - v0);
-  int t0, t1, pn = n_panels(n);
-  share(rows, omp_get_thread_num(), omp_get_num_threads(), &t0, &t1);
-#pragma omp for schedule(static) nowait
-  for (int i = 0; i < pc; i++) OP(panel_transposed)(sp->turned + i * sp->turned_words, w, i * PANEL, v0, v0 + n);
-  dlogits(q, sp->dl, sp->c, first, t0, t1, block);
-#pragma omp barrier
-  for (int i = 0; i < pc; i++)
-    OP(gemm_out)(bf16, t1 - t0, mat_row(sp->dl, t0), HEAD_BLOCK * (bf16 ? 2 : 4), 4, sp->turned + i * sp->turned_words, n,
-                 min_int(PANEL, C - i * PANEL), dh + (size_t)(first + t0) * C + i * PANEL, C, block > 0);
-  if (dw) {
-#pragma omp for schedule(static)
-    for (int i = 0; i < pn; i++)
-      OP(panel_of_columns)(sp->dl_panels + i * sp->t_bytes, bf16, sp->dl, 0, rows, i * PANEL, min_int(PANEL, n - i * PANEL));
-#pragma omp for schedule(static)
-    for (int i = 0; i < pn * pc; i++) {
-      int j = i / pc * PANEL, c = i % pc * PANEL;
-      OP(gemm_out)(bf16, min_int(PANEL, n - j), sp->dl_panels + i / pc * sp->t_bytes, 4, STEP_BYTES,
-                   sp->h_panels + i % pc * sp->t_bytes, rows, min_int(PANEL, C - c), dw + (size_t)(v0 + j) * C + c, C, 1);
-    }
-  } else {
-#pragma omp barrier
+static void add_dw(const void *ctx, int i, int thread) {
+  const job *q = ctx;
+  int C = q->w->K, pc = n_panels(C), j = i / pc * PANEL, c = i % pc * PANEL;
+  OP(gemm_out)(q->w->compute == TLK_BF16, min_int(PANEL, q->n - j), q->dl_panels + i / pc * q->t_bytes, 4, STEP_BYTES,
+               q->h_panels + i % pc * q->t_bytes, q->rows, min_int(PANEL, C - c),
+               q->dw + (size_t)(q->block * HEAD_BLOCK + j) * C + c, C, 1);
+}
+
+static void pack_h(const void *ctx, int i, int thread) {
+  const job *q = ctx;
+  OP(panel_of_columns)(q->h_panels + i * q->t_bytes, q->w->compute == TLK_BF16, q->h, q->first, q->first + q->rows, i * PANEL,
+                       min_int(PANEL, q->w->K - i * PANEL));
+}
+
+static void chunk(job *q) {
+  int C = q->w->K, V = q->w->N, pc = n_panels(C);
+  q->parts = div_up(q->rows, LOGIT_ROWS);
+  if (q->dw) tlk_run(pc, (double)q->rows * C, pack_h, q);
+  for (q->block = 0; q->block < div_up(V, HEAD_BLOCK); q->block++) {
+    q->n = min_int(HEAD_BLOCK, V - q->block * HEAD_BLOCK);
+    double cost = (double)q->rows * C * q->n / 16;
+    tlk_run(pc + q->parts, cost, turn_and_dlogits, q);
+    tlk_run(q->parts + (q->dw ? n_panels(q->n) : 0), cost, add_dh, q);
+    if (q->dw) tlk_run(n_panels(q->n) * pc, cost, add_dw, q);
   }
 }
 
 void OP(head_bwd)(float *dh, float *dw, tlk_mat h, const tlk_packed *w, const int32_t *targets, const float *lse,
                   const float *entropy, const float *dlogprob, const float *dentropy, float inv_temp, int T) {
+  int bf16 = w->compute == TLK_BF16, pc = n_panels(w->K), rows = min_int(T, ROWS);
   if (T <= 0) return;
-  int bf16 = w->compute == TLK_BF16, C = w->K, pc = n_panels(C), threads = threads_for((double)T * w->N * C);
-  int rows = min_int(T, ROWS);
-  job q = {OP(as_act)(h, T, C, w->compute), w, targets, lse, entropy, dlogprob, dentropy, inv_temp};
-  space sp = {.turned_words = (size_t)n_steps(HEAD_BLOCK, bf16) * PANEL, .t_bytes = (size_t)n_steps(rows, bf16) * STEP_BYTES};
-  sp.dl = (tlk_mat){tlk_cpu_scratch(SCRATCH_A, (size_t)rows * HEAD_BLOCK * (bf16 ? 2 : 4)), w->compute, HEAD_BLOCK};
-  sp.turned = tlk_cpu_scratch(SCRATCH_B, sp.turned_words * 4 * pc);
-  float *buffers = tlk_cpu_scratch(SCRATCH_C, sizeof(float) * LOGIT_ROWS * HEAD_BLOCK * threads);
-  if (dw) {
-    sp.h_panels = tlk_cpu_scratch(SCRATCH_D, sp.t_bytes * (pc + n_panels(HEAD_BLOCK)));
-    sp.dl_panels = sp.h_panels + sp.t_bytes * pc;
-  }
-#pragma omp parallel num_threads(threads)
-  {
-    space mine = sp;
-    mine.c = buffers + (size_t)LOGIT_ROWS * HEAD_BLOCK * omp_get_thread_num();
-    for (int t = 0; t < T; t += ROWS) {
-      int n = min_int(ROWS, T - t);
-      if (dw) {
-#pragma omp for schedule(static)
-        for (int i = 0; i < pc; i++)
-          OP(panel_of_columns)(sp.h_panels + i * sp.t_bytes, bf16, q.h, t, t + n, i * PANEL, min_int(PANEL, C - i * PANEL));
-      }
-      for (int b = 0; b < div_up(w->N, HEAD_BLOCK); b++) chunk_block(&q, dh, dw, t, n, b, &mine);
-    }
+  job q = {.dh = dh, .dw = dw, .w = w, .targets = targets, .lse = lse, .entropy = entropy, .inv_temp = inv_temp};
+  q.h = OP(as_act)(h, T, w->K, w->compute), q.dlogprob = dlogprob, q.dentropy = dentropy;
+  q.turned_words = (size_t)n_steps(HEAD_BLOCK, bf16) * PANEL;
+  q.t_bytes = (size_t)n_steps(rows, bf16) * STEP_BYTES;
+  q.dl = (tlk_mat){tlk_cpu_scratch(SCRATCH_A, (size_t)rows * HEAD_BLOCK * (bf16 ? 2 : 4)), w->compute, HEAD_BLOCK};
+  q.turned = tlk_cpu_scratch(SCRATCH_B, q.turned_words * 4 * pc);
+  q.buffers = tlk_cpu_scratch(SCRATCH_C, sizeof(float) * LOGIT_ROWS * HEAD_BLOCK * tlk_cpu_threads());
+  if (dw) q.h_panels = tlk_cpu_scratch(SCRATCH_D, q.t_bytes * (pc + n_panels(HEAD_BLOCK)));
+  if (dw) q.dl_panels = q.h_panels + q.t_bytes * pc;
+  for (q.first = 0; q.first < T; q.first += ROWS) {
+    q.rows = min_int(ROWS, T - q.first);
+    chunk(&q);
   }
 }

@@ -1,6 +1,6 @@
 // linear.c: y (T, N) = x W^T + bias + B (R (A x)), over a packed weight.
 //
-// Work is cut into items of one panel (64 outputs) by up to 48 rows; a thread takes a contiguous run of items, panel by panel,
+// Work is cut into items of one panel (64 outputs) by up to 48 rows; a thread takes runs of neighbouring items, panel by panel,
 // so that a panel is read from memory once. An item's 48 x 64 results are made in a small fp32 buffer, in pieces of K_BLOCK
 // inputs added in order (a piece of a panel fits L2); low-rank term, bias, accumulation and rounding follow while it is in L1.
 // z = A x and s = R z come first, for all rows: r numbers a row.
@@ -40,13 +40,15 @@ typedef struct {
   const float *bias, *B, *s;
   const uint8_t *active;
   int r, T, accumulate, row_blocks;
+  float *bts;   // a thread's B^T of one panel: (r, 64)
+  int *turned;  // and which panel that is; 16 ints apart
 } job;
 
-static void item(const job *q, int panel, int block, const float *bt) {
+static void block(const job *q, int panel, int part, const float *bt) {
   float c[ROW_BLOCK * PANEL] __attribute__((aligned(64)));
   const tlk_packed *w = q->w;
   int t0, t1, bf16 = w->compute == TLK_BF16, n0 = panel * PANEL;
-  share(q->T, block, q->row_blocks, &t0, &t1);
+  share(q->T, part, q->row_blocks, &t0, &t1);
   const char *a = mat_row(q->x, t0);
   ptrdiff_t stride = (ptrdiff_t)q->x.ld * (bf16 ? 2 : 4);
   for (int k = 0; k < w->K; k += K_BLOCK)
@@ -63,32 +65,33 @@ static void turn_b(float *bt, const float *B, int r, int n0, int n) {
   OP(panel_of_rows)((uint32_t *)bt, rows, n, r);
 }
 
+static void item(const void *ctx, int i, int thread) {
+  const job *q = ctx;
+  int panel = i / q->row_blocks;
+  float *bt = q->r ? q->bts + (size_t)thread * q->r * PANEL : NULL;
+  if (q->r && q->turned[thread * 16] != panel) {
+    turn_b(bt, q->B, q->r, panel * PANEL, min_int(PANEL, q->w->N - panel * PANEL));
+    q->turned[thread * 16] = panel;
+  }
+  block(q, panel, i % q->row_blocks, bt);
+}
+
 void OP(linear_fwd)(tlk_mat y, float *z, tlk_mat x, const tlk_packed *w, const float *bias, const tlk_lowrank *lr, int T,
                     int accumulate) {
   if (T <= 0) return;
-  int r = lr ? lr->r : 0, panels = n_panels(w->N), threads = threads_for((double)T * w->N * w->K);
-  job q = {y, OP(as_act)(x, T, w->K, w->compute), w, bias, NULL, NULL, NULL, r, T, accumulate, div_up(T, ROW_BLOCK)};
-  float *bts = NULL;
+  int r = lr ? lr->r : 0, panels = n_panels(w->N), threads = tlk_cpu_threads();
+  job q = {.y = y, .w = w, .bias = bias, .r = r, .T = T, .accumulate = accumulate, .row_blocks = div_up(T, ROW_BLOCK)};
+  q.x = OP(as_act)(x, T, w->K, w->compute);
   if (r) {
     OP(rows_dot)(z, q.x, lr->A, r, T, w->K);
     float *s = tlk_cpu_scratch(SCRATCH_A, (size_t)T * r * 4 + (size_t)T);
     uint8_t *active = (uint8_t *)(s + (size_t)T * r);
     OP(lowrank_s)(s, active, z, lr, 0, T, 0);
     q.B = lr->B, q.s = s, q.active = active;
-    bts = tlk_cpu_scratch(SCRATCH_B, (size_t)r * STEP_BYTES * threads);
+    q.bts = tlk_cpu_scratch(SCRATCH_B, (size_t)r * STEP_BYTES * threads);
+    q.turned = tlk_cpu_scratch(SCRATCH_C, sizeof(int) * 16 * threads);
+    for (int i = 0; i < threads; i++) q.turned[i * 16] = -1;
   }
   if (panels * q.row_blocks % threads && T > 1) q.row_blocks = min_int(q.row_blocks * threads, T);
-  int items = panels * q.row_blocks;
-#pragma omp parallel num_threads(threads)
-  {
-    int thread = omp_get_thread_num(), i0, i1, turned = -1;
-    float *bt = r ? bts + (size_t)thread * r * PANEL : NULL;
-    share(items, thread, omp_get_num_threads(), &i0, &i1);
-    for (int i = i0; i < i1; i++) {
-      int panel = i / q.row_blocks;
-      if (r && panel != turned) turn_b(bt, q.B, r, panel * PANEL, min_int(PANEL, w->N - panel * PANEL));
-      turned = panel;
-      item(&q, panel, i % q.row_blocks, bt);
-    }
-  }
+  tlk_run(panels * q.row_blocks, (double)T * w->N * w->K / 16, item, &q);
 }

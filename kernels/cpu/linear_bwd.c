@@ -17,11 +17,17 @@ typedef struct {
   const tlk_packed *w;
   const float *s, *A;  // s (T, r) = g R
   const uint8_t *active;
-  int r, T, accumulate;
+  int r, T, accumulate, parts;
+  uint32_t *turned;  // a thread's piece of the transposed weight
+  size_t words;
 } dx_job;
 
-static void dx_item(const dx_job *q, int panel, int t0, int t1, uint32_t *turned) {
+static void dx_item(const void *ctx, int item, int thread) {
+  const dx_job *q = ctx;
   const tlk_packed *w = q->w;
+  uint32_t *turned = q->turned + q->words * thread;
+  int panel = item / q->parts, t0, t1;
+  share(q->T, item % q->parts, q->parts, &t0, &t1);
   int bf16 = w->compute == TLK_BF16, k0 = panel * PANEL, cols = min_int(PANEL, w->K - k0), size = bf16 ? 2 : 4;
   float *out = (float *)mat_row_out(q->dx, t0) + k0;
   const char *dy = mat_row(q->dy, t0);
@@ -55,8 +61,9 @@ static void low_g(float *g, tlk_mat dy, const tlk_lowrank *lr, int T, int N) {
 
 void OP(linear_bwd_x)(tlk_mat dx, float *g, tlk_mat dy, const tlk_packed *w, const tlk_lowrank *lr, int T, int accumulate) {
   if (T <= 0) return;
-  int r = lr ? lr->r : 0, panels = n_panels(w->K), threads = threads_for((double)T * w->N * w->K);
-  dx_job q = {dx, OP(as_act)(dy, T, w->N, w->compute), w, NULL, NULL, NULL, r, T, accumulate};
+  int r = lr ? lr->r : 0, panels = n_panels(w->K), threads = tlk_cpu_threads();
+  dx_job q = {.dx = dx, .w = w, .r = r, .T = T, .accumulate = accumulate, .parts = 1};
+  q.dy = OP(as_act)(dy, T, w->N, w->compute);
   if (r) low_g(g, q.dy, lr, T, w->N);
   if (!dx.p) return;
   if (r) {
@@ -65,77 +72,91 @@ void OP(linear_bwd_x)(tlk_mat dx, float *g, tlk_mat dy, const tlk_packed *w, con
     OP(lowrank_s)(s, active, g, lr, 0, T, 1);
     q.s = s, q.active = active, q.A = lr->A;
   }
-  size_t words = (size_t)max_int(n_steps(min_int(div_up(w->N, PANEL) * PANEL, N_BLOCK), w->compute == TLK_BF16), r) * PANEL;
-  uint32_t *turned = tlk_cpu_scratch(SCRATCH_B, words * 4 * threads);
-  int parts = panels % threads == 0 || panels >= 8 * threads ? 1 : min_int(threads, T);
-#pragma omp parallel num_threads(threads)
-  {
-    int thread = omp_get_thread_num(), i0, i1, t0, t1;
-    share(panels * parts, thread, omp_get_num_threads(), &i0, &i1);
-    for (int i = i0; i < i1; i++) {
-      share(T, i % parts, parts, &t0, &t1);
-      dx_item(&q, i / parts, t0, t1, turned + words * thread);
-    }
-  }
+  q.words = (size_t)max_int(n_steps(min_int(div_up(w->N, PANEL) * PANEL, N_BLOCK), w->compute == TLK_BF16), r) * PANEL;
+  q.turned = tlk_cpu_scratch(SCRATCH_B, q.words * 4 * threads);
+  if (panels % threads && panels < 8 * threads) q.parts = min_int(threads, T);
+  tlk_run(panels * q.parts, (double)T * w->N * w->K / 16, dx_item, &q);
 }
 
-// the 64 x 64 block (i, j) of dw += a^T b, or with `swap` of its transposition, from panels over n steps of t
-static void dw_block(float *dw, int N, int K, const void *pa, const void *pb, int bf16, int n_t, int n0, int k0, int swap) {
-  int rows = min_int(PANEL, N - n0), cols = min_int(PANEL, K - k0);
-  if (!swap) {
-    OP(gemm_out)(bf16, rows, pa, 4, STEP_BYTES, pb, n_t, cols, dw + (size_t)n0 * K + k0, K, 1);
+typedef struct {
+  float *dw;
+  tlk_mat a, b;
+  char *pa, *pb;       // panels of a and b over n_t rows from t
+  size_t panel_bytes;
+  int bf16, swap, N, K, t, n_t, n;  // n: first of a's columns in pa
+} dw_job;
+
+static void pack_a(const void *ctx, int i, int thread) {
+  const dw_job *q = ctx;
+  int c = q->n + i * PANEL;
+  OP(panel_of_columns)(q->pa + q->panel_bytes * i, q->bf16, q->a, q->t, q->t + q->n_t, c, min_int(PANEL, q->N - c));
+}
+
+static void pack_b(const void *ctx, int i, int thread) {
+  const dw_job *q = ctx;
+  int c = i * PANEL;
+  OP(panel_of_columns)(q->pb + q->panel_bytes * i, q->bf16, q->b, q->t, q->t + q->n_t, c, min_int(PANEL, q->K - c));
+}
+
+// a 64 x 64 block of dw += a^T b, or with `swap` of its transposition
+static void dw_block(const void *ctx, int item, int thread) {
+  const dw_job *q = ctx;
+  int pk = n_panels(q->K), i = item / pk, j = item % pk, n0 = q->n + i * PANEL, k0 = j * PANEL, K = q->K;
+  int rows = min_int(PANEL, q->N - n0), cols = min_int(PANEL, K - k0);
+  const char *pa = q->pa + q->panel_bytes * i, *pb = q->pb + q->panel_bytes * j;
+  if (!q->swap) {
+    OP(gemm_out)(q->bf16, rows, pa, 4, STEP_BYTES, pb, q->n_t, cols, q->dw + (size_t)n0 * K + k0, K, 1);
     return;
   }
   float c[PANEL * PANEL] __attribute__((aligned(64)));
-  OP(gemm)(bf16, cols, pb, 4, STEP_BYTES, pa, n_t, rows, c, PANEL, 0);
-  for (int i = 0; i < rows; i++)
-    for (int j = 0; j < cols; j++) dw[(size_t)(n0 + i) * K + k0 + j] += c[j * PANEL + i];
+  OP(gemm)(q->bf16, cols, pb, 4, STEP_BYTES, pa, q->n_t, rows, c, PANEL, 0);
+  for (int r = 0; r < rows; r++)
+    for (int k = 0; k < cols; k++) q->dw[(size_t)(n0 + r) * K + k0 + k] += c[k * PANEL + r];
 }
 
 void OP(linear_bwd_w)(float *dw, tlk_mat a, tlk_mat b, int T, int N, int K) {
-  int bf16 = a.dtype == TLK_BF16 && b.dtype == TLK_BF16, swap = K < PANEL && N > K;
-  int pk = n_panels(K), threads = threads_for((double)T * N * K);
-  size_t panel_bytes = (size_t)n_steps(min_int(T_BLOCK, T), bf16) * STEP_BYTES;
-  char *pb = tlk_cpu_scratch(SCRATCH_B, panel_bytes * pk);
-  char *pa = tlk_cpu_scratch(SCRATCH_A, panel_bytes * n_panels(min_int(N, COLUMNS_BLOCK)));
-#pragma omp parallel num_threads(threads)
-  for (int t = 0; t < T; t += T_BLOCK) {
-    int t1 = min_int(T, t + T_BLOCK);
-#pragma omp for schedule(static)
-    for (int j = 0; j < pk; j++)
-      OP(panel_of_columns)(pb + panel_bytes * j, bf16, b, t, t1, j * PANEL, min_int(PANEL, K - j * PANEL));
-    for (int n = 0; n < N; n += COLUMNS_BLOCK) {
-      int pn = n_panels(min_int(COLUMNS_BLOCK, N - n));
-#pragma omp for schedule(static)
-      for (int i = 0; i < pn; i++)
-        OP(panel_of_columns)(pa + panel_bytes * i, bf16, a, t, t1, n + i * PANEL, min_int(PANEL, N - n - i * PANEL));
-#pragma omp for schedule(static)
-      for (int i = 0; i < pn * pk; i++)
-        dw_block(dw, N, K, pa + panel_bytes * (i / pk), pb + panel_bytes * (i % pk), bf16, t1 - t, n + i / pk * PANEL,
-                 i % pk * PANEL, swap);
+  dw_job q = {.dw = dw, .a = a, .b = b, .N = N, .K = K, .bf16 = a.dtype == TLK_BF16 && b.dtype == TLK_BF16};
+  q.swap = K < PANEL && N > K;
+  q.panel_bytes = (size_t)n_steps(min_int(T_BLOCK, T), q.bf16) * STEP_BYTES;
+  q.pa = tlk_cpu_scratch(SCRATCH_A, q.panel_bytes * n_panels(min_int(N, COLUMNS_BLOCK)));
+  q.pb = tlk_cpu_scratch(SCRATCH_B, q.panel_bytes * n_panels(K));
+  for (q.t = 0; q.t < T; q.t += T_BLOCK) {
+    q.n_t = min_int(T_BLOCK, T - q.t);
+    tlk_run(n_panels(K), (double)q.n_t * K, pack_b, &q);
+    for (q.n = 0; q.n < N; q.n += COLUMNS_BLOCK) {
+      int n = min_int(COLUMNS_BLOCK, N - q.n);
+      tlk_run(n_panels(n), (double)q.n_t * n, pack_a, &q);
+      tlk_run(n_panels(n) * n_panels(K), (double)q.n_t * n * K / 16, dw_block, &q);
     }
   }
+}
+
+typedef struct {
+  float *db, *part;
+  tlk_mat dy;
+  int T, N, blocks;
+} sum_job;
+
+static void sum_block(const void *ctx, int i, int thread) {
+  const sum_job *q = ctx;
+  int N = q->N, bf16 = q->dy.dtype == TLK_BF16;
+  for (int n = 0; n < N; n += VL) {
+    vf s = {0};
+    for (int t = i * SUM_ROWS; t < min_int(q->T, (i + 1) * SUM_ROWS); t++) s += v_load_as(mat_row(q->dy, t), bf16, n, N - n);
+    v_storen(q->part + (size_t)i * N + n, s, N - n);
+  }
+}
+
+void OP(sum_parts)(float *out, const float *part, int n_parts, int n) {
+  for (int i = 0; i < n_parts; i++)
+    for (int c = 0; c < n; c += VL)
+      v_storen(out + c, v_loadn(out + c, n - c, 0) + v_loadn(part + (size_t)i * n + c, n - c, 0), n - c);
 }
 
 // Partial sums over blocks of 64 rows, then over blocks in order.
 void OP(colsum)(float *db, tlk_mat dy, int T, int N) {
-  int blocks = div_up(T, SUM_ROWS), bf16 = dy.dtype == TLK_BF16, threads = threads_for((double)T * N);
-  float *part = tlk_cpu_scratch(SCRATCH_A, sizeof(float) * (size_t)blocks * N);
-#pragma omp parallel num_threads(threads)
-  {
-#pragma omp for schedule(static)
-    for (int i = 0; i < blocks; i++)
-      for (int n = 0; n < N; n += VL) {
-        vf s = {0};
-        for (int t = i * SUM_ROWS; t < min_int(T, (i + 1) * SUM_ROWS); t++)
-          s += v_load_as(mat_row(dy, t), bf16, n, N - n);
-        v_storen(part + (size_t)i * N + n, s, N - n);
-      }
-#pragma omp for schedule(static)
-    for (int n = 0; n < N; n++) {
-      float s = 0;
-      for (int i = 0; i < blocks; i++) s += part[(size_t)i * N + n];
-      db[n] += s;
-    }
-  }
+  int blocks = div_up(T, SUM_ROWS);
+  sum_job q = {db, tlk_cpu_scratch(SCRATCH_A, sizeof(float) * (size_t)blocks * N), dy, T, N, blocks};
+  tlk_run(blocks, (double)T * N, sum_block, &q);
+  OP(sum_parts)(db, q.part, blocks, N);
 }

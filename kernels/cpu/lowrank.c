@@ -21,25 +21,36 @@ INLINE void dots(float *out, const float *x, const float *A, const int n, int K)
   for (int i = 0; i < n; i++) out[i] = v_sum(even[i] + odd[i]);
 }
 
-void OP(rows_dot)(float *z, tlk_mat x, const float *A, int r, int T, int K) {
-  int padded = div_up(K, 2 * VL) * 2 * VL, threads = threads_for((double)T * r * K);
-  float *buffers = tlk_cpu_scratch(SCRATCH_C, sizeof(float) * (size_t)padded * threads);
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int t = 0; t < T; t++) {
-    float *row = buffers + (size_t)padded * omp_get_thread_num();
-    OP(convert)(row, 0, mat_row(x, t), x.dtype == TLK_BF16, K);
-    for (int k = K; k < padded; k++) row[k] = 0;
-    for (int i = 0; i < r; i += AT_ONCE) {
-      float *out = z + (size_t)t * r + i;
-      const float *a = A + (size_t)i * K;
-      switch (min_int(AT_ONCE, r - i)) {
-      case 1: dots(out, row, a, 1, K); break;
-      case 2: dots(out, row, a, 2, K); break;
-      case 3: dots(out, row, a, 3, K); break;
-      default: dots(out, row, a, 4, K); break;
-      }
+typedef struct {
+  float *z;
+  tlk_mat x;
+  const float *A;
+  int r, K, padded;
+  float *buffers;  // one padded row a thread
+} dot_job;
+
+static void dot_row(const void *ctx, int t, int thread) {
+  const dot_job *q = ctx;
+  int K = q->K, r = q->r;
+  float *row = q->buffers + (size_t)q->padded * thread;
+  OP(convert)(row, 0, mat_row(q->x, t), q->x.dtype == TLK_BF16, K);
+  for (int k = K; k < q->padded; k++) row[k] = 0;
+  for (int i = 0; i < r; i += AT_ONCE) {
+    float *out = q->z + (size_t)t * r + i;
+    const float *a = q->A + (size_t)i * K;
+    switch (min_int(AT_ONCE, r - i)) {
+    case 1: dots(out, row, a, 1, K); break;
+    case 2: dots(out, row, a, 2, K); break;
+    case 3: dots(out, row, a, 3, K); break;
+    default: dots(out, row, a, 4, K); break;
     }
   }
+}
+
+void OP(rows_dot)(float *z, tlk_mat x, const float *A, int r, int T, int K) {
+  dot_job q = {z, x, A, r, K, div_up(K, 2 * VL) * 2 * VL, NULL};
+  q.buffers = tlk_cpu_scratch(SCRATCH_C, sizeof(float) * (size_t)q.padded * tlk_cpu_threads());
+  tlk_run(T, (double)T * (r + 1) * K, dot_row, &q);
 }
 
 static int all_zero(const float *x, int n) {
@@ -69,19 +80,30 @@ void OP(lowrank_s)(float *s, uint8_t *active, const float *z, const tlk_lowrank 
 }
 
 // One unit after the other, its rows in order, in double; a unit's sum is added to dR once.
-void OP(lowrank_bwd)(double *dR, const float *g, const float *z, const int32_t *unit_off, int n_units, int r) {
-  int rows = n_units ? unit_off[n_units] - unit_off[0] : 0;
-#pragma omp parallel for num_threads(threads_for((double)rows * r * r)) schedule(dynamic)
-  for (int i = 0; i < n_units * r; i++) {
-    int u = i / r, a = i % r;
-    for (int b0 = 0; b0 < r; b0 += 64) {
-      double sum[64] = {0};
-      int n = min_int(64, r - b0);
-      for (int t = unit_off[u]; t < unit_off[u + 1]; t++) {
-        double ga = g[(size_t)t * r + a];
-        for (int b = 0; b < n; b++) sum[b] += ga * z[(size_t)t * r + b0 + b];
-      }
-      for (int b = 0; b < n; b++) dR[((size_t)u * r + a) * r + b0 + b] += sum[b];
+typedef struct {
+  double *dR;
+  const float *g, *z;
+  const int32_t *unit_off;
+  int r;
+} outer_job;
+
+// row a of unit u's dR
+static void outer_row(const void *ctx, int i, int thread) {
+  const outer_job *q = ctx;
+  int r = q->r, u = i / r, a = i % r;
+  for (int b0 = 0; b0 < r; b0 += 64) {
+    double sum[64] = {0};
+    int n = min_int(64, r - b0);
+    for (int t = q->unit_off[u]; t < q->unit_off[u + 1]; t++) {
+      double ga = q->g[(size_t)t * r + a];
+      for (int b = 0; b < n; b++) sum[b] += ga * q->z[(size_t)t * r + b0 + b];
     }
+    for (int b = 0; b < n; b++) q->dR[((size_t)u * r + a) * r + b0 + b] += sum[b];
   }
+}
+
+void OP(lowrank_bwd)(double *dR, const float *g, const float *z, const int32_t *unit_off, int n_units, int r) {
+  outer_job q = {dR, g, z, unit_off, r};
+  int rows = n_units ? unit_off[n_units] - unit_off[0] : 0;
+  tlk_run(n_units * r, (double)rows * r * r, outer_row, &q);
 }

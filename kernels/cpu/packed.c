@@ -31,24 +31,32 @@ static void convert_row(void *out, int bf16, const void *row, int w_dtype, int K
   if (bf16 && (K & 1)) ((uint16_t *)out)[K] = 0;
 }
 
-static void fill(tlk_packed *p, const void *w, int w_dtype) {
-  int bf16 = p->compute == TLK_BF16, threads = threads_for((double)p->N * p->K);
-  size_t row_bytes = (size_t)p->K * tlk_dtype_size(w_dtype), per_thread = (size_t)p->steps * STEP_BYTES;
-  int direct = w_dtype == p->compute && !(bf16 && (p->K & 1));
-  char *scratch = direct ? NULL : tlk_cpu_scratch(SCRATCH_A, per_thread * threads);
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int i = 0; i < n_panels(p->N); i++) {
-    const void *rows[PANEL];
-    int n = min_int(PANEL, p->N - i * PANEL);
-    for (int r = 0; r < n; r++) {
-      rows[r] = (const char *)w + (size_t)(i * PANEL + r) * row_bytes;
-      if (direct) continue;
-      char *tmp = scratch + per_thread * omp_get_thread_num() + (size_t)r * p->steps * 4;
-      convert_row(tmp, bf16, rows[r], w_dtype, p->K);
-      rows[r] = tmp;
-    }
-    OP(panel_of_rows)(p->data + (size_t)i * p->panel_words, rows, n, p->steps);
+typedef struct {
+  tlk_packed *p;
+  const void *w;
+  int w_dtype, direct;  // direct: rows are whole words of the right kind as they are
+  char *scratch;        // 64 converted rows a thread
+} fill_job;
+
+static void fill_panel(const void *ctx, int i, int thread) {
+  const fill_job *q = ctx;
+  tlk_packed *p = q->p;
+  const void *rows[PANEL];
+  int n = min_int(PANEL, p->N - i * PANEL);
+  for (int r = 0; r < n; r++) {
+    rows[r] = (const char *)q->w + (size_t)(i * PANEL + r) * p->K * tlk_dtype_size(q->w_dtype);
+    if (q->direct) continue;
+    char *tmp = q->scratch + ((size_t)thread * PANEL + r) * p->steps * 4;
+    convert_row(tmp, p->compute == TLK_BF16, rows[r], q->w_dtype, p->K);
+    rows[r] = tmp;
   }
+  OP(panel_of_rows)(p->data + (size_t)i * p->panel_words, rows, n, p->steps);
+}
+
+static void fill(tlk_packed *p, const void *w, int w_dtype) {
+  fill_job q = {p, w, w_dtype, w_dtype == p->compute && !(p->compute == TLK_BF16 && (p->K & 1)), NULL};
+  if (!q.direct) q.scratch = tlk_cpu_scratch(SCRATCH_A, (size_t)p->steps * STEP_BYTES * tlk_cpu_threads());
+  tlk_run(n_panels(p->N), (double)p->N * p->K, fill_panel, &q);
 }
 
 // Large weights are aligned to and advised as huge pages: a panel's steps then do not miss the TLB.
@@ -72,21 +80,31 @@ tlk_packed *OP(pack)(const void *w, int w_dtype, int N, int K, int compute) {
 
 void OP(repack)(tlk_packed *p, const float *w) { fill(p, w, TLK_F32); }
 
-void OP(unpack)(float *w, const tlk_packed *p, int n0, int n1) {
+void OP(packed_row)(float *row, const tlk_packed *p, int n) {
+  const uint32_t *from = p->data + (size_t)(n / PANEL) * p->panel_words + n % PANEL;
   int bf16 = p->compute == TLK_BF16;
-#pragma omp parallel for num_threads(threads_for((double)(n1 - n0) * p->K)) schedule(static)
-  for (int n = n0; n < n1; n++) {
-    const uint32_t *from = p->data + (size_t)(n / PANEL) * p->panel_words + n % PANEL;
-    float *to = w + (size_t)(n - n0) * p->K;
-    for (int k = 0; k < p->K; k++) {
-      union { uint32_t u; float f; } x;
-      if (bf16)
-        x.u = k & 1 ? from[(size_t)(k / 2) * PANEL] & 0xffff0000u : from[(size_t)(k / 2) * PANEL] << 16;
-      else
-        x.u = from[(size_t)k * PANEL];
-      to[k] = x.f;
-    }
+  for (int s = 0; s < p->steps; s++, from += PANEL) {
+    if (s + 8 < p->steps) __builtin_prefetch(from + 8 * PANEL);
+    uint32_t low = bf16 ? *from << 16 : *from, high = *from & 0xffff0000u;
+    memcpy(row + (bf16 ? 2 * s : s), &low, 4);
+    if (bf16 && 2 * s + 1 < p->K) memcpy(row + 2 * s + 1, &high, 4);
   }
+}
+
+typedef struct {
+  float *w;
+  const tlk_packed *p;
+  int n0;
+} unpack_job;
+
+static void unpack_row(const void *ctx, int i, int thread) {
+  const unpack_job *q = ctx;
+  OP(packed_row)(q->w + (size_t)i * q->p->K, q->p, q->n0 + i);
+}
+
+void OP(unpack)(float *w, const tlk_packed *p, int n0, int n1) {
+  unpack_job q = {w, p, n0};
+  tlk_run(n1 - n0, (double)(n1 - n0) * p->K, unpack_row, &q);
 }
 
 void OP(packed_free)(tlk_packed *p) {

@@ -5,22 +5,32 @@
 
 enum { BLOCK = 64 };
 
-void OP(rmsnorm_fwd)(tlk_mat y, float *rstd, const float *x, const float *gain, float eps, int T, int C) {
-#pragma omp parallel for num_threads(threads_for((double)T * C)) schedule(static)
-  for (int t = 0; t < T; t++) {
-    const float *row = x + (size_t)t * C;
-    vf s = {0};
-    for (int c = 0; c < C; c += VL) {
-      vf v = v_loadn(row + c, C - c, 0);
-      s = v_fma(v, v, s);
-    }
-    rstd[t] = 1.0f / sqrtf(v_sum(s) / (float)C + eps);
-    void *out = mat_row_out(y, t);
-    for (int c = 0; c < C; c += VL) {
-      vf v = v_loadn(row + c, C - c, 0) * v_set(rstd[t]) * v_loadn(gain + c, C - c, 0);
-      v_store_as(out, y.dtype == TLK_BF16, c, v, C - c);
-    }
+typedef struct {
+  tlk_mat y;
+  float *rstd;
+  const float *x, *gain;
+  float eps;
+  int C;
+} fwd_job;
+
+static void fwd_row(const void *ctx, int t, int thread) {
+  const fwd_job *q = ctx;
+  int C = q->C;
+  const float *row = q->x + (size_t)t * C;
+  void *out = mat_row_out(q->y, t);
+  vf s = {0};
+  for (int c = 0; c < C; c += VL) {
+    vf v = v_loadn(row + c, C - c, 0);
+    s = v_fma(v, v, s);
   }
+  float rstd = q->rstd[t] = 1.0f / sqrtf(v_sum(s) / (float)C + q->eps);
+  for (int c = 0; c < C; c += VL)
+    v_store_as(out, q->y.dtype == TLK_BF16, c, v_loadn(row + c, C - c, 0) * v_set(rstd) * v_loadn(q->gain + c, C - c, 0), C - c);
+}
+
+void OP(rmsnorm_fwd)(tlk_mat y, float *rstd, const float *x, const float *gain, float eps, int T, int C) {
+  fwd_job q = {y, rstd, x, gain, eps, C};
+  tlk_run(T, (double)T * C, fwd_row, &q);
 }
 
 static void row_bwd(float *dx, float *dgain, const float *dy, const float *x, const float *gain, float rstd, int C) {
@@ -36,26 +46,25 @@ static void row_bwd(float *dx, float *dgain, const float *dy, const float *x, co
   }
 }
 
+typedef struct {
+  float *dx, *part;  // part (blocks, C) or NULL
+  const float *dy, *x, *gain, *rstd;
+  int T, C;
+} bwd_job;
+
+static void bwd_block(const void *ctx, int i, int thread) {
+  const bwd_job *q = ctx;
+  size_t C = (size_t)q->C;
+  float *sum = q->part ? q->part + i * C : NULL;
+  if (sum) memset(sum, 0, sizeof(float) * C);
+  for (int t = i * BLOCK; t < min_int(q->T, (i + 1) * BLOCK); t++)
+    row_bwd(q->dx + t * C, sum, q->dy + t * C, q->x + t * C, q->gain, q->rstd[t], q->C);
+}
+
 void OP(rmsnorm_bwd)(float *dx, float *dgain, const float *dy, const float *x, const float *gain, const float *rstd, int T,
                      int C) {
   int blocks = div_up(T, BLOCK);
-  float *part = dgain ? tlk_cpu_scratch(SCRATCH_A, sizeof(float) * (size_t)blocks * C) : NULL;
-#pragma omp parallel num_threads(threads_for((double)T * C))
-  {
-#pragma omp for schedule(static)
-    for (int i = 0; i < blocks; i++) {
-      float *sum = part ? part + (size_t)i * C : NULL;
-      if (sum) memset(sum, 0, sizeof(float) * (size_t)C);
-      for (int t = i * BLOCK; t < min_int(T, (i + 1) * BLOCK); t++)
-        row_bwd(dx + (size_t)t * C, sum, dy + (size_t)t * C, x + (size_t)t * C, gain, rstd[t], C);
-    }
-    if (part) {
-#pragma omp for schedule(static)
-      for (int c = 0; c < C; c++) {
-        float s = 0;
-        for (int i = 0; i < blocks; i++) s += part[(size_t)i * C + c];
-        dgain[c] += s;
-      }
-    }
-  }
+  bwd_job q = {dx, dgain ? tlk_cpu_scratch(SCRATCH_A, sizeof(float) * (size_t)blocks * C) : NULL, dy, x, gain, rstd, T, C};
+  tlk_run(blocks, (double)T * C * 3, bwd_block, &q);
+  if (dgain) OP(sum_parts)(dgain, q.part, blocks, C);
 }

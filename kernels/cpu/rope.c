@@ -4,7 +4,7 @@
 
 enum { MAX_HALF = 512 };
 
-// cos and sin of a position, apart; pairs beyond MAX_HALF are handled by the caller's pieces
+// cos and sin of n pairs of a position, apart
 INLINE void split(float *c, float *s, const float *pairs, int n) {
   for (int i = 0; i < n; i++) c[i] = pairs[2 * i], s[i] = pairs[2 * i + 1];
 }
@@ -19,34 +19,46 @@ INLINE void rotate(void *y, int yb, const void *x, int xb, const float *c, const
   }
 }
 
-static void rotate_rows(tlk_mat y, const int32_t *out_rows, tlk_mat x, const int32_t *pos, const float *table, int T, int heads,
-                        int D, float sign) {
-  int half = D / 2, yb = y.dtype == TLK_BF16, xb = x.dtype == TLK_BF16;
-#pragma omp parallel for num_threads(threads_for((double)T * heads * D)) schedule(static)
-  for (int t = 0; t < T; t++) {
-    const char *in = mat_row(x, t);
-    char *out = mat_row_out(y, out_rows ? out_rows[t] : t);
-    float c[MAX_HALF], s[MAX_HALF];
-    for (int i0 = 0; i0 < half; i0 += MAX_HALF) {
-      int n = min_int(MAX_HALF, half - i0);
-      split(c, s, table + ((size_t)pos[t] * half + i0) * 2, n);
-      for (int h = 0; h < heads; h++)
-        rotate(out + (size_t)h * D * (yb ? 2 : 4), yb, in + (size_t)h * D * (xb ? 2 : 4), xb, c, s, i0, n, half, sign);
-    }
+typedef struct {
+  tlk_mat y, x;
+  const int32_t *out_rows, *pos;
+  const float *table;
+  int heads, D;
+  float sign;
+} job;
+
+static void rotate_row(const void *ctx, int t, int thread) {
+  const job *q = ctx;
+  int D = q->D, half = D / 2, yb = q->y.dtype == TLK_BF16, xb = q->x.dtype == TLK_BF16;
+  const char *in = mat_row(q->x, t);
+  char *out = mat_row_out(q->y, q->out_rows ? q->out_rows[t] : t);
+  float c[MAX_HALF], s[MAX_HALF];
+  for (int i0 = 0; i0 < half; i0 += MAX_HALF) {
+    int n = min_int(MAX_HALF, half - i0);
+    split(c, s, q->table + ((size_t)q->pos[t] * half + i0) * 2, n);
+    for (int h = 0; h < q->heads; h++)
+      rotate(out + (size_t)h * D * (yb ? 2 : 4), yb, in + (size_t)h * D * (xb ? 2 : 4), xb, c, s, i0, n, half, q->sign);
   }
 }
 
 void OP(rope_fwd)(tlk_mat y, const int32_t *out_rows, tlk_mat x, const int32_t *pos, const float *table, int T, int heads,
                   int D) {
-  rotate_rows(y, out_rows, x, pos, table, T, heads, D, 1);
+  job q = {y, x, out_rows, pos, table, heads, D, 1};
+  tlk_run(T, (double)T * heads * D, rotate_row, &q);
 }
 
 void OP(rope_bwd)(tlk_mat dx, tlk_mat dy, const int32_t *pos, const float *table, int T, int heads, int D) {
-  rotate_rows(dx, NULL, dy, pos, table, T, heads, D, -1);
+  job q = {dx, dy, NULL, pos, table, heads, D, -1};
+  tlk_run(T, (double)T * heads * D, rotate_row, &q);
+}
+
+static void cast_row(const void *ctx, int t, int thread) {
+  const job *q = ctx;
+  OP(convert)(mat_row_out(q->y, q->out_rows ? q->out_rows[t] : t), q->y.dtype == TLK_BF16, mat_row(q->x, t),
+              q->x.dtype == TLK_BF16, q->D);
 }
 
 void OP(cast)(tlk_mat y, const int32_t *out_rows, tlk_mat x, int T, int C) {
-#pragma omp parallel for num_threads(threads_for((double)T * C)) schedule(static)
-  for (int t = 0; t < T; t++)
-    OP(convert)(mat_row_out(y, out_rows ? out_rows[t] : t), y.dtype == TLK_BF16, mat_row(x, t), x.dtype == TLK_BF16, C);
+  job q = {.y = y, .x = x, .out_rows = out_rows, .D = C};
+  tlk_run(T, (double)T * C, cast_row, &q);
 }

@@ -10,7 +10,7 @@
 //                  Then, as in the reference: top_k, top_p of those, min_p, and the draw in rising order of id.
 #include "cpu.h"
 
-enum { CHUNK_BYTES = 64 << 20 };
+enum { CHUNK_BYTES = 64 << 20, ROW_BLOCK = 48 };
 
 typedef struct {
   float l;
@@ -157,52 +157,59 @@ static int choose(const row_view *v, const tlk_sample_row *r) {
 }
 
 typedef struct {
+  int32_t *ids;
+  float *logprob, *entropy;
+  tlk_mat h;
+  const tlk_packed *w;
+  const tlk_sample_row *rows;
+  int T, blocks, parts;
+  size_t Vp;           // V up to whole panels
   float *logits;       // (rows, Vp)
   head_stats *stats;   // (blocks, rows)
-  candidate *lists;    // (threads, V)
-  float *heaps;
-  size_t Vp;
-} space;
+  candidate *lists;    // a thread's V candidates
+  float *heaps;        // a thread's maxima of groups
+} job;
 
-static void sample_chunk(int32_t *ids, float *logprob, float *entropy, tlk_mat h, const tlk_packed *w,
-                         const tlk_sample_row *rows, int T, int threads, const space *sp) {
-  int blocks = div_up(w->N, HEAD_BLOCK), V = w->N;
-#pragma omp parallel num_threads(threads)
-  {
-#pragma omp for schedule(static)
-    for (int b = 0; b < blocks; b++) {
-      int n = OP(head_logits)(sp->logits + b * HEAD_BLOCK, (ptrdiff_t)sp->Vp, h, w, 0, T, b);
-      for (int t = 0; t < T; t++)
-        sp->stats[(size_t)b * T + t] =
-            OP(head_block_stats)(sp->logits + t * sp->Vp + b * HEAD_BLOCK, n, inverse(rows[t].temperature));
-    }
-    int thread = omp_get_thread_num();
-#pragma omp for schedule(dynamic)
-    for (int t = 0; t < T; t++) {
-      row_view v = {sp->logits + t * sp->Vp, sp->stats + t, (size_t)T, V, -INFINITY, sp->lists + (size_t)thread * V,
-                    sp->heaps + (size_t)thread * n_panels(V)};
-      float lse;
-      for (int b = 0; b < blocks; b++) v.max = v.stats[b * v.stride].max > v.max ? v.stats[b * v.stride].max : v.max;
-      ids[t] = choose(&v, &rows[t]);
-      OP(head_finish)(v.stats, blocks, v.stride, &lse, entropy ? &entropy[t] : NULL);
-      logprob[t] = v.l[ids[t]] - lse;
-    }
-  }
+static void block_part(const void *ctx, int i, int thread) {
+  const job *q = ctx;
+  int b = i / q->parts, t0, t1;
+  share(q->T, i % q->parts, q->parts, &t0, &t1);
+  float *l = q->logits + t0 * q->Vp + (size_t)b * HEAD_BLOCK;
+  int n = OP(head_logits)(l, (ptrdiff_t)q->Vp, q->h, q->w, t0, t1, b);
+  for (int t = t0; t < t1; t++, l += q->Vp)
+    q->stats[(size_t)b * q->T + t] = OP(head_block_stats)(l, n, inverse(q->rows[t].temperature));
+}
+
+static void sample_row(const void *ctx, int t, int thread) {
+  const job *q = ctx;
+  int V = q->w->N;
+  row_view v = {q->logits + t * q->Vp, q->stats + t, (size_t)q->T, V, -INFINITY, q->lists + (size_t)thread * V,
+                q->heaps + (size_t)thread * n_panels(V)};
+  float lse;
+  for (int b = 0; b < q->blocks; b++) v.max = v.stats[b * v.stride].max > v.max ? v.stats[b * v.stride].max : v.max;
+  q->ids[t] = choose(&v, &q->rows[t]);
+  OP(head_finish)(v.stats, q->blocks, v.stride, &lse, q->entropy ? &q->entropy[t] : NULL);
+  q->logprob[t] = v.l[q->ids[t]] - lse;
 }
 
 void OP(head_sample)(int32_t *ids, float *logprob, float *entropy, tlk_mat h, const tlk_packed *w, const tlk_sample_row *rows,
                      int T) {
   if (T <= 0) return;
-  size_t Vp = (size_t)n_panels(w->N) * PANEL;
-  int chunk = max_int(1, min_int(T, (int)(CHUNK_BYTES / (Vp * 4)))), threads = threads_for((double)chunk * w->N * w->K);
+  size_t V = (size_t)w->N, Vp = (size_t)n_panels(w->N) * PANEL;
+  int chunk = max_int(1, min_int(T, (int)(CHUNK_BYTES / (Vp * 4)))), blocks = div_up(w->N, HEAD_BLOCK);
+  int threads = tlk_cpu_threads();
   h = OP(as_act)(h, T, w->K, w->compute);
-  space sp = {.Vp = Vp};
-  sp.logits = tlk_cpu_scratch(SCRATCH_A, Vp * 4 * chunk);
-  sp.stats = tlk_cpu_scratch(SCRATCH_B, sizeof(head_stats) * (size_t)div_up(w->N, HEAD_BLOCK) * chunk);
-  sp.lists = tlk_cpu_scratch(SCRATCH_C, sizeof(candidate) * (size_t)w->N * threads);
-  sp.heaps = tlk_cpu_scratch(SCRATCH_D, sizeof(float) * (size_t)n_panels(w->N) * threads);
+  job q = {.w = w, .Vp = Vp, .blocks = blocks};
+  q.logits = tlk_cpu_scratch(SCRATCH_A, Vp * 4 * chunk);
+  q.stats = tlk_cpu_scratch(SCRATCH_B, sizeof(head_stats) * (size_t)blocks * chunk);
+  q.lists = tlk_cpu_scratch(SCRATCH_C, sizeof(candidate) * V * threads);
+  q.heaps = tlk_cpu_scratch(SCRATCH_D, sizeof(float) * (size_t)n_panels(w->N) * threads);
   for (int t = 0; t < T; t += chunk) {
-    tlk_mat part = {(void *)(uintptr_t)mat_row(h, t), h.dtype, h.ld};
-    sample_chunk(ids + t, logprob + t, entropy ? entropy + t : NULL, part, w, rows + t, min_int(chunk, T - t), threads, &sp);
+    q.T = min_int(chunk, T - t);
+    q.parts = div_up(q.T, ROW_BLOCK);
+    q.ids = ids + t, q.logprob = logprob + t, q.entropy = entropy ? entropy + t : NULL, q.rows = rows + t;
+    q.h = (tlk_mat){(void *)(uintptr_t)mat_row(h, t), h.dtype, h.ld};
+    tlk_run(blocks * q.parts, (double)q.T * V * w->K / 16, block_part, &q);
+    tlk_run(q.T, (double)q.T * V, sample_row, &q);
   }
 }

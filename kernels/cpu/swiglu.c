@@ -4,31 +4,42 @@
 
 INLINE vf sigmoid(vf g) { return v_set(1) / (v_set(1) + v_exp(-g)); }
 
+typedef struct {
+  tlk_mat h, dgate, dup, gate, up;  // fwd writes h; bwd reads dh there and writes dgate, dup
+  int F;
+} job;
+
+static void fwd_row(const void *ctx, int t, int thread) {
+  const job *q = ctx;
+  int F = q->F, hb = q->h.dtype == TLK_BF16, gb = q->gate.dtype == TLK_BF16, ub = q->up.dtype == TLK_BF16;
+  const void *gr = mat_row(q->gate, t), *ur = mat_row(q->up, t);
+  void *hr = mat_row_out(q->h, t);
+  for (int f = 0; f < F; f += VL) {
+    vf g = v_load_as(gr, gb, f, F - f), u = v_load_as(ur, ub, f, F - f);
+    v_store_as(hr, hb, f, g * sigmoid(g) * u, F - f);
+  }
+}
+
 void OP(swiglu_fwd)(tlk_mat h, tlk_mat gate, tlk_mat up, int T, int F) {
-  int hb = h.dtype == TLK_BF16, gb = gate.dtype == TLK_BF16, ub = up.dtype == TLK_BF16;
-#pragma omp parallel for num_threads(threads_for((double)T * F * 4)) schedule(static)
-  for (int t = 0; t < T; t++) {
-    const void *gr = mat_row(gate, t), *ur = mat_row(up, t);
-    void *hr = mat_row_out(h, t);
-    for (int f = 0; f < F; f += VL) {
-      vf g = v_load_as(gr, gb, f, F - f), u = v_load_as(ur, ub, f, F - f);
-      v_store_as(hr, hb, f, g * sigmoid(g) * u, F - f);
-    }
+  job q = {.h = h, .gate = gate, .up = up, .F = F};
+  tlk_run(T, (double)T * F * 4, fwd_row, &q);
+}
+
+static void bwd_row(const void *ctx, int t, int thread) {
+  const job *q = ctx;
+  int F = q->F, hb = q->h.dtype == TLK_BF16, gb = q->gate.dtype == TLK_BF16, ub = q->up.dtype == TLK_BF16;
+  int ob = q->dgate.dtype == TLK_BF16, pb = q->dup.dtype == TLK_BF16;
+  const void *gr = mat_row(q->gate, t), *ur = mat_row(q->up, t), *dr = mat_row(q->h, t);
+  void *dg = mat_row_out(q->dgate, t), *du = mat_row_out(q->dup, t);
+  for (int f = 0; f < F; f += VL) {
+    vf g = v_load_as(gr, gb, f, F - f), u = v_load_as(ur, ub, f, F - f), d = v_load_as(dr, hb, f, F - f);
+    vf s = sigmoid(g), slope = s * v_fma(g, v_set(1) - s, v_set(1));
+    v_store_as(dg, ob, f, d * u * slope, F - f);
+    v_store_as(du, pb, f, d * g * s, F - f);
   }
 }
 
 void OP(swiglu_bwd)(tlk_mat dgate, tlk_mat dup, tlk_mat dh, tlk_mat gate, tlk_mat up, int T, int F) {
-  int ob = dgate.dtype == TLK_BF16, pb = dup.dtype == TLK_BF16, hb = dh.dtype == TLK_BF16;
-  int gb = gate.dtype == TLK_BF16, ub = up.dtype == TLK_BF16;
-#pragma omp parallel for num_threads(threads_for((double)T * F * 4)) schedule(static)
-  for (int t = 0; t < T; t++) {
-    const void *gr = mat_row(gate, t), *ur = mat_row(up, t), *dr = mat_row(dh, t);
-    void *dg = mat_row_out(dgate, t), *du = mat_row_out(dup, t);
-    for (int f = 0; f < F; f += VL) {
-      vf g = v_load_as(gr, gb, f, F - f), u = v_load_as(ur, ub, f, F - f), d = v_load_as(dr, hb, f, F - f);
-      vf s = sigmoid(g), slope = s * v_fma(g, v_set(1) - s, v_set(1));
-      v_store_as(dg, ob, f, d * u * slope, F - f);
-      v_store_as(du, pb, f, d * g * s, F - f);
-    }
-  }
+  job q = {dh, dgate, dup, gate, up, F};
+  tlk_run(T, (double)T * F * 6, bwd_row, &q);
 }
