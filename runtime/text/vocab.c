@@ -200,21 +200,32 @@ static void finish_set(text_added_set *set) {
   for (size_t i = 0; i < set->n; i++) set->first[(uint8_t)set->items[i].content[0]] = true;
 }
 
+// Normalised tokens are looked for in normalised text, and are decoded to their normal form.
+static tl_status normalise_added(tl_tokenizer *t, text_added *a) {
+  for (int f = 0; f < t->n_forms; f++) {
+    size_t n;
+    char *s = text_normal_form(t->forms[f], a->content, a->n, &n);
+    if (!s) return no_memory(t);
+    free(a->content);
+    a->content = s;
+    a->n = n;
+  }
+  char *bytes = pool_take(t, a->n + 1);
+  if (!bytes) return no_memory(t);
+  size_t n = a->n;
+  if (!text_unspell(a->content, a->n, bytes, &n)) memcpy(bytes, a->content, n = a->n);
+  t->tokens[a->id].bytes = bytes;
+  t->tokens[a->id].n_bytes = (uint32_t)n;
+  return TL_OK;
+}
+
 tl_status text_finish(tl_tokenizer *t) {
   if (!t->n_tokens) return tl_fail(TL_E_FORMAT, "%s: the vocabulary is empty", t->path);
   for (int b = 0; b < 256; b++) {
     char c = (char)b;
     t->byte_id[b] = text_map_get(&t->by_bytes, &c, 1);
   }
-  for (size_t i = 0; i < t->normal.n; i++) {  // normalised tokens are looked for in normalised text
-    text_added *a = &t->normal.items[i];
-    for (int f = 0; f < t->n_forms; f++) {
-      char *s = text_normal_form(t->forms[f], a->content, a->n, &a->n);
-      if (!s) return no_memory(t);
-      free(a->content);
-      a->content = s;
-    }
-  }
+  for (size_t i = 0; i < t->normal.n; i++) TL_TRY(normalise_added(t, &t->normal.items[i]));
   finish_set(&t->raw);
   finish_set(&t->normal);
   return TL_OK;
