@@ -36,7 +36,9 @@ local function context_of(source, messages, o)
   -- {} from Lua has no mark; here it is a list
   for _, k in ipairs { "tools", "documents" } do
     local v = context[k]
-    if type(v) == "table" and v ~= jinja.none and next(v) == nil and not getmetatable(v) then context[k] = setmetatable({}, { __array = true }) end
+    if type(v) == "table" and v ~= jinja.none and next(v) == nil and not getmetatable(v) then
+      context[k] = setmetatable({}, { __array = true })
+    end
   end
   return context
 end

@@ -53,7 +53,9 @@ local function id_buffer(ids)
   local buffer = ffi.new("int32_t[?]", math.max(1, n))
   for i = 1, n do
     local id = ids[i]
-    if type(id) ~= "number" or id % 1 ~= 0 or math.abs(id) > 2 ^ 31 - 1 then error(("id %d of %d is %s, not a whole number"):format(i, n, tostring(id)), 3) end
+    if type(id) ~= "number" or id % 1 ~= 0 or math.abs(id) > 2 ^ 31 - 1 then
+      error(("id %d of %d is %s, not a whole number"):format(i, n, tostring(id)), 3)
+    end
     buffer[i - 1] = id
   end
   return buffer, n

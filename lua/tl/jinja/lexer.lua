@@ -11,7 +11,8 @@ local lexer = {}
 
 local TWO = { ["//"] = true, ["**"] = true, ["=="] = true, ["!="] = true, [">="] = true, ["<="] = true }
 local CLOSES = { [")"] = "(", ["]"] = "[", ["}"] = "{" }
-local ESCAPES = { n = "\n", t = "\t", r = "\r", b = "\b", f = "\f", v = "\v", a = "\a", ["\\"] = "\\", ["'"] = "'", ['"'] = '"', ["\n"] = "" }
+local ESCAPES = { n = "\n", t = "\t", r = "\r", b = "\b", f = "\f", v = "\v", a = "\a", ["\\"] = "\\",
+  ["'"] = "'", ['"'] = '"', ["\n"] = "" }
 
 local Lexer = {}
 Lexer.__index = Lexer
