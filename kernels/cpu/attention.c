@@ -5,7 +5,7 @@
 // free. Scores: bf16 products when q and k are bf16. Cost per query head and key: 4 D flop.
 #include "attention.h"
 
-// s (n) holds raw scores for positions j0 .. j0 + n; keeps [first, last), turns the others to 0. Returns the sum of e^(s - max).
+// s (n) holds raw scores for positions j0 .. j0 + n: turned to e^(s - max) in [first, last), to 0 elsewhere. Returns their sum.
 static float softmax_row(float *s, int j0, int n, int first, int last, float scale, float *max_out) {
   vf max = v_set(-INFINITY), sum = {0};
   vi lane;

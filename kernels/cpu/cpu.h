@@ -41,14 +41,14 @@ static inline const void *mat_row(tlk_mat m, int t) { return (const char *)m.p +
 static inline void *mat_row_out(tlk_mat m, int t) { return (char *)m.p + (size_t)t * m.ld * tlk_dtype_size(m.dtype); }
 
 // ---- scratch.c
-enum { SCRATCH_A, SCRATCH_B, SCRATCH_C, SCRATCH_D, SCRATCH_E, SCRATCH_ACT, N_SCRATCH };
+enum { SCRATCH_A, SCRATCH_B, SCRATCH_C, SCRATCH_D, SCRATCH_ACT, N_SCRATCH };
 void *tlk_cpu_scratch(int slot, size_t bytes);  // 64-byte aligned; content undefined; valid until the slot's next call
 
 // ---- pool.c
 typedef void tlk_task(const void *ctx, int item, int thread);
 // fn(ctx, i, thread) for every item i, shared among threads 0 .. tlk_cpu_threads() - 1; returns when all are done. Items run in
-// any order and must write disjoint memory. cost: about how many vectorised operations on
-// one number in all (a product's multiply-adds count 1/16); small jobs stay on the caller's thread.
+// any order and must write disjoint memory. cost: about how many vectorised operations
+// on one number in all (a product's multiply-adds count 1/16); small jobs stay on the caller's thread.
 void tlk_run(int items, double cost, tlk_task *fn, const void *ctx);
 int tlk_cpu_threads(void);
 void tlk_cpu_set_threads(int n);
@@ -62,13 +62,13 @@ static inline void share(int n, int i, int n_parts, int *a, int *b) {
 // C (rows, cols) = A B, or += when add (the sum over k is made first, then added). cols <= 64; C's rows are `ldc` floats
 // apart. Row i, step s of A is the 32-bit word at a + i * row_stride + s * step_stride (bytes; step_stride 4 for row-major
 // operands, STEP_BYTES for a panel used as the left operand). b is a panel, k the reduction in elements. Each element sums
-// over k in rising order, whatever the number of rows: that is what makes every product here batch-invariant. Only the first
-// ceil16(cols) columns of a row of C are written when cols < 64 and ldc allows it: see OP(gemm_out) for exact edges.
+// over k in rising order, whatever the number of rows: that is what makes every product here batch-invariant. Whole strips of
+// up to 64 columns are written even when cols is less: C's rows have room for 64, or use gemm_out.
 void OP(gemm)(int bf16, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k, int cols,
               float *c, ptrdiff_t ldc, int add);
 // the same, writing exactly cols columns
-void OP(gemm_out)(int bf16, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k, int cols,
-                  float *c, ptrdiff_t ldc, int add);
+void OP(gemm_out)(int bf16, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k,
+                  int cols, float *c, ptrdiff_t ldc, int add);
 
 // ---- panels.c
 // dst[word][0..64) = word `word` of each of the 64 rows: n_rows <= 64 row pointers, the rest zero
@@ -86,8 +86,10 @@ tlk_mat OP(as_act)(tlk_mat x, int T, int C, int compute);
 void OP(packed_row)(float *row, const tlk_packed *p, int n);  // row (K) = row n in fp32
 
 // ---- lowrank.c
+// s (rows t0..t1, r) = R z of the row's variant, or z R when transposed; active[t]: the row has a term at all
 void OP(lowrank_s)(float *s, uint8_t *active, const float *z, const tlk_lowrank *lr, int t0, int t1, int transposed);
-void OP(rows_dot)(float *z, tlk_mat x, const float *A, int r, int T, int K);  // z (T, r) = A (r, K) x, in a fixed order per number
+// z (T, r) = A (r, K) x, each number in an order fixed by K
+void OP(rows_dot)(float *z, tlk_mat x, const float *A, int r, int T, int K);
 
 // ---- linear_bwd.c
 void OP(sum_parts)(float *out, const float *part, int n_parts, int n);  // out (n) += the rows of part (n_parts, n), in order

@@ -134,8 +134,8 @@ void OP(gemm)(int bf16, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t
   }
 }
 
-void OP(gemm_out)(int bf16, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k, int cols,
-                  float *c, ptrdiff_t ldc, int add) {
+void OP(gemm_out)(int bf16, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k,
+                  int cols, float *c, ptrdiff_t ldc, int add) {
   if (cols == PANEL) {
     OP(gemm)(bf16, rows, a, row_stride, step_stride, b, k, cols, c, ldc, add);
     return;

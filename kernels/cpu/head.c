@@ -1,8 +1,8 @@
 // head.c: log-probability, log-sum-exp and entropy over the vocabulary without ever holding (T, V) logits.
 //
 // The vocabulary is cut into fixed blocks of 512. Logits of up to 48 rows by one block are made in fp32 in a thread's buffer
-// (96 kB) and reduced at once to three numbers per row: m = max l, s = sum e^(l - m), w = sum e^(l - m) (l - m). The blocks of a
-// row are folded in order:  lse = M + log S,  entropy = log S - W / S,  with M the largest m and S, W rescaled to it (double).
+// (96 kB) and reduced at once to three numbers per row: m = max l, s = sum e^(l - m), w = sum e^(l - m) (l - m). The blocks of
+// a row are folded in order, in double:  lse = M + log S,  entropy = log S - W / S,  M the largest m, S and W rescaled to it.
 // The sampler (sample.c) reduces with the same functions in the same order, so its log-probabilities are these bits.
 //
 // Memory: 12 bytes per row and block, and the weights are read once per pass over the rows. Cost: 2 T V C flop and T V exp.

@@ -6,8 +6,8 @@
 //
 // dW. Both operands are packed as panels with the reduction along t, T_BLOCK rows at a time; the panel of a serves as the left
 // operand. A 64 x 64 block of dW belongs to one thread, and blocks of T are added in order: the number of threads changes
-// nothing. When K < 64 <= N the roles are exchanged, so that a narrow factor (LoRA's dB) does not waste most of a panel. Products
-// are of bf16 pairs when both operands are bf16, otherwise of fp32.
+// nothing. When K < 64 and K < N the roles are exchanged, so that a narrow factor (LoRA's dB) does not waste most of a panel.
+// Products are of bf16 pairs when both operands are bf16, otherwise of fp32.
 #include "cpu.h"
 
 enum { N_BLOCK = 1024, T_BLOCK = 512, COLUMNS_BLOCK = 4096, SUM_ROWS = 64 };

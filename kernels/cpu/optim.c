@@ -72,7 +72,8 @@ double OP(sumsq)(const float *x, size_t n) {
 static void scale_piece(const void *ctx, int i, int thread) {
   const vector_job *q = ctx;
   float *p = q->y + (size_t)i * PIECE;
-  for (int j = 0, len = piece_size(q->n, i); j < len; j += VL) v_storen(p + j, v_loadn(p + j, len - j, 0) * v_set(q->a), len - j);
+  int len = piece_size(q->n, i);
+  for (int j = 0; j < len; j += VL) v_storen(p + j, v_loadn(p + j, len - j, 0) * v_set(q->a), len - j);
 }
 
 void OP(scale)(float *x, float a, size_t n) {

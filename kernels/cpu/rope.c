@@ -10,7 +10,8 @@ INLINE void split(float *c, float *s, const float *pairs, int n) {
 }
 
 // one head's pairs i0 .. i0 + n
-INLINE void rotate(void *y, int yb, const void *x, int xb, const float *c, const float *s, int i0, int n, int half, float sign) {
+INLINE void rotate(void *y, int yb, const void *x, int xb, const float *c, const float *s, int i0, int n, int half,
+                   float sign) {
   for (int i = 0; i < n; i += VL) {
     vf a = v_load_as(x, xb, i0 + i, n - i), b = v_load_as(x, xb, half + i0 + i, n - i);
     vf cv = v_loadn(c + i, n - i, 0), sv = v_loadn(s + i, n - i, 0) * v_set(sign);

@@ -149,7 +149,7 @@ INLINE float v_hmax(vf x) {
 }
 
 // exp, to about 2 ulp: x = n ln 2 + r with |r| <= ln 2 / 2 (two-part ln 2), 1 + r + r^2 p(r) with p of degree 4 fitted to the
-// least largest relative error on that interval (3e-9), times 2^n. Below -87.3 the result is 0, above 88.37 it stays at e^88.37.
+// least largest relative error on that interval (3e-9), times 2^n. Below -87.3 the result is 0, above 88.37 it is e^88.37.
 INLINE vf v_exp(vf x) {
   const vf magic = v_set(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
   vi tiny = x < v_set(-87.3f);
