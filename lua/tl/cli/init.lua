@@ -31,6 +31,7 @@ local function explain(e)
   local message = type(e) == "string" and e or type(e) == "table" and getmetatable(e) and getmetatable(e).__tostring and tostring(e)
     or "error of type " .. type(e) .. ": " .. tostring(e)
   message = message:gsub("(module '[^\n]- not found):\n.*", "%1")  -- without the list of places
+  message = message:gsub("(error loading module '[^\n]-':)\n%s*", "%1 ")
   local trace = debug.traceback("", 2)
   local path, line, rest = message:match "^(%S-%.lua):(%d+): (.*)$"
   local here = script_line()
