@@ -43,7 +43,7 @@ if p.limit > 0 then train = train:take(math.min(p.limit, #train)) end
 local held_out = p.eval > 0 and tl.data.load(p.eval_task or task, { split = "test", style = style, seed = p.seed + 1000, n = p.eval }):take(p.eval)
 local config = p.extract and { extract = p.extract } or nil
 
-local adapter = tl.adapter.tinylora(model, { rank = p.rank, u = p.u, tie = p.tie, sigma = p.sigma, dtype = p.dtype, seed = p.seed })
+local adapter = tl.adapter.tinylora(model, { rank = p.rank, u = p.u, tie = p.tie, sigma = p.sigma, dtype = p.dtype })
 local total = train:n_batches { size = p.batch, epochs = p.epochs }
 if p.total > 0 then total = math.min(total, p.total) end
 local run = tl.report.run { name = p.name, out = p.out, config = p, seed = p.seed, total = total, completions = 8 }

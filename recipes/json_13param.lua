@@ -32,7 +32,7 @@ end
 local model = tl.model.load(p.model, { device = p.device })
 local train = tl.data.load(p.task, { split = "train", style = style })
 local held_out = tl.data.load(p.task, { split = "test", style = style }):take(p.eval)
-local adapter = tl.adapter.tinylora(model, { rank = 2, u = 13, tie = tl.tie.full, dtype = "bf16", seed = p.seed })
+local adapter = tl.adapter.tinylora(model, { rank = 2, u = 13, tie = tl.tie.full, dtype = "bf16" })
 local run = tl.report.run { name = p.name, out = p.out, config = p, seed = p.seed, total = p.total, completions = 8 }
 run:log("%s", tostring(adapter))
 local began = os.time()
