@@ -46,7 +46,7 @@ function forms.think(text)
 end
 
 function forms.json(text)
-  local ok, why = pcall(require("tl.json").decode, text)
+  local ok, why = pcall(require("tl").json.decode, text)
   if not ok then return nil, "not JSON: " .. tostring(why) end
   return text
 end

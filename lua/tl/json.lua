@@ -22,7 +22,7 @@ typedef struct cJSON {
 cJSON *cJSON_ParseWithLengthOpts(const char *value, size_t n, const char **return_parse_end, int require_null_terminated);
 void cJSON_Delete(cJSON *item);
 ]]
-local C = ffi.C
+local C = F.C
 
 local json = {}
 

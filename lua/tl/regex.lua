@@ -7,6 +7,7 @@
 --- Text is taken as UTF-8; bytes that are not are never matched, and are no error. A match that backtracks more than
 --- regex.match_limit times raises an error: it is not "no match". flags: i caseless, m multi-line ^ and $, s dot matches newline,
 --- x spaces and comments in the pattern, A anchored at the start.
+local F = require "tl.ffi"
 local ffi = require "ffi"
 
 ffi.cdef [[
@@ -23,12 +24,7 @@ int pcre2_get_error_message_8(int error, uint8_t *buffer, size_t length);
 int pcre2_pattern_info_8(const void *code, uint32_t what, void *where);
 ]]
 
--- linked into tlrun; a plain luajit finds the shared library
-local lib = ffi.C
-if not pcall(function() return ffi.C.pcre2_compile_8 end) then
-  local ok, loaded = pcall(ffi.load, "libpcre2-8.so.0")
-  lib = ok and loaded or ffi.load("pcre2-8")
-end
+local lib = F.C  -- the program is linked with PCRE2
 
 local regex = { match_limit = 1000000 }
 

@@ -167,7 +167,7 @@ local TIOCGWINSZ = 0x5413
 -- columns of the terminal: rows and columns are the first two of four 16-bit numbers
 local function terminal_width()
   local size = ffi.new("uint16_t[4]")
-  local known = ffi.C.ioctl(2, TIOCGWINSZ, size) == 0 and size[1] > 10
+  local known = C.ioctl(2, TIOCGWINSZ, size) == 0 and size[1] > 10
   return known and size[1] or tonumber(os.getenv("COLUMNS")) or 80
 end
 
@@ -234,7 +234,7 @@ function report.run(o)
   save(r.path .. "/versions.json", versions)
   r.metrics = append_to(r.path .. "/metrics.jsonl")
   local host = first_line("/proc/sys/kernel/hostname", "(%S+)") or "localhost"
-  r.events = append_to(r.path .. "/" .. tensorboard.filename(os.time(), host, ffi.C.getpid()))
+  r.events = append_to(r.path .. "/" .. tensorboard.filename(os.time(), host, C.getpid()))
   r.events:write(tensorboard.header(os.time()))
   return r
 end

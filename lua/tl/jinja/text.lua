@@ -1,5 +1,8 @@
 --- text.lua: strings as Python sees them, over Lua's bytes: code points, whitespace, case, printf, the repr of numbers.
 --- Strings are UTF-8; a byte that is not counts as one character.
+local F = require "tl.ffi"
+local ffi = require "ffi"
+
 local text = {}
 
 local CHAR = "[%z\1-\127\194-\244][\128-\191]*"
@@ -153,20 +156,8 @@ function text.replace(s, old, new, limit)
 end
 
 -- Case beyond ASCII is utf8proc's: one character to one character.
-local mapper
-local function unicode_case(name)
-  if mapper == nil then
-    local ok, ffi = pcall(require, "ffi")
-    mapper = false
-    if ok then
-      pcall(ffi.cdef, "int32_t utf8proc_toupper(int32_t c); int32_t utf8proc_tolower(int32_t c); int32_t utf8proc_totitle(int32_t c);")
-      local found, lib = pcall(function() return ffi.C.utf8proc_toupper and ffi.C end)
-      if not found then found, lib = pcall(ffi.load, "utf8proc") end
-      mapper = found and lib or false
-    end
-  end
-  return mapper and mapper["utf8proc_to" .. name]
-end
+ffi.cdef "int32_t utf8proc_toupper(int32_t c); int32_t utf8proc_tolower(int32_t c); int32_t utf8proc_totitle(int32_t c);"
+local function unicode_case(name) return F.C["utf8proc_to" .. name] end
 
 --- The code point of one character, and the character of a code point.
 function text.code(c)
@@ -191,7 +182,7 @@ local function map_case(s, ascii, name)
   return (s:gsub(CHAR, function(c)
     if #c == 1 then return ascii(c) end
     if c == "\195\159" and name ~= "lower" then return name == "upper" and "SS" or "Ss" end
-    return fn and text.char(fn(text.code(c))) or c
+    return text.char(fn(text.code(c)))
   end))
 end
 function text.upper(s) return map_case(s, string.upper, "upper") end
