@@ -95,7 +95,7 @@ done)
 verdict "Lua declares no function of the library: that is tl.h's" "$declared"
 breaks=$(code '\brequire\b' recipes | grep -vE 'require *\(? *"tl"')
 verdict 'recipes require only "tl"' "$breaks"
-breaks=$(code '\brequire *[(]? *"' verifiers | grep -vE 'require *\(? *"(tl|tl\.regex|verifiers\.[a-z_]+)"')
+breaks=$(code "\brequire *[(]? *[\"']" verifiers | grep -vE 'require *\(? *"(tl|tl\.regex|verifiers\.[a-z_]+)"')
 verdict 'verifiers require only "tl", tl.regex and each other' "$breaks"
 verdict "recipes and verifiers leave the FFI alone" "$(code '\bffi\b' recipes verifiers)"
 
