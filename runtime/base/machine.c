@@ -6,7 +6,7 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-enum { CHAINS = 12, ROUNDS = 4000000 };
+enum { CHAINS = 16, ROUNDS = 4000000 };
 
 // CHAINS independent accumulators hide the latency; the values stay finite (everything is zero).
 __attribute__((target("avx512f,avx512bf16"), noinline)) static float spin_bf16(void) {
@@ -14,7 +14,7 @@ __attribute__((target("avx512f,avx512bf16"), noinline)) static float spin_bf16(v
   __m512bh x = (__m512bh)_mm512_setzero_si512();
   for (int i = 0; i < CHAINS; i++) acc[i] = _mm512_setzero_ps();
   for (int r = 0; r < ROUNDS; r++) {
-#pragma GCC unroll 12
+#pragma GCC unroll 16
     for (int i = 0; i < CHAINS; i++) {
       acc[i] = _mm512_dpbf16_ps(acc[i], x, x);
       __asm__ volatile("" : "+v"(acc[i]));
@@ -29,7 +29,7 @@ __attribute__((target("avx512f"), noinline)) static float spin_f32_512(void) {
   __m512 acc[CHAINS], x = _mm512_setzero_ps();
   for (int i = 0; i < CHAINS; i++) acc[i] = _mm512_setzero_ps();
   for (int r = 0; r < ROUNDS; r++) {
-#pragma GCC unroll 12
+#pragma GCC unroll 16
     for (int i = 0; i < CHAINS; i++) {
       acc[i] = _mm512_fmadd_ps(x, x, acc[i]);
       __asm__ volatile("" : "+v"(acc[i]));
@@ -44,7 +44,7 @@ __attribute__((target("avx2,fma"), noinline)) static float spin_f32_256(void) {
   __m256 acc[CHAINS], x = _mm256_setzero_ps();
   for (int i = 0; i < CHAINS; i++) acc[i] = _mm256_setzero_ps();
   for (int r = 0; r < ROUNDS; r++) {
-#pragma GCC unroll 12
+#pragma GCC unroll 16
     for (int i = 0; i < CHAINS; i++) {
       acc[i] = _mm256_fmadd_ps(x, x, acc[i]);
       __asm__ volatile("" : "+v"(acc[i]));
@@ -59,7 +59,7 @@ __attribute__((noinline)) static float spin_f32_128(void) {
   __m128 acc[CHAINS], x = _mm_setzero_ps();
   for (int i = 0; i < CHAINS; i++) acc[i] = _mm_setzero_ps();
   for (int r = 0; r < ROUNDS; r++) {
-#pragma GCC unroll 12
+#pragma GCC unroll 16
     for (int i = 0; i < CHAINS; i++) {
       acc[i] = _mm_add_ps(_mm_mul_ps(x, x), acc[i]);
       __asm__ volatile("" : "+x"(acc[i]));
