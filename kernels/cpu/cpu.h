@@ -66,7 +66,11 @@ static inline void share(int n, int i, int n_parts, int *a, int *b) {
 // up to 64 columns are written even when cols is less: C's rows have room for 64, or use gemm_out.
 void OP(gemm)(int bf16, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k, int cols,
               float *c, ptrdiff_t ldc, int add);
-// the same, writing exactly cols columns
+// the same for a row-major A and 64 columns of a packed weight: meanwhile what follows the panel in memory, which is the next
+// one, is fetched into L2, so that a weight coming from memory is read under the arithmetic of the panel before
+void OP(gemm_weight)(int bf16, int rows, const void *a, ptrdiff_t row_stride, const void *b, int k, float *c, ptrdiff_t ldc,
+                     int add);
+// the same as gemm, writing exactly cols columns
 void OP(gemm_out)(int bf16, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k,
                   int cols, float *c, ptrdiff_t ldc, int add);
 
@@ -86,8 +90,8 @@ tlk_mat OP(as_act)(tlk_mat x, int T, int C, int compute);
 void OP(packed_row)(float *row, const tlk_packed *p, int n);  // row (K) = row n in fp32
 
 // ---- lowrank.c
-// s (rows t0..t1, r) = R z of the row's variant, or z R when transposed; active[t]: the row has a term at all
-void OP(lowrank_s)(float *s, uint8_t *active, const float *z, const tlk_lowrank *lr, int t0, int t1, int transposed);
+// s (T, r) = R z of the row's variant, or z R when transposed; active[t]: the row has a term at all
+void OP(lowrank_s)(float *s, uint8_t *active, const float *z, const tlk_lowrank *lr, int T, int transposed);
 // z (T, r) = A (r, K) x, each number in an order fixed by K
 void OP(rows_dot)(float *z, tlk_mat x, const float *A, int r, int T, int K);
 

@@ -8,7 +8,12 @@
 // Batch invariance. Every tile height runs the same operations per element in the same order, the reduction is never split
 // between threads, and tails are padded rather than treated by other code; so a row's bits do not depend on its neighbours.
 // Libraries (oneDNN, OpenBLAS) choose blocking, and with it the order of sums, by the number of rows; that is why they are not
-// used here.
+// used here. Nor are they faster: bf16, weights from memory, two busy Zen 5 cores, medians in GFLOP/s of tests/bench_kernels.c
+// and of oneDNN 2.6.3 (weights packed beforehand) run one after the other:
+//     N, K           T = 8: here, oneDNN     T = 64     T = 2048
+//     1536, 576             140,   65       385, 233    459, 416
+//     576, 1536             133,  133       410, 167    473, 432
+// A weight is read from memory while the panel before it is multiplied (gemm_weight), so 64 rows run at the speed of 2048.
 #include "cpu.h"
 
 enum { MAX_ROWS = 6, WIDE = VL == 16 ? 4 : 2 };
@@ -42,6 +47,8 @@ typedef struct {
   float *c;
   ptrdiff_t ldc;
   int add;
+  const char *ahead;  // fetched into L2, one line a step; ahead_stride 0: nothing
+  ptrdiff_t ahead_stride;
 } job;
 
 // rows x (nv registers) of C; rows, nv, bf16 and the step stride are constants in every instance
@@ -53,7 +60,8 @@ INLINE void tile(const job *q, const int rows, const int nv, const int bf16, con
     for (int j = 0; j < nv; j++) acc[i][j] = (vf){0};
   const char *a = q->a;
   const float *b = q->b;
-  const ptrdiff_t rs = q->row_stride;
+  const char *ahead = q->ahead;
+  const ptrdiff_t rs = q->row_stride, ahead_stride = q->ahead_stride;
   for (int s = 0; s < q->steps; s++) {
     vf bv[4];
 #pragma GCC unroll 4
@@ -64,6 +72,8 @@ INLINE void tile(const job *q, const int rows, const int nv, const int bf16, con
 #pragma GCC unroll 4
       for (int j = 0; j < nv; j++) acc[i][j] = multiply(bf16, acc[i][j], av, bv[j]);
     }
+    __builtin_prefetch(ahead, 0, 2);
+    ahead += ahead_stride;
     a += step_stride;
     b += PANEL;
   }
@@ -111,8 +121,9 @@ TILE_FUNCTION(f32_half_panel, 2, 0, STEP_BYTES)
 #define f32_half_panel f32_wide_panel
 #endif
 
-void OP(gemm)(int bf16, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k, int cols,
-              float *c, ptrdiff_t ldc, int add) {
+// fetch: bytes behind the panel that the tiles together fetch into L2
+INLINE void product(int bf16, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k,
+                    int cols, float *c, ptrdiff_t ldc, int add, ptrdiff_t fetch) {
   static tile_fn *const fns[2][2][2] = {{{f32_half, f32_wide}, {f32_half_panel, f32_wide_panel}},
                                         {{bf16_half, bf16_wide}, {bf16_half_panel, bf16_wide_panel}}};
   int wide = cols > PANEL / 2, panel = step_stride != 4;
@@ -122,6 +133,8 @@ void OP(gemm)(int bf16, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t
   q.steps = bf16 ? (panel ? div_up(k, 2) : k / 2) : k;
   q.odd = bf16 && !panel && (k & 1);
   int n = div_up(rows, MAX_ROWS);
+  const char *end = (const char *)b + (ptrdiff_t)n_steps(k, bf16) * STEP_BYTES;
+  ptrdiff_t fetched = 0, most = (ptrdiff_t)q.steps * 64;
   for (int i = 0; i < n; i++) {
     int r0, r1;
     share(rows, i, n, &r0, &r1);
@@ -129,9 +142,22 @@ void OP(gemm)(int bf16, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t
       q.a = (const char *)a + r0 * row_stride;
       q.b = (const float *)b + j;
       q.c = c + r0 * ldc + j;
+      q.ahead_stride = fetched < fetch ? 64 : 0;
+      q.ahead = fetched < fetch ? end + fetched : (const char *)q.b;
+      fetched += most;
       fn(&q, r1 - r0);
     }
   }
+}
+
+void OP(gemm)(int bf16, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k, int cols,
+              float *c, ptrdiff_t ldc, int add) {
+  product(bf16, rows, a, row_stride, step_stride, b, k, cols, c, ldc, add, 0);
+}
+
+void OP(gemm_weight)(int bf16, int rows, const void *a, ptrdiff_t row_stride, const void *b, int k, float *c, ptrdiff_t ldc,
+                     int add) {
+  product(bf16, rows, a, row_stride, 4, b, k, PANEL, c, ldc, add, (ptrdiff_t)n_steps(k, bf16) * STEP_BYTES);
 }
 
 void OP(gemm_out)(int bf16, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k,

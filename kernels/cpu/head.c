@@ -48,8 +48,8 @@ void OP(head_finish)(const head_stats *s, int n, size_t stride, float *lse, floa
 int OP(head_logits)(float *c, ptrdiff_t ld, tlk_mat h, const tlk_packed *w, int t0, int t1, int block) {
   int bf16 = w->compute == TLK_BF16, v0 = block * HEAD_BLOCK, n = min_int(HEAD_BLOCK, w->N - v0);
   for (int j = 0; j < n; j += PANEL)
-    OP(gemm)(bf16, t1 - t0, mat_row(h, t0), (ptrdiff_t)h.ld * (bf16 ? 2 : 4), 4,
-             w->data + (size_t)(v0 + j) / PANEL * w->panel_words, w->K, PANEL, c + j, ld, 0);
+    OP(gemm_weight)(bf16, t1 - t0, mat_row(h, t0), (ptrdiff_t)h.ld * (bf16 ? 2 : 4),
+                    w->data + (size_t)(v0 + j) / PANEL * w->panel_words, w->K, c + j, ld, 0);
   return n;
 }
 

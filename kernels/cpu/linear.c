@@ -52,8 +52,8 @@ static void block(const job *q, int panel, int part, const float *bt) {
   const char *a = mat_row(q->x, t0);
   ptrdiff_t stride = (ptrdiff_t)q->x.ld * (bf16 ? 2 : 4);
   for (int k = 0; k < w->K; k += K_BLOCK)
-    OP(gemm)(bf16, t1 - t0, a + (size_t)k * (bf16 ? 2 : 4), stride, 4, w->data + panel * w->panel_words +
-             (size_t)n_steps(k, bf16) * PANEL, min_int(K_BLOCK, w->K - k), PANEL, c, PANEL, k > 0);
+    OP(gemm_weight)(bf16, t1 - t0, a + (size_t)k * (bf16 ? 2 : 4), stride, w->data + panel * w->panel_words +
+                    (size_t)n_steps(k, bf16) * PANEL, min_int(K_BLOCK, w->K - k), c, PANEL, k > 0);
   if (q->r) add_lowrank(c, bt, q->s + (size_t)t0 * q->r, q->active + t0, q->r, t1 - t0);
   store_rows(q->y, c, q->bias, t0, t1, n0, min_int(PANEL, w->N - n0), q->accumulate);
 }
@@ -86,7 +86,7 @@ void OP(linear_fwd)(tlk_mat y, float *z, tlk_mat x, const tlk_packed *w, const f
     OP(rows_dot)(z, q.x, lr->A, r, T, w->K);
     float *s = tlk_cpu_scratch(SCRATCH_A, (size_t)T * r * 4 + (size_t)T);
     uint8_t *active = (uint8_t *)(s + (size_t)T * r);
-    OP(lowrank_s)(s, active, z, lr, 0, T, 0);
+    OP(lowrank_s)(s, active, z, lr, T, 0);
     q.B = lr->B, q.s = s, q.active = active;
     q.bts = tlk_cpu_scratch(SCRATCH_B, (size_t)r * STEP_BYTES * threads);
     q.turned = tlk_cpu_scratch(SCRATCH_C, sizeof(int) * 16 * threads);

@@ -54,8 +54,9 @@ static void dx_item(const void *ctx, int item, int thread) {
 // g (T, r) = dy B: B (N, r) is turned once so that its columns are rows
 static void low_g(float *g, tlk_mat dy, const tlk_lowrank *lr, int T, int N) {
   float *bt = tlk_cpu_scratch(SCRATCH_B, sizeof(float) * (size_t)N * lr->r);
-  for (int n = 0; n < N; n++)
-    for (int i = 0; i < lr->r; i++) bt[(size_t)i * N + n] = lr->B[(size_t)n * lr->r + i];
+  for (int n0 = 0; n0 < N; n0 += PANEL)  // 64 rows of B stay in L1 while their columns are gathered
+    for (int i = 0; i < lr->r; i++)
+      for (int n = n0; n < min_int(N, n0 + PANEL); n++) bt[(size_t)i * N + n] = lr->B[(size_t)n * lr->r + i];
   OP(rows_dot)(g, dy, bt, lr->r, T, N);
 }
 
@@ -69,7 +70,7 @@ void OP(linear_bwd_x)(tlk_mat dx, float *g, tlk_mat dy, const tlk_packed *w, con
   if (r) {
     float *s = tlk_cpu_scratch(SCRATCH_A, (size_t)T * r * 4 + (size_t)T);
     uint8_t *active = (uint8_t *)(s + (size_t)T * r);
-    OP(lowrank_s)(s, active, g, lr, 0, T, 1);
+    OP(lowrank_s)(s, active, g, lr, T, 1);
     q.s = s, q.active = active, q.A = lr->A;
   }
   q.words = (size_t)max_int(n_steps(min_int(div_up(w->N, PANEL) * PANEL, N_BLOCK), w->compute == TLK_BF16), r) * PANEL;

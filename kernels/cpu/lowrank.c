@@ -59,24 +59,32 @@ static int all_zero(const float *x, int n) {
   return 1;
 }
 
-// s (t1 - t0, r) = R z per row, or z R when transposed; active[t]: the row has a term at all
-void OP(lowrank_s)(float *s, uint8_t *active, const float *z, const tlk_lowrank *lr, int t0, int t1, int transposed) {
-  int r = lr->r, last = -2, last_zero = 0;
-  for (int t = t0; t < t1; t++) {
-    int v = lr->variant ? lr->variant[t] : 0;
-    const float *R = lr->R && v >= 0 ? lr->R + (size_t)v * r * r : NULL;
-    if (v != last) last_zero = R && all_zero(R, r * r);
-    last = v;
-    active[t] = v >= 0 && !last_zero;
-    float *out = s + (size_t)t * r;
-    const float *in = z + (size_t)t * r;
-    for (int i = 0; i < r; i++) {
-      float sum = 0;
-      if (R && active[t])
-        for (int j = 0; j < r; j++) sum += transposed ? in[j] * R[j * r + i] : R[i * r + j] * in[j];
-      out[i] = R ? sum : in[i];
-    }
+typedef struct {
+  float *s;
+  uint8_t *active;
+  const float *z;
+  const tlk_lowrank *lr;
+  int transposed;
+} turn_job;
+
+static void turn_row(const void *ctx, int t, int thread) {
+  const turn_job *q = ctx;
+  int r = q->lr->r, v = q->lr->variant ? q->lr->variant[t] : 0, step = q->transposed ? 1 : r, next = q->transposed ? r : 1;
+  const float *R = q->lr->R && v >= 0 ? q->lr->R + (size_t)v * r * r : NULL, *in = q->z + (size_t)t * r;
+  float *out = q->s + (size_t)t * r;
+  q->active[t] = v >= 0 && !(R && all_zero(R, r * r));
+  if (!R || !q->active[t]) {
+    memcpy(out, in, sizeof(float) * (size_t)r);
+    return;
   }
+  memset(out, 0, sizeof(float) * (size_t)r);
+  for (int j = 0; j < r; j++, R += next)
+    for (int i = 0; i < r; i++) out[i] += R[(size_t)i * step] * in[j];
+}
+
+void OP(lowrank_s)(float *s, uint8_t *active, const float *z, const tlk_lowrank *lr, int T, int transposed) {
+  turn_job q = {s, active, z, lr, transposed};
+  tlk_run(T, (double)T * lr->r * (lr->R ? lr->r : 1), turn_row, &q);
 }
 
 // One unit after the other, its rows in order, in double; a unit's sum is added to dR once.
