@@ -30,7 +30,7 @@ local train = tl.data.load(task, { style = style, seed = p.seed, n = p.limit > 0
 if p.limit > 0 then train = train:take(math.min(p.limit, #train)) end
 local held_out = p.eval > 0 and tl.data.load(task, { split = "test", style = style, seed = p.seed + 1000, n = p.eval }):take(p.eval)
 
-local adapter = tl.adapter.create(model, p.adapter, { rank = p.rank, u = p.u, tie = p.tie, dtype = p.dtype, seed = p.seed })
+local adapter = tl.adapter.create(model, p.adapter, { rank = p.rank, u = p.u, tie = p.tie, dtype = p.dtype })
 local total = train:n_batches { size = p.batch, epochs = p.epochs }
 if p.total > 0 then total = math.min(total, p.total) end
 local run = tl.report.run { name = p.name, out = p.out, config = p, seed = p.seed, total = total }
