@@ -97,7 +97,7 @@ typedef struct tlk_ops {
   //      dR[a][b] += g[t][a] z[t][b]. Rows in order, in double.
   void (*lowrank_bwd)(double *dR, const float *g, const float *z, const int32_t *unit_off, int n_units, int r);
 
-  // ---- rmsnorm: y (T, C) act = x * rstd * gain, rstd = 1 / sqrt(mean(x^2) + eps); x (T, C) F32. rstd (T) overwritten.
+  // ---- rmsnorm: y (T, C) act or F32 = x * rstd * gain, rstd = 1 / sqrt(mean(x^2) + eps); x (T, C) F32. rstd (T) overwritten.
   void (*rmsnorm_fwd)(tlk_mat y, float *rstd, const float *x, const float *gain, float eps, int T, int C);
   //      dx (T, C) F32 accumulated into; dgain (C) accumulated into, or NULL. dy (T, C) F32.
   void (*rmsnorm_bwd)(float *dx, float *dgain, const float *dy, const float *x, const float *gain, const float *rstd, int T,
@@ -106,7 +106,7 @@ typedef struct tlk_ops {
   // ---- rope, half-split as in Hugging Face: (a, b) at (i, i + D/2) -> (a c - b s, b c + a s). table (n_pos, D/2, 2) holds
   //      (c, s). y and x are (T, heads * D); row t of x goes to row out_rows[t] of y (NULL: to row t). y act (or F32), x F32 or act.
   void (*rope_fwd)(tlk_mat y, const int32_t *out_rows, tlk_mat x, const int32_t *pos, const float *table, int T, int heads, int D);
-  //      dx (T, heads * D) act overwritten = the inverse rotation of dy (T, heads * D) F32
+  //      dx (T, heads * D) act or F32, overwritten = the inverse rotation of dy (T, heads * D) F32
   void (*rope_bwd)(tlk_mat dx, tlk_mat dy, const int32_t *pos, const float *table, int T, int heads, int D);
   //      y row out_rows[t] (NULL: t) = x row t, converted
   void (*cast)(tlk_mat y, const int32_t *out_rows, tlk_mat x, int T, int C);

@@ -31,7 +31,7 @@ struct tl_adapter {
   tl_weights full;             // TL_FULL: own weights
   int64_t *full_off_w;         // TL_FULL: (model's n_modules) where each weight starts in the parameter vector; -1 not trained
   int64_t *full_off_b;         // biases; -1: none
-  int64_t off_embed, off_head, off_norms;  // -1: not trained. norms: per layer norm1, norm2; then final (each C)
+  int64_t off_embed, off_head, off_norms;  // -1: not trained. norms: laid out by tl_norm_offset
   bool train_embeddings;       // TL_FULL
   tl_adapter_view view;
   // what linear_grad works with
@@ -73,7 +73,7 @@ bool tl_adapter_trains_module(const tl_adapter *a, int module);
 // units, so that the result does not depend on how a batch was cut into micro-batches of whole units.
 void tl_adapter_linear_grad(tl_adapter *a, const tl_linear_grad *g);
 // TL_FULL: where the gradients of other parameters go; NULL when not trained
-float *tl_adapter_grad_norm(tl_adapter *a, int layer, int which);  // which 0, 1; layer == n_layers: final norm
+float *tl_adapter_grad_norm(tl_adapter *a, int layer, int which);  // which: TL_NORM_1 ...; layer == n_layers: final norm
 float *tl_adapter_grad_embed(tl_adapter *a);                       // (V, C)
 float *tl_adapter_grad_head(tl_adapter *a);                        // (V, C); the same as grad_embed when tied
 #endif

@@ -2,7 +2,7 @@
 // adapter's own, and the base model stays as it is (so the reference policy of a run is still there).
 //
 // Layout of the parameter vector (each part row-major; parts that are not trained are absent):
-//   embedding (V, C) | per module, in index order: weight (out, in), bias (out) | per layer: norm1 (C), norm2 (C); final (C)
+//   embedding (V, C) | per module, in index order: weight (out, in), bias (out) | all norms' gains, as tl_norm_offset says
 //   | head (V, C) unless tied to the embedding
 // train_embeddings false leaves the linears with their biases only.
 //
@@ -32,7 +32,7 @@ tl_status tl_full_build(tl_adapter *a) {
   }
   if (a->train_embeddings) {
     a->off_norms = at;
-    at += (int64_t)(2 * c->n_layers + 1) * c->width;
+    at += tl_norms_size(c);
     a->off_head = c->tied ? a->off_embed : at;
     if (!c->tied) at += table;
   }
@@ -55,6 +55,20 @@ static float *own_vector(tl_adapter *a, const float *from, int64_t off, int n) {
   return a->value + off;
 }
 
+static tl_status own_norms(tl_adapter *a) {
+  const tl_config *c = &a->model->cfg;
+  tl_part *parts;
+  int n;
+  TL_TRY(tl_parts_list(c, &parts, &n));
+  for (int i = 0; i < n; i++) {
+    float **v = tl_weights_vector(&a->full, &parts[i]);
+    if (!v || parts[i].role == TL_PART_BIAS) continue;
+    *v = own_vector(a, *v, a->off_norms + tl_norm_part_offset(c, &parts[i]), parts[i].rows);
+  }
+  free(parts);
+  return TL_OK;
+}
+
 tl_status tl_full_init(tl_adapter *a) {
   const tl_config *c = &a->model->cfg;
   TL_TRY(tl_weights_share(&a->model->w, &a->full));
@@ -74,12 +88,7 @@ tl_status tl_full_init(tl_adapter *a) {
       TL_TRY(own(a, &a->full.head, &owned, a->off_head, c->vocab, c->width));
       a->full.owned_head = true;
     }
-    for (int l = 0; l < c->n_layers; l++) {
-      int64_t off = a->off_norms + (int64_t)2 * l * c->width;
-      a->full.layers[l].norm1 = own_vector(a, a->full.layers[l].norm1, off, c->width);
-      a->full.layers[l].norm2 = own_vector(a, a->full.layers[l].norm2, off + c->width, c->width);
-    }
-    a->full.final_norm = own_vector(a, a->full.final_norm, a->off_norms + (int64_t)2 * c->n_layers * c->width, c->width);
+    TL_TRY(own_norms(a));
   }
   a->view = (tl_adapter_view){.weights = &a->full};
   return TL_OK;
@@ -105,7 +114,7 @@ void tl_full_grad(tl_adapter *a, const tl_linear_grad *g) {
 float *tl_adapter_grad_norm(tl_adapter *a, int layer, int which) {
   const tl_config *c = &a->model->cfg;
   if (a->kind != TL_FULL || a->off_norms < 0) return NULL;
-  return a->grad + a->off_norms + (int64_t)(layer == c->n_layers ? 2 * layer : 2 * layer + which) * c->width;
+  return a->grad + a->off_norms + tl_norm_offset(c, layer, which);
 }
 
 float *tl_adapter_grad_embed(tl_adapter *a) { return a->kind == TL_FULL && a->off_embed >= 0 ? a->grad + a->off_embed : NULL; }

@@ -24,15 +24,12 @@ static tl_status add_delta(const tl_adapter *a, int module, float *w) {
 // where a part starts in a full adapter's parameters; -1: not trained
 static int64_t full_offset(const tl_adapter *a, const tl_part *p) {
   int module = p->layer * TL_N_KINDS + p->kind;
-  int64_t width = a->model->cfg.width, norms = a->off_norms;
   switch (p->role) {
   case TL_PART_EMBED: return a->off_embed;
   case TL_PART_HEAD: return a->off_head;
   case TL_PART_WEIGHT: return a->full_off_w[module];
   case TL_PART_BIAS: return a->full_off_b[module];
-  case TL_PART_NORM1: return norms < 0 ? -1 : norms + 2 * p->layer * width;
-  case TL_PART_NORM2: return norms < 0 ? -1 : norms + (2 * p->layer + 1) * width;
-  default: return norms < 0 ? -1 : norms + 2 * a->model->cfg.n_layers * width;  // the final norm
+  default: return a->off_norms < 0 ? -1 : a->off_norms + tl_norm_part_offset(&a->model->cfg, p);
   }
 }
 
@@ -86,25 +83,16 @@ static tl_status copy_vector(float **v, const merged *s, tl_part p) {
 static tl_status merge_vectors(tl_model *copy, const merged *s) {
   const tl_config *c = &copy->cfg;
   tl_weights *w = &copy->w;
-  for (int l = 0; l < c->n_layers; l++) {
-    w->layers[l].norm1 = w->layers[l].norm2 = NULL;
-    for (int k = 0; k < TL_N_KINDS; k++) w->layers[l].lin[k].bias = NULL;
-  }
-  w->final_norm = NULL;
-  w->owned_vec = true;
   tl_part *parts;
   int n;
   TL_TRY(tl_parts_list(c, &parts, &n));
+  for (int i = 0; i < n; i++)
+    if (tl_weights_vector(w, &parts[i])) *tl_weights_vector(w, &parts[i]) = NULL;
+  w->owned_vec = true;
   tl_status st = TL_OK;
   for (int i = 0; i < n && st == TL_OK; i++) {
-    tl_layer *layer = &w->layers[parts[i].layer];
-    switch (parts[i].role) {
-    case TL_PART_NORM1: st = copy_vector(&layer->norm1, s, parts[i]); break;
-    case TL_PART_NORM2: st = copy_vector(&layer->norm2, s, parts[i]); break;
-    case TL_PART_BIAS: st = copy_vector(&layer->lin[parts[i].kind].bias, s, parts[i]); break;
-    case TL_PART_FINAL_NORM: st = copy_vector(&w->final_norm, s, parts[i]); break;
-    default: break;
-    }
+    float **v = tl_weights_vector(w, &parts[i]);
+    if (v) st = copy_vector(v, s, parts[i]);
   }
   free(parts);
   return st;

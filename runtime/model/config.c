@@ -1,11 +1,10 @@
-// config.c: config.json of a Hugging Face directory -> tl_config. The key styles of transformers 4 (rope_theta, rope_scaling)
-// and of transformers 5 (rope_parameters) are both read. What would change the result and is not handled is refused by name.
+// config.c: config.json of a Hugging Face directory -> tl_config, with the defaults of transformers for what it does not say;
+// rotation and windows are in config_attention.c. Keys that do not change the result are not read; what would change it and is
+// not handled is refused by name.
 #include "load.h"
 #include <cjson/cJSON.h>
 #include <limits.h>
 #include <math.h>
-
-enum { REQUIRED = INT_MIN };
 
 tl_status tl_json_read(const char *path, cJSON **out) {
   char *text;
@@ -37,15 +36,14 @@ void tl_json_add_float(cJSON *o, const char *key, float v) {
   cJSON_AddRawToObject(o, key, text);
 }
 
-// an absent key and null are the same
-static const cJSON *get(const cJSON *o, const char *key) {
+const cJSON *tl_json_get(const cJSON *o, const char *key) {
   const cJSON *v = cJSON_GetObjectItemCaseSensitive(o, key);
   return cJSON_IsNull(v) ? NULL : v;
 }
 
-static tl_status get_int(const char *path, const cJSON *o, const char *key, int lo, int hi, int fallback, int *out) {
-  const cJSON *v = get(o, key);
-  if (!v && fallback == REQUIRED) return tl_fail(TL_E_FORMAT, "%s: %s is missing", path, key);
+tl_status tl_json_int(const char *path, const cJSON *o, const char *key, int lo, int hi, int fallback, int *out) {
+  const cJSON *v = tl_json_get(o, key);
+  if (!v && fallback == TL_JSON_REQUIRED) return tl_fail(TL_E_FORMAT, "%s: %s is missing", path, key);
   if (!v) return *out = fallback, TL_OK;
   if (!cJSON_IsNumber(v) || v->valuedouble != floor(v->valuedouble))
     return tl_fail(TL_E_FORMAT, "%s: %s is not a whole number", path, key);
@@ -55,9 +53,8 @@ static tl_status get_int(const char *path, const cJSON *o, const char *key, int 
   return TL_OK;
 }
 
-// a positive number; fallback 0: required
-static tl_status get_float(const char *path, const cJSON *o, const char *key, float fallback, float *out) {
-  const cJSON *v = get(o, key);
+tl_status tl_json_float(const char *path, const cJSON *o, const char *key, float fallback, float *out) {
+  const cJSON *v = tl_json_get(o, key);
   if (!v && fallback == 0) return tl_fail(TL_E_FORMAT, "%s: %s is missing", path, key);
   if (!v) return *out = fallback, TL_OK;
   if (!cJSON_IsNumber(v) || !(v->valuedouble > 0) || !(v->valuedouble < 1e30))
@@ -66,8 +63,8 @@ static tl_status get_float(const char *path, const cJSON *o, const char *key, fl
   return TL_OK;
 }
 
-static tl_status get_bool(const char *path, const cJSON *o, const char *key, bool fallback, bool *out) {
-  const cJSON *v = get(o, key);
+tl_status tl_json_bool(const char *path, const cJSON *o, const char *key, bool fallback, bool *out) {
+  const cJSON *v = tl_json_get(o, key);
   if (v && !cJSON_IsBool(v)) return tl_fail(TL_E_FORMAT, "%s: %s is not true or false", path, key);
   *out = v ? cJSON_IsTrue(v) : fallback;
   return TL_OK;
@@ -75,8 +72,8 @@ static tl_status get_bool(const char *path, const cJSON *o, const char *key, boo
 
 static tl_status find_family(const char *path, const cJSON *j, tl_config *c) {
   char known[128];
-  tl_family_list(known, sizeof known);
-  const cJSON *type = get(j, "model_type"), *cls = cJSON_GetArrayItem(get(j, "architectures"), 0);
+  tl_family_list(known, sizeof known, false);
+  const cJSON *type = tl_json_get(j, "model_type"), *cls = cJSON_GetArrayItem(tl_json_get(j, "architectures"), 0);
   if (!cJSON_IsString(type)) return tl_fail(TL_E_FORMAT, "%s: model_type is missing; known: %s", path, known);
   c->family = tl_family_find(type->valuestring);
   if (!c->family)
@@ -87,55 +84,31 @@ static tl_status find_family(const char *path, const cJSON *j, tl_config *c) {
 }
 
 static tl_status read_sizes(const char *path, const cJSON *j, tl_config *c) {
-  TL_TRY(get_int(path, j, "num_hidden_layers", 1, 4096, REQUIRED, &c->n_layers));
-  TL_TRY(get_int(path, j, "hidden_size", 1, 1 << 17, REQUIRED, &c->width));
-  TL_TRY(get_int(path, j, "num_attention_heads", 1, 1 << 12, REQUIRED, &c->n_heads));
-  TL_TRY(get_int(path, j, "num_key_value_heads", 1, 1 << 12, c->n_heads, &c->n_kv_heads));
-  TL_TRY(get_int(path, j, "head_dim", 2, 1 << 12, c->width / c->n_heads, &c->head_dim));
-  TL_TRY(get_int(path, j, "intermediate_size", 1, 1 << 20, REQUIRED, &c->ffn));
-  TL_TRY(get_int(path, j, "vocab_size", 1, 1 << 24, REQUIRED, &c->vocab));
-  return get_int(path, j, "max_position_embeddings", 1, 1 << 28, c->family->max_positions, &c->max_positions);
-}
-
-static tl_status read_rope(const char *path, const cJSON *j, tl_config *c) {
-  const cJSON *v5 = get(j, "rope_parameters"), *o = v5 ? v5 : get(j, "rope_scaling");
-  TL_TRY(get_float(path, get(v5, "rope_theta") ? v5 : j, "rope_theta", 10000, &c->rope_theta));
-  const cJSON *type = get(o, "rope_type") ? get(o, "rope_type") : get(o, "type");
-  const char *name = cJSON_IsString(type) ? type->valuestring : "default";
-  if (o && (!cJSON_IsObject(o) || (!type && get(o, "factor"))))
-    return tl_fail(TL_E_FORMAT, "%s: %s has no rope_type", path, v5 ? "rope_parameters" : "rope_scaling");
-  if (strcmp(name, "default") == 0) return TL_OK;
-  if (strcmp(name, "linear") == 0) {
-    c->rope_type = TL_ROPE_LINEAR;
-    return get_float(path, o, "factor", 0, &c->rope_factor);
-  }
-  if (strcmp(name, "llama3") != 0)
-    return tl_fail(TL_E_UNSUPPORTED, "%s: rope scaling %.40s is not supported; known: default, linear, llama3", path, name);
-  c->rope_type = TL_ROPE_LLAMA3;
-  TL_TRY(get_float(path, o, "factor", 0, &c->rope_factor));
-  TL_TRY(get_float(path, o, "low_freq_factor", 0, &c->rope_low));
-  TL_TRY(get_float(path, o, "high_freq_factor", 0, &c->rope_high));
-  TL_TRY(get_int(path, o, "original_max_position_embeddings", 1, 1 << 28, c->max_positions, &c->rope_original));
-  if (c->rope_high <= c->rope_low)
-    return tl_fail(TL_E_FORMAT, "%s: high_freq_factor %g is not above low_freq_factor %g", path, c->rope_high, c->rope_low);
-  return TL_OK;
+  TL_TRY(tl_json_int(path, j, "num_hidden_layers", 1, 4096, TL_JSON_REQUIRED, &c->n_layers));
+  TL_TRY(tl_json_int(path, j, "hidden_size", 1, 1 << 17, TL_JSON_REQUIRED, &c->width));
+  TL_TRY(tl_json_int(path, j, "num_attention_heads", 1, 1 << 12, TL_JSON_REQUIRED, &c->n_heads));
+  const tl_family *f = c->family;  // num_key_value_heads null means as many as heads, absent means the family's default
+  bool said = cJSON_GetObjectItemCaseSensitive(j, "num_key_value_heads") != NULL;
+  TL_TRY(tl_json_int(path, j, "num_key_value_heads", 1, 1 << 12, said || !f->kv_heads ? c->n_heads : f->kv_heads,
+                     &c->n_kv_heads));
+  TL_TRY(tl_json_int(path, j, "head_dim", 2, 1 << 12, f->head_dim ? f->head_dim : c->width / c->n_heads, &c->head_dim));
+  TL_TRY(tl_json_int(path, j, "intermediate_size", 1, 1 << 20, TL_JSON_REQUIRED, &c->ffn));
+  TL_TRY(tl_json_int(path, j, "vocab_size", 1, 1 << 24, TL_JSON_REQUIRED, &c->vocab));
+  return tl_json_int(path, j, "max_position_embeddings", 1, 1 << 28, c->family->max_positions, &c->max_positions);
 }
 
 // what changes a model's output and is not handled
 static tl_status refuse(const char *path, const cJSON *j) {
   bool flag;
-  float factor;
-  const cJSON *act = get(j, "hidden_act");
+  const cJSON *act = tl_json_get(j, "hidden_act");
   if (cJSON_IsString(act) && strcmp(act->valuestring, "silu") != 0 && strcmp(act->valuestring, "swish") != 0)
     return tl_fail(TL_E_UNSUPPORTED, "%s: hidden_act %.40s is not supported; known: silu", path, act->valuestring);
-  TL_TRY(get_bool(path, j, "mlp_bias", false, &flag));
+  TL_TRY(tl_json_bool(path, j, "mlp_bias", false, &flag));
   if (flag) return tl_fail(TL_E_UNSUPPORTED, "%s: mlp_bias true is not supported", path);
-  TL_TRY(get_bool(path, j, "use_sliding_window", false, &flag));
-  if (flag) return tl_fail(TL_E_UNSUPPORTED, "%s: use_sliding_window true is not supported", path);
-  TL_TRY(get_float(path, j, "partial_rotary_factor", 1, &factor));
-  if (factor != 1) return tl_fail(TL_E_UNSUPPORTED, "%s: partial_rotary_factor %g is not supported", path, factor);
-  if (get(j, "quantization_config")) {
-    const cJSON *q = get(get(j, "quantization_config"), "quant_method");
+  TL_TRY(tl_json_bool(path, j, "is_causal", true, &flag));
+  if (!flag) return tl_fail(TL_E_UNSUPPORTED, "%s: is_causal false is not supported", path);
+  if (tl_json_get(j, "quantization_config")) {
+    const cJSON *q = tl_json_get(tl_json_get(j, "quantization_config"), "quant_method");
     return tl_fail(TL_E_UNSUPPORTED,
                    "%s: weights quantised by %.40s are not supported; use safetensors in F32, F16 or BF16, or a GGUF", path,
                    cJSON_IsString(q) ? q->valuestring : "an unnamed method");
@@ -143,9 +116,19 @@ static tl_status refuse(const char *path, const cJSON *j) {
   return TL_OK;
 }
 
-static tl_status read_eos(const char *path, const cJSON *j, tl_config *c) {
-  const cJSON *v = get(j, "eos_token_id"), *item;
+// Qwen2's biases are where they are whatever the key says
+static tl_status read_bias(const char *path, const cJSON *j, tl_config *c) {
+  TL_TRY(tl_json_bool(path, j, "attention_bias", false, &c->attention_bias));
+  if (c->family->qkv_bias) c->attention_bias = false;
+  if (c->attention_bias && !c->family->bias_key)
+    return tl_fail(TL_E_UNSUPPORTED, "%s: attention_bias true is not supported for %s", path, c->family->name);
+  return TL_OK;
+}
+
+static tl_status read_eos(const char *path, const cJSON *j, bool null_means_none, tl_config *c) {
+  const cJSON *v = cJSON_GetObjectItemCaseSensitive(j, "eos_token_id"), *item;
   if (!v) return TL_OK;
+  if (cJSON_IsNull(v)) return c->n_eos = null_means_none ? 0 : c->n_eos, TL_OK;
   int n = cJSON_IsArray(v) ? cJSON_GetArraySize(v) : 1;
   if (n > 8) return tl_fail(TL_E_UNSUPPORTED, "%s: eos_token_id lists %d tokens, at most 8 are read", path, n);
   c->n_eos = 0;
@@ -158,25 +141,28 @@ static tl_status read_eos(const char *path, const cJSON *j, tl_config *c) {
   return TL_OK;
 }
 
-static tl_status read_special(const char *path, const cJSON *j, tl_config *c) {
-  TL_TRY(get_int(path, j, "bos_token_id", -1, INT_MAX, c->bos, &c->bos));
-  TL_TRY(get_int(path, j, "pad_token_id", -1, INT_MAX, c->pad, &c->pad));
-  return read_eos(path, j, c);
+// null_means_none: in config.json; in generation_config.json null leaves what config.json says
+static tl_status read_special(const char *path, const cJSON *j, bool null_means_none, tl_config *c) {
+  bool none = null_means_none && cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(j, "bos_token_id"));
+  TL_TRY(tl_json_int(path, j, "bos_token_id", -1, INT_MAX, none ? -1 : c->bos, &c->bos));
+  TL_TRY(tl_json_int(path, j, "pad_token_id", -1, INT_MAX, c->pad, &c->pad));
+  return read_eos(path, j, null_means_none, c);
 }
 
 static tl_status read_config(const char *path, const cJSON *j, tl_config *c, float *init_std) {
   TL_TRY(find_family(path, j, c));
   TL_TRY(read_sizes(path, j, c));
-  TL_TRY(get_float(path, j, "rms_norm_eps", 1e-6f, &c->norm_eps));
-  TL_TRY(read_rope(path, j, c));
+  TL_TRY(tl_json_float(path, j, "rms_norm_eps", 1e-6f, &c->norm_eps));
+  TL_TRY(tl_config_rope(path, j, c));
   TL_TRY(refuse(path, j));
-  TL_TRY(get_bool(path, j, "tie_word_embeddings", false, &c->tied));
-  if (!c->family->qkv_bias) TL_TRY(get_bool(path, j, "attention_bias", false, &c->attention_bias));
-  if (init_std) TL_TRY(get_float(path, j, "initializer_range", 0.02f, init_std));
+  TL_TRY(tl_config_windows(path, j, c));
+  TL_TRY(tl_json_bool(path, j, "tie_word_embeddings", false, &c->tied));
+  TL_TRY(read_bias(path, j, c));
+  if (init_std) TL_TRY(tl_json_float(path, j, "initializer_range", 0.02f, init_std));
   c->bos = c->family->bos;
   c->pad = -1;
   if (c->family->eos >= 0) c->eos[c->n_eos++] = c->family->eos;
-  TL_TRY(read_special(path, j, c));
+  TL_TRY(read_special(path, j, true, c));
   return tl_config_check(path, c);
 }
 
@@ -188,7 +174,7 @@ tl_status tl_config_read(const char *path, const char *gen_path, tl_config *c, f
   cJSON_Delete(j);
   if (s != TL_OK || !gen_path || !tl_file_exists(gen_path)) return s;
   TL_TRY(tl_json_read(gen_path, &j));
-  s = read_special(gen_path, j, c);
+  s = read_special(gen_path, j, false, c);
   cJSON_Delete(j);
   return s;
 }
@@ -204,7 +190,21 @@ tl_status tl_config_check(const char *path, const tl_config *c) {
   return TL_OK;
 }
 
+static void *copied(const void *from, size_t bytes) {
+  void *p = from ? malloc(bytes) : NULL;
+  return p ? memcpy(p, from, bytes) : NULL;
+}
+
+tl_status tl_config_own(tl_config *c) {
+  const tl_config from = *c;
+  c->rope_divisors = copied(from.rope_divisors, (size_t)c->head_dim / 2 * sizeof(float));
+  c->slides = copied(from.slides, (size_t)c->n_layers);
+  bool ok = !c->rope_divisors == !from.rope_divisors && !c->slides == !from.slides;
+  return ok ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory: a configuration");
+}
+
 void tl_config_free(tl_config *c) {
   free(c->rope_divisors);
+  free(c->slides);
   *c = (tl_config){0};
 }

@@ -7,7 +7,7 @@ typedef struct census {
   int64_t tensors;
 } census;
 
-static void count_tensor(void *ctx, const char *type, int64_t n) {
+static void count_tensor(void *ctx, const char *name, const char *type, int64_t n) {
   census *c = ctx;
   cJSON *seen = cJSON_GetObjectItemCaseSensitive(c->dtypes, type);
   if (seen) cJSON_SetNumberValue(seen, seen->valuedouble + 1);
@@ -16,12 +16,27 @@ static void count_tensor(void *ctx, const char *type, int64_t n) {
 }
 
 static void add_rope(cJSON *o, const tl_config *c) {
-  static const char *const names[] = {"default", "linear", "llama3", "tensor"};
+  static const char *const names[] = {"default", "linear", "llama3", "yarn", "tensor"};
   cJSON *r = cJSON_AddObjectToObject(o, "rope");
   cJSON_AddStringToObject(r, "type", names[c->rope_type]);
   tl_json_add_float(r, "theta", c->rope_theta);
-  if (c->rope_type == TL_ROPE_LINEAR || c->rope_type == TL_ROPE_LLAMA3) tl_json_add_float(r, "factor", c->rope_factor);
-  if (c->rope_type == TL_ROPE_LLAMA3) cJSON_AddNumberToObject(r, "original_context", c->rope_original);
+  bool by_factor = c->rope_type != TL_ROPE_DEFAULT && c->rope_type != TL_ROPE_TENSOR;
+  if (by_factor) tl_json_add_float(r, "factor", c->rope_factor);
+  if (by_factor && c->rope_type != TL_ROPE_LINEAR) cJSON_AddNumberToObject(r, "original_context", c->rope_original);
+  if (c->rope_type == TL_ROPE_YARN) tl_json_add_float(r, "attention_factor", c->rope_attention);
+}
+
+// {"window": 4096, "layers": how many slide}; null: none does
+static void add_windows(cJSON *o, const tl_config *c) {
+  int n = 0;
+  for (int l = 0; l < c->n_layers; l++) n += tl_config_window(c, l) > 0;
+  if (!n) {
+    cJSON_AddNullToObject(o, "sliding");
+    return;
+  }
+  cJSON *w = cJSON_AddObjectToObject(o, "sliding");
+  cJSON_AddNumberToObject(w, "window", c->window);
+  cJSON_AddNumberToObject(w, "layers", n);
 }
 
 static void add_text(cJSON *o, const char *key, tl_gguf_text t) {
@@ -69,6 +84,7 @@ static void add_config(cJSON *o, const tl_config *c) {
   cJSON_AddBoolToObject(o, "tied", c->tied);
   tl_json_add_float(o, "norm_eps", c->norm_eps);
   add_rope(o, c);
+  add_windows(o, c);
   cJSON_AddNumberToObject(o, "bos", c->bos);
   cJSON_AddItemToObject(o, "eos", cJSON_CreateIntArray(c->eos, c->n_eos));
   cJSON_AddNumberToObject(o, "pad", c->pad);

@@ -31,6 +31,9 @@ size_t tl_acts_bytes(const tl_net *net, int T, bool for_backward, bool own_kv) {
   size_t n = 2 * mat_bytes(TLK_F32, T, 1) + mat_bytes(TLK_F32, T, c->n_heads) + 2 * mat_bytes(net->act, T, hd) +
              2 * mat_bytes(net->act, T, c->ffn) + TL_N_KINDS * mat_bytes(TLK_F32, T, net->max_rank);
   if (own_kv) n += 2 * mat_bytes(net->act, T, gd);
+  if (c->family->qk_norm)
+    n += mat_bytes(net->act, T, hd) + mat_bytes(net->act, T, gd) + mat_bytes(TLK_F32, T, c->n_heads) +
+         mat_bytes(TLK_F32, T, c->n_kv_heads);
   if (for_backward) n += 2 * mat_bytes(TLK_F32, T, c->width);
   return n;
 }
@@ -51,6 +54,12 @@ void tl_acts_take(tl_acts *a, const tl_net *net, int T, bool for_backward, bool 
     a->k = tl_mat_take(arena, net->act, T, gd);
     a->v = tl_mat_take(arena, net->act, T, gd);
   }
+  if (c->family->qk_norm) {
+    a->q_raw = tl_mat_take(arena, net->act, T, hd);
+    a->k_raw = tl_mat_take(arena, net->act, T, gd);
+    a->rstd_q = tl_arena_take(arena, sizeof(float) * (size_t)T * c->n_heads);
+    a->rstd_k = tl_arena_take(arena, sizeof(float) * (size_t)T * c->n_kv_heads);
+  }
   if (for_backward) {
     a->x_in = tl_arena_take(arena, sizeof(float) * (size_t)T * c->width);
     a->x_mid = tl_arena_take(arena, sizeof(float) * (size_t)T * c->width);
@@ -59,7 +68,8 @@ void tl_acts_take(tl_acts *a, const tl_net *net, int T, bool for_backward, bool 
 
 size_t tl_fwd_scratch_bytes(const tl_net *net, int T) {
   const tl_config *c = net->cfg;
-  return mat_bytes(net->act, T, c->width) + mat_bytes(TLK_F32, T, c->n_heads * c->head_dim) + mat_bytes(net->act, T, c->ffn);
+  size_t wide = mat_bytes(TLK_F32, T, c->n_heads * c->head_dim);
+  return mat_bytes(net->act, T, c->width) + wide + mat_bytes(net->act, T, c->ffn) + (c->family->qk_norm ? wide : 0);
 }
 
 void tl_fwd_scratch_take(tl_fwd_scratch *s, const tl_net *net, int T, tl_arena *arena) {
@@ -67,6 +77,8 @@ void tl_fwd_scratch_take(tl_fwd_scratch *s, const tl_net *net, int T, tl_arena *
   s->xn = tl_mat_take(arena, net->act, T, c->width);
   s->wide = tl_mat_take(arena, TLK_F32, T, c->n_heads * c->head_dim);
   s->h = tl_mat_take(arena, net->act, T, c->ffn);
+  s->normed = (tlk_mat){0};
+  if (c->family->qk_norm) s->normed = tl_mat_take(arena, TLK_F32, T, c->n_heads * c->head_dim);
 }
 
 static int dy_width(const tl_config *c) {
@@ -106,21 +118,59 @@ static void linear(const tl_net *net, int layer, int kind, tlk_mat y, tlk_mat x,
   tl_ops()->linear_fwd(y, lr ? a->z[kind] : NULL, x, l->w, l->bias, lr, T, accumulate);
 }
 
+// q and k of a layer: which (TL_Q or TL_K), its number of heads and, in families that norm them, what is kept for backward
+typedef struct {
+  int kind, heads;
+  tlk_mat raw;         // (T, heads*D) act
+  float *rstd;         // (T, heads)
+  const float *gain;   // (D); NULL: no norm
+} rotated;
+
+static rotated rotated_of(const tl_net *net, int layer, int kind, const tl_acts *a) {
+  const tl_layer *w = &net->w->layers[layer];
+  if (kind == TL_Q) return (rotated){kind, net->cfg->n_heads, a->q_raw, a->rstd_q, w->norm_q};
+  return (rotated){kind, net->cfg->n_kv_heads, a->k_raw, a->rstd_k, w->norm_k};
+}
+
+// y (row out_rows[t] for t, or t) = the rotated, normed rows xn W^T of q or k
+static void rotated_fwd(const tl_net *net, int layer, rotated r, tlk_mat y, const int32_t *out_rows, const tl_rows *rows,
+                        const tl_acts *a, const tl_fwd_scratch *s) {
+  const tlk_ops *ops = tl_ops();
+  int T = rows->T, D = net->cfg->head_dim, width = r.heads * D;
+  tlk_mat wide = tl_mat_f32(s->wide.p, width);
+  if (r.gain) {
+    tlk_mat normed = tl_mat_f32(s->normed.p, width);
+    linear(net, layer, r.kind, r.raw, s->xn, a, T, 0);
+    ops->cast(wide, NULL, r.raw, T, width);
+    ops->rmsnorm_fwd(tl_mat_f32(s->normed.p, D), r.rstd, wide.p, r.gain, net->cfg->norm_eps, T * r.heads, D);
+    wide = normed;
+  } else {
+    linear(net, layer, r.kind, wide, s->xn, a, T, 0);
+  }
+  ops->rope_fwd(y, out_rows, wide, rows->pos, net->rope, T, r.heads, D);
+}
+
+// the layer's attention map: the rows', with the layer's window
+static tlk_attn_map map_of(const tl_net *net, int layer, const tl_rows *rows) {
+  tlk_attn_map map = rows->map;
+  map.window = tl_config_window(net->cfg, layer);
+  return map;
+}
+
 void tl_layer_fwd(const tl_net *net, int layer, const tl_rows *rows, float *x, tl_acts *a, const tl_fwd_scratch *s) {
   const tlk_ops *ops = tl_ops();
   const tl_config *c = net->cfg;
   const tl_layer *w = &net->w->layers[layer];
   int T = rows->T, C = c->width, H = c->n_heads, G = c->n_kv_heads, D = c->head_dim;
-  tlk_mat res = tl_mat_f32(x, C), kv = tl_mat_f32(s->wide.p, G * D);
+  tlk_mat res = tl_mat_f32(x, C), v = tl_mat_f32(s->wide.p, G * D);
+  tlk_attn_map map = map_of(net, layer, rows);
   if (a->x_in) memcpy(a->x_in, x, sizeof(float) * (size_t)T * C);
   ops->rmsnorm_fwd(s->xn, a->rstd1, x, w->norm1, c->norm_eps, T, C);
-  linear(net, layer, TL_Q, s->wide, s->xn, a, T, 0);
-  ops->rope_fwd(a->q, NULL, s->wide, rows->pos, net->rope, T, H, D);
-  linear(net, layer, TL_K, kv, s->xn, a, T, 0);
-  ops->rope_fwd(a->k, rows->kv_out, kv, rows->pos, net->rope, T, G, D);
-  linear(net, layer, TL_V, kv, s->xn, a, T, 0);
-  ops->cast(a->v, rows->kv_out, kv, T, G * D);
-  ops->attn_fwd(a->o, a->lse, a->q, a->k, a->v, &rows->map, net->scale, T, H, G, D);
+  rotated_fwd(net, layer, rotated_of(net, layer, TL_Q, a), a->q, NULL, rows, a, s);
+  rotated_fwd(net, layer, rotated_of(net, layer, TL_K, a), a->k, rows->kv_out, rows, a, s);
+  linear(net, layer, TL_V, v, s->xn, a, T, 0);
+  ops->cast(a->v, rows->kv_out, v, T, G * D);
+  ops->attn_fwd(a->o, a->lse, a->q, a->k, a->v, &map, net->scale, T, H, G, D);
   linear(net, layer, TL_O, res, a->o, a, T, 1);
   if (a->x_mid) memcpy(a->x_mid, x, sizeof(float) * (size_t)T * C);
   ops->rmsnorm_fwd(s->xn, a->rstd2, x, w->norm2, c->norm_eps, T, C);
@@ -172,7 +222,24 @@ static void ffn_back(const bwd *b, float *dx, const tl_fwd_scratch *f) {
   ops->swiglu_bwd(s->dgate, s->dup, s->dh, a->gate, a->up, T, c->ffn);
   linear_back(b, TL_GATE, s->dxn, xn, s->dgate, 0);
   linear_back(b, TL_UP, s->dxn, xn, s->dup, 1);
-  ops->rmsnorm_bwd(dx, b->sink->norm(b->sink->ctx, b->layer, 1), s->dxn.p, a->x_mid, w->norm2, a->rstd2, T, C);
+  ops->rmsnorm_bwd(dx, b->sink->norm(b->sink->ctx, b->layer, TL_NORM_2), s->dxn.p, a->x_mid, w->norm2, a->rstd2, T, C);
+}
+
+// d_raw (T, heads*D) act = gradient of xn W^T, given dy (T, heads*D) F32 of the rotated rows, which is used up
+static void rotated_back(const bwd *b, rotated r, const tl_rows *rows, tlk_mat d_raw, tlk_mat dy, const tl_fwd_scratch *f) {
+  const tlk_ops *ops = tl_ops();
+  int T = b->T, D = b->net->cfg->head_dim, width = r.heads * D;
+  if (!r.gain) {
+    ops->rope_bwd(d_raw, dy, rows->pos, b->net->rope, T, r.heads, D);
+    return;
+  }
+  tlk_mat d_normed = tl_mat_f32(f->normed.p, width), raw = tl_mat_f32(f->wide.p, width);
+  ops->rope_bwd(d_normed, dy, rows->pos, b->net->rope, T, r.heads, D);
+  ops->cast(raw, NULL, r.raw, T, width);
+  memset(dy.p, 0, sizeof(float) * (size_t)T * (size_t)width);
+  float *dgain = b->sink->norm(b->sink->ctx, b->layer, r.kind == TL_Q ? TL_NORM_Q : TL_NORM_K);
+  ops->rmsnorm_bwd(dy.p, dgain, d_normed.p, raw.p, r.gain, r.rstd, T * r.heads, D);
+  ops->cast(d_raw, NULL, dy, T, width);
 }
 
 static void attention_back(const bwd *b, const tl_rows *rows, float *dx, const tl_fwd_scratch *f) {
@@ -192,12 +259,13 @@ static void attention_back(const bwd *b, const tl_rows *rows, float *dx, const t
   ops->cast(d_o, NULL, s->dq, T, H * D);
   memset(s->dk.p, 0, sizeof(float) * (size_t)T * G * D);
   memset(s->dv.p, 0, sizeof(float) * (size_t)T * G * D);
-  ops->attn_bwd(s->dq, s->dk, s->dv, d_o, a->o, a->lse, a->q, a->k, a->v, &rows->map, b->unit_off, b->n_units,
-                b->net->scale, T, H, G, D);
-  ops->rope_bwd(s->dq_act, s->dq, rows->pos, b->net->rope, T, H, D);
-  ops->rope_bwd(s->dk_act, s->dk, rows->pos, b->net->rope, T, G, D);
+  tlk_attn_map map = map_of(b->net, b->layer, rows);
+  ops->attn_bwd(s->dq, s->dk, s->dv, d_o, a->o, a->lse, a->q, a->k, a->v, &map, b->unit_off, b->n_units, b->net->scale, T, H, G,
+                D);
+  rotated_back(b, rotated_of(b->net, b->layer, TL_Q, a), rows, s->dq_act, s->dq, f);
+  rotated_back(b, rotated_of(b->net, b->layer, TL_K, a), rows, s->dk_act, s->dk, f);
   ops->cast(s->dv_act, NULL, s->dv, T, G * D);
-  float *dgain = b->sink->norm(b->sink->ctx, b->layer, 0);
+  float *dgain = b->sink->norm(b->sink->ctx, b->layer, TL_NORM_1);
   bool below = b->layer > b->sink->lowest || b->sink->embeddings || dgain;
   tlk_mat dxn = s->dxn;
   if (!below) dxn.p = NULL;

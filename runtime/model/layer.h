@@ -2,11 +2,13 @@
 // same bits. Nothing here allocates: the caller brings activations and scratch.
 //
 //   xn = rmsnorm(x)            q, k, v = xn Wq^T, xn Wk^T, xn Wv^T     q, k rotated
-//   x += attention(q, K, V) Wo^T
+//   x += attention(q, K, V) Wo^T                                        over the layer's window, if it has one
 //   xn = rmsnorm(x)            x += (silu(xn Wg^T) * xn Wu^T) Wd^T
 //
 // The residual x is fp32; what enters a product is in the activation dtype ("act", the compute dtype of the weights).
-// Every linear may carry a low-rank term (kernels/ops.h), added in fp32 before any rounding.
+// Every linear may carry a low-rank term (kernels/ops.h), added in fp32 before any rounding. In families with norms on q and k,
+// each head is normed before its rotation: q_raw = xn Wq^T in act, which is what backward needs, then rmsnorm and rotation in
+// fp32.
 #ifndef TL_LAYER_H
 #define TL_LAYER_H
 #include "model.h"
@@ -41,6 +43,9 @@ typedef struct tl_acts {
   tlk_mat q, k, v, o;      // (T, H*D), (rows, G*D), (rows, G*D), (T, H*D), act
   tlk_mat gate, up;        // (T, F), act
   float *z[TL_N_KINDS];    // (T, r) A x of each linear with a low-rank term
+  // families with norms on q and k only:
+  tlk_mat q_raw, k_raw;    // (T, H*D), (T, G*D) act: before the norm
+  float *rstd_q, *rstd_k;  // (T, H), (T, G)
 } tl_acts;
 
 // Scratch of a forward pass over at most T rows.
@@ -48,6 +53,7 @@ typedef struct tl_fwd_scratch {
   tlk_mat xn;              // (T, C) act
   tlk_mat wide;            // (T, H*D) F32: q, k, v before rotation
   tlk_mat h;               // (T, F) act
+  tlk_mat normed;          // (T, H*D) F32: q, k after their norm; families with norms on q and k only
 } tl_fwd_scratch;
 
 typedef struct tl_bwd_scratch {
@@ -66,7 +72,7 @@ typedef struct tl_grad_sink {
   bool (*trains)(void *ctx, int module);
   bool needs_x;                                           // linear wants the layer's inputs x, not only z
   void (*linear)(void *ctx, const tl_linear_grad *g);
-  float *(*norm)(void *ctx, int layer, int which);        // gradient of a norm's gain, or NULL
+  float *(*norm)(void *ctx, int layer, int which);        // gradient of a norm's gain (TL_NORM_1 ...), or NULL
   int lowest;                                             // no gradient below this layer's input is needed
   bool embeddings;                                        // ... unless the embedding is trained
 } tl_grad_sink;

@@ -34,16 +34,9 @@ static tl_status load_part(tl_model *m, const tl_source *s, const tl_part *p, sc
   return tl_weights_put(&m->w, &m->cfg, p, tmp->p, TL_F32, m->compute);
 }
 
-// every shape is checked before the first weight is packed: a wrong file is refused at once
-static tl_status check_parts(const tl_source *s, const tl_part *parts, int n) {
-  tl_stored t;
-  for (int i = 0; i < n; i++) TL_TRY(tl_source_find(s, &parts[i], &t));
-  return TL_OK;
-}
-
 static tl_status load_parts(tl_model *m, const tl_source *s, const tl_part *parts, int n) {
   scratch tmp = {0};
-  tl_status st = check_parts(s, parts, n);
+  tl_status st = tl_source_check(s, parts, n);  // a wrong file is refused before the first weight is packed
   for (int i = 0; i < n && st == TL_OK; i++) {
     st = tl_interrupted() ? tl_fail(TL_E_INTERRUPTED, "loading was interrupted") : load_part(m, s, &parts[i], &tmp);
     m->n_parameters += (int64_t)tl_part_size(&parts[i]);
@@ -127,8 +120,8 @@ tl_status tl_model_load(const char *path, const tl_model_options *options, tl_mo
   int n = 0;
   const char *type = tl_source_main_type(&s);
   tl_config cfg = s.cfg;
-  s.cfg = (tl_config){.family = cfg.family, .n_heads = cfg.n_heads, .n_kv_heads = cfg.n_kv_heads};  // what finding still reads
-  tl_status st = new_model(path, s.is_gguf ? "gguf" : "hf", type, options, &cfg, &m);
+  tl_status st = tl_config_own(&cfg);
+  if (st == TL_OK) st = new_model(path, s.is_gguf ? "gguf" : "hf", type, options, &cfg, &m);
   if (st == TL_OK) st = tl_parts_list(&m->cfg, &parts, &n);
   if (st == TL_OK) st = load_parts(m, &s, parts, n);
   tl_config_free(&cfg);
@@ -152,15 +145,6 @@ tl_status tl_model_create(const char *config_path, const tl_model_options *optio
   return finish(st, m, parts, out);
 }
 
-static tl_status copy_divisors(tl_config *c) {
-  if (!c->rope_divisors) return TL_OK;
-  size_t bytes = (size_t)c->head_dim / 2 * sizeof(float);
-  float *d = malloc(bytes);
-  if (d) memcpy(d, c->rope_divisors, bytes);
-  c->rope_divisors = d;
-  return d ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory: rope divisors");
-}
-
 tl_status tl_model_derive(tl_model *m, tl_model **out) {
   *out = NULL;
   tl_model *d = calloc(1, sizeof *d);
@@ -173,7 +157,7 @@ tl_status tl_model_derive(tl_model *m, tl_model **out) {
   d->path = strdup(m->path);
   d->format = strdup(m->format);
   d->file_dtype = strdup(m->file_dtype);
-  tl_status st = copy_divisors(&d->cfg);
+  tl_status st = tl_config_own(&d->cfg);
   if (st == TL_OK && (!d->path || !d->format || !d->file_dtype)) st = tl_fail(TL_E_MEMORY, "out of memory: a model");
   if (st == TL_OK) st = name_modules(d);
   if (st == TL_OK) st = tl_weights_share(&m->w, &d->w);

@@ -9,12 +9,23 @@ struct cJSON;
 
 // ---- config.c
 tl_status tl_json_read(const char *path, struct cJSON **out);  // an object in a file; cJSON_Delete
+// Members of an object; an absent key and null are the same, and give the fallback. Failures name the file and the key.
+const struct cJSON *tl_json_get(const struct cJSON *o, const char *key);  // NULL: absent or null
+enum { TL_JSON_REQUIRED = INT32_MIN };                                    // a fallback: absence is a failure
+tl_status tl_json_int(const char *path, const struct cJSON *o, const char *key, int lo, int hi, int fallback, int *out);
+// a positive number; fallback 0: required
+tl_status tl_json_float(const char *path, const struct cJSON *o, const char *key, float fallback, float *out);
+tl_status tl_json_bool(const char *path, const struct cJSON *o, const char *key, bool fallback, bool *out);
 void tl_json_add_float(struct cJSON *o, const char *key, float v);
 // config.json; when gen_path (generation_config.json) is there, its special token ids prevail, as in transformers.
 // init_std: initializer_range (NULL: not wanted).
 tl_status tl_config_read(const char *path, const char *gen_path, tl_config *c, float *init_std);
 tl_status tl_config_check(const char *path, const tl_config *c);  // what holds for every source
 void tl_config_free(tl_config *c);
+tl_status tl_config_own(tl_config *c);  // c, a copy by value, gets arrays of its own
+// ---- config_attention.c: what config.json says of rotation and of sliding windows
+tl_status tl_config_rope(const char *path, const struct cJSON *j, tl_config *c);
+tl_status tl_config_windows(const char *path, const struct cJSON *j, tl_config *c);
 // ---- config_gguf.c
 tl_status tl_config_from_gguf(const tl_gguf *g, tl_config *c);
 
@@ -42,10 +53,12 @@ tl_status tl_source_open(tl_source *s, const char *path);
 void tl_source_close(tl_source *s);
 // finds a part and checks its shape and type
 tl_status tl_source_find(const tl_source *s, const tl_part *p, tl_stored *out);
+// every part is there with its shape and type, and no layer has a tensor that is not a part
+tl_status tl_source_check(const tl_source *s, const tl_part *parts, int n);
 // out (rows, cols) = the part's values, rows put back in Hugging Face's order
 void tl_stored_read(const tl_stored *t, const tl_part *p, float *out);
 // calls fn for every tensor in the files
-void tl_source_each(const tl_source *s, void (*fn)(void *ctx, const char *type, int64_t n), void *ctx);
+void tl_source_each(const tl_source *s, void (*fn)(void *ctx, const char *name, const char *type, int64_t n), void *ctx);
 const char *tl_source_main_type(const tl_source *s);  // dtype of most of the weights
 int64_t tl_source_bytes(const tl_source *s);
 

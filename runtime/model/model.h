@@ -8,31 +8,48 @@ enum { TL_NAME_BYTES = 48 };  // room for a module's name
 enum tl_kind { TL_Q, TL_K, TL_V, TL_O, TL_GATE, TL_UP, TL_DOWN, TL_N_KINDS };
 extern const char *const tl_kind_names[TL_N_KINDS];  // "q", "k", ...
 
-typedef enum tl_rope_type { TL_ROPE_DEFAULT, TL_ROPE_LINEAR, TL_ROPE_LLAMA3, TL_ROPE_TENSOR } tl_rope_type;
+typedef enum tl_rope_type { TL_ROPE_DEFAULT, TL_ROPE_LINEAR, TL_ROPE_LLAMA3, TL_ROPE_YARN, TL_ROPE_TENSOR } tl_rope_type;
+
+// Which keys of config.json make a family's layers slide: none; sliding_window alone; or only with use_sliding_window, and
+// then from layer max_window_layers on.
+typedef enum tl_window_keys { TL_WINDOW_NONE, TL_WINDOW_ALWAYS, TL_WINDOW_ASKED } tl_window_keys;
 
 // A family is a small table of differences.
 typedef struct tl_family {
-  const char *name;       // "llama", "qwen2"
-  bool qkv_bias;          // default when the file does not say
-  bool gguf_permuted;     // GGUF stores the rows of q and k permuted per head
+  const char *name;       // model_type: "llama", "qwen2"
   const char *hf_class;   // "LlamaForCausalLM"
-  int bos, eos;           // when config.json does not say; -1: none
-  int max_positions;      // when config.json does not say
+  const char *gguf_arch;  // general.architecture of its GGUF files
+  bool gguf_permuted;     // GGUF stores the rows of q and k permuted per head
+  bool qkv_bias;          // q, k and v always have biases
+  bool bias_key;          // attention_bias gives biases to q, k, v and o
+  bool qk_norm;           // RMSNorm of every head of q and k, before the rotation
+  tl_window_keys window;
+  // when config.json does not say:
+  int bos, eos;           // -1: none
+  int max_positions, kv_heads, head_dim;  // kv_heads 0: as many as heads; head_dim 0: width / heads
 } tl_family;
-const tl_family *tl_family_find(const char *name);  // NULL: unknown
-void tl_family_list(char *out, size_t n);           // "llama, qwen2"
+const tl_family *tl_family_find(const char *name);          // NULL: unknown
+const tl_family *tl_family_of_gguf(const char *arch);       // the first with that architecture; NULL: unknown
+void tl_family_list(char *out, size_t n, bool gguf);        // "llama, qwen2": model types, or GGUF's architectures
 
 typedef struct tl_config {
   const tl_family *family;
   int n_layers, width, n_heads, n_kv_heads, head_dim, ffn, vocab, max_positions;
   float norm_eps, rope_theta;
   tl_rope_type rope_type;
-  float rope_factor, rope_low, rope_high;  // llama3: factor, low_freq_factor, high_freq_factor; linear: factor
-  int rope_original;                       // llama3: original_max_position_embeddings
+  float rope_factor, rope_low, rope_high;  // llama3: factor, low_freq_factor, high_freq_factor; linear, yarn: factor
+  float rope_fast, rope_slow;              // yarn: beta_fast, beta_slow
+  bool rope_whole;                         // yarn: truncate, the ramp's ends are whole numbers
+  float rope_attention;                    // yarn: what cos and sin are multiplied by
+  int rope_original;                       // llama3, yarn: original_max_position_embeddings
   float *rope_divisors;                    // TL_ROPE_TENSOR (GGUF rope_freqs.weight): (D/2), each frequency is divided by it
-  bool tied, attention_bias;               // attention_bias: llama's q k v o biases
+  bool tied, attention_bias;               // attention_bias: biases on q, k, v and o
+  int window;                              // of the layers that slide: a query sees its last `window` keys, itself included
+  uint8_t *slides;                         // (n_layers) 1: this layer slides; NULL: none does
   int bos, pad, n_eos, eos[8];
 } tl_config;
+// the window of a layer; 0: it sees everything before it
+static inline int tl_config_window(const tl_config *c, int layer) { return c->slides && c->slides[layer] ? c->window : 0; }
 
 typedef struct tl_linear {
   tlk_packed *w;  // (out, in)
@@ -41,7 +58,8 @@ typedef struct tl_linear {
 
 typedef struct tl_layer {
   tl_linear lin[TL_N_KINDS];
-  float *norm1, *norm2;  // (C): input_layernorm, post_attention_layernorm
+  float *norm1, *norm2;    // (C): input_layernorm, post_attention_layernorm
+  float *norm_q, *norm_k;  // (D): of every head of q and k; NULL when the family has none
 } tl_layer;
 
 // One set of weights. The base model has one; full finetuning and merged copies have another, which shares what it does
@@ -87,8 +105,8 @@ void tl_module_name(char *out, size_t n, int module);
 tl_linear *tl_weights_module(const tl_weights *w, int module);
 
 // ---- the parts of a model: every array that a file holds. Loading, random initialisation and saving walk the same list.
-typedef enum tl_role { TL_PART_EMBED, TL_PART_NORM1, TL_PART_NORM2, TL_PART_WEIGHT, TL_PART_BIAS, TL_PART_FINAL_NORM,
-                       TL_PART_HEAD } tl_role;
+typedef enum tl_role { TL_PART_EMBED, TL_PART_NORM1, TL_PART_NORM2, TL_PART_NORM_Q, TL_PART_NORM_K, TL_PART_WEIGHT, TL_PART_BIAS,
+                       TL_PART_FINAL_NORM, TL_PART_HEAD } tl_role;
 typedef struct tl_part {
   tl_role role;
   int layer, kind;        // of norms, weights and biases; kind: of weights and biases
@@ -97,6 +115,23 @@ typedef struct tl_part {
 tl_status tl_parts_list(const tl_config *c, tl_part **parts, int *n);  // free() the list. A tied head is no part.
 static inline size_t tl_part_size(const tl_part *p) { return (size_t)p->rows * (p->cols ? (size_t)p->cols : 1); }
 void tl_part_name(char *out, size_t n, const tl_part *p);             // Hugging Face's name of it
+// where a part's vector is kept in a weight set; NULL for matrices
+float **tl_weights_vector(tl_weights *w, const tl_part *p);
+
+// All gains of a model as one vector: per layer norm1 (C), norm2 (C) and, where the family has them, norm_q (D), norm_k (D);
+// then the final norm (C). `which` counts in that order; layer == n_layers: the final norm.
+enum { TL_NORM_1, TL_NORM_2, TL_NORM_Q, TL_NORM_K };
+static inline int64_t tl_norm_offset(const tl_config *c, int layer, int which) {
+  int64_t width = c->width, head = c->family->qk_norm ? c->head_dim : 0;
+  int64_t within = which <= TL_NORM_2 ? which * width : 2 * width + (which - TL_NORM_Q) * head;
+  return layer * (2 * width + 2 * head) + within;
+}
+static inline int64_t tl_norms_size(const tl_config *c) { return tl_norm_offset(c, c->n_layers, 0) + c->width; }
+// of a norm's part
+static inline int64_t tl_norm_part_offset(const tl_config *c, const tl_part *p) {
+  return p->role == TL_PART_FINAL_NORM ? tl_norm_offset(c, c->n_layers, 0)
+                                       : tl_norm_offset(c, p->layer, (int)p->role - TL_PART_NORM1);
+}
 // out = the part's values (fp32), exactly as this weight set computes with them
 void tl_weights_part(const tl_weights *w, const tl_part *p, float *out);
 typedef tl_status (*tl_part_fill)(void *ctx, const tl_part *p, float *out);
@@ -111,7 +146,8 @@ tl_model *tl_model_retain(tl_model *m);
 tl_status tl_model_need_positions(tl_model *m, int n);
 // (n, D/2, 2) table for a config, computed as Hugging Face does (fp32 inverse frequencies, fp32 angles)
 void tl_rope_table(float *table, const tl_config *c, int n);
-float tl_rope_frequency(const tl_config *c, int i);  // of the pair (i, i + D/2), scaling included
+float tl_rope_frequency(const tl_config *c, int i);       // of the pair (i, i + D/2), scaling included
+float tl_yarn_attention(float factor, float mscale);      // 0.1 mscale ln(factor) + 1, and 1 for factors up to 1
 // a weight set with the same shape as the base's that shares everything (nothing owned)
 tl_status tl_weights_share(const tl_weights *base, tl_weights *out);
 void tl_weights_free(tl_weights *w);

@@ -1,7 +1,8 @@
 // rope.c: the table of rotations. Position p turns the pair (i, i + D/2) by p * f_i with f_i = theta^(-2i/D) (Su et al. 2021,
 // arXiv:2104.09864), computed in fp32 step by step as transformers does, so that long contexts agree with it too.
 // Scalings: linear divides every f_i by a factor; llama3 divides the slow ones by the factor, leaves the fast ones and blends
-// between; GGUF's rope_freqs tensor gives each divisor itself.
+// between, by wavelength; yarn (Peng et al. 2023, arXiv:2309.00071) blends by index and multiplies cos and sin by an attention
+// factor; GGUF's rope_freqs tensor gives each divisor itself.
 #include "model.h"
 #include <math.h>
 
@@ -14,11 +15,35 @@ static float llama3(const tl_config *c, float f) {
   return (1 - smooth) * f / c->rope_factor + smooth * f;
 }
 
+float tl_yarn_attention(float factor, float mscale) {
+  return factor <= 1 ? 1 : (float)(0.1 * (double)mscale * log((double)factor) + 1);
+}
+
+// the index (not whole) at which a pair turns so many times over the original context
+static double yarn_index(const tl_config *c, float turns) {
+  double d = c->head_dim;
+  return d * log(c->rope_original / ((double)turns * 2 * M_PI)) / (2 * log((double)c->rope_theta));
+}
+
+// YaRN's scaling: pairs that turn more than beta_fast times are left, those that turn less than beta_slow times are divided by
+// the factor, with a ramp over the indices between.
+static float yarn(const tl_config *c, int i) {
+  float power = powf(c->rope_theta, (float)(2 * i) / (float)c->head_dim);
+  double low = yarn_index(c, c->rope_fast), high = yarn_index(c, c->rope_slow);
+  if (c->rope_whole) low = floor(low), high = ceil(high);
+  low = fmax(low, 0);
+  high = fmin(high, c->head_dim - 1);
+  if (low == high) high += 0.001;  // no division by zero
+  float ramp = fminf(fmaxf(((float)i - (float)low) / (float)(high - low), 0), 1), keep = 1 - ramp;
+  return 1.0f / (c->rope_factor * power) * (1 - keep) + 1.0f / power * keep;
+}
+
 float tl_rope_frequency(const tl_config *c, int i) {
   float f = 1.0f / powf(c->rope_theta, (float)(2 * i) / (float)c->head_dim);
   switch (c->rope_type) {
   case TL_ROPE_LINEAR: return f / c->rope_factor;
   case TL_ROPE_LLAMA3: return llama3(c, f);
+  case TL_ROPE_YARN: return yarn(c, i);
   case TL_ROPE_TENSOR: return f / c->rope_divisors[i];
   default: return f;
   }
@@ -26,12 +51,13 @@ float tl_rope_frequency(const tl_config *c, int i) {
 
 static void fill(float *table, const tl_config *c, int first, int n) {
   int half = c->head_dim / 2;
+  float scale = c->rope_type == TL_ROPE_YARN ? c->rope_attention : 1;
   for (int i = 0; i < half; i++) {
     float f = tl_rope_frequency(c, i);
     for (int p = first; p < n; p++) {
       float angle = (float)p * f;
-      table[((size_t)p * (size_t)half + (size_t)i) * 2] = cosf(angle);
-      table[((size_t)p * (size_t)half + (size_t)i) * 2 + 1] = sinf(angle);
+      table[((size_t)p * (size_t)half + (size_t)i) * 2] = cosf(angle) * scale;
+      table[((size_t)p * (size_t)half + (size_t)i) * 2 + 1] = sinf(angle) * scale;
     }
   }
 }

@@ -32,6 +32,15 @@ static bool as_llama3(const tl_config *c, tl_config *out) {
   return true;
 }
 
+static void add_yarn(cJSON *s, const tl_config *c) {
+  tl_json_add_float(s, "attention_factor", c->rope_attention);
+  tl_json_add_float(s, "beta_fast", c->rope_fast);
+  tl_json_add_float(s, "beta_slow", c->rope_slow);
+  cJSON_AddNumberToObject(s, "original_max_position_embeddings", c->rope_original);
+  cJSON_AddBoolToObject(s, "truncate", c->rope_whole);
+  cJSON_AddStringToObject(s, "rope_type", "yarn");
+}
+
 static tl_status add_rope(cJSON *o, const tl_config *c) {
   tl_json_add_float(o, "rope_theta", c->rope_theta);
   if (c->rope_type == TL_ROPE_DEFAULT) return cJSON_AddNullToObject(o, "rope_scaling"), TL_OK;
@@ -44,11 +53,32 @@ static tl_status add_rope(cJSON *o, const tl_config *c) {
     cJSON_AddStringToObject(s, "rope_type", "linear");
     return TL_OK;
   }
+  if (c->rope_type == TL_ROPE_YARN) return add_yarn(s, c), TL_OK;
   tl_json_add_float(s, "low_freq_factor", llama3.rope_low);
   tl_json_add_float(s, "high_freq_factor", llama3.rope_high);
   cJSON_AddNumberToObject(s, "original_max_position_embeddings", llama3.rope_original);
   cJSON_AddStringToObject(s, "rope_type", "llama3");
   return TL_OK;
+}
+
+// Layers that slide from one on are told by that one's number; layer_types (which transformers 4.53 and later read) tells any
+// pattern, and is needed for a pattern of another form.
+static void add_windows(cJSON *o, const tl_config *c) {
+  tl_window_keys keys = c->family->window;
+  int first = c->n_layers, n = 0;
+  for (int l = c->n_layers - 1; l >= 0; l--)
+    if (tl_config_window(c, l)) first = l, n++;
+  if (keys == TL_WINDOW_NONE) return;
+  if (n) cJSON_AddNumberToObject(o, "sliding_window", c->window);
+  else cJSON_AddNullToObject(o, "sliding_window");
+  if (keys == TL_WINDOW_ASKED) {
+    cJSON_AddBoolToObject(o, "use_sliding_window", n > 0);
+    cJSON_AddNumberToObject(o, "max_window_layers", first);
+  }
+  if (n == 0 || n == (keys == TL_WINDOW_ASKED ? c->n_layers - first : c->n_layers)) return;
+  cJSON *types = cJSON_AddArrayToObject(o, "layer_types");
+  for (int l = 0; l < c->n_layers; l++)
+    cJSON_AddItemToArray(types, cJSON_CreateString(tl_config_window(c, l) ? "sliding_attention" : "full_attention"));
 }
 
 static void add_special(cJSON *o, const tl_config *c) {
@@ -76,7 +106,8 @@ static tl_status fill_config(cJSON *o, const tl_config *c, tl_dtype dtype) {
   cJSON_AddNumberToObject(o, "max_position_embeddings", c->max_positions);
   tl_json_add_float(o, "rms_norm_eps", c->norm_eps);
   TL_TRY(add_rope(o, c));
-  if (!c->family->qkv_bias) cJSON_AddBoolToObject(o, "attention_bias", c->attention_bias);
+  if (c->family->bias_key) cJSON_AddBoolToObject(o, "attention_bias", c->attention_bias);
+  add_windows(o, c);
   cJSON_AddBoolToObject(o, "tie_word_embeddings", c->tied);
   cJSON_AddStringToObject(o, "torch_dtype", dtype == TL_BF16 ? "bfloat16" : dtype == TL_F16 ? "float16" : "float32");
   cJSON_AddBoolToObject(o, "use_cache", true);

@@ -52,6 +52,25 @@ static tl_status open_safetensors(tl_source *s, const char *dir) {
   return st;
 }
 
+// A tensor by Hugging Face's name. Files saved from the model without its head have names without "model.".
+static const tl_st_tensor *find_named(const tl_source *s, const char *name, const tl_safetensors **file) {
+  for (int i = 0; i < s->n_files; i++) {
+    const tl_st_tensor *t = tl_safetensors_find(&s->files[i], name);
+    *file = &s->files[i];
+    if (t) return t;
+  }
+  return strncmp(name, "model.", 6) == 0 ? find_named(s, name + 6, file) : NULL;
+}
+
+// tie_word_embeddings says that the head is the embedding; a file that stores both with different values prevails, as in
+// transformers
+static void settle_tie(tl_source *s) {
+  const tl_safetensors *file;
+  const tl_st_tensor *embed = find_named(s, "model.embed_tokens.weight", &file), *head = find_named(s, "lm_head.weight", &file);
+  if (!s->cfg.tied || !embed || !head) return;
+  s->cfg.tied = embed->type == head->type && embed->bytes == head->bytes && memcmp(embed->data, head->data, head->bytes) == 0;
+}
+
 static tl_status open_dir(tl_source *s, const char *dir) {
   char config[4096], gen[4096];
   if (strlen(dir) > 3000) return tl_fail(TL_E_ARG, "%s: path too long", dir);
@@ -59,7 +78,9 @@ static tl_status open_dir(tl_source *s, const char *dir) {
   snprintf(gen, sizeof gen, "%s/generation_config.json", dir);
   if (!tl_file_exists(config)) return tl_fail(TL_E_IO, "%s: no config.json there: not a Hugging Face model directory", dir);
   TL_TRY(tl_config_read(config, gen, &s->cfg, NULL));
-  return open_safetensors(s, dir);
+  TL_TRY(open_safetensors(s, dir));
+  settle_tie(s);
+  return TL_OK;
 }
 
 tl_status tl_source_open(tl_source *s, const char *path) {
@@ -96,6 +117,8 @@ static void gguf_name(char *out, size_t n, const tl_part *p) {
   case TL_PART_EMBED: snprintf(out, n, "token_embd.weight"); break;
   case TL_PART_NORM1: snprintf(out, n, "blk.%d.attn_norm.weight", p->layer); break;
   case TL_PART_NORM2: snprintf(out, n, "blk.%d.ffn_norm.weight", p->layer); break;
+  case TL_PART_NORM_Q: snprintf(out, n, "blk.%d.attn_q_norm.weight", p->layer); break;
+  case TL_PART_NORM_K: snprintf(out, n, "blk.%d.attn_k_norm.weight", p->layer); break;
   case TL_PART_FINAL_NORM: snprintf(out, n, "output_norm.weight"); break;
   case TL_PART_HEAD: snprintf(out, n, "output.weight"); break;
   default: snprintf(out, n, "blk.%d.%s.%s", p->layer, kinds[p->kind], p->role == TL_PART_BIAS ? "bias" : "weight");
@@ -123,9 +146,9 @@ static tl_status find_gguf(const tl_source *s, const tl_part *p, tl_stored *out)
 static tl_status find_safetensors(const tl_source *s, const tl_part *p, tl_stored *out) {
   char name[128];
   tl_part_name(name, sizeof name, p);
-  const tl_st_tensor *t = NULL;
-  int i = 0;
-  for (; i < s->n_files && !t; i++) t = tl_safetensors_find(&s->files[i], name);
+  const tl_safetensors *in = NULL;
+  const tl_st_tensor *t = find_named(s, name, &in);
+  if (!t && p->role == TL_PART_EMBED && s->cfg.tied) t = find_named(s, "lm_head.weight", &in);
   if (!t) {
     const char *file = s->n_files ? s->files[0].map.path : "model.safetensors.index.json";
     const char *more = s->n_files > 1 ? " and the other shards" : "";
@@ -133,7 +156,7 @@ static tl_status find_safetensors(const tl_source *s, const tl_part *p, tl_store
     return tl_fail(TL_E_FORMAT, "%s%s: tensor %s is missing%s", file, more, name, why);
   }
   int type = t->type == TL_F32 ? TL_GGML_F32 : t->type == TL_F16 ? TL_GGML_F16 : t->type == TL_BF16 ? TL_GGML_BF16 : -1;
-  *out = (tl_stored){.file = s->files[i - 1].map.path,
+  *out = (tl_stored){.file = in->map.path,
                      .name = t->name,
                      .type = type,
                      .type_name = t->dtype,
@@ -161,6 +184,47 @@ tl_status tl_source_find(const tl_source *s, const tl_part *p, tl_stored *out) {
   return tl_fail(TL_E_SHAPE, "%s: tensor %s is %s, the config wants %s", out->file, out->name, found, expected);
 }
 
+typedef struct leftovers {
+  const tl_source *s;
+  const tl_part *parts;
+  int n;
+  char found[128];  // the first tensor of a layer that is no part; "": none
+} leftovers;
+
+// the layer that a tensor's name belongs to; -1: none
+static int layer_of(const tl_source *s, const char *name) {
+  const char *prefix = s->is_gguf ? "blk." : "layers.";
+  if (!s->is_gguf && strncmp(name, "model.", 6) == 0) name += 6;
+  if (strncmp(name, prefix, strlen(prefix)) != 0) return -1;
+  char *end;
+  long l = strtol(name + strlen(prefix), &end, 10);
+  return *end == '.' && l >= 0 && l < s->cfg.n_layers ? (int)l : -1;
+}
+
+static void note_leftover(void *ctx, const char *name, const char *type, int64_t n) {
+  leftovers *q = ctx;
+  int layer = layer_of(q->s, name);
+  const char *last = strstr(name, q->s->is_gguf ? ".attn_rot_embd." : ".rotary_emb.inv_freq");  // old files' copy of a constant
+  if (q->found[0] || layer < 0 || last) return;
+  for (int i = 0; i < q->n; i++) {
+    char part[128];
+    if (q->parts[i].layer != layer) continue;
+    (q->s->is_gguf ? gguf_name : tl_part_name)(part, sizeof part, &q->parts[i]);
+    if (strcmp(name, part) == 0 || (!q->s->is_gguf && strcmp(name, part + 6) == 0)) return;
+  }
+  snprintf(q->found, sizeof q->found, "%s", name);
+}
+
+tl_status tl_source_check(const tl_source *s, const tl_part *parts, int n) {
+  tl_stored t;
+  for (int i = 0; i < n; i++) TL_TRY(tl_source_find(s, &parts[i], &t));
+  leftovers q = {s, parts, n, ""};
+  tl_source_each(s, note_leftover, &q);
+  if (!q.found[0]) return TL_OK;
+  return tl_fail(TL_E_UNSUPPORTED, "%s: tensor %s is no part of a %s model as configured",
+                 s->is_gguf ? s->gguf.map.path : s->files[0].map.path, q.found, s->cfg.family->name);
+}
+
 // GGUF's llama files hold the rows of a head interleaved, (i, i + D/2) side by side: row 2 i + half of a head is row
 // half D/2 + i of Hugging Face's order.
 static size_t stored_row(const tl_stored *t, size_t row, size_t rows) {
@@ -181,10 +245,16 @@ void tl_stored_read(const tl_stored *t, const tl_part *p, float *out) {
 
 // ---------------------------------------------------------------- what is in the files
 
-void tl_source_each(const tl_source *s, void (*fn)(void *ctx, const char *type, int64_t n), void *ctx) {
-  for (size_t i = 0; i < s->gguf.n_tensors; i++) fn(ctx, tl_ggml_type_name(s->gguf.tensors[i].type), s->gguf.tensors[i].n);
+void tl_source_each(const tl_source *s, void (*fn)(void *ctx, const char *name, const char *type, int64_t n), void *ctx) {
+  for (size_t i = 0; i < s->gguf.n_tensors; i++) {
+    const tl_gguf_tensor *t = &s->gguf.tensors[i];
+    fn(ctx, t->name, tl_ggml_type_name(t->type), t->n);
+  }
   for (int f = 0; f < s->n_files; f++)
-    for (size_t i = 0; i < s->files[f].n; i++) fn(ctx, s->files[f].tensors[i].dtype, s->files[f].tensors[i].n);
+    for (size_t i = 0; i < s->files[f].n; i++) {
+      const tl_st_tensor *t = &s->files[f].tensors[i];
+      fn(ctx, t->name, t->dtype, t->n);
+    }
 }
 
 typedef struct tally {
@@ -193,7 +263,7 @@ typedef struct tally {
   int n;
 } tally;
 
-static void count_type(void *ctx, const char *type, int64_t n) {
+static void count_type(void *ctx, const char *name, const char *type, int64_t n) {
   tally *t = ctx;
   int i = 0;
   while (i < t->n && strcmp(t->names[i], type) != 0) i++;

@@ -44,6 +44,8 @@ void tl_weights_free(tl_weights *w) {
   for (int l = 0; w->layers && w->owned_vec && l < w->n_layers; l++) {
     free(w->layers[l].norm1);
     free(w->layers[l].norm2);
+    free(w->layers[l].norm_q);
+    free(w->layers[l].norm_k);
   }
   if (w->owned_vec) free(w->final_norm);
   if (w->owned_head && w->head != w->embed) free_packed(w->head);
@@ -56,7 +58,7 @@ void tl_weights_free(tl_weights *w) {
 int64_t tl_weights_bytes(const tl_weights *w, const tl_config *c) {
   const tlk_ops *ops = tl_ops();
   size_t n = ops->packed_bytes(w->embed) + (w->head != w->embed ? ops->packed_bytes(w->head) : 0);
-  size_t floats = (size_t)c->width * (2 * (size_t)w->n_layers + 1);
+  size_t floats = (size_t)tl_norms_size(c);
   for (int i = 0; i < w->n_layers * TL_N_KINDS; i++) {
     const tl_linear *l = tl_weights_module(w, i);
     n += ops->packed_bytes(l->w);
@@ -74,10 +76,12 @@ static tlk_packed **matrix_of(tl_weights *w, const tl_part *p) {
   }
 }
 
-static float **vector_of(tl_weights *w, const tl_part *p) {
+float **tl_weights_vector(tl_weights *w, const tl_part *p) {
   switch (p->role) {
   case TL_PART_NORM1: return &w->layers[p->layer].norm1;
   case TL_PART_NORM2: return &w->layers[p->layer].norm2;
+  case TL_PART_NORM_Q: return &w->layers[p->layer].norm_q;
+  case TL_PART_NORM_K: return &w->layers[p->layer].norm_k;
   case TL_PART_BIAS: return &w->layers[p->layer].lin[p->kind].bias;
   case TL_PART_FINAL_NORM: return &w->final_norm;
   default: return NULL;
@@ -94,7 +98,7 @@ tl_status tl_weights_put(tl_weights *w, const tl_config *c, const tl_part *p, co
     ok = *m != NULL;
     if (p->role == TL_PART_EMBED && c->tied) w->head = w->embed;
   } else {
-    float **v = vector_of(w, p);
+    float **v = tl_weights_vector(w, p);
     TL_ASSERT(dtype == TL_F32);
     *v = tl_aligned_alloc(bytes);
     ok = *v != NULL;
@@ -110,5 +114,5 @@ tl_status tl_weights_put(tl_weights *w, const tl_config *c, const tl_part *p, co
 void tl_weights_part(const tl_weights *w, const tl_part *p, float *out) {
   tl_weights *m = (tl_weights *)w;  // the pointers are only read through
   if (p->cols) tl_ops()->unpack(out, *matrix_of(m, p), 0, p->rows);
-  else memcpy(out, *vector_of(m, p), tl_part_size(p) * sizeof(float));
+  else memcpy(out, *tl_weights_vector(m, p), tl_part_size(p) * sizeof(float));
 }

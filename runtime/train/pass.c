@@ -350,7 +350,7 @@ tl_status tl_pass_backward(tl_pass *p, int i, const float *dlogprob, const float
   memset(p->dxf, 0, rows_bytes);
   ops->embed_bwd(p->dxf, p->dh, p->head_rows, m->out, c->width);  // a scatter-add over rows
   memset(p->dx, 0, rows_bytes);
-  ops->rmsnorm_bwd(p->dx, tl_adapter_grad_norm(p->adapter, c->n_layers, 0), p->dxf, p->x, p->net.w->final_norm, p->rstd, m->rows,
+  ops->rmsnorm_bwd(p->dx, tl_adapter_grad_norm(p->adapter, c->n_layers, TL_NORM_1), p->dxf, p->x, p->net.w->final_norm, p->rstd, m->rows,
                    c->width);
   int lowest = p->sink.embeddings ? 0 : p->sink.lowest;
   for (int l = c->n_layers - 1; l >= lowest; l--) {

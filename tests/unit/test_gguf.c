@@ -89,6 +89,8 @@ static void gguf_name(char *out, size_t n, const tl_part *p) {
   case TL_PART_HEAD: snprintf(out, n, "output.weight"); break;
   case TL_PART_NORM1: snprintf(out, n, "blk.%d.attn_norm.weight", p->layer); break;
   case TL_PART_NORM2: snprintf(out, n, "blk.%d.ffn_norm.weight", p->layer); break;
+  case TL_PART_NORM_Q: snprintf(out, n, "blk.%d.attn_q_norm.weight", p->layer); break;
+  case TL_PART_NORM_K: snprintf(out, n, "blk.%d.attn_k_norm.weight", p->layer); break;
   default: snprintf(out, n, "blk.%d.%s.%s", p->layer, gguf_kinds[p->kind], p->role == TL_PART_BIAS ? "bias" : "weight");
   }
 }
@@ -181,6 +183,72 @@ static void qwen2_rows_stay(void) {
   compare_parts(m, &qwen2_sizes, TL_F32, TL_F32);
   CHECK(!m->cfg.tied);
   tl_model_free(m);
+}
+
+static void qwen3_norms(void) {
+  composer c = {0};
+  model_keys(&c, &qwen3_sizes);
+  model_tensors(&c, &qwen3_sizes);
+  compose_file(&c, "qwen3.gguf");
+  tl_model *m = load_f32("qwen3.gguf");
+  if (!m) return;
+  compare_parts(m, &qwen3_sizes, TL_F32, TL_F32);
+  CHECK(strcmp(m->cfg.family->name, "qwen3") == 0 && !m->cfg.attention_bias && !m->cfg.slides);
+  tl_model_free(m);
+}
+
+// architecture llama with a window is mistral, and can be saved as that
+static void mistral_window(void) {
+  composer c = {0};
+  sizes z = llama_sizes;
+  model_keys(&c, &z);
+  key_u32(&c, "llama.attention.sliding_window", 9);
+  model_tensors(&c, &z);
+  compose_file(&c, "mistral.gguf");
+  tl_model *m = load_f32("mistral.gguf"), *again;
+  if (!m) return;
+  compare_parts(m, &z, TL_F32, TL_F32);
+  CHECK_OK(tl_model_save(m, NULL, at("mistral-hf"), TL_F32));
+  again = load_f32("mistral-hf");
+  for (int i = 0; again && i < 2; i++) {
+    const tl_config *cfg = i ? &again->cfg : &m->cfg;
+    CHECK(strcmp(cfg->family->name, "mistral") == 0 && tl_config_window(cfg, 0) == 9 && tl_config_window(cfg, 1) == 9);
+  }
+  tl_model_free(again);
+  tl_model_free(m);
+}
+
+static void window_pattern(void) {
+  composer c = {0};
+  model_keys(&c, &qwen2_sizes);
+  key_u32(&c, "qwen2.attention.sliding_window", 9);
+  key_array(&c, "qwen2.attention.sliding_window_pattern", TL_GGUF_BOOL, 2);
+  put(&c.kv, "\0\1", 2);
+  model_tensors(&c, &qwen2_sizes);
+  compose_file(&c, "pattern.gguf");
+  tl_model *m = load_f32("pattern.gguf");
+  CHECK(m && tl_config_window(&m->cfg, 0) == 0 && tl_config_window(&m->cfg, 1) == 9);
+  tl_model_free(m);
+}
+
+// the frequencies of YaRN in GGUF's keys are those of the same numbers in config.json's
+static void rope_yarn(void) {
+  composer c = {0};
+  model_keys(&c, &qwen2_sizes);
+  key_text(&c, "qwen2.rope.scaling.type", "yarn");
+  key_f32(&c, "qwen2.rope.scaling.factor", 4);
+  key_u32(&c, "qwen2.rope.scaling.original_context_length", 64);
+  key_f32(&c, "qwen2.rope.scaling.yarn_beta_fast", 8);
+  model_tensors(&c, &qwen2_sizes);
+  compose_file(&c, "yarn.gguf");
+  write_hf("yarn-hf", &qwen2_sizes, "F32", TL_F32,
+           "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"beta_fast\":8,\"original_max_position_embeddings\":64}");
+  tl_model *m = load_f32("yarn.gguf"), *want = load_f32("yarn-hf");
+  if (!m || !want) return;
+  CHECK(m->cfg.rope_type == TL_ROPE_YARN && m->cfg.rope_attention == want->cfg.rope_attention && m->cfg.rope_attention > 1.1f);
+  for (int i = 0; i < 3; i++) CHECK(tl_rope_frequency(&m->cfg, i) == tl_rope_frequency(&want->cfg, i));
+  tl_model_free(m);
+  tl_model_free(want);
 }
 
 // Llama 3's scaling as GGUF stores it (a tensor of divisors), and saved again as config.json's rope_scaling
@@ -372,14 +440,30 @@ static void gguf_refused_by_name(void) {
   composer c = {0};
   key_text(&c, "general.architecture", "falcon");
   compose_file(&c, "arch.gguf");
-  refused(at("arch.gguf"), TL_E_UNSUPPORTED, "unknown architecture falcon; known: llama, qwen2");
+  refused(at("arch.gguf"), TL_E_UNSUPPORTED, "unknown architecture falcon; known: llama, qwen2, qwen3");
 
   c = (composer){0};
   model_keys(&c, &z);
   model_tensors(&c, &z);
-  key_text(&c, "llama.rope.scaling.type", "yarn");
-  compose_file(&c, "yarn.gguf");
-  refused(at("yarn.gguf"), TL_E_UNSUPPORTED, "yarn");
+  key_text(&c, "llama.rope.scaling.type", "longrope");
+  compose_file(&c, "longrope.gguf");
+  refused(at("longrope.gguf"), TL_E_UNSUPPORTED, "longrope");
+
+  float bias[28] = {0};
+  c = (composer){0};
+  model_keys(&c, &z);
+  model_tensors(&c, &z);
+  tensor(&c, "blk.1.ffn_up.bias", TL_GGML_F32, 28, 0, bias, sizeof bias);
+  compose_file(&c, "bias.gguf");
+  refused(at("bias.gguf"), TL_E_UNSUPPORTED, "blk.1.ffn_up.bias is no part of a llama model");
+
+  c = (composer){0};
+  model_keys(&c, &z);
+  key_u32(&c, "llama.attention.sliding_window", 9);
+  key_u32(&c, "llama.attention.sliding_window_pattern", 2);
+  model_tensors(&c, &z);
+  compose_file(&c, "every.gguf");
+  refused(at("every.gguf"), TL_E_UNSUPPORTED, "sliding_window_pattern");
 
   uint8_t blocks[20 * 64] = {0};
   c = (composer){0};
@@ -406,6 +490,10 @@ int main(void) {
   RUN(dequantisation);
   RUN(llama_rows_put_back);
   RUN(qwen2_rows_stay);
+  RUN(qwen3_norms);
+  RUN(mistral_window);
+  RUN(window_pattern);
+  RUN(rope_yarn);
   RUN(quantised_rows);
   RUN(rope_tensor);
   RUN(gguf_refused_by_name);

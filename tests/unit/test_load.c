@@ -107,12 +107,98 @@ static void load_qwen2_biases(void) {
   loads_as_written("qwen2h", &qwen2_sizes, TL_F16, TL_F32);
 }
 
-// the head of a tied model is the embedding, also where the file carries lm_head
+// rewrites dir/model.safetensors with some of its tensors, under new names: pairs of an old name and a new one (NULL: dropped);
+// a name that is not there yet is a copy of the tensor named after it
+static void rename_tensors(const char *dir, const char *const (*pairs)[2], int n_pairs) {
+  char path[192];
+  tl_safetensors s;
+  snprintf(path, sizeof path, "%s/model.safetensors", dir);
+  CHECK_OK(tl_safetensors_open(&s, at(path)));
+  tl_st_entry *e = calloc(s.n + (size_t)n_pairs, sizeof *e);
+  size_t m = 0;
+  for (size_t i = 0; i < s.n; i++) {
+    const tl_st_tensor *t = &s.tensors[i];
+    tl_st_entry entry = {.name = t->name, .dtype = t->type, .n_dims = t->n_dims, .shape = {t->shape[0], t->shape[1]}, .data = t->data};
+    for (int k = 0; k < n_pairs; k++) {
+      if (strcmp(pairs[k][0], t->name) == 0) entry.name = pairs[k][1];
+      if (pairs[k][1] && strcmp(pairs[k][1], t->name) == 0 && !tl_safetensors_find(&s, pairs[k][0])) {
+        e[m] = entry;
+        e[m++].name = pairs[k][0];
+      }
+    }
+    if (entry.name) e[m++] = entry;
+  }
+  snprintf(path, sizeof path, "%s/renamed.safetensors", dir);
+  CHECK_OK(tl_safetensors_write(at(path), e, m, NULL, NULL, NULL));
+  tl_safetensors_close(&s);
+  char to[192];
+  snprintf(to, sizeof to, "%s/model.safetensors", dir);
+  CHECK(rename(at(path), at(to)) == 0);
+  free(e);
+}
+#define RENAME(dir, ...)                                                                \
+  do {                                                                                  \
+    static const char *const pairs_[][2] = {__VA_ARGS__};                               \
+    rename_tensors(dir, pairs_, (int)(sizeof pairs_ / sizeof *pairs_));                 \
+  } while (0)
+
+// tie_word_embeddings true: a stored head that equals the embedding is tied; one that differs prevails, as in transformers; an
+// embedding that is stored as the head only is found there
 static void load_tied_with_head(void) {
   sizes z = llama_sizes;
-  z.extra_head = true;
   write_hf("tiedhead", &z, "F32", TL_F32, NULL);
+  RENAME("tiedhead", {"lm_head.weight", "model.embed_tokens.weight"});
   loads_as_written("tiedhead", &llama_sizes, TL_F32, TL_F32);
+  RENAME("tiedhead", {"model.embed_tokens.weight", NULL});
+  loads_as_written("tiedhead", &llama_sizes, TL_F32, TL_F32);
+  z.extra_head = true;
+  write_hf("twoheads", &z, "F32", TL_F32, NULL);
+  z.tied = false;
+  loads_as_written("twoheads", &z, TL_F32, TL_F32);
+}
+
+// files of the model without its head, of old versions of transformers, and with parts that nothing here computes
+static void names_in_files(void) {
+  write_hf("names", &llama_sizes, "F32", TL_F32, NULL);
+  RENAME("names", {"model.embed_tokens.weight", "embed_tokens.weight"}, {"model.layers.1.mlp.up_proj.weight", "layers.1.mlp.up_proj.weight"},
+         {"model.norm.weight", "norm.weight"}, {"model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.input_layernorm.weight"});
+  loads_as_written("names", &llama_sizes, TL_F32, TL_F32);
+  RENAME("names", {"model.layers.1.self_attn.q_norm.weight", "model.layers.0.input_layernorm.weight"});
+  refused(at("names"), TL_E_UNSUPPORTED, "model.layers.1.self_attn.q_norm.weight is no part of a llama model");
+}
+
+static void load_qwen3_norms(void) {
+  write_hf("qwen3", &qwen3_sizes, "BF16", TL_BF16, NULL);
+  loads_as_written("qwen3", &qwen3_sizes, TL_BF16, TL_F32);
+  RENAME("qwen3", {"model.layers.1.self_attn.k_norm.weight", NULL});
+  refused(at("qwen3"), TL_E_FORMAT, "model.layers.1.self_attn.k_norm.weight is missing");
+}
+
+// the windows of a directory's two layers with the extra keys given
+static void windows(const sizes *z, const char *keys, int first, int second) {
+  tl_model *m = NULL;
+  tl_model_options o = {.compute = TL_F32};
+  write_hf("windows", z, "F32", TL_F32, keys);
+  CHECK_OK(tl_model_load(at("windows"), &o, &m));
+  if (!m) return;
+  CHECK(tl_config_window(&m->cfg, 0) == first && tl_config_window(&m->cfg, 1) == second, "%s: %d and %d", keys,
+        tl_config_window(&m->cfg, 0), tl_config_window(&m->cfg, 1));
+  tl_model_free(m);
+}
+
+// the defaults are those of transformers' configuration classes
+static void windows_by_keys(void) {
+  windows(&mistral_sizes, "", 4096, 4096);
+  windows(&mistral_sizes, "\"sliding_window\":null", 0, 0);
+  windows(&mistral_sizes, "\"sliding_window\":9,\"layer_types\":[\"full_attention\",\"sliding_attention\"]", 0, 9);
+  windows(&llama_sizes, "\"sliding_window\":9", 0, 0);
+  windows(&llama_sizes, "\"layer_types\":[\"full_attention\",\"full_attention\"]", 0, 0);
+  windows(&qwen2_sizes, "\"sliding_window\":9,\"max_window_layers\":0,\"use_sliding_window\":false", 0, 0);
+  windows(&qwen2_sizes, "\"sliding_window\":9,\"max_window_layers\":1,\"use_sliding_window\":true", 0, 9);
+  windows(&qwen2_sizes, "\"sliding_window\":9,\"use_sliding_window\":true", 0, 0);
+  windows(&qwen3_sizes, "\"max_window_layers\":0,\"use_sliding_window\":true", 4096, 4096);
+  windows(&qwen3_sizes, "\"sliding_window\":9,\"use_sliding_window\":true,\"layer_types\":[\"sliding_attention\",\"full_attention\"]",
+          9, 0);
 }
 
 static void load_sharded(void) {
@@ -199,7 +285,27 @@ static void refused_by_name(void) {
     tl_status status;
   } cases[] = {{"\"model_type\":\"mamba\"", "unknown architecture mamba", TL_E_UNSUPPORTED},
                {"\"architectures\":[\"LlamaForSequenceClassification\"]", "LlamaForSequenceClassification", TL_E_UNSUPPORTED},
-               {"\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4}", "yarn", TL_E_UNSUPPORTED},
+               {"\"rope_scaling\":{\"rope_type\":\"dynamic\",\"factor\":4}", "rope_type dynamic", TL_E_UNSUPPORTED},
+               {"\"rope_scaling\":{\"type\":\"longrope\",\"factor\":4}", "rope_type longrope", TL_E_UNSUPPORTED},
+               {"\"rope_scaling\":{\"rope_type\":\"yarn\"}", "factor is missing", TL_E_FORMAT},
+               {"\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4,\"beta_fast\":1,\"beta_slow\":2}", "beta_fast", TL_E_FORMAT},
+               {"\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4,\"truncate\":1}", "truncate", TL_E_FORMAT},
+               {"\"rope_scaling\":{\"factor\":4}", "rope_scaling has no rope_type", TL_E_FORMAT},
+               {"\"rope_scaling\":7", "rope_scaling is not an object", TL_E_FORMAT},
+               {"\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"default\"}}", "rope_parameters.full_attention",
+                TL_E_UNSUPPORTED},
+               {"\"rope_parameters\":{\"rope_type\":\"default\",\"partial_rotary_factor\":0.25}", "partial_rotary_factor",
+                TL_E_UNSUPPORTED},
+               {"\"layer_types\":[\"full_attention\",\"chunked_attention\"]", "layer_types[1] is chunked_attention",
+                TL_E_UNSUPPORTED},
+               {"\"layer_types\":[\"full_attention\",\"sliding_attention\"]", "layer_types[1] is sliding_attention",
+                TL_E_UNSUPPORTED},
+               {"\"layer_types\":[\"full_attention\"]", "layer_types", TL_E_FORMAT},
+               {"\"is_causal\":false", "is_causal", TL_E_UNSUPPORTED},
+               {"\"model_type\":\"mistral\",\"architectures\":null,\"attention_bias\":true", "attention_bias", TL_E_UNSUPPORTED},
+               {"\"model_type\":\"mistral\",\"architectures\":null,\"sliding_window\":0", "sliding_window", TL_E_FORMAT},
+               {"\"model_type\":\"qwen3\",\"architectures\":null,\"layer_types\":[\"sliding_attention\",\"full_attention\"]",
+                "use_sliding_window", TL_E_UNSUPPORTED},
                {"\"hidden_act\":\"gelu\"", "gelu", TL_E_UNSUPPORTED},
                {"\"mlp_bias\":true", "mlp_bias", TL_E_UNSUPPORTED},
                {"\"use_sliding_window\":true", "use_sliding_window", TL_E_UNSUPPORTED},
@@ -285,6 +391,8 @@ static void save_and_load(const char *keys, const sizes *z, tl_dtype dtype, floa
     CHECK(a->cfg.tied == b->cfg.tied && a->cfg.n_eos == b->cfg.n_eos && a->cfg.bos == b->cfg.bos && a->cfg.pad == b->cfg.pad);
     for (int i = 0; i < 5 && i < a->cfg.head_dim / 2; i++)
       CHECK(tl_rope_frequency(&a->cfg, i) == tl_rope_frequency(&b->cfg, i));
+    CHECK(a->cfg.rope_attention == b->cfg.rope_attention);
+    for (int l = 0; l < a->cfg.n_layers; l++) CHECK(tl_config_window(&a->cfg, l) == tl_config_window(&b->cfg, l));
   }
   CHECK(tl_file_exists(at("second/deep/tokenizer.json")));
   tl_model_free(a);
@@ -292,6 +400,17 @@ static void save_and_load(const char *keys, const sizes *z, tl_dtype dtype, floa
 }
 
 static void save_round_trip(void) {
+  save_and_load(NULL, &qwen3_sizes, TL_F32, 0);
+  save_and_load("\"attention_bias\":false,\"use_sliding_window\":true,\"sliding_window\":9,\"max_window_layers\":1", &qwen3_sizes,
+                TL_F32, 0);
+  save_and_load("\"use_sliding_window\":true,\"sliding_window\":9,\"layer_types\":[\"sliding_attention\",\"full_attention\"]",
+                &qwen2_sizes, TL_F32, 0);
+  save_and_load("\"sliding_window\":9", &mistral_sizes, TL_F32, 0);
+  save_and_load("\"sliding_window\":null", &mistral_sizes, TL_F32, 0);
+  save_and_load("\"sliding_window\":9,\"layer_types\":[\"sliding_attention\",\"full_attention\"]", &mistral_sizes, TL_F32, 0);
+  save_and_load("\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4,\"beta_fast\":5,\"beta_slow\":0.7,\"truncate\":false,"
+                "\"mscale\":1.1,\"mscale_all_dim\":0.3,\"original_max_position_embeddings\":64}",
+                &llama_sizes, TL_F32, 0);
   save_and_load(NULL, &llama_sizes, TL_F32, 0);
   save_and_load("\"attention_bias\":false,\"rms_norm_eps\":3e-6,\"eos_token_id\":[3,4],\"pad_token_id\":0", &llama_sizes,
                 TL_F32, 0);
@@ -414,6 +533,9 @@ int main(void) {
   RUN(load_llama);
   RUN(load_qwen2_biases);
   RUN(load_tied_with_head);
+  RUN(names_in_files);
+  RUN(load_qwen3_norms);
+  RUN(windows_by_keys);
   RUN(load_sharded);
   RUN(info_and_modules);
   RUN(rope_key_styles);
