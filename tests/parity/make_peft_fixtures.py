@@ -89,13 +89,8 @@ def reference(model, ids, c, e):
     return out, loss
 
 
-def base_case(family, ids, c, e):
-    model = build(family)
-    model.save_pretrained(os.path.join(OUT, family))
-    for extra in ("generation_config.json",):
-        path = os.path.join(OUT, family, extra)
-        if os.path.exists(path):
-            os.remove(path)
+def base_case(model, ids, c, e):
+    """-> the tensors of the base model's reference.safetensors"""
     out, loss = reference(model, ids, c, e)
     loss.backward()
     for name, p in model.named_parameters():
@@ -104,12 +99,21 @@ def base_case(family, ids, c, e):
     for i, x in enumerate(ids):
         out[f"ids.{i}"] = x.to(torch.int32)
         out[f"c.{i}"], out[f"e.{i}"] = c[i], e[i]
-    save_file(out, os.path.join(OUT, family, "reference.safetensors"), {"format": "pt"})
+    return out
 
 
-def adapter_case(family, case, config, ids, c):
-    folder = os.path.join(OUT, family, case)
-    model = get_peft_model(build(family), config)
+def save_base(folder, model, ids, c, e):
+    model.save_pretrained(folder)
+    for extra in ("generation_config.json",):
+        path = os.path.join(folder, extra)
+        if os.path.exists(path):
+            os.remove(path)
+    save_file(base_case(model, ids, c, e), os.path.join(folder, "reference.safetensors"), {"format": "pt"})
+
+
+def adapter_case(folder, build, config, ids, c):
+    """build: a function that makes the base model"""
+    model = get_peft_model(build(), config)
     generator = torch.Generator().manual_seed(99)
     trained = {}
     with torch.no_grad():
@@ -120,7 +124,7 @@ def adapter_case(family, case, config, ids, c):
     readme = os.path.join(folder, "README.md")
     if os.path.exists(readme):
         os.remove(readme)
-    model = PeftModel.from_pretrained(build(family), folder, is_trainable=True).eval()
+    model = PeftModel.from_pretrained(build(), folder, is_trainable=True).eval()
     out, loss = reference(model, ids, c, None)
     loss.backward()
     for name, p in model.named_parameters():
@@ -136,7 +140,7 @@ def main():
     shutil.rmtree(OUT, ignore_errors=True)
     ids, c, e = sequences()
     for family in ("llama", "qwen2"):
-        base_case(family, ids, c, e)
+        save_base(os.path.join(OUT, family), build(family), ids, c, e)
         tiny = lambda **k: TinyLoraConfig(**{"r": 2, "u": 13, "target_modules": list(ALL), "task_type": "CAUSAL_LM", **k})
         cases = {"tinylora_ratio": tiny(u=4, weight_tying=0.6)}
         if family == "llama":
@@ -145,7 +149,7 @@ def main():
             cases["tinylora_qv"] = tiny(u=2, target_modules=["q_proj", "v_proj"], projection_seed=5)
             cases["lora"] = LoraConfig(r=3, lora_alpha=5, target_modules=list(ALL), task_type="CAUSAL_LM")
         for case, config in cases.items():
-            adapter_case(family, case, config, ids, c)
+            adapter_case(os.path.join(OUT, family, case), lambda: build(family), config, ids, c)
     with open(os.path.join(OUT, "made_with.json"), "w") as f:
         versions = {m.__name__: m.__version__ for m in (torch, transformers, peft)}
         json.dump(versions, f, indent=2, sort_keys=True)
