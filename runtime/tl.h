@@ -194,6 +194,9 @@ const char *tl_tokenizer_chat_template(tl_tokenizer *t); // Jinja source; NULL: 
 // ---------------------------------------------------------------- adapters
 typedef enum tl_adapter_kind { TL_TINYLORA = 0, TL_LORA_XS = 1, TL_LORA = 2, TL_FULL = 3 } tl_adapter_kind;
 typedef enum tl_sigma { TL_SIGMA_PAPER = 0, TL_SIGMA_PEFT = 1 } tl_sigma;  // U S R V^T, or U sqrt(S) R sqrt(S) V^T
+// what TinyLoRA's P is drawn with: Philox from (seed, module), or torch's CPU generator from seed + the module's place among
+// the targets, as PEFT draws it; or read from a file (never an option)
+typedef enum tl_projection { TL_PROJECTION_PHILOX = 0, TL_PROJECTION_TORCH = 1, TL_PROJECTION_STORED = 2 } tl_projection;
 
 typedef struct tl_adapter_options {
   tl_adapter_kind kind;
@@ -201,9 +204,13 @@ typedef struct tl_adapter_options {
   const int32_t *groups;   // (n_modules) TinyLoRA: the tied group of each, 0..n_groups-1; NULL: each its own
   int n_modules;
   int rank;                // r
+  const int32_t *ranks;    // (n_modules) the rank of each module; NULL: rank
   int u;                   // TinyLoRA: numbers per group
   float alpha;             // LoRA and LoRA-XS: scale alpha / rank
+  const float *scales;     // (n_modules) LoRA and LoRA-XS: the scale of each module; NULL: alpha / its rank
+  const int8_t *signs;     // (sum of ranks) TinyLoRA, LoRA-XS: -1 turns a singular pair (u, v) into (-u, -v); NULL: all 1
   tl_sigma sigma;
+  tl_projection projection;
   tl_dtype storage;        // dtype of the trained parameters as stored and as used in the forward pass; master copy is fp32
   uint64_t seed;           // projection P, LoRA's A
   float init_std;          // LoRA-XS: R ~ normal(0, init_std), 0: zeros; TinyLoRA: v uniform(-init_std, init_std), 0: zeros
@@ -223,9 +230,13 @@ tl_status tl_adapter_refresh(tl_adapter *a);
 void tl_adapter_zero_gradient(tl_adapter *a);
 // dw (out, in) = the update of one module as the forward pass applies it
 tl_status tl_adapter_delta(const tl_adapter *a, int module, float *dw);
-// PEFT directory: adapter_config.json and adapter_model.safetensors (TinyLoRA as TINYLORA; LoRA as LORA; LoRA-XS as a LORA
-// with lora_A = A, lora_B = B R). base_name goes into base_model_name_or_path.
-tl_status tl_adapter_save(const tl_adapter *a, const char *dir, const char *base_name);
+// PEFT directory: adapter_config.json and adapter_model.safetensors. base_name goes into base_model_name_or_path.
+//   TL_PEFT_NATIVE     TinyLoRA as TINYLORA; LoRA as LORA; LoRA-XS as a LORA
+//   TL_PEFT_LORA       as LORA: TinyLoRA and LoRA-XS with lora_A = A, lora_B = B R, alpha = r
+//   TL_PEFT_TINYLORA   as TINYLORA: LoRA-XS with R's entries for v and matrix units for P
+typedef enum tl_peft_form { TL_PEFT_NATIVE = 0, TL_PEFT_LORA = 1, TL_PEFT_TINYLORA = 2 } tl_peft_form;
+tl_status tl_adapter_save_as(const tl_adapter *a, const char *dir, const char *base_name, tl_peft_form form);
+tl_status tl_adapter_save(const tl_adapter *a, const char *dir, const char *base_name);  // TL_PEFT_NATIVE
 tl_status tl_adapter_load(tl_model *m, const char *dir, tl_adapter **out);
 
 // ---------------------------------------------------------------- linear algebra

@@ -9,6 +9,7 @@
 //
 // Memory: everything is allocated at creation, but for scratch that grows to the largest micro-batch and stays.
 #include "adapter.h"
+#include <math.h>
 
 enum { max_rank = 1024, max_u = 1 << 20 };
 
@@ -26,9 +27,13 @@ static tl_status check_modules(const tl_model *m, const tl_adapter_options *o) {
     int out = tl_linear_out(&m->cfg, id % TL_N_KINDS), in = tl_linear_in(&m->cfg, id % TL_N_KINDS);
     char name[128];
     tl_module_name(name, sizeof name, id);
-    if (o->rank > out || o->rank > in)
-      return tl_fail(TL_E_SHAPE, "adapter: rank %d is more than %s (%d, %d) has; at most %d", o->rank, name, out, in,
+    int rank = o->ranks ? o->ranks[i] : o->rank;
+    if (rank < 1 || rank > max_rank) return tl_fail(TL_E_ARG, "adapter: rank %d of %s; wanted 1 to %d", rank, name, max_rank);
+    if (rank > out || rank > in)
+      return tl_fail(TL_E_SHAPE, "adapter: rank %d is more than %s (%d, %d) has; at most %d", rank, name, out, in,
                      out < in ? out : in);
+    if (o->scales && !(fabsf(o->scales[i]) < 1e6f))
+      return tl_fail(TL_E_ARG, "adapter: scale %g of %s", (double)o->scales[i], name);
   }
   return TL_OK;
 }
@@ -58,13 +63,14 @@ static tl_status check_options(const tl_model *m, const tl_adapter_options *o) {
   if (o->storage != TL_F32 && o->storage != TL_BF16 && o->storage != TL_F16)
     return tl_fail(TL_E_ARG, "adapter: storage dtype %s; wanted F32, BF16 or F16", tl_dtype_name((int)o->storage));
   if (o->kind == TL_FULL) return TL_OK;
-  if (o->rank < 1 || o->rank > max_rank) return tl_fail(TL_E_ARG, "adapter: rank %d; wanted 1 to %d", o->rank, max_rank);
   if (o->kind == TL_TINYLORA && (o->u < 1 || o->u > max_u))
     return tl_fail(TL_E_ARG, "adapter: u %d; wanted 1 to %d", o->u, max_u);
-  if (o->kind != TL_TINYLORA && !(o->alpha > 0 && o->alpha < 1e6f))
+  if (o->kind != TL_TINYLORA && !o->scales && !(o->alpha > 0 && o->alpha < 1e6f))
     return tl_fail(TL_E_ARG, "adapter: alpha %g; %s wants a positive number", (double)o->alpha, kind_names[o->kind]);
   if (o->sigma != TL_SIGMA_PAPER && o->sigma != TL_SIGMA_PEFT)
     return tl_fail(TL_E_ARG, "adapter: sigma placement %d is neither paper nor peft", (int)o->sigma);
+  if (o->projection != TL_PROJECTION_PHILOX && o->projection != TL_PROJECTION_TORCH)
+    return tl_fail(TL_E_ARG, "adapter: projection generator %d is neither philox nor torch", (int)o->projection);
   if (!(o->init_std >= 0 && o->init_std < 1e3f))
     return tl_fail(TL_E_ARG, "adapter: init_std %g; wanted 0 or more", (double)o->init_std);
   return check_modules(m, o);
@@ -105,8 +111,8 @@ tl_status tl_adapter_create(tl_model *m, const tl_adapter_options *o, tl_adapter
   TL_TRY(check_options(m, o));
   tl_adapter *a = calloc(1, sizeof *a);
   if (!a) return tl_fail(TL_E_MEMORY, "adapter: out of memory");
-  *a = (tl_adapter){.refs = 1, .model = tl_model_retain(m), .kind = o->kind, .rank = o->rank, .u = o->u, .alpha = o->alpha,
-                    .sigma = o->sigma, .storage = (int)o->storage, .seed = o->seed};
+  *a = (tl_adapter){.refs = 1, .model = tl_model_retain(m), .kind = o->kind, .u = o->u, .sigma = o->sigma,
+                    .projection = o->projection, .storage = (int)o->storage, .seed = o->seed};
   tl_status s = build(a, o);
   if (s != TL_OK) {
     tl_adapter_free(a);
@@ -178,7 +184,7 @@ float *tl_adapter_gradient(tl_adapter *a) {
 
 void tl_adapter_zero_gradient(tl_adapter *a) {
   memset(a->grad, 0, sizeof(float) * (size_t)a->n_params);
-  if (a->dR) memset(a->dR, 0, sizeof(double) * (size_t)a->n_modules * a->rank * a->rank);
+  if (a->dR) memset(a->dR, 0, sizeof(double) * a->n_dR);
   a->pending = false;
 }
 
@@ -191,7 +197,7 @@ bool tl_adapter_trains_module(const tl_adapter *a, int module) {
 // ---------------------------------------------------------------- delta
 // dw (out, in) = B R A in double, rounded once
 static tl_status lowrank_delta(const tl_adapter *a, const tl_adapter_module *m, int out, int in, float *dw) {
-  int r = a->rank;
+  int r = m->rank;
   double *row = malloc(sizeof(double) * (size_t)(r + in));
   if (!row) return tl_fail(TL_E_MEMORY, "adapter: out of memory");
   double *sum = row + r;

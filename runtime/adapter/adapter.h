@@ -6,21 +6,25 @@
 typedef struct tl_adapter_module {
   int module;        // index in the model
   int group;         // TinyLoRA
+  int rank;          // r below
+  float scale;       // R's factor: LoRA's and LoRA-XS's alpha / r; TinyLoRA: 1
   float *A;          // (r, in)
   float *B;          // (out, r)
   float *R;          // (r, r) as the forward pass uses it (scale included)
   float *P;          // TinyLoRA: (u, r, r)
   int64_t off;       // first of this module's (or its group's) numbers in the parameter vector
   int64_t off_b;     // LoRA: where B starts (A starts at off)
+  size_t off_dR;     // where this module's (r, r) starts in dR
 } tl_adapter_module;
 
 struct tl_adapter {
   int refs;
   tl_model *model;
   tl_adapter_kind kind;
-  int rank, u, n_groups, n_modules;
-  float alpha;
+  int rank;                    // the largest of the modules'
+  int u, n_groups, n_modules;
   tl_sigma sigma;
+  tl_projection projection;
   int storage;
   uint64_t seed;
   tl_adapter_module *modules;  // (n_modules)
@@ -36,7 +40,8 @@ struct tl_adapter {
   tl_adapter_view view;
   // what linear_grad works with
   int32_t *slot;               // (model's n_modules) index into modules; -1 not targeted
-  double *dR;                  // TinyLoRA, LoRA-XS: (n_modules, r, r) d loss / d R, summed unit by unit
+  double *dR;                  // (n_dR) TinyLoRA, LoRA-XS: every module's (r, r) d loss / d R, summed unit by unit
+  size_t n_dR;
   bool pending;                // dR holds sums that grad does not have yet
   double *unit_dR;             // scratch (n_units, r, r), grows
   float *scaled;               // LoRA: scratch (2, T, r), grows
@@ -47,14 +52,17 @@ struct tl_adapter {
 enum { TL_STREAM_P = 0, TL_STREAM_LORA_A = 1 << 20, TL_STREAM_R = 2 << 20, TL_STREAM_V = 3 << 20 };
 
 // ---- inside runtime/adapter: the parts of create, refresh and gradient that differ by kind
-// lays the modules out: off, off_b, n_params; SVD bases, P; lowrank. options have been checked.
+// lays the modules out: offsets, n_params; SVD bases, P; lowrank. options have been checked.
 tl_status tl_lowrank_build(tl_adapter *a, const tl_adapter_options *o);
 void tl_lowrank_init(tl_adapter *a, float init_std);   // fills master
 void tl_lowrank_refresh(tl_adapter *a);                // R from value
 void tl_lowrank_grad(tl_adapter *a, const tl_linear_grad *g);
 void tl_lowrank_finish(tl_adapter *a);                 // grad from dR
-// allocates modules, slot, lowrank, P, R and, for the SVD kinds, A and B with nothing in them; sets the offsets
+// With module, group, rank and scale set in a->modules: allocates slot, lowrank, P, R and, for the SVD kinds, A and B with
+// nothing in them; sets the offsets and the largest rank
 tl_status tl_lowrank_layout(tl_adapter *a);
+// P (u, r, r) of the module at place i among the targets, by one of the two generators
+void tl_lowrank_projection(const tl_adapter *a, int i, tl_projection generator, float *P);
 tl_status tl_full_build(tl_adapter *a);
 tl_status tl_full_init(tl_adapter *a);                 // fills master from the model, makes the own weights
 void tl_full_refresh(tl_adapter *a);

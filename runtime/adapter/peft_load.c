@@ -1,59 +1,20 @@
 // peft_load.c: a PEFT directory (TINYLORA or LORA) as an adapter. Both files are outside bytes: every field that changes what
-// the adapter computes is understood or refused by name, every tensor must be one that is expected, with the expected shape.
-// A and B are read, never recomputed: the signs of singular vectors would change the update. P must be in the file.
+// the adapter computes is understood or refused by name (peft_config.c), every tensor must be one that is expected, with the
+// expected shape. A and B are read, never recomputed: the signs of singular vectors would change the update. P is read, or drawn
+// again with torch's generator when the file does not have it.
 #include "../base/safetensors.h"
 #include "peft.h"
 #include <cjson/cJSON.h>
 #include <math.h>
 
 typedef struct {
-  char config_path[4096], weights_path[4096];
-  cJSON *config, *meta;  // meta: our own key of the metadata, or NULL
+  tl_peft_config config;
+  char weights_path[4096];
+  cJSON *meta;           // our own key of the metadata, or NULL
   tl_safetensors st;
   uint8_t *used;         // (st.n)
   tl_adapter *a;
 } loader;
-
-// ---------------------------------------------------------------- config fields
-// What PEFT can do and this program cannot; each of these must be absent, null, false, 0, "" or empty.
-static const char *const refused[] = {
-  "alora_invocation_tokens", "alpha_pattern", "arrow_config", "exclude_modules", "fan_in_fan_out", "layer_replication",
-  "lora_bias", "modules_to_save", "rank_pattern", "target_parameters", "trainable_token_indices", "use_bdlora", "use_dora",
-  "use_qalora", "monteclora_config", "kasa_config", "velora_config",
-};
-
-static bool is_unset(const cJSON *v) {
-  return !v || cJSON_IsNull(v) || cJSON_IsFalse(v) || (cJSON_IsNumber(v) && v->valuedouble == 0) ||
-         (cJSON_IsString(v) && !*v->valuestring) || ((cJSON_IsArray(v) || cJSON_IsObject(v)) && !v->child);
-}
-
-static tl_status check_config(const loader *l) {
-  for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
-    if (!is_unset(cJSON_GetObjectItemCaseSensitive(l->config, refused[i])))
-      return tl_fail(TL_E_UNSUPPORTED, "%s: field %s is set; this program has no such adapter", l->config_path, refused[i]);
-  const cJSON *bias = cJSON_GetObjectItemCaseSensitive(l->config, "bias");
-  if (!is_unset(bias) && !(cJSON_IsString(bias) && !strcmp(bias->valuestring, "none")))
-    return tl_fail(TL_E_UNSUPPORTED, "%s: field bias is %s; only \"none\" is supported", l->config_path,
-                   cJSON_IsString(bias) ? bias->valuestring : "not a string");
-  return TL_OK;
-}
-
-static tl_status number(const loader *l, const char *field, double low, double high, double *out) {
-  const cJSON *v = cJSON_GetObjectItemCaseSensitive(l->config, field);
-  if (!cJSON_IsNumber(v)) return tl_fail(TL_E_FORMAT, "%s: field %s is missing or not a number", l->config_path, field);
-  if (!(v->valuedouble >= low && v->valuedouble <= high))
-    return tl_fail(TL_E_FORMAT, "%s: field %s is %g; wanted %g to %g", l->config_path, field, v->valuedouble, low, high);
-  *out = v->valuedouble;
-  return TL_OK;
-}
-
-static tl_status whole(const loader *l, const char *field, int low, int high, int *out) {
-  double v = 0;
-  TL_TRY(number(l, field, low, high, &v));
-  if (v != floor(v)) return tl_fail(TL_E_FORMAT, "%s: field %s is %g; wanted a whole number", l->config_path, field, v);
-  *out = (int)v;
-  return TL_OK;
-}
 
 // a string of our own metadata; NULL: absent
 static const char *about(const loader *l, const char *field) {
@@ -104,18 +65,42 @@ static tl_status read_named(loader *l, const char *module, const char *part, int
   return read_tensor(l, t, x);
 }
 
-// The modules that the file has tensors for, by the presence of `part`, into a->modules.
+static bool has_part(const loader *l, const char *module, const char *part) {
+  char name[256];
+  snprintf(name, sizeof name, TL_PEFT_PREFIX "%s.%s", module, part);
+  return tl_safetensors_find(&l->st, name) != NULL;
+}
+
+// TinyLoRA counts its targets (for P's seed and for tying), so the file must have exactly those that the config selects; a
+// LoRA's file may have fewer: a module without tensors has no update.
+static tl_status check_selected(const loader *l, const char *module, bool present, bool selected) {
+  if (present && !selected)
+    return tl_fail(TL_E_FORMAT, "%s: has tensors of %s, which target_modules of %s does not select", l->weights_path, module,
+                   l->config.path);
+  if (selected && !present && !l->config.lora)
+    return tl_fail(TL_E_FORMAT, "%s: target_modules selects %s, of which %s has no tensor", l->config.path, module,
+                   l->weights_path);
+  return TL_OK;
+}
+
+// The modules that the file has tensors for, by the presence of `part`, into a->modules, in definition order.
 static tl_status find_modules(loader *l, const char *part) {
   tl_adapter *a = l->a;
   int total = a->model->cfg.n_layers * TL_N_KINDS;
+  const cJSON *targets = cJSON_GetObjectItemCaseSensitive(l->config.json, "target_modules");
+  bool told = targets && !cJSON_IsNull(targets);
   a->modules = calloc((size_t)total, sizeof *a->modules);
   if (!a->modules) return tl_fail(TL_E_MEMORY, "%s: out of memory", l->weights_path);
   for (int i = 0; i < total; i++) {
-    char module[128], name[256];
+    char module[128];
+    bool selected;
     tl_module_name(module, sizeof module, i);
-    snprintf(name, sizeof name, TL_PEFT_PREFIX "%s.%s", module, part);
-    if (tl_safetensors_find(&l->st, name)) a->modules[a->n_modules++] = (tl_adapter_module){.module = i};
+    bool present = has_part(l, module, part);
+    TL_TRY(tl_peft_selects(&l->config, module, &selected));
+    if (told) TL_TRY(check_selected(l, module, present, selected));
+    if (present) a->modules[a->n_modules++] = (tl_adapter_module){.module = i};
   }
+  a->n_groups = a->n_modules;
   if (!a->n_modules)
     return tl_fail(TL_E_FORMAT, "%s: no tensor named " TL_PEFT_PREFIX "<module>.%s for any module of this model",
                    l->weights_path, part);
@@ -140,32 +125,55 @@ static int storage_of(const loader *l, int file_type) {
 }
 
 // ---------------------------------------------------------------- LORA
-static tl_status load_lora(loader *l) {
+// rank and scale of each module: r and lora_alpha, or what rank_pattern and alpha_pattern say; rsLoRA (Kalajdzievski 2023,
+// arXiv:2312.03732) scales by alpha / sqrt(r)
+static tl_status lora_ranks(loader *l, const tl_peft_patterns *ranks, const tl_peft_patterns *alphas) {
+  int64_t rank = 0;
+  double alpha = 0;
+  bool root = tl_peft_flag(&l->config, "use_rslora", false);
+  TL_TRY(tl_peft_whole(&l->config, "r", 1, 1024, NAN, &rank));
+  TL_TRY(tl_peft_number(&l->config, "lora_alpha", -1e6, 1e6, NAN, &alpha));
+  for (int i = 0; i < l->a->n_modules; i++) {
+    tl_adapter_module *m = &l->a->modules[i];
+    char module[128];
+    tl_module_name(module, sizeof module, m->module);
+    double r = tl_peft_pattern(ranks, module, (double)rank);
+    m->rank = (int)r;
+    m->scale = (float)(tl_peft_pattern(alphas, module, alpha) / (root ? sqrt(r) : r));
+  }
+  return TL_OK;
+}
+
+static tl_status lora_tensors(loader *l) {
   tl_adapter *a = l->a;
   const tl_config *c = &a->model->cfg;
-  double alpha = 0;
-  a->kind = TL_LORA;
-  TL_TRY(whole(l, "r", 1, 1024, &a->rank));
-  TL_TRY(number(l, "lora_alpha", 1e-9, 1e6, &alpha));
-  if (!is_unset(cJSON_GetObjectItemCaseSensitive(l->config, "use_rslora"))) alpha *= sqrt(a->rank);  // alpha / sqrt(r)
-  a->alpha = (float)alpha;
-  TL_TRY(find_modules(l, "lora_A.weight"));
   char name[256], module[128];
   tl_module_name(module, sizeof module, a->modules[0].module);
   snprintf(name, sizeof name, TL_PEFT_PREFIX "%s.lora_A.weight", module);
   const tl_st_tensor *first = tl_safetensors_find(&l->st, name);
   a->storage = storage_of(l, first->type == TL_BF16 || first->type == TL_F16 ? first->type : TL_F32);
-  a->n_groups = a->n_modules;
   TL_TRY(tl_lowrank_layout(a));
   TL_TRY(tl_adapter_vectors(a));
   for (int i = 0; i < a->n_modules; i++) {
     const tl_adapter_module *m = &a->modules[i];
     int kind = m->module % TL_N_KINDS, out = tl_linear_out(c, kind), in = tl_linear_in(c, kind);
     tl_module_name(module, sizeof module, m->module);
-    TL_TRY(read_named(l, module, "lora_A.weight", 2, a->rank, in, 0, a->master + m->off));
-    TL_TRY(read_named(l, module, "lora_B.weight", 2, out, a->rank, 0, a->master + m->off_b));
+    TL_TRY(read_named(l, module, "lora_A.weight", 2, m->rank, in, 0, a->master + m->off));
+    TL_TRY(read_named(l, module, "lora_B.weight", 2, out, m->rank, 0, a->master + m->off_b));
   }
   return TL_OK;
+}
+
+static tl_status load_lora(loader *l) {
+  tl_peft_patterns ranks = {0}, alphas = {0};
+  l->a->kind = TL_LORA;
+  TL_TRY(find_modules(l, "lora_A.weight"));
+  tl_status s = tl_peft_patterns_open(&ranks, &l->config, "rank_pattern", 1, 1024);
+  if (s == TL_OK) s = tl_peft_patterns_open(&alphas, &l->config, "alpha_pattern", -1e6, 1e6);
+  if (s == TL_OK) s = lora_ranks(l, &ranks, &alphas);
+  tl_peft_patterns_close(&ranks);
+  tl_peft_patterns_close(&alphas);
+  return s == TL_OK ? lora_tensors(l) : s;
 }
 
 // ---------------------------------------------------------------- TINYLORA
@@ -203,8 +211,10 @@ typedef struct {
 static tl_status read_tying(loader *l, tying *t) {
   tl_adapter *a = l->a;
   double ratio = 0;
-  TL_TRY(whole(l, "u", 1, 1 << 20, &t->u));
-  TL_TRY(number(l, "weight_tying", 0, 1, &ratio));
+  int64_t u = 0;
+  TL_TRY(tl_peft_whole(&l->config, "u", 1, 1 << 20, 64, &u));
+  TL_TRY(tl_peft_number(&l->config, "weight_tying", 0, 1, 0, &ratio));
+  t->u = (int)u;
   t->n_groups = tl_peft_n_groups(a->n_modules, ratio);
   TL_TRY(own_groups(l, t->own, &a->n_groups, &a->u));
   t->wide = a->n_groups > 0 && t->n_groups == 1 && (int64_t)a->u * a->n_groups == t->u && a->n_groups > 1;
@@ -240,7 +250,7 @@ static tl_status read_v(loader *l, const tying *t) {
 }
 
 static tl_status read_p(loader *l, const tying *t, const char *module, tl_adapter_module *m) {
-  int r = l->a->rank;
+  int r = m->rank;
   if (!t->wide) return read_named(l, module, "tinylora_P", 3, t->u, r, r, m->P);
   size_t own = (size_t)l->a->u * r * r, n = (size_t)t->u * r * r, at = own * (size_t)m->group;
   float *wide = malloc(sizeof(float) * n);
@@ -252,6 +262,44 @@ static tl_status read_p(loader *l, const tying *t, const char *module, tl_adapte
   if (s == TL_OK) memcpy(m->P, wide + at, sizeof(float) * own);
   free(wide);
   return s;
+}
+
+// Whether every P is what a generator draws from the adapter's seed
+static bool drawn_by(const tl_adapter *a, tl_projection generator) {
+  bool same = true;
+  for (int i = 0; same && i < a->n_modules; i++) {
+    size_t bytes = sizeof(float) * (size_t)a->u * a->modules[i].rank * a->modules[i].rank;
+    float *P = malloc(bytes);
+    if (P) tl_lowrank_projection(a, i, generator, P);
+    same = P && !memcmp(P, a->modules[i].P, bytes);
+    free(P);
+  }
+  return same;
+}
+
+// P from the file; drawn anew from projection_seed when the file has none, or when save_projection says so (PEFT does the same)
+static tl_status projections(loader *l, const tying *t) {
+  tl_adapter *a = l->a;
+  int64_t seed = 0;
+  TL_TRY(tl_peft_whole(&l->config, "projection_seed", INT32_MIN, UINT32_MAX, 42, &seed));
+  if (!about(l, "seed")) a->seed = (uint64_t)seed;
+  bool saved = tl_peft_flag(&l->config, "save_projection", true), any = false;
+  for (int i = 0; i < a->n_modules; i++) {
+    char module[128];
+    tl_module_name(module, sizeof module, a->modules[i].module);
+    any = any || has_part(l, module, "tinylora_P");
+  }
+  a->projection = TL_PROJECTION_TORCH;
+  for (int i = 0; i < a->n_modules; i++) {
+    tl_adapter_module *m = &a->modules[i];
+    char module[128];
+    tl_module_name(module, sizeof module, m->module);
+    if (any) TL_TRY(read_p(l, t, module, m));
+    if (!saved || !any) tl_lowrank_projection(a, i, TL_PROJECTION_TORCH, m->P);
+  }
+  if (saved && any && !drawn_by(a, TL_PROJECTION_TORCH))
+    a->projection = drawn_by(a, TL_PROJECTION_PHILOX) ? TL_PROJECTION_PHILOX : TL_PROJECTION_STORED;
+  return TL_OK;
 }
 
 static tl_status load_tinylora_parts(loader *l, const tying *t) {
@@ -268,22 +316,41 @@ static tl_status load_tinylora_parts(loader *l, const tying *t) {
     int kind = m->module % TL_N_KINDS;
     char module[128];
     tl_module_name(module, sizeof module, m->module);
-    TL_TRY(read_named(l, module, "tinylora_A", 2, a->rank, tl_linear_in(c, kind), 0, m->A));
-    TL_TRY(read_named(l, module, "tinylora_B", 2, tl_linear_out(c, kind), a->rank, 0, m->B));
-    TL_TRY(read_p(l, t, module, m));
+    TL_TRY(read_named(l, module, "tinylora_A", 2, m->rank, tl_linear_in(c, kind), 0, m->A));
+    TL_TRY(read_named(l, module, "tinylora_B", 2, tl_linear_out(c, kind), m->rank, 0, m->B));
+  }
+  return projections(l, t);
+}
+
+// Embeddings and the head count among PEFT's targets; this program adapts neither.
+static tl_status refuse_tables(const loader *l) {
+  static const char *const tables[] = {"model.embed_tokens", "lm_head"};
+  const cJSON *targets = cJSON_GetObjectItemCaseSensitive(l->config.json, "target_modules");
+  for (size_t i = 0; targets && !cJSON_IsNull(targets) && i < sizeof tables / sizeof *tables; i++) {
+    bool yes;
+    TL_TRY(tl_peft_selects(&l->config, tables[i], &yes));
+    if (yes)
+      return tl_fail(TL_E_UNSUPPORTED, "%s: target_modules selects %s; only the decoder's linear layers can be adapted",
+                     l->config.path, tables[i]);
   }
   return TL_OK;
 }
 
 static tl_status load_tinylora(loader *l) {
   tl_adapter *a = l->a;
+  int64_t rank = 0;
   a->kind = TL_TINYLORA;
-  TL_TRY(whole(l, "r", 1, 1024, &a->rank));
+  TL_TRY(tl_peft_whole(&l->config, "r", 1, 1024, 2, &rank));
+  TL_TRY(refuse_tables(l));
   TL_TRY(find_modules(l, "tinylora_A"));
-  const cJSON *saved = cJSON_GetObjectItemCaseSensitive(l->config, "save_projection");
-  if (cJSON_IsFalse(saved))
-    return tl_fail(TL_E_UNSUPPORTED, "%s: field save_projection is false: the projections P are not in the file",
-                   l->config_path);
+  for (int i = 0; i < a->n_modules; i++) {  // PEFT takes no more than a weight has
+    tl_adapter_module *m = &a->modules[i];
+    int out = tl_linear_out(&a->model->cfg, m->module % TL_N_KINDS), in = tl_linear_in(&a->model->cfg, m->module % TL_N_KINDS);
+    int most = out < in ? out : in;
+    m->rank = rank < most ? (int)rank : most;
+    m->scale = 1;
+  }
+  a->n_groups = 0;
   tying t = {.own = malloc(sizeof(int32_t) * (size_t)a->n_modules)};
   if (!t.own) return tl_fail(TL_E_MEMORY, "%s: out of memory", l->weights_path);
   tl_status s = read_tying(l, &t);
@@ -294,15 +361,9 @@ static tl_status load_tinylora(loader *l) {
 
 // ---------------------------------------------------------------- entry
 static tl_status open_files(loader *l, const char *dir) {
-  if (snprintf(l->config_path, sizeof l->config_path, "%s/adapter_config.json", dir) >= (int)sizeof l->config_path ||
-      snprintf(l->weights_path, sizeof l->weights_path, "%s/adapter_model.safetensors", dir) >= (int)sizeof l->weights_path)
-    return tl_fail(TL_E_ARG, "%s: path too long", dir);
-  char *text;
-  size_t n;
-  TL_TRY(tl_read_file(l->config_path, &text, &n));
-  l->config = cJSON_ParseWithLength(text, n);
-  free(text);
-  if (!cJSON_IsObject(l->config)) return tl_fail(TL_E_FORMAT, "%s: not a JSON object", l->config_path);
+  TL_TRY(tl_peft_config_open(&l->config, dir));
+  if (snprintf(l->weights_path, sizeof l->weights_path, "%s/adapter_model.safetensors", dir) >= (int)sizeof l->weights_path)
+    return tl_fail(TL_E_ARG, "%.60s...: path too long", dir);
   TL_TRY(tl_safetensors_open(&l->st, l->weights_path));
   l->used = calloc(l->st.n + 1, 1);
   if (!l->used) return tl_fail(TL_E_MEMORY, "%s: out of memory", l->weights_path);
@@ -315,16 +376,10 @@ static tl_status open_files(loader *l, const char *dir) {
 
 static tl_status load(loader *l, const char *dir) {
   TL_TRY(open_files(l, dir));
-  const cJSON *type = cJSON_GetObjectItemCaseSensitive(l->config, "peft_type");
-  if (!cJSON_IsString(type)) return tl_fail(TL_E_FORMAT, "%s: field peft_type is missing", l->config_path);
-  TL_TRY(check_config(l));
   const char *sigma = about(l, "sigma"), *seed = about(l, "seed");
   l->a->sigma = sigma && !strcmp(sigma, "paper") ? TL_SIGMA_PAPER : TL_SIGMA_PEFT;
   l->a->seed = seed ? strtoull(seed, NULL, 10) : 0;
-  if (!strcmp(type->valuestring, "TINYLORA")) TL_TRY(load_tinylora(l));
-  else if (!strcmp(type->valuestring, "LORA")) TL_TRY(load_lora(l));
-  else
-    return tl_fail(TL_E_UNSUPPORTED, "%s: field peft_type is %s; wanted TINYLORA or LORA", l->config_path, type->valuestring);
+  TL_TRY(l->config.lora ? load_lora(l) : load_tinylora(l));
   TL_TRY(all_used(l));
   return tl_adapter_refresh(l->a);
 }
@@ -341,7 +396,7 @@ tl_status tl_adapter_load(tl_model *m, const char *dir, tl_adapter **out) {
   *a = (tl_adapter){.refs = 1, .model = tl_model_retain(m), .kind = TL_TINYLORA};
   l->a = a;
   tl_status s = load(l, dir);
-  cJSON_Delete(l->config);
+  tl_peft_config_close(&l->config);
   cJSON_Delete(l->meta);
   tl_safetensors_close(&l->st);
   free(l->used);

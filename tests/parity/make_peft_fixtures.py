@@ -17,9 +17,12 @@ Layout, FAMILY being llama (tied head, GQA, explicit head_dim, llama3 RoPE scali
     FAMILY/CASE/adapter_config.json, adapter_model.safetensors    as PEFT's save_pretrained writes them
     FAMILY/CASE/reference.safetensors
         logprobs.<i>, loss           with the adapter; c as above and e = 0
+        logits_last.0 (4, V)         F32, of the last four tokens of sequence 0
         grad.<key>                   d loss / d tensor for every trained tensor, key as in adapter_model.safetensors
-    Cases: tinylora_ratio (weight_tying 0.6); for llama also tinylora_full (one v of 13), tinylora_none (a v for each module),
-    tinylora_qv (q_proj and v_proj only), lora (rank 3, alpha 5). v and lora_B are random, not zero.
+    Cases: CASES below. v and lora_B are random, not zero. "nosave": the file is without P, which the reader must draw.
+
+torch_normal.safetensors    n<N>.seed<S>.r<R> (N) F32: torch.normal(0, 1/sqrt(R), (N,)) with a generator seeded by S, as an x86
+                            CPU with AVX2 gives it. Sizes on both sides of 16, ragged and not.
 """
 import json
 import os
@@ -85,6 +88,8 @@ def reference(model, ids, c, e):
             loss = loss + (e[i] * entropy).sum()
         if i == 0 and e is not None:
             out["logits.0"] = logits.detach().clone()
+        if i == 0 and e is None:
+            out["logits_last.0"] = logits[-4:].detach().clone()
     out["loss"] = loss.detach().reshape(1)
     return out, loss
 
@@ -111,8 +116,20 @@ def save_base(folder, model, ids, c, e):
     save_file(base_case(model, ids, c, e), os.path.join(folder, "reference.safetensors"), {"format": "pt"})
 
 
+def sort_targets(path):
+    """PEFT writes sets as lists, in the order of this process's hashes."""
+    with open(path) as f:
+        config = json.load(f)
+    for key in ("target_modules", "exclude_modules"):
+        if isinstance(config.get(key), list):
+            config[key].sort()
+    with open(path, "w") as f:
+        json.dump(config, f, indent=2, sort_keys=True)
+
+
 def adapter_case(folder, build, config, ids, c):
     """build: a function that makes the base model"""
+    torch.manual_seed(0)
     model = get_peft_model(build(), config)
     generator = torch.Generator().manual_seed(99)
     trained = {}
@@ -121,6 +138,7 @@ def adapter_case(folder, build, config, ids, c):
             if p.requires_grad and "lora_A" not in name:
                 p.copy_(0.3 * torch.randn(p.shape, generator=generator))
     model.save_pretrained(folder)
+    sort_targets(os.path.join(folder, "adapter_config.json"))
     readme = os.path.join(folder, "README.md")
     if os.path.exists(readme):
         os.remove(readme)
@@ -136,20 +154,64 @@ def adapter_case(folder, build, config, ids, c):
     save_file(out, os.path.join(folder, "reference.safetensors"), {"format": "pt"})
 
 
+def tiny(**k):
+    return TinyLoraConfig(**{"r": 2, "u": 13, "target_modules": list(ALL), "task_type": "CAUSAL_LM", **k})
+
+
+def lora(**k):
+    return LoraConfig(**{"r": 3, "lora_alpha": 5, "target_modules": list(ALL), "task_type": "CAUSAL_LM", **k})
+
+
+CASES = {
+    "llama": {
+        "tinylora_ratio": tiny(u=4, weight_tying=0.6),
+        "tinylora_full": tiny(weight_tying=1.0),
+        "tinylora_none": tiny(u=3),
+        "tinylora_qv": tiny(u=2, target_modules=["q_proj", "v_proj"], projection_seed=5),
+        # 14 modules: groups of sizes that divide and that do not; 10.5 and 3.5 groups round to the even number
+        "tinylora_tie_10_nosave": tiny(u=2, weight_tying=0.1, save_projection=False),
+        "tinylora_tie_25": tiny(u=2, weight_tying=0.25),
+        "tinylora_tie_40_nosave": tiny(u=1, weight_tying=0.4, save_projection=False),
+        "tinylora_tie_50": tiny(u=2, weight_tying=0.5),
+        "tinylora_tie_75_nosave": tiny(u=4, weight_tying=0.75, save_projection=False),
+        "tinylora_tie_90": tiny(u=2, weight_tying=0.9, init_weights="uniform", init_v_bound=0.5),
+        "tinylora_full_nosave": tiny(weight_tying=1.0, save_projection=False, projection_seed=7),
+        "tinylora_regex_nosave": tiny(u=3, target_modules=r".*\.layers\.\d+\..*(q|up)_proj", save_projection=False),
+        "tinylora_all_linear_nosave": tiny(u=5, target_modules="all-linear", weight_tying=1.0, save_projection=False),
+        "tinylora_layers_nosave": tiny(u=2, layers_to_transform=[1], layers_pattern="layers", save_projection=False),
+        "tinylora_layer": tiny(u=2, layers_to_transform=1, tinylora_dropout=0.1),
+        # k_proj has 16 outputs: PEFT takes rank 16 there and 20 in gate_proj
+        "tinylora_rank_nosave": tiny(r=20, u=2, target_modules=["k_proj", "gate_proj"], weight_tying=1.0, save_projection=False),
+        "lora": lora(),
+        "lora_rslora": lora(r=4, lora_alpha=8, use_rslora=True, lora_dropout=0.1),
+        "lora_patterns": lora(rank_pattern={"q_proj": 5, "layers.1.mlp.down_proj": 2}, alpha_pattern={"gate_proj": 9, "o_proj": 1.5}),
+        "lora_patterns_rslora": lora(target_modules=["q_proj", "down_proj"], rank_pattern={r"layers\.0.*q_proj": 1}, use_rslora=True,
+                                     alpha_pattern={"(q|k)_proj": 7}),
+        "lora_exclude": lora(target_modules="all-linear", exclude_modules=["down_proj", "model.layers.0.self_attn.q_proj"]),
+    },
+    "qwen2": {"tinylora_ratio": tiny(u=4, weight_tying=0.6), "tinylora_nosave": tiny(weight_tying=0.8, save_projection=False)},
+}
+
+
+def torch_normal():
+    out = {}
+    for n in [*range(1, 36), 52, 100, 127, 128, 1000]:
+        seed, r = (42, 2) if n % 2 else (n * 1000003, 1 + n % 5)
+        generator = torch.Generator().manual_seed(seed)
+        out[f"n{n}.seed{seed}.r{r}"] = torch.normal(mean=0.0, std=1.0 / (r**0.5), size=(n,), generator=generator)
+    save_file(out, os.path.join(OUT, "torch_normal.safetensors"), {"format": "pt"})
+
+
 def main():
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        raise SystemExit("torch draws other last bits on this CPU (" + torch.backends.cpu.get_cpu_capability() + "): AVX2 is needed")
     shutil.rmtree(OUT, ignore_errors=True)
     ids, c, e = sequences()
-    for family in ("llama", "qwen2"):
+    for family, cases in CASES.items():
         save_base(os.path.join(OUT, family), build(family), ids, c, e)
-        tiny = lambda **k: TinyLoraConfig(**{"r": 2, "u": 13, "target_modules": list(ALL), "task_type": "CAUSAL_LM", **k})
-        cases = {"tinylora_ratio": tiny(u=4, weight_tying=0.6)}
-        if family == "llama":
-            cases["tinylora_full"] = tiny(weight_tying=1.0)
-            cases["tinylora_none"] = tiny(u=3)
-            cases["tinylora_qv"] = tiny(u=2, target_modules=["q_proj", "v_proj"], projection_seed=5)
-            cases["lora"] = LoraConfig(r=3, lora_alpha=5, target_modules=list(ALL), task_type="CAUSAL_LM")
         for case, config in cases.items():
             adapter_case(os.path.join(OUT, family, case), lambda: build(family), config, ids, c)
+    torch_normal()
     with open(os.path.join(OUT, "made_with.json"), "w") as f:
         versions = {m.__name__: m.__version__ for m in (torch, transformers, peft)}
         json.dump(versions, f, indent=2, sort_keys=True)
@@ -158,5 +220,4 @@ def main():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    torch.manual_seed(0)
     main()
