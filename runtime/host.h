@@ -4,6 +4,7 @@
 #include "tl.h"
 #include <lauxlib.h>
 #include <lua.h>
+#include <lua5.1/lua-lpeg.h>
 
 int host_readline(lua_State *L);        // line.c
 int host_history_open(lua_State *L);    // line.c

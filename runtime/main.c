@@ -127,6 +127,8 @@ static void set_package_path(lua_State *L) {
   lua_getfield(L, -1, "preload");
   lua_pushcfunction(L, open_host);
   lua_setfield(L, -2, "tl.host");
+  lua_pushcfunction(L, luaopen_lpeg);
+  lua_setfield(L, -2, "lpeg");
   lua_pop(L, 2);
 }
 

@@ -5,7 +5,7 @@
 #   inside runtime  base < tensor < model, text < adapter < sample < train;  verify and comm stand beside tensor, on base;
 #   a folder's private header is included in that folder only;
 #   the program (runtime/*.c) sees tl.h alone; Lua reaches C only through the C of lua/tl/ffi.lua, and so through tl.h;
-#   recipes require only "tl"; verifiers require "tl", tl.regex and each other.
+#   recipes require only "tl"; verifiers require "tl", tl.regex, tl.lpeg and each other.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 failed=0
@@ -95,8 +95,8 @@ done)
 verdict "Lua declares no function of the library: that is tl.h's" "$declared"
 breaks=$(code '\brequire\b' recipes | grep -vE 'require *\(? *"tl"')
 verdict 'recipes require only "tl"' "$breaks"
-breaks=$(code "\brequire *[(]? *[\"']" verifiers | grep -vE 'require *\(? *"(tl|tl\.regex|verifiers\.[a-z_]+)"')
-verdict 'verifiers require only "tl", tl.regex and each other' "$breaks"
+breaks=$(code "\brequire *[(]? *[\"']" verifiers | grep -vE 'require *\(? *"(tl|tl\.regex|tl\.lpeg|verifiers\.[a-z_.]+)"')
+verdict 'verifiers require only "tl", tl.regex, tl.lpeg and each other' "$breaks"
 verdict "recipes and verifiers leave the FFI alone" "$(code '\bffi\b' recipes verifiers)"
 
 # ---- the test itself: it would see what it looks for

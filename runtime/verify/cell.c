@@ -18,11 +18,13 @@
 #include "verify.h"
 #include <cjson/cJSON.h>
 #include <lauxlib.h>
+#include <lua5.1/lua-lpeg.h>
 #include <luajit.h>
 #include <lualib.h>
 #include <math.h>
 
 enum { HOOK_COUNT = 1000, MAX_DEPTH = 64 };
+
 static const char verifier_key = 0;  // its address is the verifier's key in the registry
 
 const char *tl_outcome_name(tl_outcome o) {
@@ -208,7 +210,10 @@ static void open_state(lua_State *L, const tl_cell_options *o) {
     lua_pushstring(L, o->lua_path);
     lua_setfield(L, -2, "path");
   }
-  lua_pop(L, 3);
+  lua_getfield(L, -1, "preload");  // the program is linked with LPeg: require "lpeg" needs no path
+  lua_pushcfunction(L, luaopen_lpeg);
+  lua_setfield(L, -2, "lpeg");
+  lua_pop(L, 4);
 }
 
 // Turns the value of the module at the top of the stack into the verifier.

@@ -1,0 +1,397 @@
+--- math/grammar.lua: an answer's text, LaTeX or plain, to a tree. The grammar is LPeg's; what it does not read is nil, and compared as
+--- text by math/compare.lua.
+---
+--- A tree is a table with `op`:
+---   num {q}                 an exact fraction (math/number.lua); q.decimals counts the places that were shown
+---   var {name}  word {w}    x, x_1; a run of letters that is no function
+---   text {s}                \text{Evelyn}
+---   const {name}            pi, e, i, inf, empty (the empty set), reals, integers
+---   + - * / ^ neg pm mp     sums, products, quotients, powers, signs, plus-minus
+---   fn {name, args, index}  sin, log (index: its base), sqrt (index: the degree), abs, factorial, binom, ...
+---   percent deg based       x%, x degrees, 204_5
+---   ratio {parts}           7:32
+---   rel {parts, rels}       x < 1, a = b = c, x in S: n + 1 parts, n relations of < <= = != >= > in ~
+---   list {parts}            1, 2 and 3 (no brackets)        tuple {open, close, parts}  (1, 2), [0, 1)
+---   set {parts}             \{1, 2\}                        cup cap minus {parts}       unions and so on
+---   matrix {rows}           big {name, lower, upper, body}  sums, products, integrals, limits
+---
+--- Reading conventions. A unit after a number is dropped, not converted: "12 apples", "5 \text{ cm}", "10 cm^2", "15 (balls)". Currency signs and
+--- degrees at the end are dropped by the comparison. "3 million" is 3000000. 1,234 is one number outside brackets; in (100,200) the comma
+--- separates. A whole number and a fraction side by side are a mixed number: 1\frac12, 1 1/2. Two numbers side by side are not a product.
+local lpeg = require "tl.lpeg"
+local number = require "verifiers.math.number"
+
+local P, R, S, V, C, Cc, Ct, Cf, Cg, Cmt = lpeg.P, lpeg.R, lpeg.S, lpeg.V, lpeg.C, lpeg.Cc, lpeg.Ct, lpeg.Cf, lpeg.Cg, lpeg.Cmt
+
+local grammar = {}
+
+local MAX_BYTES, MAX_DEPTH = 1500, 40 -- longer and deeper texts are not read
+
+-- ---- spelling: one way to write each thing
+
+local latex_spelling = {
+  { ",%s*\\!%s*", "," }, { "\\[!]", "" }, { "\\[,;:> ]", " " }, { "\\q?quad", " " },
+  { "\\left%f[^%a]", "" }, { "\\right%f[^%a]", "" }, { "\\[bB]igg?[lrm]?%f[^%a]", "" }, { "\\displaystyle%f[%A]", "" }, { "\\limits%f[%A]", "" },
+  { "\\[dtc]frac%f[%A]", "\\frac" }, { "\\[dt]binom%f[%A]", "\\binom" }, { "\\[%(%)%[%]]", " " },
+  { "\\text%a*%s*{%s*and%s*}", " and " }, { "\\text%a*%s*{%s*or%s*}", " or " }, { "\\mbox%s*{%s*and%s*}", " and " },
+  { "\\text%a*%s*{([^%a{}]*)}", "%1" }, { "\\mbox%s*{([^%a{}]*)}", "%1" },
+  { "\\mathrm%s*{~?e}", "e" }, { "\\mathrm%s*{~?i}", "i" }, { "\\imath%f[%A]", "i" }, { "\\math[bf]%a*%s*{([^{}]*)}", "%1" },
+  { "\\text%a*%s*{", "\\text{" }, { "\\mbox%s*{", "\\text{" }, { "\\mathrm%s*{", "\\text{" }, { "\\operatorname%*?%s*{(%a+)}", "\\%1 " },
+  { "\\boxed%s*(%b{})", "%1" }, { "\\fbox%s*(%b{})", "%1" },
+  { "\\le?q?slant%f[%A]", "<=" }, { "\\ge?q?slant%f[%A]", ">=" }, { "\\leq?q?%f[%A]", "<=" }, { "\\geq?q?%f[%A]", ">=" }, { "\\neq?%f[%A]", "!=" },
+  { "\\lt%f[%A]", "<" }, { "\\gt%f[%A]", ">" }, { "\\not%s*=", "!=" }, { "\\approx%f[%A]", "~" }, { "\\simeq?%f[%A]", "~" }, { "\\in%f[%A]", " in " },
+  { "\\times%f[%A]", "*" }, { "\\cdot%f[%A]", "*" }, { "\\ast%f[%A]", "*" }, { "\\div%f[%A]", "/" }, { "\\pm%f[%A]", "+-" }, { "\\mp%f[%A]", "-+" },
+  { "\\colon%f[%A]", ":" }, { "\\degree%f[%A]", "^\\circ" }, { "\\lvert%f[%A]", "|" }, { "\\rvert%f[%A]", "|" }, { "\\[lr]Vert%f[%A]", "|" },
+  { "\\l?vert%f[%A]", "|" }, { "\\mid%f[%A]", "|" }, { "\\infin?ty%f[%A]", "\\infty" }, { "\\varnothing%f[%A]", "\\emptyset" },
+  { "\\dots%f[%A]", "..." }, { "\\ldots%f[%A]", "..." }, { "\\cdots%f[%A]", "..." }, { "\\lbrace%f[%A]", "\\{" }, { "\\rbrace%f[%A]", "\\}" },
+  { "\\lbrack%f[%A]", "[" }, { "\\rbrack%f[%A]", "]" }, { "\\backslash%f[%A]", "\\setminus" }, { "\\sqrt%s+", "\\sqrt" }, { "\\hline%f[%A]", "" },
+  { "\\implies%f[%A]", "," }, { "\\land%f[%A]", " and " }, { "\\lor%f[%A]", " or " }, { "\\[vl]phantom%s*%b{}", "" }, { "\\left%.", "" },
+  { "\\end%s*{align%*?}", "" }, { "\\begin%s*{align%*?}", "" },
+}
+
+local unicode_spelling = {
+  { "\226\136\146", "-" }, { "\226\128\147", "-" }, { "\195\151", "*" }, { "\195\183", "/" }, { "\194\183", "*" }, { "\226\139\133", "*" },
+  { "\226\136\154%s*(%d+)", "\\sqrt{%1}" }, { "\226\136\154%s*%((.-)%)", "\\sqrt{%1}" }, { "\207\128", "\\pi " }, { "\194\176", "^\\circ " },
+  { "\226\136\158", "\\infty " }, { "\226\137\164", "<=" }, { "\226\137\165", ">=" }, { "\226\137\160", "!=" }, { "\226\137\136", "~" },
+  { "\226\136\170", "\\cup " }, { "\226\136\169", "\\cap " }, { "\226\136\136", " in " }, { "\194\178", "^2" }, { "\194\179", "^3" }, { "\194\177", "+-" },
+  { "\194\189", "\\frac12 " }, { "\194\188", "\\frac14 " }, { "\194\190", "\\frac34 " }, { "\226\136\133", "\\emptyset " }, { "\226\132\157", "\\mathbb{R} " },
+  { "\194\160", " " }, { "\226\128\175", " " }, { "\226\128\137", " " }, { "\226\130\172", "" }, { "\194\163", "" }, { "\194\165", "" }, { "\226\130\185", "" },
+}
+
+-- 1,234,567 -> 1234567 and 1 000 -> 1000, outside brackets
+local function join_thousands(s)
+  local function join(at, sign)
+    local before, depth = s:sub(1, at - 1), 0
+    for c in before:gmatch("[%(%)%[%]]") do depth = depth + ((c == "(" or c == "[") and 1 or -1) end
+    local _, opened = before:gsub("\\{", "")
+    local _, closed = before:gsub("\\}", "")
+    return depth <= 0 and opened <= closed
+  end
+  local pieces, at = {}, 1
+  while true do
+    local first, last, group = s:find("%f[%w%.,](%d%d?%d?[, ]%d%d%d[%d, ]*)", at)
+    if not first then break end
+    local separator = group:match("[, ]")
+    local run = group:match(separator == "," and "^%d+[,%d]*" or "^%d+[ %d]*"):gsub("[, ]+$", "")
+    local good = s:sub(first, first) ~= "0" and run:gsub("^%d%d?%d?", "", 1):gsub("[, ]%d%d%d", "") == "" and not s:find("^%d", first + #run)
+    if good and separator == " " then good = not s:find("^%s*/", first + #run) end
+    if good and join(first) then
+      pieces[#pieces + 1] = s:sub(at, first - 1) .. run:gsub("[, ]", "")
+    else
+      pieces[#pieces + 1] = s:sub(at, first + #run - 1)
+    end
+    at = first + #run
+  end
+  return table.concat(pieces) .. s:sub(at)
+end
+
+--- The text with one spelling for each thing, without math delimiters, emphasis, and a full stop at its end.
+---@param s string
+function grammar.spelling(s)
+  if s:find("[\128-\255]") then
+    for _, r in ipairs(unicode_spelling) do s = s:gsub(r[1], r[2]) end
+  end
+  s = s:gsub("\\%$", "")
+  if s:find("$", 1, true) then s = s:gsub("%$", "") end
+  if s:find("{,", 1, true) then s = s:gsub("%s*{,%s*}%s*", ",") end
+  if s:find("\\", 1, true) then
+    s = s:gsub("\\%%", "%%")
+    if s:find("\\\\", 1, true) then
+      s = s:find("\\begin", 1, true) and s:gsub("\\\\%s*", "\\cr ") or s:gsub("\\\\(%a)", "\\%1"):gsub("\\\\", " ")
+    end
+    for _, r in ipairs(latex_spelling) do s = s:gsub(r[1], r[2]) end
+  end
+  s = s:gsub("[~]%s*%f[%a]", function(t) return s:find("~%s*[%d\\]") and t or " " end)
+  s = s:gsub("^%s*%*+(.-)%*+%s*$", "%1"):gsub("^%s*`+(.-)`+%s*$", "%1"):gsub("^[%s:]+", ""):gsub("[%s.,;:]+$", ""):gsub("%s+", " ")
+  if s:find("%d[, ]%d%d%d") then s = join_thousands(s) end
+  return s
+end
+
+-- ---- trees
+
+local function num(q) return { op = "num", q = q } end
+local function decimal(text) local q = number.decimal(text); return q and num(q) end
+
+local known_units = {}
+for w in ([[mm cm km ft yd mi kg mg lb lbs oz ml mL gal hr hrs h min mins sec secs ms am pm AM PM mph kmh kph sq cu in pt pts kW Hz kHz eV keV MeV kJ
+  kPa Pa mol dollars dollar cents cent usd USD mW MW kN nm um erg ly AU pc Mpc]]):gmatch("%a+") do known_units[w] = true end
+local not_units = {}
+for w in ([[or and to plus minus times over of pi sqrt sin cos tan log ln mod not half if then else infinity inf where is]]):gmatch("%a+") do not_units[w] = true end
+local magnitudes = { hundred = 1e2, thousand = 1e3, million = 1e6, billion = 1e9, trillion = 1e12, dozen = 12 }
+
+-- Is this factor, after a number, part of a unit? `spaced`: a space stood before it.
+local function is_unit(t, spaced)
+  if t.op == "text" then return not t.s:find("%d") end
+  if t.op == "word" then return not not_units[t.w] and (known_units[t.w] or spaced and #t.w >= 2) end
+  if t.op == "paren" then return is_unit(t[1], true) or t[1].op == "*" and is_unit(t[1][1], true) end
+  if t.op == "^" then return is_unit(t[1], spaced) end
+  if t.op == "/" then return is_unit(t[1], spaced) end
+  return false
+end
+
+local function numeric(t)
+  if t.op == "num" then return true end
+  if t.op == "neg" or t.op == "percent" then return numeric(t[1]) end
+  return (t.op == "/" or t.op == "*" or t.op == "^" or t.mixed) and numeric(t[1]) and numeric(t[2])
+end
+
+-- A product of its factors { tree, operator before it, spaced }: units dropped, mixed numbers put together; nil: two numbers side by side.
+local function product(factors)
+  local t = factors[1].t
+  local n, i = #factors, 2
+  while i <= n do
+    local f = factors[i]
+    local u = f.t
+    if f.by == "" then
+      local scale = u.op == "word" and magnitudes[u.w:lower():gsub("s$", "")]
+      if numeric(t) and scale then
+        t = { op = "*", t, num(number.new(scale)) }
+      elseif (numeric(t) or u.op == "text" and t.op ~= "text") and is_unit(u, f.spaced) then
+        while i < n and is_unit(factors[i + 1].t, true) do i = i + 1 end
+        if i < n then return nil end
+      elseif t.op == "num" and number.is_whole(t.q) and t.q.decimals == 0 and u.op == "/" and u.literal then
+        t = { op = "+", t, u, mixed = true }
+      elseif u.op == "num" then
+        return nil
+      else
+        t = { op = "*", t, u }
+      end
+    else
+      t = { op = f.by, t, u }
+    end
+    i = i + 1
+  end
+  return t
+end
+
+-- ---- the grammar
+
+local functions = {}
+for w in ([[sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh log ln lg exp min max gcd lcm det arg deg]]):gmatch("%a+") do functions[w] = true end
+local plain_functions = { sqrt = true, abs = true, asin = "arcsin", acos = "arccos", atan = "arctan" }
+local greek = {}
+for w in ([[alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau phi varphi chi psi omega
+  Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar prime]]):gmatch("%a+") do greek[w] = true end
+
+local s = S(" \t\r\n") ^ 0
+local digit, letter = R("09"), R("az", "AZ")
+local function sym(p) return P(p) * s end
+local function command(name) return P("\\" .. name) * -letter * s end
+
+local Number = (digit ^ 1 * ("." * digit ^ 0) ^ -1 + "." * digit ^ 1) * (S("eE") * S("+-") ^ -1 * digit ^ 1 * -letter) ^ -1
+
+-- a word of letters: a function's name is no word
+local Word = Cmt(C(letter ^ 1), function(_, _, w)
+  if functions[w] or plain_functions[w] or w == "and" or w == "or" or w == "in" then return false end
+  return true, w
+end) * s
+
+local function word(w)
+  if #w == 1 then
+    if w == "e" or w == "i" then return { op = "const", name = w } end
+    return { op = "var", name = w }
+  end
+  if w == "pi" then return { op = "const", name = "pi" } end
+  if w == "inf" or w == "infinity" then return { op = "const", name = "inf" } end
+  return { op = "word", w = w }
+end
+
+local function named(name)
+  return function() return { op = "const", name = name } end
+end
+
+local function fn(name, ...) return { op = "fn", name = name, args = { ... } } end
+
+local function apply(name, power, index, power_after, argument)
+  local t = fn(plain_functions[name] ~= true and plain_functions[name] or name, argument)
+  t.index = index or nil
+  power = power or power_after
+  if not power then return t end
+  if power.op == "neg" and power[1].op == "num" and number.equal(power[1].q, number.ONE) and ("sin cos tan"):find(name, 1, true) then
+    return fn("arc" .. name, argument) -- \sin^{-1}
+  end
+  return { op = "^", t, power }
+end
+
+local function fold(t, operator, u) return { op = operator, t, u } end
+
+local function relation(first, ...)
+  local rest = { ... }
+  if #rest == 0 then return first end
+  local t = { op = "rel", parts = { first }, rels = {} }
+  for i = 1, #rest, 2 do
+    t.rels[#t.rels + 1] = rest[i]
+    t.parts[#t.parts + 1] = rest[i + 1]
+  end
+  return t
+end
+
+local function bracket(open, parts, close)
+  if #parts == 1 and not parts.comma then
+    if open == "(" and close == ")" or open == "[" and close == "]" then return { op = "paren", parts[1], open = open } end
+    return nil
+  end
+  return { op = "tuple", open = open, close = close, parts = parts }
+end
+
+local function collection(parts) return { op = "set", parts = parts } end
+
+local optional_index = ("[" * s * V "Sum" * "]" * s) + Cc(false)
+local group = "{" * s * V "Sum" * "}" * s
+local script = group + C(digit ^ 1) / decimal * s + (S("+-") * C(digit ^ 1) / function(d) return { op = "neg", decimal(d) } end) * s + V "Simple" + "(" * s * V "Sum" * ")" * s
+-- an argument of \frac, \sqrt: a group, one digit, or one letter or command
+local argument = group + C(digit) / decimal * s + V "Simple"
+
+local items = Ct(V "Item" * ((sym "," + sym ";") * Cg(Cc(true), "comma") * V "Item") ^ 0)
+
+local relop = (C(P"<=" + ">=" + "!=" + "<>" + "==") + P"=<" / "<=" + P"=>" / ">=" + C(S "<>=~") + P"in" * -letter / "in") * s
+local mulop = (P"*" ^ 1 / "*" + P"/" / "/" + P"\\cdot" / "*") * s
+
+local rules = {
+  "Answer",
+  Answer = s * V "List" * -1,
+  List = Ct(V "Groups" * (V "Separator" * V "Groups") ^ 0),
+  Groups = V "Item",
+  Separator = Cg(Cc(true), "comma") * (sym "," + sym ";") * (P"and" * -letter * s + P"or" * -letter * s) ^ -1 + Cg(Cc(true), "comma") * (P"and" + P"or") * -letter * s,
+  Item = V "Relation",
+  Relation = V "Sets" * (relop * V "Sets") ^ 0 / relation,
+  Sets = Cf(V "Ratio" * Cg((command "cup" / "cup" + command "cap" / "cap" + command "setminus" / "minus" + P"U" * #(s * S "([\\{") * s / "cup") * V "Ratio") ^ 0, fold),
+  Ratio = Ct(V "Sum" * (sym ":" * V "Sum") ^ 0) / function(parts) return #parts == 1 and parts[1] or { op = "ratio", parts = parts } end,
+  Sum = Cf((V "Signed" + V "Product") * Cg(V "Plus" * V "Product") ^ 0, fold),
+  Plus = (P"+-" / "pm" + P"-+" / "mp" + C(S "+-") * -P(S "+-")) * s,
+  Signed = (P"+-" / "pm" + P"-+" / "mp" + C(S "+-")) * s * -S "+-" * V "Product" / function(sign, t)
+    if sign == "+" then return t end
+    if sign == "-" then return { op = "neg", t } end
+    return { op = sign, num(number.ZERO), t }
+  end,
+  Product = Cmt(Ct(Ct(Cg(V "Power", "t")) * V "Factor" ^ 0), function(_, _, factors)
+    local t = product(factors)
+    if not t then return false end
+    return true, t
+  end),
+  Factor = Ct(Cg(mulop, "by") * Cg(V "Power" + "-" * s * V "Power" / function(t) return { op = "neg", t } end, "t"))
+    + Ct(Cg(Cc "", "by") * Cg(Cmt(P(true), function(text, at) return true, text:find("^%s", at - 1) ~= nil end), "spaced") * Cg(V "Power", "t")),
+  Power = Cf(V "Postfix" * Cg("^" * s * Cc "^" * script) ^ -1 * Cg(S "!" * s * Cc "!") ^ -1, function(t, operator, u)
+    if operator == "!" then return fn("factorial", t) end
+    return fold(t, operator, u)
+  end),
+  Postfix = Cf(V "Atom" * Cg(P"%" * s * Cc "percent" + P"^" * s * (P"{" * s * "\\circ" * s * "}" + "\\circ") * s * Cc "deg"
+    + P"!" * s * Cc "factorial" + P"'" ^ 1 * s * Cc "prime") ^ 0, function(t, operator)
+    if operator == "factorial" then return fn("factorial", t) end
+    if operator == "prime" and t.op == "var" then return { op = "var", name = t.name .. "'" } end
+    return { op = operator, t }
+  end),
+  Atom = V "Based" + V "Frac" + C(Number) / decimal * s + V "Root" + V "Apply" + V "Big" + V "Matrix" + V "Bracket" + V "Set" + V "Abs" + V "Simple",
+  Based = C(digit ^ 1) * s * "_" * s * ("{" * s * C(digit ^ 1) * s * "}" + C(digit ^ 1)) * s / function(digits, base) return { op = "based", digits = digits:gsub("^0+(.)", "%1"), base = base } end,
+  Frac = command "frac" * argument * argument / function(a, b) return { op = "/", a, b, literal = a.op == "num" and b.op == "num" } end
+    + C(digit ^ 1) * P"/" * C(digit ^ 1) * -(P"." * digit) * s * -S "^!" / function(a, b) return { op = "/", decimal(a), decimal(b), literal = true } end
+    + command "binom" * argument * argument / function(a, b) return fn("binom", a, b) end,
+  Root = P"\\sqrt" * s * optional_index * argument / function(index, t) local r = fn("sqrt", t); r.index = index or nil; return r end
+    + P"sqrt" * s * ("(" * s * V "Sum" * ")" * s + "{" * s * V "Sum" * "}" * s + C(Number) / decimal * s) / function(t) return fn("sqrt", t) end,
+  Apply = Cmt(P"\\" ^ -1 * C(letter ^ 1), function(_, _, w) if functions[w] or plain_functions[w] then return true, w end return false end) * s
+    * ("^" * s * script + Cc(false)) * ("_" * s * script + Cc(false)) * ("^" * s * script + Cc(false)) * V "Argument" / apply,
+  Argument = ("(" * s * V "Sum" * ")" * s) * -(P"^") + "{" * s * V "Sum" * "}" * s + V "Tight",
+  -- \sin 2x, \ln 3, \cos \frac{x}{2}: what stands close by, up to the next function
+  Tight = Cf(V "TightFactor" * Cg(Cc "*" * V "TightFactor") ^ 0, fold),
+  TightFactor = Cf((C(Number) / decimal * s + V "Frac" + V "Root" + V "Abs" + V "Bracket" + V "Simple") * Cg(P"^" * s * (P"{" * s * "\\circ" * s * "}" + "\\circ") * s * Cc "deg" * Cc(false)
+    + "^" * s * Cc "^" * script) ^ 0, function(t, operator, u) return u and fold(t, operator, u) or { op = operator, t } end),
+  Big = Cmt(P"\\" * C(letter ^ 1), function(_, _, w) return ({ sum = true, prod = true, int = true, lim = true })[w] or false, w end) * s
+    * (P"_" * s * ("{" * s * V "Relation" * "}" * s + script) + Cc(false)) * (P"^" * s * script + Cc(false)) * V "Product"
+    / function(name, lower, upper, body) return { op = "big", name = name, lower = lower or nil, upper = upper or nil, body = body } end,
+  Matrix = P"\\begin" * s * "{" * ((C(S "pbvBV" ^ -1) * "matrix" + C(P"small") * "matrix") * P"}" + C(P"array") * "}" * s * (P"{" * (1 - P"}") ^ 0 * "}") ^ -1) * s * Ct(V "Row" * (command "cr" * V "Row") ^ 0)
+    * command "cr" ^ -1 * P"\\end" * s * "{" * (1 - P"}") ^ 0 * "}" * s / function(kind, rows) return { op = "matrix", kind = kind, rows = rows } end,
+  Row = Ct(V "Sum" * (sym "&" * V "Sum") ^ 0),
+  Bracket = C(S "([") * s * items * C(S ")]") * s / bracket + command "langle" * items * command "rangle" / function(parts) return bracket("(", parts, ")") end,
+  -- braces around one thing are grouping; \{x\} is a set of one
+  Set = P"\\{" * s * items * P"\\}" * s / collection + P"\\{" * s * "\\}" * s / named "empty"
+    + P"{" * s * items * "}" * s / function(parts) return #parts == 1 and { op = "paren", parts[1] } or collection(parts) end
+    + P"{" * s * "}" * s / named "empty",
+  Abs = sym "|" * V "Sum" * sym "|" / function(t) return fn("abs", t) end
+    + command "lfloor" * V "Sum" * command "rfloor" / function(t) return fn("floor", t) end
+    + command "lceil" * V "Sum" * command "rceil" / function(t) return fn("ceil", t) end,
+  Simple = command "pi" / named "pi" + command "infty" / named "inf" + command "emptyset" / named "empty"
+    + P"\\mathbb" * s * (P"{" * s * "R" * s * "}" + "R") * s / named "reals" + P"\\mathbb" * s * (P"{" * s * "Z" * s * "}" + "Z") * s / named "integers"
+    + P"\\text{" * C((1 - S "{}") ^ 1) * "}" * s / function(text) return { op = "text", s = text } end
+    + V "Symbol",
+  Symbol = (Cmt(P"\\" * C(letter ^ 1), function(_, _, w) return greek[w] or false, w end) * s / function(w) return { op = "var", name = w } end + Word / word)
+    * (P"_" * s * (P"{" * C((1 - S "{}") ^ 1) * "}" + C(letter + digit ^ 1)) * s + Cc(false)) / function(t, index)
+      if not index then return t end
+      return { op = "var", name = (t.name or t.w) .. "_" .. index:gsub("%s", "") }
+    end,
+}
+local compiled = P(rules)
+
+-- ---- afterwards
+
+local children = { "parts", "args", "rows" }
+
+-- Parentheses that only group go, and the degrees and percent signs stay; the depth is bounded.
+local function settle(t, depth)
+  if depth > MAX_DEPTH then error("too deep", 0) end
+  while t.op == "paren" do t = t[1] end
+  for i = 1, #t do
+    if type(t[i]) == "table" then t[i] = settle(t[i], depth + 1) end
+  end
+  for _, field in ipairs(children) do
+    local list = t[field]
+    if list then
+      for i = 1, #list do
+        if list[i].op then
+          list[i] = settle(list[i], depth + 1)
+        else
+          for j = 1, #list[i] do list[i][j] = settle(list[i][j], depth + 1) end
+        end
+      end
+    end
+  end
+  for _, field in ipairs { "index", "lower", "upper", "body" } do
+    if t[field] then t[field] = settle(t[field], depth + 1) end
+  end
+  return t
+end
+
+local function list_of(parts) return #parts == 1 and not parts.comma and parts[1] or { op = "list", parts = parts } end
+
+-- "p=5,q=2; p=7,q=2": groups between semicolons, each a tuple
+local function semicolon_groups(text)
+  local depth = 0
+  local groups, from, commas = {}, 1, false
+  for at, c in text:gmatch("()([%(%[{%)%]},;])") do
+    if c == ";" and depth == 0 then
+      groups[#groups + 1], from = text:sub(from, at - 1), at + 1
+    elseif c == "," then
+      commas = commas or depth == 0
+    elseif c ~= ";" then
+      depth = depth + ((c == "(" or c == "[" or c == "{") and 1 or -1)
+    end
+  end
+  groups[#groups + 1] = text:sub(from)
+  return #groups > 1 and commas and groups or nil
+end
+
+local function read(text)
+  local parts = compiled:match(text)
+  return parts and settle(list_of(parts), 0)
+end
+
+--- The tree of a text in grammar.spelling, or nil.
+---@param text string
+---@return table|nil
+function grammar.parse(text)
+  if #text > MAX_BYTES or text == "" then return nil end
+  local groups = text:find(";", 1, true) and semicolon_groups(text)
+  if groups then
+    local list = { op = "list", parts = {} }
+    for i, g in ipairs(groups) do
+      local ok, t = pcall(read, g)
+      if not ok or not t then return nil end
+      list.parts[i] = t.op == "list" and { op = "tuple", open = "(", close = ")", parts = t.parts } or t
+    end
+    return list
+  end
+  local ok, t = pcall(read, text)
+  if ok then return t or nil end
+  return nil
+end
+
+return grammar
