@@ -387,6 +387,7 @@ typedef struct tl_pool_options {
   int n_workers;                    // 0: 2
   int timeout_ms;                   // per call; 0: 1000
   int64_t memory_bytes;             // per worker's Lua state; 0: 256 MiB
+  int64_t instructions;             // of the Lua VM per call, counted in thousands: strikes at the same place on every machine; 0: no limit
   const char *lua_path;             // package.path of the workers
   const char *module;               // module whose value is a function(problem, completion) -> reward [, info], or a table
                                     // with field `verify` being one, or a function that makes one when called with config

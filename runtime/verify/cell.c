@@ -2,9 +2,11 @@
 //
 // Time. The JIT is off in a cell, so LuaJIT's count hook fires every HOOK_COUNT instructions; past the deadline it raises an
 // error, and from then on it fires at every instruction, so that a pcall in a loop cannot swallow it for good. The hook does
-// not run inside a C function (string.find on a pattern that explodes): pool.c's watchdog deals with those.
+// not run inside a C function (string.find on a pattern that explodes): stop.c takes the thread out of those.
+// The same hook counts instructions, a limit that strikes at the same place on every machine.
 //
-// Memory. The state has its own allocator that counts and refuses past the limit; Lua then raises "not enough memory". A state
+// Memory. The state has its own allocator that counts and refuses past the limit; Lua then raises "not enough memory". It keeps the
+// blocks in a list, so that a state that was left in the middle of something can be freed without running any of it. A state
 // that met its limit is thrown away, and so is one that was stopped by the clock: what it holds may be half done. (Memory of
 // C libraries that a verifier calls through the FFI is not counted.)
 //
@@ -32,10 +34,28 @@ const char *tl_outcome_name(tl_outcome o) {
   return names[o];
 }
 
+typedef struct tl_block {
+  struct tl_block *next, **link;  // link: what points here
+} tl_block;
+
+static void block_link(tl_cell *c, tl_block *b) {
+  b->next = c->blocks;
+  b->link = &c->blocks;
+  if (b->next) b->next->link = &b->next;
+  c->blocks = b;
+}
+
+static void block_unlink(tl_block *b) {
+  *b->link = b->next;
+  if (b->next) b->next->link = b->link;
+}
+
 static void *allocate(void *ud, void *p, size_t old_size, size_t new_size) {
   tl_cell *c = ud;
+  tl_block *b = p ? (tl_block *)p - 1 : NULL;
   if (new_size == 0) {
-    free(p);
+    if (b) block_unlink(b);
+    free(b);
     c->used -= old_size;
     return NULL;
   }
@@ -43,12 +63,27 @@ static void *allocate(void *ud, void *p, size_t old_size, size_t new_size) {
     c->memory_hit = true;
     return NULL;
   }
-  void *q = realloc(p, new_size);
-  if (q)
+  if (b) block_unlink(b);
+  tl_block *q = realloc(b, sizeof *q + new_size);
+  if (q) {
     c->used = c->used - old_size + new_size;
-  else
-    c->memory_hit = true;
-  return q;
+    block_link(c, q);
+    return q + 1;
+  }
+  c->memory_hit = true;
+  if (b) block_link(c, b);
+  return NULL;
+}
+
+// Frees a state that was left in the middle of a call.
+static void drop_state(tl_cell *c) {
+  while (c->blocks) {
+    tl_block *b = c->blocks;
+    block_unlink(b);
+    free(b);
+  }
+  c->L = NULL;
+  c->used = 0;
 }
 
 static tl_cell *cell_of(lua_State *L) {
@@ -59,10 +94,13 @@ static tl_cell *cell_of(lua_State *L) {
 
 static void on_count(lua_State *L, lua_Debug *ar) {
   tl_cell *c = cell_of(L);
-  if (!c->timed_out && !atomic_load_explicit(&c->cancelled, memory_order_relaxed) && tl_seconds() < c->deadline) return;
+  c->instructions += HOOK_COUNT;
+  bool over = c->options->instructions && c->instructions > c->options->instructions;
+  if (!over && !c->timed_out && !atomic_load_explicit(&c->cancelled, memory_order_relaxed) && tl_seconds() < c->deadline) return;
+  if (!c->timed_out) c->over_instructions = over;
   c->timed_out = true;
   lua_sethook(L, on_count, LUA_MASKCOUNT, 1);
-  luaL_error(L, "the time limit is over");
+  luaL_error(L, over ? "the limit on instructions is reached" : "the time limit is over");
 }
 
 // ---- JSON to Lua and back
@@ -303,9 +341,18 @@ static int guard(lua_State *L) {
 // Runs g->fn under the limits; a limit that was met becomes the outcome, with its message.
 static void run_guarded(guarded_call *g) {
   tl_cell *c = g->cell;
-  c->timed_out = c->memory_hit = false;
+  c->timed_out = c->memory_hit = c->over_instructions = false;
+  c->instructions = 0;
   g->outcome = TL_V_OK;
+  if (sigsetjmp(c->back, 1)) {  // stop.c sent the thread here
+    drop_state(c);
+    drop_json(c);
+    g->outcome = TL_V_TIMEOUT;
+    return;
+  }
+  tl_stop_arm(c);
   int outer = lua_cpcall(c->L, guard, g);  // fails on memory, or on a finalizer's error in the collection at the end
+  tl_stop_arm(NULL);
   if (outer) {
     g->outcome = TL_V_ERROR;
     g->status = outer;
@@ -318,16 +365,19 @@ static void run_guarded(guarded_call *g) {
     g->outcome = TL_V_TIMEOUT;
 }
 
-static void say_limit(const tl_cell_options *o, tl_outcome outcome, double seconds, tl_str *message) {
+static void say_limit(const tl_cell *c, tl_outcome outcome, double seconds, tl_str *message) {
   message->n = 0;
   if (outcome == TL_V_MEMORY)
-    tl_str_printf(message, "over the memory limit of %.4g MiB", (double)o->memory_bytes / (1 << 20));
+    tl_str_printf(message, "over the memory limit of %.4g MiB", (double)c->options->memory_bytes / (1 << 20));
+  else if (c->over_instructions)
+    tl_str_printf(message, "over the limit of %lld instructions", (long long)c->options->instructions);
   else
-    tl_str_printf(message, "over the time limit of %.4g s", seconds);
+    tl_str_printf(message, "over the time limit of %.4g s%s", seconds, c->L ? "" : ", inside one call of a library");
 }
 
 bool tl_cell_load(tl_cell *c, double seconds_limit, tl_str *message) {
   c->used = 0;
+  c->blocks = NULL;
   c->deadline = tl_seconds() + seconds_limit;
   c->L = lua_newstate(allocate, c);
   guarded_call g = {.cell = c, .fn = open_protected, .message = message, .outcome = TL_V_MEMORY};
@@ -339,7 +389,7 @@ bool tl_cell_load(tl_cell *c, double seconds_limit, tl_str *message) {
   if (g.outcome == TL_V_OK) return true;
   if (g.outcome != TL_V_ERROR) {
     tl_str limit = {0};
-    say_limit(c->options, g.outcome, seconds_limit, &limit);
+    say_limit(c, g.outcome, seconds_limit, &limit);
     message->n = 0;
     tl_str_printf(message, "%s: loading it went %s", c->options->module ? c->options->module : "the verifier", limit.p);
     tl_str_free(&limit);
@@ -396,9 +446,10 @@ tl_outcome tl_cell_call(tl_cell *c, const char *problem_json, const char *comple
   }
   guarded_call g = {.cell = c, .fn = call_protected, .finish = judge, .message = message, .reward = NAN};
   run_guarded(&g);
+  if (g.outcome <= TL_V_ABSTAIN && tl_seconds() > c->deadline + TL_LATE_S) g.outcome = TL_V_TIMEOUT;
   if (g.outcome == TL_V_OK) *reward = g.reward;
   if (g.outcome == TL_V_MEMORY || g.outcome == TL_V_TIMEOUT) {
-    say_limit(c->options, g.outcome, c->options->timeout_s, message);
+    say_limit(c, g.outcome, c->options->timeout_s, message);
     tl_cell_close(c);
   }
   return g.outcome;

@@ -6,8 +6,10 @@
 // Three things can stop a call, from mild to hard:
 //   1. the cell's count hook raises an error in Lua code past the deadline;
 //   2. the cell's allocator refuses;
-//   3. one C function that does not come back (string.find on a pattern that explodes): the watchdog, GRACE_S after the
-//      deadline, answers the job "timeout", abandons the thread and starts another in its place.
+//   3. one C function that does not come back: the watchdog, from GRACE_S after the deadline on, has stop.c take the thread out
+//      of it; that works inside LuaJIT (string.find on a pattern that explodes), LPeg and PCRE2;
+//   4. elsewhere (a sleep through the FFI): after STOP_TRIES the watchdog answers the job "timeout", abandons the thread and
+//      starts another in its place.
 // An abandoned thread runs on at the lowest priority, ends when its call returns, and is never waited for, neither by
 // tl_pool_free nor at exit. At most MAX_STUCK of them may run at once; beyond that the slot stays empty until one has ended,
 // and when no slot is left the waiting jobs are answered "timeout" with that reason.
@@ -24,8 +26,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_WORKERS = 256, MAX_STUCK = 32 };
-static const double GRACE_S = 0.1, LOAD_LIMIT_S = 30, IDLE_S = 0.25;
+enum { MAX_WORKERS = 256, MAX_STUCK = 32, STOP_TRIES = 20 };
+static const double GRACE_S = TL_LATE_S, RETRY_S = 0.005, LOAD_LIMIT_S = 30, IDLE_S = 0.25;
 
 typedef struct job {
   struct job *next;
@@ -49,6 +51,7 @@ typedef struct worker {
   job *job;           // the running call; NULL when idle. Taken away by the watchdog when it abandons the worker
   double started;
   double hard_limit;  // tl_seconds() after which the watchdog steps in; 0: nothing runs
+  int tries;          // how often it has asked the thread to leave its call
   bool first_load;    // tl_pool_create waits for this worker's verifier
   bool abandoned;
 } worker;
@@ -146,6 +149,7 @@ static void begin_locked(worker *w, double limit) {
   w->started = tl_seconds();
   w->cell.deadline = w->started + limit;
   w->hard_limit = w->cell.deadline + GRACE_S;
+  w->tries = 0;
   pthread_cond_signal(&w->pool->watch);
 }
 
@@ -289,6 +293,10 @@ static void *watchdog_main(void *arg) {
     for (int i = 0; i < p->n_slots; i++) {
       worker *w = p->slots[i];
       if (!w || w->hard_limit == 0) continue;
+      if (w->hard_limit <= now && w->tries++ < STOP_TRIES && w->tid) {
+        tl_stop_send(w->tid);
+        w->hard_limit = now + RETRY_S;
+      }
       if (w->hard_limit <= now)
         abandon_locked(p, w);
       else if (next == 0 || w->hard_limit < next)
@@ -312,6 +320,7 @@ static void *watchdog_main(void *arg) {
 static tl_status copy_options(tl_pool *p, const tl_pool_options *o) {
   tl_cell_options *c = &p->options;
   c->timeout_s = (o->timeout_ms ? o->timeout_ms : 1000) * 1e-3;
+  c->instructions = o->instructions;
   c->memory_bytes = (size_t)(o->memory_bytes ? o->memory_bytes : (int64_t)256 << 20);
   bool ok = true;
   if (o->lua_path) ok = ok && (c->lua_path = strdup(o->lua_path));
@@ -327,6 +336,7 @@ static tl_status check_options(const tl_pool_options *o) {
   if (o->n_workers < 0 || o->n_workers > MAX_WORKERS)
     return tl_fail(TL_E_ARG, "n_workers is %d; a verifier pool has 1 to %d (0: 2)", o->n_workers, MAX_WORKERS);
   if (o->timeout_ms < 0) return tl_fail(TL_E_ARG, "timeout_ms is %d; it may not be negative", o->timeout_ms);
+  if (o->instructions < 0) return tl_fail(TL_E_ARG, "instructions is %lld; it may not be negative", (long long)o->instructions);
   if (o->memory_bytes < 0 || (o->memory_bytes > 0 && o->memory_bytes < 1 << 20))
     return tl_fail(TL_E_ARG, "memory_bytes is %lld; a Lua state wants at least 1 MiB", (long long)o->memory_bytes);
   return TL_OK;
@@ -348,6 +358,7 @@ tl_status tl_pool_create(const tl_pool_options *o, tl_pool **out) {
   TL_TRY(check_options(o));
   tl_pool *p = calloc(1, sizeof *p);
   if (!p) return tl_fail(TL_E_MEMORY, "out of memory for a verifier pool");
+  tl_stop_prepare();
   init_threads(p);
   queue_init(&p->waiting);
   queue_init(&p->finished);
@@ -379,8 +390,15 @@ void tl_pool_free(tl_pool *p) {
     if (p->slots[i]) atomic_store(&p->slots[i]->cell.cancelled, true);
   pthread_cond_broadcast(&p->work);
   pthread_cond_broadcast(&p->watch);
-  double until = tl_seconds() + GRACE_S;
-  while (p->n_live > 0 && wait_until(&p->done, &p->lock, until)) {
+  for (int i = 0; i < STOP_TRIES && p->n_live > 0; i++) {
+    double until = tl_seconds() + RETRY_S;
+    while (p->n_live > 0 && wait_until(&p->done, &p->lock, until)) {
+    }
+    for (int k = 0; k < p->n_slots; k++)
+      if (p->slots[k] && p->slots[k]->tid && p->slots[k]->hard_limit) {
+        p->slots[k]->cell.deadline = 0;  // over
+        tl_stop_send(p->slots[k]->tid);
+      }
   }
   for (int i = 0; i < p->n_slots; i++)
     if (p->slots[i]) abandon_locked(p, p->slots[i]);

@@ -4,11 +4,15 @@
 #define TL_VERIFY_H
 #include "../base/base.h"
 #include <lua.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <stdatomic.h>
+#include <sys/types.h>
 
 typedef struct tl_cell_options {  // owned by the pool, read-only for the cells
   double timeout_s;
   size_t memory_bytes;
+  int64_t instructions;  // of one call; 0: no limit
   char *lua_path, *module, *config_json;  // module NULL: chunk
   char *chunk;
   size_t chunk_bytes;
@@ -19,11 +23,17 @@ typedef struct tl_cell {
   lua_State *L;           // NULL: not loaded, or thrown away after a memory failure
   size_t used;            // bytes held by L, kept by the allocator
   double deadline;        // tl_seconds() at which the running call is over
+  struct tl_block *blocks;  // every block of L, a list
+  int64_t instructions;   // of the running call so far, in steps of the hook
+  sigjmp_buf back;        // where stop.c jumps to
   bool timed_out;         // the hook stopped the running call
+  bool over_instructions; // and it was the limit on instructions that did
   bool memory_hit;        // the allocator refused during the running call
   atomic_bool cancelled;  // set from outside: stop the running call now
   void *json[3];          // cJSON trees of the running call, freed after it however it ends
 } tl_cell;
+
+#define TL_LATE_S 0.02  // how far past its deadline a call may come back and still count
 
 typedef enum tl_outcome { TL_V_OK, TL_V_ABSTAIN, TL_V_ERROR, TL_V_TIMEOUT, TL_V_MEMORY } tl_outcome;
 const char *tl_outcome_name(tl_outcome o);
@@ -33,4 +43,10 @@ bool tl_cell_load(tl_cell *c, double seconds_limit, tl_str *message);
 // One call; c->deadline is set by the caller. reward is NaN unless TL_V_OK; message gets the error or the info as JSON.
 tl_outcome tl_cell_call(tl_cell *c, const char *problem_json, const char *completion_json, double *reward, tl_str *message);
 void tl_cell_close(tl_cell *c);
+
+// stop.c
+#define TL_SIGSTOP_CALL (SIGRTMIN + 6)
+void tl_stop_prepare(void);        // once for the process; any number of calls
+void tl_stop_arm(tl_cell *c);      // from now on this thread may be sent back to c->back; NULL: no more
+void tl_stop_send(pid_t tid);      // asks a thread whose deadline is over
 #endif

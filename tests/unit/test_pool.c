@@ -29,6 +29,10 @@ static const char *const VERIFIER =
     "  if k == 'stubborn' then while true do pcall(function() while true do end end) end end\n"
     "  if k == 'coroutine' then return coroutine.wrap(function() while true do end end)() end\n"
     "  if k == 'pattern' then return (string.rep('a', 40)):find(string.rep('a-', 40) .. 'b') end\n"
+    "  if k == 'grammar' then local l = require 'lpeg' return (l.P{ l.P'a' * l.V(1) * l.V(1) + l.P'a' * l.V(1) + 'a' } * 'b'):match(string.rep('a', 60)) end\n"
+    "  if k == 'sleep' then return #io.popen('sleep 0.9'):read('*a') end\n"
+    "  if k == 'nap' then local f = require 'ffi' f.cdef 'int usleep(unsigned)' f.C.usleep(900000) return 1 end\n"
+    "  if k == 'count' then local n = 0 for i = 1, problem.n do n = n + 1 end return n end\n"
     "  if k == 'memory' then local t = {} while true do t[#t + 1] = string.rep('x', 1000) .. #t end end\n"
     "  if k == 'rep' then return #string.rep('x', 1e9) end\n"
     "  if k == 'caught' then pcall(string.rep, 'x', 1e9) return 1 end\n"
@@ -103,12 +107,40 @@ static void loops(void) {
   tl_pool_free(p);
 }
 
-// The pattern takes longer than anybody waits: the thread is abandoned, the next job runs in a new one.
+// The pattern takes longer than anybody waits: the thread is taken out of it, and goes on with the next job. More of them than a
+// pool may have abandoned threads, so none may be left behind.
 static void pattern_bomb(void) {
   tl_pool *p = make_pool("judge", 1, 50, NULL);
   if (!p) return;
-  expect(p, "{\"kind\":\"pattern\"}", "{}", "timeout", 0, "abandoned");
+  for (int i = 0; i < 40; i++) {
+    expect(p, "{\"kind\":\"pattern\"}", "{}", "timeout", 0, "inside one call of a library");
+    expect(p, "{\"kind\":\"number\",\"value\":1}", "{\"text\":\"\"}", "ok", 1, "");
+  }
+  expect(p, "{\"kind\":\"grammar\"}", "{}", "timeout", 0, "inside one call of a library");
   expect(p, "{\"kind\":\"number\",\"value\":1}", "{\"text\":\"\"}", "ok", 1, "");
+  tl_pool_free(p);
+}
+
+// What waits in libc is not left by force: its thread is abandoned, the next job runs in a new one. A call that comes back, but too
+// late, is a timeout too.
+static void sleeping_call(void) {
+  tl_pool *p = make_pool("judge", 1, 50, NULL);
+  if (!p) return;
+  expect(p, "{\"kind\":\"sleep\"}", "{}", "timeout", 0, "abandoned");
+  expect(p, "{\"kind\":\"number\",\"value\":1}", "{\"text\":\"\"}", "ok", 1, "");
+  expect(p, "{\"kind\":\"nap\"}", "{}", "timeout", 0, "time limit");
+  tl_pool_free(p);
+}
+
+// The limit on instructions strikes whatever the clock says, and at the same place each time.
+static void instructions(void) {
+  tl_pool *p = NULL;
+  tl_pool_options o = {.n_workers = 1, .timeout_ms = 20000, .lua_path = lua_path, .module = "judge", .instructions = 100000};
+  CHECK_OK(tl_pool_create(&o, &p));
+  if (!p) return;
+  expect(p, "{\"kind\":\"loop\"}", "{}", "timeout", 0, "over the limit of 100000 instructions");
+  expect(p, "{\"kind\":\"count\",\"n\":20000}", "{}", "ok", 20000, "");
+  expect(p, "{\"kind\":\"count\",\"n\":200000}", "{}", "timeout", 0, "100000 instructions");
   tl_pool_free(p);
 }
 
@@ -226,6 +258,8 @@ int main(void) {
   RUN(errors);
   RUN(loops);
   RUN(pattern_bomb);
+  RUN(sleeping_call);
+  RUN(instructions);
   RUN(memory_bomb);
   RUN(many);
   RUN(free_with_pending_jobs);
