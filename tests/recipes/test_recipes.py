@@ -167,9 +167,9 @@ def sft(kind, parameters):
         want(os.path.getsize(out + "/adapter/model.safetensors") >= 2 * count, "full: adapter/model.safetensors is too small")
 
 
-def json_13param():
-    document, out = run("json_13param", "--model", "tiny", "--task", "wordproblems", "--total", 1, "--batch", 2, "--group", 2,
-                        "--eval", 4, "--new_tokens", 16, out="json")
+def greedy_and_sampled(name, *more):
+    document, out = run(name, "--model", "tiny", "--task", "wordproblems", "--total", 1, "--batch", 2, "--group", 2, "--eval", 4,
+                        "--new_tokens", 16, *more, out=name)
     want(document["trained_parameters"] == 13 and document["trained_bytes"] == 26, "13 numbers and 26 bytes: %r" % document)
     for when in ("before", "after"):
         check_measure(document[when]["greedy"], when + ".greedy", document[when]["greedy"]["n"])
@@ -223,7 +223,8 @@ RECIPES = {
                       ("gsm8k_13param --loss_type dapo", lambda: gsm8k("dapo", "--loss_type", "dapo"))],
     "sft_baseline": [("sft_baseline --adapter tinylora", lambda: sft("tinylora", 13))] +
                     [("sft_baseline --adapter " + k, lambda k=k: sft(k, None)) for k in ("loraxs", "lora", "full")],
-    "json_13param": [("json_13param", json_13param)],
+    "json_13param": [("json_13param", lambda: greedy_and_sampled("json_13param"))],
+    "expression_13param": [("expression_13param", lambda: greedy_and_sampled("expression_13param", "--samples", 1))],
     "pretrain_tiny": [("pretrain_tiny", pretrain_tiny)],
 }
 
