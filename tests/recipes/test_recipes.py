@@ -177,10 +177,22 @@ def greedy_and_sampled(name, *more):
     check_folder(out, {"task": "wordproblems"}, 1, GRPO_NAMES, True)
 
 
-def pretrain_tiny():
-    save = os.path.join(TEMP, "model")
+def pretrain(name, *more):
+    save = os.path.join(TEMP, name)
     document, out = run("pretrain_tiny", "--total", 3, "--width", 32, "--layers", 1, "--heads", 2, "--kv_heads", 1, "--ffn", 48,
-                        "--batch", 4, "--eval", 4, "--vocab", 300, "--save", save, out="pretrain")
+                        "--batch", 4, "--eval", 4, "--vocab", 300, "--save", save, *more, out="pretrain_" + name)
+    return save, document, out
+
+
+def pretrain_same():  # what models/tiny says of itself: the recipe and the seed give the weights
+    (one, _, _), (two, _, _), (other, _, _) = pretrain("one", "--threads", 1), pretrain("two", "--threads", 2), pretrain("other", "--seed", 2)
+    digests = [digest(os.path.join(d, "model.safetensors")) for d in (one, two, other)]
+    want(digests[0] == digests[1], "two trainings from one seed, with 1 and 2 threads, differ")
+    want(digests[0] != digests[2], "another seed gives the same weights: the agreement says nothing")
+
+
+def pretrain_tiny():
+    save, document, out = pretrain("model")
     for name in ("greedy", "sampled", "steps_asked", "direct_asked"):
         check_measure(document.get(name), name, 4)
     check_folder(out, {"width": 32, "layers": 1}, 3, SFT_NAMES, False, adapter=False)
@@ -225,7 +237,7 @@ RECIPES = {
                     [("sft_baseline --adapter " + k, lambda k=k: sft(k, None)) for k in ("loraxs", "lora", "full")],
     "json_13param": [("json_13param", lambda: greedy_and_sampled("json_13param"))],
     "expression_13param": [("expression_13param", lambda: greedy_and_sampled("expression_13param", "--samples", 1))],
-    "pretrain_tiny": [("pretrain_tiny", pretrain_tiny)],
+    "pretrain_tiny": [("pretrain_tiny", pretrain_tiny), ("pretrain_tiny, one seed, the same weights", pretrain_same)],
 }
 
 
