@@ -48,6 +48,8 @@ typedef struct tl_map {  // a file mapped read-only
 } tl_map;
 tl_status tl_map_open(tl_map *m, const char *path);
 void tl_map_close(tl_map *m);
+// the pages of a mapped file around p .. p + n leave the process's memory; they come back when they are read again
+void tl_map_release(const void *p, size_t n);
 tl_status tl_read_file(const char *path, char **data, size_t *n);  // NUL-terminated copy; free()
 bool tl_file_exists(const char *path);
 bool tl_is_dir(const char *path);

@@ -24,6 +24,11 @@ tl_status tl_map_open(tl_map *m, const char *path) {
   return TL_OK;
 }
 
+void tl_map_release(const void *p, size_t n) {
+  uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)p / page * page;
+  if (n) madvise((void *)first, (uintptr_t)p + n - first, MADV_DONTNEED);
+}
+
 void tl_map_close(tl_map *m) {
   if (m->data) munmap((void *)m->data, m->size);
   free(m->path);

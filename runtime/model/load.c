@@ -1,7 +1,9 @@
 // load.c: tl_model: loading from files, random initialisation, handles and what they tell.
 //
-// Memory: each part is packed as it is read; beside the packed weights only one part in fp32 is held at a time, and none when a
-// file's own bytes can be packed as they lie (safetensors and GGUF in F32, F16, BF16). The files are unmapped at the end.
+// Memory: each part is packed as it is read, straight from the mapped file when its bytes can be packed as they lie
+// (safetensors and GGUF in F32, F16, BF16), else from one part in fp32; then its pages of the file are let go. Parts are taken
+// from the largest to the smallest, so that what is held beside the packed weights shrinks while they grow: the peak is the
+// packed weights and little more, as long as the embedding is not most of the model.
 #include "load.h"
 
 typedef struct scratch {
@@ -9,9 +11,14 @@ typedef struct scratch {
   size_t n;
 } scratch;
 
+static void scratch_free(scratch *s) {
+  free(s->p);
+  *s = (scratch){0};
+}
+
 static tl_status scratch_need(scratch *s, size_t n) {
   if (n <= s->n) return TL_OK;
-  free(s->p);
+  scratch_free(s);
   s->p = tl_aligned_alloc(n * sizeof(float));
   s->n = s->p ? n : 0;
   return s->p ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory: a tensor of %zu elements in fp32", n);
@@ -28,20 +35,33 @@ static tl_status load_part(tl_model *m, const tl_source *s, const tl_part *p, sc
   tl_stored t;
   TL_TRY(tl_source_find(s, p, &t));
   int dtype = direct_dtype(&t, p);
-  if (dtype >= 0) return tl_weights_put(&m->w, &m->cfg, p, t.data, dtype, m->compute);
-  TL_TRY(scratch_need(tmp, tl_part_size(p)));
-  tl_stored_read(&t, p, tmp->p);
-  return tl_weights_put(&m->w, &m->cfg, p, tmp->p, TL_F32, m->compute);
+  const void *values = t.data;
+  if (dtype < 0) {
+    if (tmp->n > 2 * tl_part_size(p)) scratch_free(tmp);
+    TL_TRY(scratch_need(tmp, tl_part_size(p)));
+    tl_stored_read(&t, p, tmp->p);
+    tl_map_release(t.data, t.bytes);
+    values = tmp->p;
+  }
+  tl_status st = tl_weights_put(&m->w, &m->cfg, p, values, dtype < 0 ? TL_F32 : dtype, m->compute);
+  tl_map_release(t.data, t.bytes);
+  return st;
 }
 
-static tl_status load_parts(tl_model *m, const tl_source *s, const tl_part *parts, int n) {
+static int larger_first(const void *a, const void *b) {
+  size_t x = tl_part_size(a), y = tl_part_size(b);
+  return (x < y) - (x > y);
+}
+
+static tl_status load_parts(tl_model *m, const tl_source *s, tl_part *parts, int n) {
   scratch tmp = {0};
   tl_status st = tl_source_check(s, parts, n);  // a wrong file is refused before the first weight is packed
+  qsort(parts, (size_t)n, sizeof *parts, larger_first);
   for (int i = 0; i < n && st == TL_OK; i++) {
     st = tl_interrupted() ? tl_fail(TL_E_INTERRUPTED, "loading was interrupted") : load_part(m, s, &parts[i], &tmp);
     m->n_parameters += (int64_t)tl_part_size(&parts[i]);
   }
-  free(tmp.p);
+  scratch_free(&tmp);
   return st;
 }
 
@@ -62,7 +82,7 @@ static tl_status init_parts(tl_model *m, const tl_part *parts, int n, uint64_t s
     st = init_part(m, &parts[i], seed, (uint64_t)i, std, &tmp);
     m->n_parameters += (int64_t)tl_part_size(&parts[i]);
   }
-  free(tmp.p);
+  scratch_free(&tmp);
   return st;
 }
 

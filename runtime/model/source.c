@@ -69,6 +69,8 @@ static void settle_tie(tl_source *s) {
   const tl_st_tensor *embed = find_named(s, "model.embed_tokens.weight", &file), *head = find_named(s, "lm_head.weight", &file);
   if (!s->cfg.tied || !embed || !head) return;
   s->cfg.tied = embed->type == head->type && embed->bytes == head->bytes && memcmp(embed->data, head->data, head->bytes) == 0;
+  tl_map_release(embed->data, embed->bytes);
+  tl_map_release(head->data, head->bytes);
 }
 
 static tl_status open_dir(tl_source *s, const char *dir) {

@@ -7,6 +7,7 @@
 #include "modelfile.h"
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 
 static void safetensors_round_trip(void) {
   float f[6] = {1, -2.5f, 3e-8f, 4, 5, 6};
@@ -208,6 +209,40 @@ static void load_sharded(void) {
   loads_as_written("sharded", &qwen2_sizes, TL_BF16, TL_F32);
   CHECK(unlink(at("sharded/model-00002-of-00003.safetensors")) == 0);
   refused(at("sharded"), TL_E_IO, "model-00002-of-00003.safetensors");
+}
+
+// Loading holds the packed weights and little beside them: a second copy, of the file's pages or in fp32, would be seen. In a
+// process of its own, whose peak starts at what it holds when it is made.
+static void load_peak(const sizes *z, int file_dtype, tl_dtype compute) {
+  write_hf("peak", z, tl_dtype_name(file_dtype), file_dtype, NULL);
+  fflush(stdout);
+  pid_t child = fork();
+  if (child == 0) {
+    tl_model *m = NULL;
+    tl_model_options o = {.compute = compute};
+    tl_model_info i;
+    int64_t before = tl_peak_rss_bytes();
+    if (tl_model_load(at("peak"), &o, &m) != TL_OK) _exit(100);
+    tl_model_get_info(m, &i);
+    int64_t percent = (tl_peak_rss_bytes() - before) * 100 / i.packed_bytes;
+    _exit(percent < 99 ? (int)percent : 99 + (percent >= 150));
+  }
+  int status = 0;
+  CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
+  int percent = WEXITSTATUS(status);  // 99: 99% to 150%
+  CHECK(percent > 90 && percent < 100, "%s in %s: code %d; the peak is not the packed weights and at most half as much more",
+        tl_dtype_name(file_dtype), tl_dtype_name(compute), percent);
+}
+
+static void load_memory(void) {
+#ifdef __SANITIZE_ADDRESS__
+  test_skip("load_memory", "a sanitizer keeps memory of its own");
+#else
+  static const sizes z = {"llama", false, false, 3, 512, 8, 2, 64, 1536, 2000};
+  load_peak(&z, TL_BF16, TL_BF16);
+  load_peak(&z, TL_F32, TL_BF16);
+  load_peak(&z, TL_BF16, TL_F32);
+#endif
 }
 
 static void info_and_modules(void) {
@@ -537,6 +572,7 @@ int main(void) {
   RUN(load_qwen3_norms);
   RUN(windows_by_keys);
   RUN(load_sharded);
+  RUN(load_memory);
   RUN(info_and_modules);
   RUN(rope_key_styles);
   RUN(rope_table_grows);
