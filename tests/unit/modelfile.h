@@ -65,14 +65,20 @@ static inline tl_config sizes_config(const sizes *z) {
                      .tied = z->tied && !z->extra_head};
 }
 
-// element i of a part: depends on the part's name
-static inline float part_value(const tl_part *p, size_t i) {
+// a part's values depend on its name
+static inline uint64_t part_stream(const tl_part *p) {
   char name[128];
   uint64_t stream = 7;
   tl_part_name(name, sizeof name, p);
   for (const char *c = name; *c; c++) stream = stream * 131 + (uint8_t)*c;
+  return stream;
+}
+
+static inline float stream_value(uint64_t stream, size_t i) {
   return 0.25f + 0.5f * tl_uniform(1, stream, i);  // in [0.25, 0.75): never near fp16's subnormals
 }
+
+static inline float part_value(const tl_part *p, size_t i) { return stream_value(part_stream(p), i); }
 
 static inline float rounded(float v, int dtype) {
   return dtype == TL_BF16 ? tl_bf16_to_f32(tl_f32_to_bf16(v)) : dtype == TL_F16 ? tl_f16_to_f32(tl_f32_to_f16(v)) : v;
@@ -81,8 +87,9 @@ static inline float rounded(float v, int dtype) {
 static tl_status fill_value(void *ctx, size_t i, void *dst) {
   const tl_part *p = (const tl_part *)ctx + 1 + i;
   int dtype = ((const tl_part *)ctx)->rows;  // the first entry carries the dtype
+  uint64_t stream = part_stream(p);
   for (size_t k = 0; k < tl_part_size(p); k++) {
-    float v = part_value(p, k);
+    float v = stream_value(stream, k);
     if (dtype == TL_F32)
       ((float *)dst)[k] = v;
     else
