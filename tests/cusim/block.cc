@@ -1,0 +1,364 @@
+// block.cc: a grid's blocks one after another, a block's threads as fibers.
+//
+// A fiber runs until it waits: at __syncthreads, at a warp exchange, or at its end; then the next ready one runs, chosen by the
+// order in force: forward takes the one that has waited longest, reverse the one that became ready last, random any. A barrier
+// or exchange is complete when all that must have arrived; the last to arrive carries it out.
+#include "cusim.h"
+#include "include/mma.h"
+#include <sys/mman.h>
+#include <vector>
+#ifndef __x86_64__
+#include <ucontext.h>
+#endif
+
+alignas(1024) unsigned char tlk_shared[cusim::shared_limit];  // extern __shared__ of the kernels
+// in a section of their own, so that shadow.cc can tell kernels' reading of them from reading the host's variables
+#define PLACE __attribute__((section("cusim_place")))
+uint3 threadIdx PLACE = {}, blockIdx PLACE = {};
+dim3 blockDim PLACE, gridDim PLACE;
+
+namespace cusim {
+char *shared_base = (char *)tlk_shared;
+size_t shared_bytes;
+char *stack_base;
+static const size_t one_stack = 64 << 10;
+size_t stack_bytes = one_stack * most_threads;
+
+struct pending_copy {
+  char *to;
+  const char *from;
+  size_t size, zfill;
+  unsigned group;
+};
+struct exchange {  // what a lane brings
+  uint64_t bits;
+  int mode, lane, predicate;
+  void *d;
+  const void *a, *b, *c;
+  int half;
+};
+struct fiber {
+#ifdef __x86_64__
+  void *sp;
+#else
+  ucontext_t context;
+#endif
+  uint3 thread;
+  bool done;
+  const char *waits;     // for what; NULL: ready or running
+  exchange x;
+  unsigned groups;       // commits so far
+  std::vector<pending_copy> copies;
+};
+struct warp {
+  unsigned arrived, mask, epoch;
+  const char *what;
+};
+
+static fiber fibers[most_threads];
+static warp warps[most_threads / 32];
+static unsigned n_threads, n_live, n_at_barrier, epoch, serial;
+static const void *barrier_site;
+static fiber *running;
+static std::vector<unsigned> ready;
+static size_t ready_at;
+static void *arguments;
+static void (*call)(void *);
+static bool failed;
+static fiber host;
+
+bool in_kernel() { return running != nullptr; }
+unsigned thread_index() { return (unsigned)(running - fibers); }
+unsigned block_epoch() { return epoch; }
+unsigned warp_epoch(unsigned t) { return warps[t / 32].epoch; }
+unsigned block_serial() { return serial; }
+
+// ---- switching
+#ifdef __x86_64__
+extern "C" void cusim_switch(void **from, void *to);
+asm(".text\n.type cusim_switch,@function\n.hidden cusim_switch\ncusim_switch:\n"
+    "  pushq %rbp\n  pushq %rbx\n  pushq %r12\n  pushq %r13\n  pushq %r14\n  pushq %r15\n"
+    "  movq %rsp, (%rdi)\n  movq %rsi, %rsp\n"
+    "  popq %r15\n  popq %r14\n  popq %r13\n  popq %r12\n  popq %rbx\n  popq %rbp\n  ret\n.size cusim_switch,.-cusim_switch\n");
+static void jump(fiber *from, fiber *to) { cusim_switch(&from->sp, to->sp); }
+#else
+static void jump(fiber *from, fiber *to) { swapcontext(&from->context, &to->context); }
+#endif
+
+static void resume(fiber *next) {
+  fiber *from = running ? running : &host;
+  if (next == running) return;
+  running = next == &host ? nullptr : next;
+  if (running) threadIdx = running->thread;
+  jump(from, next);
+}
+
+void abandon_block() {
+  failed = true;
+  resume(&host);
+  __builtin_unreachable();
+}
+
+static void deadlock() {
+  std::string text;
+  unsigned shown = 0;
+  for (unsigned i = 0; i < n_threads && shown < 4; i++)
+    if (!fibers[i].done) text += " thread " + std::to_string(i) + " waits at " + (fibers[i].waits ? fibers[i].waits : "?") + ";", shown++;
+  running = running ? running : &fibers[0];
+  fault("block (%u, %u, %u) cannot go on:%s %u threads have left the kernel", blockIdx.x, blockIdx.y, blockIdx.z,
+        text.c_str(), n_threads - n_live);
+}
+
+static fiber *take_ready() {
+  if (ready_at == ready.size()) {
+    ready.clear(), ready_at = 0;
+    if (n_live == 0) return &host;
+    deadlock();
+  }
+  size_t pick = order() == CUSIM_FORWARD ? ready_at : order() == CUSIM_REVERSE ? ready.size() - 1 : ready_at + random_below((unsigned)(ready.size() - ready_at));
+  unsigned t = ready[pick];
+  if (order() == CUSIM_FORWARD) ready_at++;
+  else ready[pick] = ready.back(), ready.pop_back();
+  return &fibers[t];
+}
+
+static void make_ready(const unsigned *threads, unsigned n) {
+  unsigned at[most_threads];
+  fill_order(at, n);
+  for (unsigned i = 0; i < n; i++) {
+    unsigned t = threads[order() == CUSIM_REVERSE ? n - 1 - at[i] : at[i]];
+    fibers[t].waits = nullptr;
+    ready.push_back(t);
+  }
+}
+
+static void wait_here(const char *what) {
+  running->waits = what;
+  resume(take_ready());
+}
+
+static void fiber_main() {
+  call(arguments);
+  if (!running->copies.empty()) fault("%s ends with asynchronous copies that it never waited for", place_text(thread_index()).c_str());
+  running->done = true;
+  n_live--;
+  resume(take_ready());
+  __builtin_unreachable();
+}
+
+static void prepare(fiber *f, unsigned t) {
+  char *top = stack_base + one_stack * (t + 1);
+#ifdef __x86_64__
+  void **sp = (void **)top - 1;
+  *--sp = (void *)fiber_main;  // where the first switch returns to; the stack is then as after a call
+  for (int i = 0; i < 6; i++) *--sp = nullptr;
+  f->sp = sp;
+#else
+  getcontext(&f->context);
+  f->context.uc_stack.ss_sp = top - one_stack + 4096;
+  f->context.uc_stack.ss_size = one_stack - 4096;
+  makecontext(&f->context, fiber_main, 0);
+#endif
+}
+
+static void make_stacks() {
+  if (stack_base) return;
+  stack_base = (char *)mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (stack_base == MAP_FAILED) abort();
+  for (unsigned t = 0; t < most_threads; t++) mprotect(stack_base + one_stack * t, 4096, PROT_NONE);
+}
+
+static void run_block(dim3 block) {
+  unsigned n = block.x * block.y * block.z, all[most_threads];
+  n_threads = n_live = n, n_at_barrier = epoch = 0;
+  serial++;
+  memset(warps, 0, sizeof warps);
+  memset(tlk_shared, 0xff, shared_bytes);
+  shadow_block(shared_bytes);
+  for (unsigned t = 0; t < n; t++) {
+    fiber *f = &fibers[t];
+    f->thread = {t % block.x, t / block.x % block.y, t / (block.x * block.y)};
+    f->done = false, f->groups = 0;
+    f->copies.clear();
+    prepare(f, t);
+    all[t] = t;
+  }
+  ready.clear(), ready_at = 0;
+  make_ready(all, n);
+  resume(take_ready());
+}
+
+void run_grid(dim3 grid, dim3 block, size_t shared, void *arguments_, void (*call_)(void *)) {
+  make_stacks();
+  arguments = arguments_, call = call_;
+  shared_bytes = shared;
+  failed = false;
+  blockDim = block, gridDim = grid;
+  shadow_launch();
+  size_t n = (size_t)grid.x * grid.y * grid.z;
+  std::vector<unsigned> blocks(n);
+  fill_order(blocks.data(), (unsigned)n);
+  for (size_t i = 0; i < n && !failed; i++) {
+    unsigned b = blocks[i];
+    blockIdx = {b % grid.x, b / grid.x % grid.y, b / (grid.x * grid.y)};
+    run_block(block);
+  }
+}
+
+// ---- barriers and exchanges
+static void barrier(const void *site) {
+  if (n_at_barrier && site != barrier_site)
+    fault("%s is at a __syncthreads at %s, others at one at %s", place_text(thread_index()).c_str(), source_text(site).c_str(),
+          source_text(barrier_site).c_str());
+  if (n_live < n_threads)
+    fault("%s is at __syncthreads (%s), but %u threads have left the kernel", place_text(thread_index()).c_str(),
+          source_text(site).c_str(), n_threads - n_live);
+  barrier_site = site;
+  if (++n_at_barrier == n_threads) {
+    n_at_barrier = 0;
+    epoch++;
+    unsigned all[most_threads];
+    for (unsigned w = 0; w <= (n_threads - 1) / 32; w++) warps[w].epoch++;
+    for (unsigned t = 0; t < n_threads; t++) all[t] = t;
+    make_ready(all, n_threads);
+  }
+  wait_here("__syncthreads");
+}
+
+// finish is carried out by the last lane to arrive, with the fiber of lane 0
+static void together(const char *what, unsigned mask, void (*finish)(fiber *lanes, unsigned mask)) {
+  unsigned t = thread_index(), lane = t % 32, first = t - lane, lanes = n_threads - first < 32 ? n_threads - first : 32;
+  warp &w = warps[t / 32];
+  if (!(mask >> lane & 1)) fault("%s is at %s with mask %08x, which does not name its own lane", place_text(t).c_str(), what, mask);
+  for (unsigned l = 0; l < 32; l++)
+    if (mask >> l & 1 && (l >= lanes || fibers[first + l].done))
+      fault("%s is at %s with mask %08x, but lane %u %s", place_text(t).c_str(), what, mask, l, l >= lanes ? "does not exist" : "has left the kernel");
+  if (w.arrived && (w.mask != mask || strcmp(w.what, what) != 0))
+    fault("%s is at %s (mask %08x), other lanes of its warp are at %s (mask %08x)", place_text(t).c_str(), what, mask, w.what, w.mask);
+  w.what = what, w.mask = mask;
+  w.arrived |= 1u << lane;
+  if (w.arrived == mask) {
+    w.arrived = 0;
+    if (finish) finish(&fibers[first], mask);
+    unsigned all[32], n = 0;
+    for (unsigned l = 0; l < 32; l++)
+      if (mask >> l & 1) all[n++] = first + l;
+    make_ready(all, n);
+  }
+  wait_here(what);
+}
+
+static void finish_shuffle(fiber *lanes, unsigned mask) {
+  uint64_t in[32];
+  for (int l = 0; l < 32; l++) in[l] = mask >> l & 1 ? lanes[l].x.bits : 0;
+  for (int l = 0; l < 32; l++) {
+    if (!(mask >> l & 1)) continue;
+    const exchange &x = lanes[l].x;
+    int from = x.mode == 0 ? x.lane & 31 : x.mode == 1 ? l - x.lane : x.mode == 2 ? l + x.lane : l ^ x.lane;
+    if (from < 0 || from > 31) from = l;
+    if (!(mask >> from & 1)) fault("lane %d shuffles from lane %d, which is not in the mask %08x", l, from, mask);
+    lanes[l].x.bits = in[from];
+  }
+}
+
+static void finish_vote(fiber *lanes, unsigned mask) {
+  unsigned votes = 0;
+  for (int l = 0; l < 32; l++)
+    if (mask >> l & 1 && lanes[l].x.predicate) votes |= 1u << l;
+  for (int l = 0; l < 32; l++) lanes[l].x.bits = votes;
+}
+
+static void finish_syncwarp(fiber *lanes, unsigned mask) {
+  if (mask == 0xffffffffu) warps[(lanes - fibers) / 32].epoch++;
+}
+
+static float as_float(uint16_t h, int half) {
+  return half ? __half2float({h}) : __bfloat162float({h});
+}
+
+static void finish_mma(fiber *lanes, unsigned) {
+  using namespace nvcuda::wmma;
+  static float a[256], b[256], c[256];
+  int half = lanes[0].x.half;
+  for (int l = 0; l < 32; l++) {
+    const exchange &x = lanes[l].x;
+    for (int e = 0; e < 8; e++) {
+      a[cusim_cell(l, e, cusim_salt_a)] = as_float(((const uint16_t *)x.a)[e], half);
+      b[cusim_cell(l, e, cusim_salt_b)] = as_float(((const uint16_t *)x.b)[e], half);
+      c[cusim_cell(l, e, cusim_salt_c)] = ((const float *)x.c)[e];
+    }
+  }
+  for (int i = 0; i < 16; i++)
+    for (int k = 0; k < 16; k++)
+      for (int j = 0; j < 16; j++) c[i * 16 + j] += a[i * 16 + k] * b[k * 16 + j];
+  for (int l = 0; l < 32; l++)
+    for (int e = 0; e < 8; e++) ((float *)lanes[l].x.d)[e] = c[cusim_cell(l, e, cusim_salt_c)];
+}
+}  // namespace cusim
+
+using namespace cusim;
+void __syncthreads() { barrier(__builtin_return_address(0)); }
+void __syncwarp(unsigned mask) { together("__syncwarp", mask, finish_syncwarp); }
+uint64_t cusim_shuffle(unsigned mask, uint64_t bits, int mode, int lane) {
+  running->x.bits = bits, running->x.mode = mode, running->x.lane = lane;
+  together("a shuffle", mask, finish_shuffle);
+  return running->x.bits;
+}
+unsigned __ballot_sync(unsigned mask, int predicate) {
+  running->x.predicate = predicate;
+  together("a vote", mask, finish_vote);
+  return (unsigned)running->x.bits;
+}
+int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }
+
+namespace nvcuda {
+namespace wmma {
+int cusim_lane() { return (int)(thread_index() % 32); }
+void cusim_check_tile(const void *p, size_t element, unsigned ld) {
+  if ((uintptr_t)p % 32) fault("%s: a fragment at %p; 32-byte alignment is needed", place_text(thread_index()).c_str(), p);
+  if (ld * element % 16) fault("%s: a fragment's leading dimension is %u, not a multiple of 16 bytes", place_text(thread_index()).c_str(), ld);
+  together("a fragment's load or store", 0xffffffffu, nullptr);
+}
+void cusim_mma(float *d, const void *a, const void *b, const float *c, int half) {
+  exchange &x = running->x;
+  x.d = d, x.a = a, x.b = b, x.c = c, x.half = half;
+  together("mma_sync", 0xffffffffu, finish_mma);
+}
+}  // namespace wmma
+}  // namespace nvcuda
+
+// ---- atomics: one fiber runs at a time
+template <class T, class F>
+static T atomic(T *p, F change) {
+  T old = *p;
+  *p = change(old);
+  return old;
+}
+int atomicAdd(int *p, int v) { return atomic(p, [v](int x) { return x + v; }); }
+unsigned atomicAdd(unsigned *p, unsigned v) { return atomic(p, [v](unsigned x) { return x + v; }); }
+int atomicMax(int *p, int v) { return atomic(p, [v](int x) { return x < v ? v : x; }); }
+int atomicMin(int *p, int v) { return atomic(p, [v](int x) { return v < x ? v : x; }); }
+unsigned atomicOr(unsigned *p, unsigned v) { return atomic(p, [v](unsigned x) { return x | v; }); }
+
+// ---- asynchronous copies
+void __pipeline_memcpy_async(void *to, const void *from, size_t size, size_t zfill) {
+  if ((size != 4 && size != 8 && size != 16) || (uintptr_t)to % size || (uintptr_t)from % size || zfill > size)
+    fault("%s: an asynchronous copy of %zu bytes (%zu zeros) from %p to %p: sizes 4, 8, 16, both ends aligned to it",
+          place_text(thread_index()).c_str(), size, zfill, from, to);
+  running->copies.push_back({(char *)to, (const char *)from, size, zfill, running->groups});
+}
+void __pipeline_commit() { running->groups++; }
+void __pipeline_wait_prior(size_t n) {
+  std::vector<pending_copy> &q = running->copies;
+  size_t done = 0;
+  for (; done < q.size() && q[done].group + n < running->groups; done++) {
+    const pending_copy &c = q[done];
+    const void *pc = __builtin_return_address(0);
+    if (c.size > c.zfill) access(c.from, c.size - c.zfill, false, pc);
+    access(c.to, c.size, true, pc);
+    memcpy(c.to, c.from, c.size - c.zfill);
+    memset(c.to + c.size - c.zfill, 0, c.zfill);
+  }
+  q.erase(q.begin(), q.begin() + (long)done);
+}
