@@ -17,6 +17,10 @@
 //   row's place in the batch, on the other rows or on the number of threads. Sums over rows (dW, dR, dgain) run in an order
 //   fixed by T alone, not by the number of threads. Same build, same machine kind -> same bits.
 //
+// Memory. Every array that an op takes lies in memory of the table's own alloc (on a CPU that is the host's memory), but for
+// what is marked "host". Structs and scalars are the host's. Ops run in the order in which they are called and may return
+// before they are done: copy to the host and sync wait for them.
+//
 // Nothing here allocates per call after warm-up: scratch belongs to the backend, grows on demand and is kept.
 #ifndef TL_KERNELS_OPS_H
 #define TL_KERNELS_OPS_H
@@ -26,6 +30,9 @@
 enum { TLK_F32 = 0, TLK_BF16 = 1, TLK_F16 = 2, TLK_I32 = 3 };  // equal to tl_dtype in tl.h (asserted there)
 
 static inline size_t tlk_dtype_size(int t) { return t == TLK_BF16 || t == TLK_F16 ? 2 : 4; }
+
+// kinds of memory: for the ops alone, or for the host too (pinned on a device: copies from it are asynchronous, ops are slow in it)
+enum { TLK_MEM_OPS = 0, TLK_MEM_BOTH = 1 };
 
 typedef struct tlk_packed tlk_packed;  // a weight in the backend's own layout; opaque above the backend
 
@@ -52,6 +59,7 @@ typedef struct {
   const int32_t *kv_len;   // (T)
   const int32_t *kv_rows;
   int window;              // sliding window: a query sees only its last `window` keys; 0: all
+  int longest;             // no kv_len is larger; 0: not known (a device then has to look)
 } tlk_attn_map;
 
 // One row of the sampler. temperature 0 means greedy (ties to the lowest id). Otherwise the filters apply in the order top_k,
@@ -68,11 +76,22 @@ typedef struct {
 typedef struct tlk_ops {
   const char *name;  // "reference", "cpu"
   const char *isa;   // what was chosen at run time: "avx512bf16", "avx2", "portable"
+  const void *host;  // not NULL: alloc gives the host's own memory, which host code may read and write between calls
 
   void (*set_threads)(int n);   // 0: all that are online
 
+  // ---- memory
+  void *(*alloc)(size_t bytes, int kind);                       // TLK_MEM_...; 64-byte aligned; NULL when there is none left
+  void (*release)(void *p);                                     // NULL: nothing. What uses p still runs to its end.
+  void (*copy)(void *dst, const void *src, size_t bytes);       // between any two places, also the host's. In order with the ops.
+                                                                // A host dst is filled when it returns; a TLK_MEM_BOTH src must
+                                                                // stay as it is until sync or a copy to the host has returned.
+  void (*zero)(void *p, size_t bytes);
+  void (*sync)(void);                                           // returns when everything is done
+
   // ---- weights. pack: W (N, K) row-major in w_dtype (F32, BF16, F16) -> the backend's layout for compute = F32 or BF16.
   // F32/F16 values are rounded to nearest even when compute is BF16. NULL when out of memory.
+  // w of pack and unpack is the host's.
   tlk_packed *(*pack)(const void *w, int w_dtype, int N, int K, int compute);
   void (*repack)(tlk_packed *p, const float *w);                     // overwrite p's values with W (N, K)
   void (*unpack)(float *w, const tlk_packed *p, int n0, int n1);     // w (n1 - n0, K): rows n0..n1 exactly as they are used
@@ -93,8 +112,8 @@ typedef struct tlk_ops {
   void (*linear_bwd_w)(float *dw, tlk_mat a, tlk_mat b, int T, int N, int K);
   // bias gradient: db (N) += sum over rows of dy (T, N)
   void (*colsum)(float *db, tlk_mat dy, int T, int N);
-  // lowrank_bwd: for every unit i (rows unit_off[i] .. unit_off[i+1]): dR (n_units, r, r)[i] += sum_t g_t (T, r) z_t^T:
-  //      dR[a][b] += g[t][a] z[t][b]. Rows in order, in double.
+  // lowrank_bwd: dR (r, r) += sum over units, in order, of the unit's sum_t g_t z_t^T (rows unit_off[i] .. unit_off[i+1] of g and
+  //      z (T, r), in order): dR[a][b] += g[t][a] z[t][b]. In double; a unit's sum is made first and then added.
   void (*lowrank_bwd)(double *dR, const float *g, const float *z, const int32_t *unit_off, int n_units, int r);
 
   // ---- rmsnorm: y (T, C) act or F32 = x * rstd * gain, rstd = 1 / sqrt(mean(x^2) + eps); x (T, C) F32. rstd (T) overwritten.
@@ -110,6 +129,8 @@ typedef struct tlk_ops {
   void (*rope_bwd)(tlk_mat dx, tlk_mat dy, const int32_t *pos, const float *table, int T, int heads, int D);
   //      y row out_rows[t] (NULL: t) = x row t, converted
   void (*cast)(tlk_mat y, const int32_t *out_rows, tlk_mat x, int T, int C);
+  //      y row t = x row rows[t], of the same dtype
+  void (*gather)(tlk_mat y, tlk_mat x, const int32_t *rows, int T, int C);
 
   // ---- attention, causal by construction of the map. q (T, H*D) act; k, v (rows, G*D) act; o (T, H*D) act overwritten;
   //      lse (T, H) F32 overwritten: log sum exp of the scaled scores. scale is 1/sqrt(D) as a rule. H is a multiple of G.
@@ -156,5 +177,10 @@ typedef struct tlk_ops {
 
 const tlk_ops *tlk_reference(void);
 const tlk_ops *tlk_cpu(void);
+
+// A backend in a module of its own, loaded when it is asked for, exports this function under this name. device: 0, 1 ...
+// NULL when it cannot be used here; why (n bytes) then says so.
+typedef const tlk_ops *tlk_open_fn(int device, char *why, size_t n);
+#define TLK_OPEN "tlk_open"
 
 #endif

@@ -111,7 +111,7 @@ void OP(head_finish)(const head_stats *s, int n, size_t stride, float *lse, floa
 
 #define TLK_CPU_OPS(X)                                                                                                        \
   X(pack) X(repack) X(unpack) X(packed_free) X(packed_bytes) X(packed_dims) X(linear_fwd) X(linear_bwd_x) X(linear_bwd_w)     \
-  X(colsum) X(lowrank_bwd) X(rmsnorm_fwd) X(rmsnorm_bwd) X(rope_fwd) X(rope_bwd) X(cast) X(attn_fwd) X(attn_bwd)              \
+  X(colsum) X(lowrank_bwd) X(rmsnorm_fwd) X(rmsnorm_bwd) X(rope_fwd) X(rope_bwd) X(cast) X(gather) X(attn_fwd) X(attn_bwd)              \
   X(swiglu_fwd) X(swiglu_bwd) X(embed_fwd) X(embed_bwd) X(head_fwd) X(head_bwd) X(head_sample) X(adamw) X(sumsq) X(scale)     \
   X(round_to)
 #ifdef TLK_ISA

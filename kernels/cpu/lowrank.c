@@ -92,26 +92,27 @@ typedef struct {
   double *dR;
   const float *g, *z;
   const int32_t *unit_off;
-  int r;
+  int n_units, r;
 } outer_job;
 
-// row a of unit u's dR
-static void outer_row(const void *ctx, int i, int thread) {
+// row a of dR
+static void outer_row(const void *ctx, int a, int thread) {
   const outer_job *q = ctx;
-  int r = q->r, u = i / r, a = i % r;
-  for (int b0 = 0; b0 < r; b0 += 64) {
-    double sum[64] = {0};
-    int n = min_int(64, r - b0);
-    for (int t = q->unit_off[u]; t < q->unit_off[u + 1]; t++) {
-      double ga = q->g[(size_t)t * r + a];
-      for (int b = 0; b < n; b++) sum[b] += ga * q->z[(size_t)t * r + b0 + b];
+  int r = q->r;
+  for (int b0 = 0; b0 < r; b0 += 64)
+    for (int u = 0; u < q->n_units; u++) {
+      double sum[64] = {0};
+      int n = min_int(64, r - b0);
+      for (int t = q->unit_off[u]; t < q->unit_off[u + 1]; t++) {
+        double ga = q->g[(size_t)t * r + a];
+        for (int b = 0; b < n; b++) sum[b] += ga * q->z[(size_t)t * r + b0 + b];
+      }
+      for (int b = 0; b < n; b++) q->dR[(size_t)a * r + b0 + b] += sum[b];
     }
-    for (int b = 0; b < n; b++) q->dR[((size_t)u * r + a) * r + b0 + b] += sum[b];
-  }
 }
 
 void OP(lowrank_bwd)(double *dR, const float *g, const float *z, const int32_t *unit_off, int n_units, int r) {
-  outer_job q = {dR, g, z, unit_off, r};
+  outer_job q = {dR, g, z, unit_off, n_units, r};
   int rows = n_units ? unit_off[n_units] - unit_off[0] : 0;
-  tlk_run(n_units * r, (double)rows * r * r, outer_row, &q);
+  tlk_run(r, (double)rows * r * r, outer_row, &q);
 }

@@ -63,3 +63,19 @@ void OP(cast)(tlk_mat y, const int32_t *out_rows, tlk_mat x, int T, int C) {
   job q = {.y = y, .x = x, .out_rows = out_rows, .D = C};
   tlk_run(T, (double)T * C, cast_row, &q);
 }
+
+typedef struct {
+  tlk_mat y, x;
+  const int32_t *rows;
+  size_t bytes;
+} gather_job;
+
+static void gather_row(const void *ctx, int t, int thread) {
+  const gather_job *q = ctx;
+  memcpy(mat_row_out(q->y, t), mat_row(q->x, q->rows[t]), q->bytes);
+}
+
+void OP(gather)(tlk_mat y, tlk_mat x, const int32_t *rows, int T, int C) {
+  gather_job q = {y, x, rows, (size_t)C * tlk_dtype_size(x.dtype)};
+  tlk_run(T, (double)T * C / 4, gather_row, &q);
+}

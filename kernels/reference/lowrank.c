@@ -1,7 +1,7 @@
 // lowrank.c: the low-rank term of a linear, y += B (R (A x)), and the gradient of R (reference).
 //
 //   z = A x (T, r) is kept by the forward pass, g = dy B (T, r) comes out of the backward pass, and
-//   dR = sum_t g_t z_t^T, one sum for every unit (a prompt's rows), in double, rows in order.
+//   dR += sum_t g_t z_t^T, one sum for every unit (a prompt's rows), in double, rows in order, units in order.
 //
 // TinyLoRA's v and LoRA-XS's R get their gradients from dR; for LoRA (R the identity) dB = dy^T z and dA = g^T x are plain
 // linear_bwd_w calls.
@@ -37,9 +37,11 @@ void ref_lowrank_g(float *g, tlk_mat dy, const tlk_lowrank *lr, int T, int N) {
 }
 
 void ref_lowrank_bwd(double *dR, const float *g, const float *z, const int32_t *unit_off, int n_units, int r) {
-  for (int i = 0; i < n_units; i++)
-    for (int t = unit_off[i]; t < unit_off[i + 1]; t++)
-      for (int a = 0; a < r; a++)
-        for (int b = 0; b < r; b++)
-          dR[((size_t)i * r + a) * r + b] += (double)g[(size_t)t * r + a] * z[(size_t)t * r + b];
+  for (int a = 0; a < r; a++)
+    for (int b = 0; b < r; b++)
+      for (int i = 0; i < n_units; i++) {
+        double sum = 0;
+        for (int t = unit_off[i]; t < unit_off[i + 1]; t++) sum += (double)g[(size_t)t * r + a] * z[(size_t)t * r + b];
+        dR[a * r + b] += sum;
+      }
 }

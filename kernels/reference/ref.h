@@ -84,6 +84,7 @@ void ref_rope_fwd(tlk_mat y, const int32_t *out_rows, tlk_mat x, const int32_t *
                   int D);
 void ref_rope_bwd(tlk_mat dx, tlk_mat dy, const int32_t *pos, const float *table, int T, int heads, int D);
 void ref_cast(tlk_mat y, const int32_t *out_rows, tlk_mat x, int T, int C);
+void ref_gather(tlk_mat y, tlk_mat x, const int32_t *rows, int T, int C);
 void ref_attn_fwd(tlk_mat o, float *lse, tlk_mat q, tlk_mat k, tlk_mat v, const tlk_attn_map *map, float scale, int T, int H,
                   int G, int D);
 void ref_attn_bwd(tlk_mat dq, tlk_mat dk, tlk_mat dv, tlk_mat d_o, tlk_mat o, const float *lse, tlk_mat q, tlk_mat k, tlk_mat v,

@@ -30,3 +30,8 @@ void ref_cast(tlk_mat y, const int32_t *out_rows, tlk_mat x, int T, int C) {
   for (int t = 0; t < T; t++)
     for (int c = 0; c < C; c++) ref_put(y, out_rows ? out_rows[t] : t, c, ref_get(x, t, c));
 }
+
+void ref_gather(tlk_mat y, tlk_mat x, const int32_t *rows, int T, int C) {
+  for (int t = 0; t < T; t++)
+    for (int c = 0; c < C; c++) ref_put(y, t, c, ref_get(x, rows[t], c));
+}

@@ -3,11 +3,24 @@
 #include "ref.h"
 
 static void set_threads(int n) {}  // always one
+static void *host_alloc(size_t bytes, int kind) {
+  void *p = NULL;
+  return posix_memalign(&p, 64, (bytes ? bytes + 63 : 64) / 64 * 64) == 0 ? p : NULL;
+}
+static void host_copy(void *dst, const void *src, size_t bytes) { memmove(dst, src, bytes); }
+static void host_zero(void *p, size_t bytes) { memset(p, 0, bytes); }
+static void host_sync(void) {}
 
 static const tlk_ops ops = {
   .name = "reference",
   .isa = "scalar",
+  .host = &ops,
   .set_threads = set_threads,
+  .alloc = host_alloc,
+  .release = free,
+  .copy = host_copy,
+  .zero = host_zero,
+  .sync = host_sync,
   .pack = ref_pack,
   .repack = ref_repack,
   .unpack = ref_unpack,
@@ -24,6 +37,7 @@ static const tlk_ops ops = {
   .rope_fwd = ref_rope_fwd,
   .rope_bwd = ref_rope_bwd,
   .cast = ref_cast,
+  .gather = ref_gather,
   .attn_fwd = ref_attn_fwd,
   .attn_bwd = ref_attn_bwd,
   .swiglu_fwd = ref_swiglu_fwd,

@@ -4,6 +4,7 @@
 //   master  (n_params) fp32, what the optimiser changes
 //   value   (n_params) master rounded to the storage dtype: what the outputs depend on (the same memory when storage is fp32)
 //   grad    (n_params) fp32
+// each a pair: the ops compute with one copy, the host reads and changes the other; on a CPU they are the same memory.
 // lowrank.c knows TinyLoRA, LoRA-XS and LoRA (y += B R A x beside the frozen product); full.c knows full finetuning (its own
 // weights). The base model's weights are never written.
 //
@@ -78,15 +79,18 @@ static tl_status check_options(const tl_model *m, const tl_adapter_options *o) {
 
 tl_status tl_adapter_vectors(tl_adapter *a) {
   size_t bytes = sizeof(float) * (size_t)a->n_params;
-  a->master = tl_aligned_alloc(bytes);
-  a->grad = tl_aligned_alloc(bytes);
-  a->value = a->storage == TL_F32 ? a->master : tl_aligned_alloc(bytes);
-  if (!a->master || !a->grad || !a->value)
-    return tl_fail(TL_E_MEMORY, "adapter: out of memory: %lld parameters need %.1f MiB in three vectors",
-                   (long long)a->n_params, 3.0 * (double)bytes / (1 << 20));
-  memset(a->master, 0, bytes);
-  memset(a->grad, 0, bytes);
-  if (a->value != a->master) memset(a->value, 0, bytes);
+  tl_pair *pairs[] = {&a->master_pair, &a->grad_pair, &a->value_pair};
+  for (int i = 0; i < (a->storage == TL_F32 ? 2 : 3); i++) {
+    if (tl_pair_init(pairs[i], bytes, "an adapter's vectors") != TL_OK)
+      return tl_fail(TL_E_MEMORY, "adapter: out of memory: %lld parameters need %.1f MiB in three vectors",
+                     (long long)a->n_params, 3.0 * (double)bytes / (1 << 20));
+    memset(pairs[i]->host, 0, bytes);
+    tl_ops()->zero(pairs[i]->ops, bytes);
+  }
+  if (a->storage == TL_F32) a->value_pair = a->master_pair;
+  a->master = a->master_pair.host;
+  a->grad = a->grad_pair.host;
+  a->value = a->value_pair.host;
   return TL_OK;
 }
 
@@ -130,25 +134,21 @@ tl_adapter *tl_adapter_retain(tl_adapter *a) {
 void tl_adapter_free(tl_adapter *a) {
   if (!a || __atomic_sub_fetch(&a->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
   for (int i = 0; a->modules && i < a->n_modules; i++) {
-    if (a->kind != TL_LORA) {  // LoRA's A and B lie in the value vector
-      free(a->modules[i].A);
-      free(a->modules[i].B);
-    }
-    free(a->modules[i].R);
+    tl_pair_free(&a->modules[i].basis);
     free(a->modules[i].P);
   }
   if (a->kind == TL_FULL && a->full.layers) tl_weights_free(&a->full);
-  if (a->value != a->master) free(a->value);
-  free(a->master);
-  free(a->grad);
+  if (a->value != a->master) tl_pair_free(&a->value_pair);
+  tl_pair_free(&a->master_pair);
+  tl_pair_free(&a->grad_pair);
+  tl_pair_free(&a->R);
+  tl_pair_free(&a->dR);
   free(a->modules);
   free(a->lowrank);
   free(a->slot);
   free(a->full_off_w);
   free(a->full_off_b);
-  free(a->dR);
-  free(a->unit_dR);
-  free(a->scaled);
+  if (a->scaled) tl_ops()->release(a->scaled);
   tl_model_free(a->model);
   free(a);
 }
@@ -159,33 +159,55 @@ int64_t tl_adapter_n_bytes(const tl_adapter *a) { return a->n_params * (int64_t)
 float *tl_adapter_parameters(tl_adapter *a) { return a->master; }
 const tl_adapter_view *tl_adapter_get_view(const tl_adapter *a) { return &a->view; }
 
-tl_status tl_adapter_refresh(tl_adapter *a) {
-  if (a->value != a->master) tl_ops()->round_to(a->value, a->master, (size_t)a->n_params, a->storage);
+void tl_adapter_apply(tl_adapter *a) {
+  if (a->value != a->master) {
+    tl_ops()->round_to(a->value_pair.ops, a->master_pair.ops, (size_t)a->n_params, a->storage);
+    tl_pair_fetch(&a->value_pair, a->value, a->value_pair.bytes);
+  }
   if (a->kind == TL_FULL) tl_full_refresh(a);
   else tl_lowrank_refresh(a);
+}
+
+tl_status tl_adapter_refresh(tl_adapter *a) {
+  tl_pair_send(&a->master_pair, a->master, a->master_pair.bytes);
+  tl_adapter_apply(a);
   return TL_OK;
 }
 
 // ---------------------------------------------------------------- gradient
 void tl_adapter_linear_grad(tl_adapter *a, const tl_linear_grad *g) {
+  a->pending = true;
+  a->grad_given = false;
   if (a->kind == TL_FULL) tl_full_grad(a, g);
   else if (a->slot[g->module] >= 0) tl_lowrank_grad(a, g);
 }
 
-void tl_adapter_finish_gradient(tl_adapter *a) {
-  if (a->pending) tl_lowrank_finish(a);
+static void finish_gradient(tl_adapter *a) {
+  if (a->pending && (a->kind == TL_TINYLORA || a->kind == TL_LORA_XS)) tl_lowrank_finish(a);
+  else if (a->pending) a->grad_on_ops = true;
   a->pending = false;
 }
 
 float *tl_adapter_gradient(tl_adapter *a) {
-  tl_adapter_finish_gradient(a);
+  finish_gradient(a);
+  if (a->grad_on_ops) tl_pair_fetch(&a->grad_pair, a->grad, a->grad_pair.bytes);
+  a->grad_on_ops = false;
+  a->grad_given = true;
   return a->grad;
 }
 
+float *tl_adapter_ops_gradient(tl_adapter *a) {
+  finish_gradient(a);
+  if (a->grad_given) tl_pair_send(&a->grad_pair, a->grad, a->grad_pair.bytes);
+  a->grad_given = false;
+  return a->grad_pair.ops;
+}
+
 void tl_adapter_zero_gradient(tl_adapter *a) {
-  memset(a->grad, 0, sizeof(float) * (size_t)a->n_params);
-  if (a->dR) memset(a->dR, 0, sizeof(double) * a->n_dR);
-  a->pending = false;
+  memset(a->grad, 0, a->grad_pair.bytes);
+  tl_ops()->zero(a->grad_pair.ops, a->grad_pair.bytes);
+  if (a->dR.ops) tl_ops()->zero(a->dR.ops, a->dR.bytes);
+  a->pending = a->grad_on_ops = a->grad_given = false;
 }
 
 int tl_adapter_lowest_layer(const tl_adapter *a) { return a->kind == TL_FULL ? 0 : a->modules[0].module / TL_N_KINDS; }

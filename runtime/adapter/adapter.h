@@ -10,11 +10,12 @@ typedef struct tl_adapter_module {
   float scale;       // R's factor: LoRA's and LoRA-XS's alpha / r; TinyLoRA: 1
   float *A;          // (r, in)
   float *B;          // (out, r)
-  float *R;          // (r, r) as the forward pass uses it (scale included)
+  float *R;          // (r, r) as the forward pass uses it (scale included); in the adapter's R
+  tl_pair basis;     // the SVD kinds: A, then B
   float *P;          // TinyLoRA: (u, r, r)
   int64_t off;       // first of this module's (or its group's) numbers in the parameter vector
   int64_t off_b;     // LoRA: where B starts (A starts at off)
-  size_t off_dR;     // where this module's (r, r) starts in dR
+  size_t off_dR;     // where this module's (r, r) starts in dR and R
 } tl_adapter_module;
 
 struct tl_adapter {
@@ -29,8 +30,11 @@ struct tl_adapter {
   uint64_t seed;
   tl_adapter_module *modules;  // (n_modules)
   int64_t n_params;
-  float *master, *grad;        // (n_params)
-  float *value;                // (n_params) master rounded to storage: what the forward pass uses
+  // host addresses of (n_params) numbers each, kept the same as the ops' copies by refresh, the optimiser and finish_gradient
+  float *master, *grad;
+  float *value;                // master rounded to storage: what the forward pass uses
+  tl_pair master_pair, grad_pair, value_pair, R;  // R: every module's (r, r), laid out as dR
+  bool basis_sent;
   tlk_lowrank *lowrank;        // (model's n_modules), r == 0 where not targeted
   tl_weights full;             // TL_FULL: own weights
   int64_t *full_off_w;         // TL_FULL: (model's n_modules) where each weight starts in the parameter vector; -1 not trained
@@ -40,13 +44,16 @@ struct tl_adapter {
   tl_adapter_view view;
   // what linear_grad works with
   int32_t *slot;               // (model's n_modules) index into modules; -1 not targeted
-  double *dR;                  // (n_dR) TinyLoRA, LoRA-XS: every module's (r, r) d loss / d R, summed unit by unit
+  tl_pair dR;                  // (n_dR) double. TinyLoRA, LoRA-XS: every module's (r, r) d loss / d R, summed unit by unit
   size_t n_dR;
-  bool pending;                // dR holds sums that grad does not have yet
-  double *unit_dR;             // scratch (n_units, r, r), grows
-  float *scaled;               // LoRA: scratch (2, T, r), grows
-  size_t unit_dR_n, scaled_n;
+  // where the newest gradient is: sums that grad does not have yet; the ops' grad; or perhaps the host's, which was given out
+  bool pending, grad_on_ops, grad_given;
+  float *scaled;               // LoRA: the ops' scratch (2, T, r), grows
+  size_t scaled_n;
 };
+
+static inline float *tl_grad_ops(const tl_adapter *a, int64_t at) { return (float *)a->grad_pair.ops + at; }
+static inline float *tl_value_ops(const tl_adapter *a, int64_t at) { return (float *)a->value_pair.ops + at; }
 
 // Streams of the Philox generator, for adapter->seed: P of a module is drawn from its index in the model.
 enum { TL_STREAM_P = 0, TL_STREAM_LORA_A = 1 << 20, TL_STREAM_R = 2 << 20, TL_STREAM_V = 3 << 20 };
@@ -71,8 +78,9 @@ void tl_full_grad(tl_adapter *a, const tl_linear_grad *g);
 tl_status tl_adapter_vectors(tl_adapter *a);
 
 tl_adapter *tl_adapter_retain(tl_adapter *a);
-// Brings grad up to date with what linear_grad has summed. tl_adapter_gradient calls it; whoever reads a->grad must too.
-void tl_adapter_finish_gradient(tl_adapter *a);
+// The gradient (n_params) in the ops' memory, up to date with what linear_grad has summed and with what the host has written to
+// what tl_adapter_gradient gave out. Whoever changes it there says so by setting grad_on_ops.
+float *tl_adapter_ops_gradient(tl_adapter *a);
 const tl_adapter_view *tl_adapter_get_view(const tl_adapter *a);
 // lowest layer that has a trained part; backward stops there (0 when embeddings are trained)
 int tl_adapter_lowest_layer(const tl_adapter *a);
@@ -80,7 +88,9 @@ bool tl_adapter_trains_module(const tl_adapter *a, int module);
 // adds this linear's contribution to the gradient. TinyLoRA and LoRA-XS sum each unit's dR in double and in the order of
 // units, so that the result does not depend on how a batch was cut into micro-batches of whole units.
 void tl_adapter_linear_grad(tl_adapter *a, const tl_linear_grad *g);
-// TL_FULL: where the gradients of other parameters go; NULL when not trained
+// what tl_adapter_refresh does after the master copy has reached the ops: rounds, and rebuilds what the forward pass reads
+void tl_adapter_apply(tl_adapter *a);
+// TL_FULL: where the gradients of other parameters go, in the ops' memory; NULL when not trained
 float *tl_adapter_grad_norm(tl_adapter *a, int layer, int which);  // which: TL_NORM_1 ...; layer == n_layers: final norm
 float *tl_adapter_grad_embed(tl_adapter *a);                       // (V, C)
 float *tl_adapter_grad_head(tl_adapter *a);                        // (V, C); the same as grad_embed when tied

@@ -7,7 +7,7 @@
 // train_embeddings false leaves the linears with their biases only.
 //
 // Values start as the base computes with them. refresh rounds the master copy to the storage dtype and packs it anew; norms
-// and biases are read by the forward pass where they lie, in the value vector.
+// and biases are read by the forward pass where they lie, in the ops' copy of the value vector.
 #include "adapter.h"
 
 tl_status tl_full_build(tl_adapter *a) {
@@ -51,8 +51,8 @@ static tl_status own(tl_adapter *a, tlk_packed **slot, uint8_t *owned, int64_t o
 }
 
 static float *own_vector(tl_adapter *a, const float *from, int64_t off, int n) {
-  memcpy(a->master + off, from, sizeof(float) * (size_t)n);
-  return a->value + off;
+  tl_ops()->copy(a->master + off, from, sizeof(float) * (size_t)n);
+  return tl_value_ops(a, off);
 }
 
 static tl_status own_norms(tl_adapter *a) {
@@ -97,25 +97,25 @@ tl_status tl_full_init(tl_adapter *a) {
 void tl_full_refresh(tl_adapter *a) {
   const tlk_ops *ops = tl_ops();
   for (int i = 0; i < a->model->cfg.n_layers * TL_N_KINDS; i++)
-    ops->repack(tl_weights_module(&a->full, i)->w, a->value + a->full_off_w[i]);
+    ops->repack(tl_weights_module(&a->full, i)->w, tl_value_ops(a, a->full_off_w[i]));
   if (!a->train_embeddings) return;
-  ops->repack(a->full.embed, a->value + a->off_embed);
-  if (a->full.owned_head) ops->repack(a->full.head, a->value + a->off_head);
+  ops->repack(a->full.embed, tl_value_ops(a, a->off_embed));
+  if (a->full.owned_head) ops->repack(a->full.head, tl_value_ops(a, a->off_head));
 }
 
 void tl_full_grad(tl_adapter *a, const tl_linear_grad *g) {
   const tl_config *c = &a->model->cfg;
   int kind = g->module % TL_N_KINDS, out = tl_linear_out(c, kind);
   const tlk_ops *ops = tl_ops();
-  ops->linear_bwd_w(a->grad + a->full_off_w[g->module], g->dy, g->x, g->T, out, tl_linear_in(c, kind));
-  if (a->full_off_b[g->module] >= 0) ops->colsum(a->grad + a->full_off_b[g->module], g->dy, g->T, out);
+  ops->linear_bwd_w(tl_grad_ops(a, a->full_off_w[g->module]), g->dy, g->x, g->T, out, tl_linear_in(c, kind));
+  if (a->full_off_b[g->module] >= 0) ops->colsum(tl_grad_ops(a, a->full_off_b[g->module]), g->dy, g->T, out);
 }
 
 float *tl_adapter_grad_norm(tl_adapter *a, int layer, int which) {
   const tl_config *c = &a->model->cfg;
   if (a->kind != TL_FULL || a->off_norms < 0) return NULL;
-  return a->grad + a->off_norms + tl_norm_offset(c, layer, which);
+  return tl_grad_ops(a, a->off_norms + tl_norm_offset(c, layer, which));
 }
 
-float *tl_adapter_grad_embed(tl_adapter *a) { return a->kind == TL_FULL && a->off_embed >= 0 ? a->grad + a->off_embed : NULL; }
-float *tl_adapter_grad_head(tl_adapter *a) { return a->kind == TL_FULL && a->off_head >= 0 ? a->grad + a->off_head : NULL; }
+float *tl_adapter_grad_embed(tl_adapter *a) { return a->kind == TL_FULL && a->off_embed >= 0 ? tl_grad_ops(a, a->off_embed) : NULL; }
+float *tl_adapter_grad_head(tl_adapter *a) { return a->kind == TL_FULL && a->off_head >= 0 ? tl_grad_ops(a, a->off_head) : NULL; }

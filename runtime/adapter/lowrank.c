@@ -55,9 +55,11 @@ tl_status tl_lowrank_layout(tl_adapter *a) {
   a->slot = malloc(sizeof(int32_t) * (size_t)total);
   if (!a->lowrank || !a->slot) return tl_fail(TL_E_MEMORY, "adapter: out of memory");
   for (int i = 0; i < total; i++) a->slot[i] = -1;
+  TL_TRY(tl_pair_init(&a->R, a->n_dR * sizeof(float), "an adapter's R"));
+  memset(a->R.host, 0, a->R.bytes);
   if (a->kind != TL_LORA) {
-    a->dR = calloc(a->n_dR, sizeof(double));
-    if (!a->dR) return tl_fail(TL_E_MEMORY, "adapter: out of memory");
+    TL_TRY(tl_pair_init(&a->dR, a->n_dR * sizeof(double), "the gradient of an adapter's R"));
+    tl_ops()->zero(a->dR.ops, a->dR.bytes);
   }
   for (int i = 0; i < a->n_modules; i++) {
     tl_adapter_module *m = &a->modules[i];
@@ -65,11 +67,15 @@ tl_status tl_lowrank_layout(tl_adapter *a) {
     int out, in;
     dims(a, m->module, &out, &in);
     a->slot[m->module] = i;
-    bool ok = (m->R = calloc(rr, sizeof(float))) != NULL;
-    if (ok && a->kind == TL_TINYLORA) ok = (m->P = malloc(sizeof(float) * (size_t)a->u * rr)) != NULL;
-    if (ok && a->kind != TL_LORA)
-      ok = (m->A = malloc(sizeof(float) * r * in)) && (m->B = malloc(sizeof(float) * r * out));
+    m->R = (float *)a->R.host + m->off_dR;
+    bool ok = a->kind != TL_TINYLORA || (m->P = malloc(sizeof(float) * (size_t)a->u * rr)) != NULL;
+    size_t nA = tl_align64(sizeof(float) * r * in), nB = sizeof(float) * r * out;
+    if (ok && a->kind != TL_LORA) ok = tl_pair_init(&m->basis, nA + nB, "an adapter's basis") == TL_OK;
     if (!ok) return tl_fail(TL_E_MEMORY, "adapter: out of memory for %d modules of rank %d", a->n_modules, a->rank);
+    if (a->kind == TL_LORA) continue;  // A and B lie in the value vector
+    m->A = m->basis.host;
+    m->B = (float *)((char *)m->basis.host + nA);
+    memset(m->basis.host, 0, m->basis.bytes);
   }
   return TL_OK;
 }
@@ -179,7 +185,9 @@ void tl_lowrank_init(tl_adapter *a, float init_std) {
   }
 }
 
+// A and B of the SVD kinds reach the ops once: they are frozen.
 void tl_lowrank_refresh(tl_adapter *a) {
+  tl_ops()->sync();  // R may still be on its way from the last time
   for (int i = 0; i < a->n_modules; i++) {
     tl_adapter_module *m = &a->modules[i];
     int r = m->rank, rr = r * r;
@@ -197,54 +205,53 @@ void tl_lowrank_refresh(tl_adapter *a) {
       m->A = a->value + m->off;
       m->B = a->value + m->off_b;
     }
-    a->lowrank[m->module] = (tlk_lowrank){.r = r, .A = m->A, .B = m->B, .R = m->R};
+    const tl_pair *from = a->kind == TL_LORA ? &a->value_pair : &m->basis;
+    if (a->kind != TL_LORA && !a->basis_sent) tl_pair_send(&m->basis, m->A, m->basis.bytes);
+    a->lowrank[m->module] = (tlk_lowrank){.r = r, .A = tl_pair_ops(from, m->A), .B = tl_pair_ops(from, m->B), .R = tl_pair_ops(&a->R, m->R)};
   }
+  a->basis_sent = true;
+  tl_pair_send(&a->R, a->R.host, a->R.bytes);
   a->view = (tl_adapter_view){.lowrank = a->lowrank, .max_rank = a->rank};
 }
 
 // ---------------------------------------------------------------- gradient
-static void *grown(void *p, size_t *have, size_t want, size_t size) {
-  if (*have >= want) return p;
-  free(p);
-  p = tl_aligned_alloc(want * size);
-  TL_ASSERT(p != NULL);
-  *have = want;
-  return p;
+static float *scaled_room(tl_adapter *a, size_t n) {
+  if (a->scaled_n >= n) return a->scaled;
+  const tlk_ops *ops = tl_ops();
+  if (a->scaled) ops->release(a->scaled);
+  a->scaled = ops->alloc(n * sizeof(float), TLK_MEM_OPS);
+  TL_ASSERT(a->scaled != NULL);
+  a->scaled_n = n;
+  return a->scaled;
 }
 
 static void lora_grad(tl_adapter *a, tl_adapter_module *m, const tl_linear_grad *g) {
   int out, in, r = m->rank;
   dims(a, m->module, &out, &in);
   size_t n = (size_t)g->T * r;
-  a->scaled = grown(a->scaled, &a->scaled_n, 2 * n, sizeof(float));
-  float *z = a->scaled, *d = a->scaled + n;
-  for (size_t i = 0; i < n; i++) z[i] = m->scale * g->z[i], d[i] = m->scale * g->g[i];
+  float *z = scaled_room(a, 2 * n), *d = z + n;
   const tlk_ops *ops = tl_ops();
-  ops->linear_bwd_w(a->grad + m->off_b, g->dy, (tlk_mat){z, TLK_F32, r}, g->T, out, r);
-  ops->linear_bwd_w(a->grad + m->off, (tlk_mat){d, TLK_F32, r}, g->x, g->T, r, in);
+  ops->copy(z, g->z, n * sizeof(float));
+  ops->copy(d, g->g, n * sizeof(float));
+  ops->scale(z, m->scale, 2 * n);
+  ops->linear_bwd_w(tl_grad_ops(a, m->off_b), g->dy, (tlk_mat){z, TLK_F32, r}, g->T, out, r);
+  ops->linear_bwd_w(tl_grad_ops(a, m->off), (tlk_mat){d, TLK_F32, r}, g->x, g->T, r, in);
 }
 
 void tl_lowrank_grad(tl_adapter *a, const tl_linear_grad *g) {
   tl_adapter_module *m = &a->modules[a->slot[g->module]];
-  if (a->kind == TL_LORA) {
-    lora_grad(a, m, g);
-    return;
-  }
-  size_t rr = (size_t)m->rank * m->rank, n = rr * (size_t)g->n_units;
-  a->unit_dR = grown(a->unit_dR, &a->unit_dR_n, n, sizeof(double));
-  memset(a->unit_dR, 0, sizeof(double) * n);
-  tl_ops()->lowrank_bwd(a->unit_dR, g->g, g->z, g->unit_off, g->n_units, m->rank);
-  double *sum = a->dR + m->off_dR;
-  for (int i = 0; i < g->n_units; i++)
-    for (size_t j = 0; j < rr; j++) sum[j] += a->unit_dR[(size_t)i * rr + j];
-  a->pending = true;
+  if (a->kind == TL_LORA) lora_grad(a, m, g);
+  else tl_ops()->lowrank_bwd((double *)a->dR.ops + m->off_dR, g->g, g->z, g->unit_off, g->n_units, m->rank);
 }
 
+// The host makes grad of dR; the ops get their copy, since the optimiser works there.
 void tl_lowrank_finish(tl_adapter *a) {
+  const double *all = a->dR.host;
+  tl_pair_fetch(&a->dR, a->dR.host, a->dR.bytes);
   for (int i = 0; a->kind == TL_LORA_XS && i < a->n_modules; i++) {
     const tl_adapter_module *m = &a->modules[i];
     for (int64_t j = 0; j < (int64_t)m->rank * m->rank; j++)
-      a->grad[m->off + j] = (float)((double)m->scale * a->dR[m->off_dR + (size_t)j]);
+      a->grad[m->off + j] = (float)((double)m->scale * all[m->off_dR + (size_t)j]);
   }
   for (int64_t at = 0; a->kind == TL_TINYLORA && at < a->n_params; at++) {
     int group = (int)(at / a->u), k = (int)(at % a->u);
@@ -254,9 +261,10 @@ void tl_lowrank_finish(tl_adapter *a) {
       if (m->group != group) continue;
       size_t rr = (size_t)m->rank * m->rank;
       const float *P = m->P + (size_t)k * rr;
-      const double *dR = a->dR + m->off_dR;
+      const double *dR = all + m->off_dR;
       for (size_t j = 0; j < rr; j++) sum += dR[j] * P[j];
     }
     a->grad[at] = (float)sum;
   }
+  tl_pair_send(&a->grad_pair, a->grad, a->grad_pair.bytes);
 }

@@ -72,10 +72,13 @@ static tl_status merge_module(tl_model *copy, const merged *s, int module, float
 }
 
 static tl_status copy_vector(float **v, const merged *s, tl_part p) {
-  float *mine = tl_aligned_alloc(tl_part_size(&p) * sizeof(float));
-  if (!mine) return tl_fail(TL_E_MEMORY, "merge: out of memory");
-  *v = mine;
-  return merged_part((void *)s, &p, mine);
+  size_t bytes = tl_part_size(&p) * sizeof(float);
+  float *host = tl_aligned_alloc(bytes);
+  *v = host ? tl_ops()->alloc(bytes, TLK_MEM_OPS) : NULL;
+  tl_status st = *v ? merged_part((void *)s, &p, host) : tl_fail(TL_E_MEMORY, "merge: out of memory");
+  if (st == TL_OK) tl_ops()->copy(*v, host, bytes);
+  free(host);
+  return st;
 }
 
 // A full adapter also changes embeddings, head, norms and biases. Vectors are owned all or none, so all are copied; the set

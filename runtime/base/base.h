@@ -28,7 +28,8 @@ _Noreturn void tl_assert_failed(const char *cond, const char *file, int line);
 // The backend this process computes with (TL_BACKEND=reference chooses the scalar one).
 const tlk_ops *tl_ops(void);
 
-// ---- arena: one block, sized before a step starts; allocations are 64-byte aligned, freed all at once
+// ---- arena: one block of the ops' memory (kernels/ops.h), sized before a step starts; allocations are 64-byte aligned, freed all
+// at once
 typedef struct tl_arena {
   char *base;
   size_t size, used, peak;
@@ -39,6 +40,20 @@ void tl_arena_reset(tl_arena *a);
 void tl_arena_free(tl_arena *a);
 static inline size_t tl_align64(size_t n) { return (n + 63) & ~(size_t)63; }
 void *tl_aligned_alloc(size_t bytes);  // 64-byte aligned, NULL when out of memory; release with free()
+
+// ---- an array that the host and the ops both use: one block where the backend computes in the host's memory, else two, copied
+// when asked. Contents start undefined. A sent range must stay as it is until the ops that read it are waited for.
+typedef struct tl_pair {
+  void *host, *ops;
+  size_t bytes;
+} tl_pair;
+tl_status tl_pair_init(tl_pair *p, size_t bytes, const char *what);
+void tl_pair_free(tl_pair *p);
+void tl_pair_send(const tl_pair *p, const void *at, size_t bytes);  // at: a host address in the pair, bytes from there
+void tl_pair_fetch(const tl_pair *p, void *at, size_t bytes);       // waits for the ops that write it
+static inline void *tl_pair_ops(const tl_pair *p, const void *at) { // the ops' address of a host address; NULL stays NULL
+  return at ? (char *)p->ops + ((const char *)at - (const char *)p->host) : NULL;
+}
 
 // ---- files
 typedef struct tl_map {  // a file mapped read-only

@@ -1,4 +1,4 @@
-// memory.c: aligned blocks, arenas and growing strings.
+// memory.c: aligned blocks, arenas, pairs of host and ops memory, growing strings.
 #include "base.h"
 #include <stdarg.h>
 
@@ -9,7 +9,8 @@ void *tl_aligned_alloc(size_t bytes) {
 }
 
 tl_status tl_arena_init(tl_arena *a, size_t bytes, const char *what) {
-  *a = (tl_arena){.base = tl_aligned_alloc(bytes), .size = tl_align64(bytes ? bytes : 1)};
+  *a = (tl_arena){.size = tl_align64(bytes ? bytes : 1)};
+  a->base = tl_ops()->alloc(a->size, TLK_MEM_OPS);
   if (!a->base) return tl_fail(TL_E_MEMORY, "out of memory: %s needs %.1f MiB", what, (double)bytes / (1 << 20));
   return TL_OK;
 }
@@ -26,8 +27,33 @@ void *tl_arena_take(tl_arena *a, size_t bytes) {
 void tl_arena_reset(tl_arena *a) { a->used = 0; }
 
 void tl_arena_free(tl_arena *a) {
-  free(a->base);
+  if (a->base) tl_ops()->release(a->base);
   *a = (tl_arena){0};
+}
+
+tl_status tl_pair_init(tl_pair *p, size_t bytes, const char *what) {
+  const tlk_ops *ops = tl_ops();
+  *p = (tl_pair){.bytes = bytes, .host = ops->alloc(bytes ? bytes : 1, TLK_MEM_BOTH)};
+  p->ops = ops->host || !p->host ? p->host : ops->alloc(bytes ? bytes : 1, TLK_MEM_OPS);
+  if (p->ops) return TL_OK;
+  tl_pair_free(p);
+  return tl_fail(TL_E_MEMORY, "out of memory: %s needs %.1f MiB", what, (double)bytes / (1 << 20));
+}
+
+void tl_pair_free(tl_pair *p) {
+  if (p->ops != p->host) tl_ops()->release(p->ops);
+  if (p->host) tl_ops()->release(p->host);
+  *p = (tl_pair){0};
+}
+
+void tl_pair_send(const tl_pair *p, const void *at, size_t bytes) {
+  TL_ASSERT((const char *)at >= (const char *)p->host && bytes <= p->bytes - (size_t)((const char *)at - (const char *)p->host));
+  if (p->ops != p->host && bytes) tl_ops()->copy(tl_pair_ops(p, at), at, bytes);
+}
+
+void tl_pair_fetch(const tl_pair *p, void *at, size_t bytes) {
+  TL_ASSERT((const char *)at >= (const char *)p->host && bytes <= p->bytes - (size_t)((const char *)at - (const char *)p->host));
+  if (p->ops != p->host && bytes) tl_ops()->copy(at, tl_pair_ops(p, at), bytes);
 }
 
 void tl_str_add(tl_str *s, const char *data, size_t n) {

@@ -164,7 +164,7 @@ void tl_layer_fwd(const tl_net *net, int layer, const tl_rows *rows, float *x, t
   int T = rows->T, C = c->width, H = c->n_heads, G = c->n_kv_heads, D = c->head_dim;
   tlk_mat res = tl_mat_f32(x, C), v = tl_mat_f32(s->wide.p, G * D);
   tlk_attn_map map = map_of(net, layer, rows);
-  if (a->x_in) memcpy(a->x_in, x, sizeof(float) * (size_t)T * C);
+  if (a->x_in) ops->copy(a->x_in, x, sizeof(float) * (size_t)T * C);
   ops->rmsnorm_fwd(s->xn, a->rstd1, x, w->norm1, c->norm_eps, T, C);
   rotated_fwd(net, layer, rotated_of(net, layer, TL_Q, a), a->q, NULL, rows, a, s);
   rotated_fwd(net, layer, rotated_of(net, layer, TL_K, a), a->k, rows->kv_out, rows, a, s);
@@ -172,7 +172,7 @@ void tl_layer_fwd(const tl_net *net, int layer, const tl_rows *rows, float *x, t
   ops->cast(a->v, rows->kv_out, v, T, G * D);
   ops->attn_fwd(a->o, a->lse, a->q, a->k, a->v, &map, net->scale, T, H, G, D);
   linear(net, layer, TL_O, res, a->o, a, T, 1);
-  if (a->x_mid) memcpy(a->x_mid, x, sizeof(float) * (size_t)T * C);
+  if (a->x_mid) ops->copy(a->x_mid, x, sizeof(float) * (size_t)T * C);
   ops->rmsnorm_fwd(s->xn, a->rstd2, x, w->norm2, c->norm_eps, T, C);
   linear(net, layer, TL_GATE, a->gate, s->xn, a, T, 0);
   linear(net, layer, TL_UP, a->up, s->xn, a, T, 0);
@@ -236,7 +236,7 @@ static void rotated_back(const bwd *b, rotated r, const tl_rows *rows, tlk_mat d
   tlk_mat d_normed = tl_mat_f32(f->normed.p, width), raw = tl_mat_f32(f->wide.p, width);
   ops->rope_bwd(d_normed, dy, rows->pos, b->net->rope, T, r.heads, D);
   ops->cast(raw, NULL, r.raw, T, width);
-  memset(dy.p, 0, sizeof(float) * (size_t)T * (size_t)width);
+  ops->zero(dy.p, sizeof(float) * (size_t)T * (size_t)width);
   float *dgain = b->sink->norm(b->sink->ctx, b->layer, r.kind == TL_Q ? TL_NORM_Q : TL_NORM_K);
   ops->rmsnorm_bwd(dy.p, dgain, d_normed.p, raw.p, r.gain, r.rstd, T * r.heads, D);
   ops->cast(d_raw, NULL, dy, T, width);
@@ -257,8 +257,8 @@ static void attention_back(const bwd *b, const tl_rows *rows, float *dx, const t
   ops->cast(dy, NULL, tl_mat_f32(dx, C), T, C);
   linear_back(b, TL_O, s->dq, a->o, dy, 0);  // dq holds d_o in fp32 until it is converted
   ops->cast(d_o, NULL, s->dq, T, H * D);
-  memset(s->dk.p, 0, sizeof(float) * (size_t)T * G * D);
-  memset(s->dv.p, 0, sizeof(float) * (size_t)T * G * D);
+  ops->zero(s->dk.p, sizeof(float) * (size_t)T * G * D);
+  ops->zero(s->dv.p, sizeof(float) * (size_t)T * G * D);
   tlk_attn_map map = map_of(b->net, b->layer, rows);
   ops->attn_bwd(s->dq, s->dk, s->dv, d_o, a->o, a->lse, a->q, a->k, a->v, &map, b->unit_off, b->n_units, b->net->scale, T, H, G,
                 D);

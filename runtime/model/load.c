@@ -193,7 +193,7 @@ void tl_model_free(tl_model *m) {
   if (!m || __atomic_sub_fetch(&m->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
   tl_weights_free(&m->w);
   tl_config_free(&m->cfg);
-  free(m->rope);
+  tl_ops()->release(m->rope);
   free(m->path);
   free(m->format);
   free(m->file_dtype);

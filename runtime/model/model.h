@@ -53,7 +53,7 @@ static inline int tl_config_window(const tl_config *c, int layer) { return c->sl
 
 typedef struct tl_linear {
   tlk_packed *w;  // (out, in)
-  float *bias;    // (out) or NULL
+  float *bias;    // (out) or NULL; in the ops' memory, as all vectors of a weight set
 } tl_linear;
 
 typedef struct tl_layer {
@@ -81,7 +81,7 @@ struct tl_model {
   tl_weights w;
   struct tl_model *parent;    // a merged model keeps its base alive
   int compute;                // TL_F32 or TL_BF16
-  float *rope;                // (n_rope, D/2, 2) cos, sin; grows with tl_model_need_positions
+  float *rope;                // (n_rope, D/2, 2) cos, sin, in the ops' memory; grows with tl_model_need_positions
   int n_rope;
   char *path, *format, *file_dtype;
   char (*names)[TL_NAME_BYTES];  // (modules) their names

@@ -64,18 +64,22 @@ static void fill(float *table, const tl_config *c, int first, int n) {
 
 void tl_rope_table(float *table, const tl_config *c, int n) { fill(table, c, 0, n); }
 
-// Grows by doubling: only the new positions are computed.
+// Grows by doubling; computed anew, on the host.
 tl_status tl_model_need_positions(tl_model *m, int n) {
   if (n <= m->n_rope) return TL_OK;
   int64_t size = m->n_rope ? m->n_rope : 256;
   while (size < n) size *= 2;
   if (size > INT32_MAX) return tl_fail(TL_E_ARG, "%d positions are too many", n);
   size_t bytes = (size_t)size * (size_t)m->cfg.head_dim * sizeof(float);
-  float *table = realloc(m->rope, bytes);
+  float *host = tl_aligned_alloc(bytes), *table = host ? tl_ops()->alloc(bytes, TLK_MEM_OPS) : NULL;
+  if (!table) free(host);
   if (!table)
     return tl_fail(TL_E_MEMORY, "out of memory: the rotation table of %d positions needs %.1f MiB", n,
                    (double)bytes / (1 << 20));
-  fill(table, &m->cfg, m->n_rope, (int)size);
+  fill(host, &m->cfg, 0, (int)size);
+  tl_ops()->copy(table, host, bytes);
+  free(host);
+  tl_ops()->release(m->rope);
   m->rope = table;
   m->n_rope = (int)size;
   return TL_OK;

@@ -39,15 +39,15 @@ static void free_packed(tlk_packed *p) {
 void tl_weights_free(tl_weights *w) {
   for (int i = 0; w->layers && w->owned_lin && i < w->n_layers * TL_N_KINDS; i++) {
     if (w->owned_lin[i]) free_packed(tl_weights_module(w, i)->w);
-    if (w->owned_vec) free(tl_weights_module(w, i)->bias);
+    if (w->owned_vec) tl_ops()->release(tl_weights_module(w, i)->bias);
   }
   for (int l = 0; w->layers && w->owned_vec && l < w->n_layers; l++) {
-    free(w->layers[l].norm1);
-    free(w->layers[l].norm2);
-    free(w->layers[l].norm_q);
-    free(w->layers[l].norm_k);
+    tl_ops()->release(w->layers[l].norm1);
+    tl_ops()->release(w->layers[l].norm2);
+    tl_ops()->release(w->layers[l].norm_q);
+    tl_ops()->release(w->layers[l].norm_k);
   }
-  if (w->owned_vec) free(w->final_norm);
+  if (w->owned_vec) tl_ops()->release(w->final_norm);
   if (w->owned_head && w->head != w->embed) free_packed(w->head);
   if (w->owned_embed) free_packed(w->embed);
   free(w->layers);
@@ -100,9 +100,9 @@ tl_status tl_weights_put(tl_weights *w, const tl_config *c, const tl_part *p, co
   } else {
     float **v = tl_weights_vector(w, p);
     TL_ASSERT(dtype == TL_F32);
-    *v = tl_aligned_alloc(bytes);
+    *v = tl_ops()->alloc(bytes, TLK_MEM_OPS);
     ok = *v != NULL;
-    if (ok) memcpy(*v, values, bytes);
+    if (ok) tl_ops()->copy(*v, values, bytes);
   }
   if (ok) return TL_OK;
   char name[128];
@@ -114,5 +114,5 @@ tl_status tl_weights_put(tl_weights *w, const tl_config *c, const tl_part *p, co
 void tl_weights_part(const tl_weights *w, const tl_part *p, float *out) {
   tl_weights *m = (tl_weights *)w;  // the pointers are only read through
   if (p->cols) tl_ops()->unpack(out, *matrix_of(m, p), 0, p->rows);
-  else memcpy(out, *tl_weights_vector(m, p), tl_part_size(p) * sizeof(float));
+  else tl_ops()->copy(out, *tl_weights_vector(m, p), tl_part_size(p) * sizeof(float));
 }

@@ -45,7 +45,7 @@ void tl_request_free(tl_request *r) {
   free(r->stop);
   free(r->prompt);
   free(r->kv);
-  free(r->h);
+  tl_ops()->release(r->h);
   free(r);
 }
 

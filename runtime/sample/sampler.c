@@ -14,9 +14,8 @@
 
 static tl_status allocate_step(tl_sampler *s) {
   int T = s->opt.prefill_tokens > s->opt.max_sequences ? s->opt.prefill_tokens : s->opt.max_sequences, C = s->net.cfg->width;
-  size_t act = tlk_dtype_size(s->net.act), i32 = sizeof(int32_t);
-  size_t bytes = tl_acts_bytes(&s->net, T, false, false) + tl_fwd_scratch_bytes(&s->net, T) + (size_t)T * C * (4 + 2 * act) +
-                 (size_t)T * (10 * i32 + sizeof(tlk_sample_row)) + 4096 * 4;
+  size_t act = tlk_dtype_size(s->net.act), n = (size_t)T;
+  size_t bytes = tl_acts_bytes(&s->net, T, false, false) + tl_fwd_scratch_bytes(&s->net, T) + n * C * (4 + 2 * act) + n * 4 + 4096 * 4;
   TL_TRY(tl_arena_init(&s->arena, bytes, "the sampler's step"));
   s->max_rows = T;
   tl_acts_take(&s->acts, &s->net, T, false, false, &s->arena);
@@ -24,12 +23,17 @@ static tl_status allocate_step(tl_sampler *s) {
   s->x = tl_arena_take(&s->arena, (size_t)T * C * 4);
   s->xf = tl_mat_take(&s->arena, s->net.act, T, C);
   s->h = tl_mat_take(&s->arena, s->net.act, T, C);
-  int32_t **ints[] = {&s->ids, &s->pos, &s->kv_off, &s->kv_len, &s->kv_out, &s->tokens, &s->row_slot};
-  for (size_t i = 0; i < sizeof ints / sizeof *ints; i++) *ints[i] = tl_arena_take(&s->arena, (size_t)T * i32);
-  float **floats[] = {&s->rstd, &s->logprobs, &s->entropy};
-  for (size_t i = 0; i < 3; i++) *floats[i] = tl_arena_take(&s->arena, (size_t)T * 4);
-  s->rows = tl_arena_take(&s->arena, (size_t)T * sizeof *s->rows);
-  return TL_OK;
+  s->rstd = tl_arena_take(&s->arena, n * 4);
+  TL_TRY(tl_pair_init(&s->in, n * (5 * sizeof(int32_t) + sizeof *s->rows), "the sampler's step"));
+  TL_TRY(tl_pair_init(&s->out, n * 12, "the sampler's step"));
+  int32_t **ints[] = {&s->ids, &s->pos, &s->kv_off, &s->kv_len, &s->kv_out};
+  for (size_t i = 0; i < 5; i++) *ints[i] = (int32_t *)s->in.host + i * n;
+  s->rows = (tlk_sample_row *)((int32_t *)s->in.host + 5 * n);
+  s->tokens = s->out.host;
+  s->logprobs = (float *)s->tokens + n;
+  s->entropy = s->logprobs + n;
+  s->row_slot = malloc(n * sizeof *s->row_slot);
+  return s->row_slot ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory");
 }
 
 tl_status tl_sampler_create(tl_model *m, tl_adapter *a, tl_tokenizer *t, const tl_sampler_options *o, tl_sampler **out) {
@@ -70,7 +74,10 @@ void tl_sampler_free(tl_sampler *s) {
   for (tl_done *d = s->done_first, *next; d; d = next) next = d->next, tl_done_free(d);
   tl_done_free(s->popped);
   free(s->slots);
-  free(s->kv_rows);
+  free(s->row_slot);
+  tl_pair_free(&s->lists);
+  tl_pair_free(&s->in);
+  tl_pair_free(&s->out);
   tl_kv_cache_free(&s->cache);
   tl_arena_free(&s->arena);
   tl_adapter_free(s->adapter);
@@ -109,7 +116,7 @@ tl_status tl_sampler_submit(tl_sampler *s, const int32_t *prompt, int n_prompt, 
   r->p.stop = NULL;
   r->prompt = malloc(sizeof(int32_t) * (size_t)n_prompt);
   r->kv = malloc(sizeof(int32_t) * (size_t)n_prompt);
-  r->h = malloc((size_t)s->net.cfg->width * tlk_dtype_size(s->net.act));
+  r->h = tl_ops()->alloc((size_t)s->net.cfg->width * tlk_dtype_size(s->net.act), TLK_MEM_OPS);
   r->stop = calloc((size_t)p->n_stop + 1, sizeof *r->stop);
   bool ok = r->prompt && r->kv && r->h && r->stop;
   for (int i = 0; ok && i < p->n_stop; i++) {
@@ -189,20 +196,31 @@ static tl_status admit(tl_sampler *s) {
 
 static tl_status lists_room(tl_sampler *s, int n) {
   if (n <= s->max_lists) return TL_OK;
-  int32_t *p = realloc(s->kv_rows, sizeof(int32_t) * (size_t)n);
-  if (!p) return tl_fail(TL_E_MEMORY, "out of memory");
-  s->kv_rows = p;
-  s->max_lists = n;
+  int size = s->max_lists ? s->max_lists : 1024;
+  while (size < n) size = size > INT32_MAX / 2 ? INT32_MAX : size * 2;
+  tl_pair p;
+  TL_TRY(tl_pair_init(&p, sizeof(int32_t) * (size_t)size, "the lists of keys"));
+  if (s->max_lists) memcpy(p.host, s->kv_rows, sizeof(int32_t) * (size_t)s->max_lists);
+  tl_pair_free(&s->lists);
+  s->lists = p;
+  s->kv_rows = p.host;
+  s->max_lists = size;
   return TL_OK;
 }
 
-// x = hidden states of the T rows described by the index arrays, keys and values written to the cache
-static void run_layers(tl_sampler *s, int T) {
+static void *seen(const tl_sampler *s, const void *in) { return tl_pair_ops(&s->in, in); }
+
+// x = hidden states of the T rows described by the index arrays, keys and values written to the cache. lists: entries in kv_rows
+static void run_layers(tl_sampler *s, int T, int lists) {
   const tlk_ops *ops = tl_ops();
   const tl_config *c = s->net.cfg;
-  tl_rows rows = {.T = T, .pos = s->pos, .kv_out = s->kv_out,
-                  .map = {.kv_off = s->kv_off, .kv_len = s->kv_len, .kv_rows = s->kv_rows}};
-  ops->embed_fwd(s->x, s->net.w->embed, s->ids, T);
+  int longest = 0;
+  for (int t = 0; t < T; t++) longest = s->kv_len[t] > longest ? s->kv_len[t] : longest;
+  tl_rows rows = {.T = T, .pos = seen(s, s->pos), .kv_out = seen(s, s->kv_out),
+                  .map = {.kv_off = seen(s, s->kv_off), .kv_len = seen(s, s->kv_len), .kv_rows = s->lists.ops, .longest = longest}};
+  tl_pair_send(&s->in, s->ids, (size_t)((char *)s->rows - (char *)s->in.host));
+  tl_pair_send(&s->lists, s->kv_rows, sizeof(int32_t) * (size_t)lists);
+  ops->embed_fwd(s->x, s->net.w->embed, seen(s, s->ids), T);
   for (int l = 0; l < c->n_layers; l++) {
     s->acts.k = s->cache.k[l];
     s->acts.v = s->cache.v[l];
@@ -214,7 +232,8 @@ static void final_norm(tl_sampler *s, tlk_mat out, const float *x, int T) {
   tl_ops()->rmsnorm_fwd(out, s->rstd, x, s->net.w->final_norm, s->net.cfg->norm_eps, T, s->net.cfg->width);
 }
 
-// Prompts that were admitted and not yet computed, several in one pass when they are short.
+// Prompts that were admitted and not yet computed, several in one pass when they are short. The index arrays are filled again
+// for every pass, so what was sent is waited for.
 static tl_status prefill(tl_sampler *s) {
   double t0 = tl_seconds();
   int C = s->net.cfg->width;
@@ -228,6 +247,7 @@ static tl_status prefill(tl_sampler *s) {
       memcpy(s->kv_rows, r->kv, sizeof(int32_t) * (size_t)r->n_prompt);
       for (int at = 0; at < r->n_prompt; at += s->opt.prefill_tokens) {
         if (tl_interrupted()) return tl_fail(TL_E_INTERRUPTED, "interrupted");
+        tl_ops()->sync();
         int T = r->n_prompt - at < s->opt.prefill_tokens ? r->n_prompt - at : s->opt.prefill_tokens;
         for (int t = 0; t < T; t++) {
           s->ids[t] = r->prompt[at + t];
@@ -236,7 +256,7 @@ static tl_status prefill(tl_sampler *s) {
           s->kv_len[t] = at + t + 1;
           s->kv_out[t] = r->kv[at + t];
         }
-        run_layers(s, T);
+        run_layers(s, T, r->n_prompt);
         if (at + T == r->n_prompt) final_norm(s, (tlk_mat){r->h, s->net.act, C}, s->x + (size_t)(T - 1) * C, 1);
       }
       r->prefilled = true;
@@ -245,6 +265,7 @@ static tl_status prefill(tl_sampler *s) {
     }
     int T = 0;
     tl_request *end = r;
+    tl_ops()->sync();
     for (; end && end->n_started && !end->prefilled && T + end->n_prompt <= s->opt.prefill_tokens; end = end->next) {
       TL_TRY(lists_room(s, T + end->n_prompt));
       memcpy(s->kv_rows + T, end->kv, sizeof(int32_t) * (size_t)end->n_prompt);
@@ -257,7 +278,7 @@ static tl_status prefill(tl_sampler *s) {
       }
       T += end->n_prompt;
     }
-    run_layers(s, T);
+    run_layers(s, T, T);
     int row = 0;
     for (; r != end; r = r->next) {
       row += r->n_prompt;
@@ -273,6 +294,7 @@ static tl_status prefill(tl_sampler *s) {
 // Rows of this step: first the completions that continue (forward pass), then the new ones (their prompt's hidden state).
 static tl_status forward(tl_sampler *s, int *n_rows) {
   int T = 0, lists = 0;
+  tl_ops()->sync();
   for (int i = 0; i < s->opt.max_sequences; i++) {
     tl_slot *q = &s->slots[i];
     if (!q->req || !q->n) continue;
@@ -288,13 +310,13 @@ static tl_status forward(tl_sampler *s, int *n_rows) {
     s->row_slot[T++] = i;
   }
   if (T) {
-    run_layers(s, T);
+    run_layers(s, T, lists);
     final_norm(s, s->h, s->x, T);
   }
   size_t row = (size_t)s->net.cfg->width * tlk_dtype_size(s->net.act);
   for (int i = 0; i < s->opt.max_sequences; i++)
     if (s->slots[i].req && !s->slots[i].n) {
-      memcpy((char *)s->h.p + (size_t)T * row, s->slots[i].req->h, row);
+      tl_ops()->copy((char *)s->h.p + (size_t)T * row, s->slots[i].req->h, row);
       s->row_slot[T++] = i;
     }
   *n_rows = T;
@@ -313,7 +335,10 @@ static tl_status step(tl_sampler *s) {
     s->rows[t] = (tlk_sample_row){.temperature = p->temperature, .top_p = p->top_p, .min_p = p->min_p, .top_k = p->top_k,
                                   .u = tl_uniform(p->seed, q->req->sequence_id + (uint64_t)q->index, (uint64_t)q->n)};
   }
-  tl_ops()->head_sample(s->tokens, s->logprobs, s->entropy, s->h, s->net.w->head, s->rows, T);
+  size_t n = (size_t)s->max_rows;
+  tl_pair_send(&s->in, s->rows, (size_t)T * sizeof *s->rows);
+  tl_ops()->head_sample(s->out.ops, (float *)s->out.ops + n, (float *)s->out.ops + 2 * n, s->h, s->net.w->head, seen(s, s->rows), T);
+  tl_pair_fetch(&s->out, s->tokens, n * 8 + (size_t)T * 4);
   for (int t = 0; t < T; t++) {
     tl_slot *q = &s->slots[s->row_slot[t]];
     const char *reason = tl_slot_append(s, q, s->tokens[t], s->logprobs[t], s->entropy[t]);

@@ -15,7 +15,7 @@ typedef struct tl_request {
   int longest_stop;              // bytes
   bool prefilled;
   int32_t *kv;                   // (n_prompt) rows of the prompt
-  void *h;                       // (C) act: the hidden state that predicts every completion's first token
+  void *h;                       // (C) act, ops' memory: the hidden state that predicts every completion's first token
   struct tl_request *next;
 } tl_request;
 
@@ -50,16 +50,18 @@ struct tl_sampler {
   int n_running, pending;
   tl_done *done_first, *done_last, *popped;
   int64_t next_request;
-  // step buffers for max_rows rows
+  // step buffers for max_rows rows: what the ops alone use, what goes to them, what comes back, and the lists of keys
   tl_arena arena;
+  tl_pair in, out, lists;
   int max_rows, max_lists;
-  int32_t *ids, *pos, *kv_off, *kv_len, *kv_out, *kv_rows, *tokens;
-  float *x, *rstd, *logprobs, *entropy;
+  int32_t *ids, *pos, *kv_off, *kv_len, *kv_out, *kv_rows, *tokens;  // host addresses
+  float *logprobs, *entropy;
+  float *x, *rstd;
   tlk_mat xf, h;
   tl_acts acts;
   tl_fwd_scratch scratch;
-  tlk_sample_row *rows;
-  int *row_slot;
+  tlk_sample_row *rows;          // in `in`
+  int *row_slot;                 // the host's alone
   tl_sampler_stats stats;
 };
 

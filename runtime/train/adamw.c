@@ -12,7 +12,7 @@
 struct tl_adamw {
   tl_adapter *adapter;
   float beta1, beta2, eps, weight_decay;
-  float *m, *v;
+  float *m, *v;  // in the ops' memory
   int step;
 };
 
@@ -26,22 +26,22 @@ tl_status tl_adamw_create(tl_adapter *a, float beta1, float beta2, float eps, fl
   if (!o) return tl_fail(TL_E_MEMORY, "adamw: out of memory");
   *o = (tl_adamw){.adapter = tl_adapter_retain(a), .beta1 = beta1, .beta2 = beta2, .eps = eps, .weight_decay = weight_decay};
   size_t bytes = sizeof(float) * (size_t)a->n_params;
-  o->m = tl_aligned_alloc(bytes);
-  o->v = tl_aligned_alloc(bytes);
+  o->m = tl_ops()->alloc(bytes, TLK_MEM_OPS);
+  o->v = tl_ops()->alloc(bytes, TLK_MEM_OPS);
   if (!o->m || !o->v) {
     tl_adamw_free(o);
     return tl_fail(TL_E_MEMORY, "adamw: out of memory: the moments of %lld parameters", (long long)a->n_params);
   }
-  memset(o->m, 0, bytes);
-  memset(o->v, 0, bytes);
+  tl_ops()->zero(o->m, bytes);
+  tl_ops()->zero(o->v, bytes);
   *out = o;
   return TL_OK;
 }
 
 void tl_adamw_free(tl_adamw *o) {
   if (!o) return;
-  free(o->m);
-  free(o->v);
+  tl_ops()->release(o->m);
+  tl_ops()->release(o->v);
   tl_adapter_free(o->adapter);
   free(o);
 }
@@ -49,29 +49,46 @@ void tl_adamw_free(tl_adamw *o) {
 tl_status tl_adamw_step(tl_adamw *o, float lr, float max_norm, double *grad_norm) {
   tl_adapter *a = o->adapter;
   const tlk_ops *ops = tl_ops();
-  float *grad = tl_adapter_gradient(a);
+  float *grad = tl_adapter_ops_gradient(a);
   size_t n = (size_t)a->n_params;
   double norm = sqrt(ops->sumsq(grad, n));
   if (grad_norm) *grad_norm = norm;
   if (!isfinite(norm)) return tl_fail(TL_E_ARG, "adamw: the gradient's norm is %g; nothing was changed", norm);
   if (!isfinite(lr)) return tl_fail(TL_E_ARG, "adamw: the learning rate is %g; nothing was changed", (double)lr);
-  if (max_norm > 0 && norm + 1e-6 > max_norm) ops->scale(grad, (float)(max_norm / (norm + 1e-6)), n);
+  if (max_norm > 0 && norm + 1e-6 > max_norm) {
+    ops->scale(grad, (float)(max_norm / (norm + 1e-6)), n);
+    a->grad_on_ops = true;
+  }
   o->step++;
-  ops->adamw(a->master, o->m, o->v, grad, n, lr, o->beta1, o->beta2, o->eps, o->weight_decay, o->step);
-  return tl_adapter_refresh(a);
+  ops->adamw(a->master_pair.ops, o->m, o->v, grad, n, lr, o->beta1, o->beta2, o->eps, o->weight_decay, o->step);
+  tl_pair_fetch(&a->master_pair, a->master, a->master_pair.bytes);
+  tl_adapter_apply(a);
+  return TL_OK;
 }
 
 tl_status tl_adamw_save(const tl_adamw *o, const char *path) {
   int64_t n = o->adapter->n_params;
+  size_t bytes = sizeof(float) * (size_t)n;
+  float *m = tl_aligned_alloc(bytes), *v = tl_aligned_alloc(bytes);
+  if (!m || !v) {
+    free(m);
+    free(v);
+    return tl_fail(TL_E_MEMORY, "%s: out of memory: the moments of %lld parameters", path, (long long)n);
+  }
+  tl_ops()->copy(m, o->m, bytes);
+  tl_ops()->copy(v, o->v, bytes);
   char step[32];
   snprintf(step, sizeof step, "%d", o->step);
   tl_st_entry entries[] = {
-    {.name = "adamw.m", .dtype = TL_F32, .n_dims = 1, .shape = {n}, .data = o->m},
+    {.name = "adamw.m", .dtype = TL_F32, .n_dims = 1, .shape = {n}, .data = m},
     {.name = "adamw.master", .dtype = TL_F32, .n_dims = 1, .shape = {n}, .data = o->adapter->master},
-    {.name = "adamw.v", .dtype = TL_F32, .n_dims = 1, .shape = {n}, .data = o->v},
+    {.name = "adamw.v", .dtype = TL_F32, .n_dims = 1, .shape = {n}, .data = v},
   };
   const char *metadata[] = {"format", "pt", "step", step, NULL};
-  return tl_safetensors_write(path, entries, sizeof entries / sizeof *entries, NULL, NULL, metadata);
+  tl_status st = tl_safetensors_write(path, entries, sizeof entries / sizeof *entries, NULL, NULL, metadata);
+  free(m);
+  free(v);
+  return st;
 }
 
 static tl_status find_vector(const tl_safetensors *s, const char *path, const char *name, int64_t n, const tl_st_tensor **out) {
@@ -97,8 +114,8 @@ static tl_status read_state(tl_adamw *o, const tl_safetensors *s, const char *pa
   long step = text ? strtol(text, &end, 10) : -1;
   if (!text || end == text || *end || errno || step < 0 || step > INT32_MAX)
     return tl_fail(TL_E_FORMAT, "%s: metadata field step is %s; wanted a count", path, text ? text : "missing");
-  memcpy(o->m, m->data, m->bytes);
-  memcpy(o->v, v->data, v->bytes);
+  tl_ops()->copy(o->m, m->data, m->bytes);
+  tl_ops()->copy(o->v, v->data, v->bytes);
   memcpy(o->adapter->master, master->data, master->bytes);
   o->step = (int)step;
   return tl_adapter_refresh(o->adapter);

@@ -37,13 +37,15 @@ struct tl_pass {
   bool recompute;
   int64_t planned;
   tl_arena arena;
-  // index arrays of the current micro-batch
+  // index arrays of the current micro-batch, and per-token numbers on their way: host addresses in pairs
+  tl_pair index, tokens;
   int32_t *ids, *pos, *kv_off, *kv_len, *kv_rows, *unit_off, *targets, *head_rows;
   // activations
   tl_acts *acts;             // (n_layers): keep: each its own; recompute: one shared set but for x_in
   tl_fwd_scratch fwd;
   tl_bwd_scratch bwd;
-  float *x, *rstd, *dx, *dxf, *dh, *lse, *entropy;
+  float *x, *rstd, *dx, *dxf, *dh, *lse;
+  float *logprob, *entropy, *dlogprob, *dentropy;  // (max_out) each, in tokens
   tlk_mat xf, h;
   tl_rows rows;
 };
@@ -54,7 +56,7 @@ static size_t plan_bytes(const tl_pass *p, int rows, int out, bool recompute) {
   bool back = p->opt.backward;
   int sets = back && !recompute ? c->n_layers : 1;
   size_t n = (size_t)sets * tl_acts_bytes(&p->net, rows, back, true) + tl_fwd_scratch_bytes(&p->net, rows);
-  n += T * C * 4 + T * 4 + T * C * act + O * C * act + 2 * O * 4;              // x, rstd, xf, h, lse, entropy
+  n += T * C * 4 + T * 4 + T * C * act + O * C * act + O * 4;                  // x, rstd, xf, h, lse
   if (back) n += tl_bwd_scratch_bytes(&p->net, rows) + 2 * T * C * 4 + O * C * 4;  // dx, dxf, dh
   if (back && recompute) n += (size_t)(c->n_layers - 1) * tl_align64(T * C * 4);
   return n + slack;
@@ -146,8 +148,11 @@ static tl_status allocate_index(tl_pass *p) {
       n += (size_t)p->units[k].rows + (size_t)p->units[k].count * (size_t)p->batch->prompts[p->units[k].prompt].n;
     if (n > lists) lists = n;
   }
-  p->ids = malloc(sizeof(int32_t) * (4 * T + lists + (T + 1) + 2 * O));
-  if (!p->ids) return tl_fail(TL_E_MEMORY, "out of memory");
+  TL_TRY(tl_pair_init(&p->index, sizeof(int32_t) * (4 * T + lists + (T + 1) + 2 * O), "a pass's index"));
+  TL_TRY(tl_pair_init(&p->tokens, sizeof(float) * 4 * O, "a pass's tokens"));
+  p->logprob = p->tokens.host;
+  p->entropy = p->logprob + O, p->dlogprob = p->entropy + O, p->dentropy = p->dlogprob + O;
+  p->ids = p->index.host;
   p->pos = p->ids + T;
   p->kv_off = p->pos + T;
   p->kv_len = p->kv_off + T;
@@ -182,7 +187,6 @@ static tl_status allocate(tl_pass *p) {
   p->xf = tl_mat_take(&p->arena, p->net.act, T, c->width);
   p->h = tl_mat_take(&p->arena, p->net.act, O, c->width);
   p->lse = tl_arena_take(&p->arena, sizeof(float) * (size_t)O);
-  p->entropy = tl_arena_take(&p->arena, sizeof(float) * (size_t)O);
   if (!back) return TL_OK;
   tl_bwd_scratch_take(&p->bwd, &p->net, T, &p->arena);
   p->dx = tl_arena_take(&p->arena, (size_t)T * row);
@@ -250,7 +254,8 @@ void tl_pass_free(tl_pass *p) {
   if (!p) return;
   free(p->units);
   free(p->micros);
-  free(p->ids);
+  tl_pair_free(&p->index);
+  tl_pair_free(&p->tokens);
   free(p->acts);
   tl_arena_free(&p->arena);
   tl_batch_free(p->batch);
@@ -269,14 +274,19 @@ void tl_pass_micro_range(const tl_pass *p, int i, int *first, int *count) {
   *count = in ? p->micros[i].count : 0;
 }
 
-// Fills the index arrays of a micro-batch; the order of rows is described at the top.
+static void *seen(const tl_pass *p, const void *index) { return tl_pair_ops(&p->index, index); }
+static float *seen_tokens(const tl_pass *p, const float *tokens) { return tl_pair_ops(&p->tokens, tokens); }
+
+// Fills and sends the index arrays of a micro-batch; the order of rows is described at the top.
 static void pack_rows(tl_pass *p, const micro *m) {
   const tl_batch *b = p->batch;
-  int t = 0, o = 0, list = 0;
+  int t = 0, o = 0, list = 0, longest = 0;
+  tl_ops()->sync();
   for (int k = 0; k < m->n_units; k++) {
     const unit *u = &p->units[m->first_unit + k];
     const tl_prompt *pr = &b->prompts[u->prompt];
     int row0 = t, list0 = list;
+    longest = pr->n > longest ? pr->n : longest;
     p->unit_off[k] = t;
     for (int i = 0; i < pr->n; i++, t++) {
       p->ids[t] = b->tokens[pr->ids + i];
@@ -288,6 +298,7 @@ static void pack_rows(tl_pass *p, const micro *m) {
     for (int s = u->first; s < u->first + u->count; s++) {
       const tl_sequence *q = &b->sequences[s];
       int mine = list, own = t;
+      longest = pr->n + q->n - 1 > longest ? pr->n + q->n - 1 : longest;
       for (int i = 0; i < pr->n; i++) p->kv_rows[list++] = row0 + i;
       for (int i = 0; i < q->n - 1; i++, t++) {
         p->ids[t] = b->tokens[q->ids + i];
@@ -304,13 +315,10 @@ static void pack_rows(tl_pass *p, const micro *m) {
   }
   p->unit_off[m->n_units] = t;
   TL_ASSERT(t == m->rows && o == m->out);
-  p->rows = (tl_rows){.T = t, .pos = p->pos, .map = {.kv_off = p->kv_off, .kv_len = p->kv_len, .kv_rows = p->kv_rows}};
-}
-
-// h row i = xf row head_rows[i]
-static void gather_head_rows(tl_pass *p, int out) {
-  size_t bytes = (size_t)p->xf.ld * tlk_dtype_size(p->xf.dtype);
-  for (int i = 0; i < out; i++) memcpy((char *)p->h.p + (size_t)i * bytes, (char *)p->xf.p + (size_t)p->head_rows[i] * bytes, bytes);
+  tl_pair_send(&p->index, p->ids, p->index.bytes);
+  p->rows = (tl_rows){.T = t, .pos = seen(p, p->pos),
+                      .map = {.kv_off = seen(p, p->kv_off), .kv_len = seen(p, p->kv_len), .kv_rows = seen(p, p->kv_rows),
+                              .longest = longest}};
 }
 
 tl_status tl_pass_forward(tl_pass *p, int i, float *logprobs, float *entropy) {
@@ -320,17 +328,19 @@ tl_status tl_pass_forward(tl_pass *p, int i, float *logprobs, float *entropy) {
   const micro *m = &p->micros[i];
   p->current = -1;
   pack_rows(p, m);
-  ops->embed_fwd(p->x, p->net.w->embed, p->ids, m->rows);
+  ops->embed_fwd(p->x, p->net.w->embed, seen(p, p->ids), m->rows);
   for (int l = 0; l < c->n_layers; l++) {
     if (tl_interrupted()) return tl_fail(TL_E_INTERRUPTED, "interrupted");
     tl_layer_fwd(&p->net, l, &p->rows, p->x, &p->acts[l], &p->fwd);
   }
   ops->rmsnorm_fwd(p->xf, p->rstd, p->x, p->net.w->final_norm, c->norm_eps, m->rows, c->width);
-  gather_head_rows(p, m->out);
+  ops->gather(p->h, p->xf, seen(p, p->head_rows), m->out, c->width);
   int64_t at = p->batch->sequences[m->first].out;
   bool want = p->opt.want_entropy;
-  ops->head_fwd(logprobs + at, p->lse, want ? p->entropy : NULL, p->h, p->net.w->head, p->targets, 1.0f / p->opt.temperature, m->out);
-  if (entropy && want) memcpy(entropy + at, p->entropy, sizeof(float) * (size_t)m->out);
+  ops->head_fwd(seen_tokens(p, p->logprob), p->lse, want ? seen_tokens(p, p->entropy) : NULL, p->h, p->net.w->head,
+                seen(p, p->targets), 1.0f / p->opt.temperature, m->out);
+  ops->copy(logprobs + at, seen_tokens(p, p->logprob), sizeof(float) * (size_t)m->out);
+  if (entropy && want) ops->copy(entropy + at, seen_tokens(p, p->entropy), sizeof(float) * (size_t)m->out);
   p->current = i;
   return TL_OK;
 }
@@ -345,23 +355,26 @@ tl_status tl_pass_backward(tl_pass *p, int i, const float *dlogprob, const float
   int64_t at = p->batch->sequences[m->first].out;
   size_t rows_bytes = sizeof(float) * (size_t)m->rows * c->width;
   p->current = -1;
-  ops->head_bwd(p->dh, tl_adapter_grad_head(p->adapter), p->h, p->net.w->head, p->targets, p->lse, dentropy ? p->entropy : NULL,
-                dlogprob + at, dentropy ? dentropy + at : NULL, 1.0f / p->opt.temperature, m->out);
-  memset(p->dxf, 0, rows_bytes);
-  ops->embed_bwd(p->dxf, p->dh, p->head_rows, m->out, c->width);  // a scatter-add over rows
-  memset(p->dx, 0, rows_bytes);
+  ops->copy(seen_tokens(p, p->dlogprob), dlogprob + at, sizeof(float) * (size_t)m->out);
+  if (dentropy) ops->copy(seen_tokens(p, p->dentropy), dentropy + at, sizeof(float) * (size_t)m->out);
+  ops->head_bwd(p->dh, tl_adapter_grad_head(p->adapter), p->h, p->net.w->head, seen(p, p->targets), p->lse,
+                dentropy ? seen_tokens(p, p->entropy) : NULL, seen_tokens(p, p->dlogprob), dentropy ? seen_tokens(p, p->dentropy) : NULL,
+                1.0f / p->opt.temperature, m->out);
+  ops->zero(p->dxf, rows_bytes);
+  ops->embed_bwd(p->dxf, p->dh, seen(p, p->head_rows), m->out, c->width);  // a scatter-add over rows
+  ops->zero(p->dx, rows_bytes);
   ops->rmsnorm_bwd(p->dx, tl_adapter_grad_norm(p->adapter, c->n_layers, TL_NORM_1), p->dxf, p->x, p->net.w->final_norm, p->rstd, m->rows,
                    c->width);
   int lowest = p->sink.embeddings ? 0 : p->sink.lowest;
   for (int l = c->n_layers - 1; l >= lowest; l--) {
     if (tl_interrupted()) return tl_fail(TL_E_INTERRUPTED, "interrupted");
     if (p->recompute) {
-      memcpy(p->dxf, p->acts[l].x_in, rows_bytes);  // dxf is free by now
+      ops->copy(p->dxf, p->acts[l].x_in, rows_bytes);  // dxf is free by now
       tl_layer_fwd(&p->net, l, &p->rows, p->dxf, &p->acts[l], &p->fwd);
     }
-    tl_layer_bwd(&p->net, l, &p->rows, p->unit_off, m->n_units, p->dx, &p->acts[l], &p->fwd, &p->bwd, &p->sink);
+    tl_layer_bwd(&p->net, l, &p->rows, seen(p, p->unit_off), m->n_units, p->dx, &p->acts[l], &p->fwd, &p->bwd, &p->sink);
   }
-  if (p->sink.embeddings) ops->embed_bwd(tl_adapter_grad_embed(p->adapter), p->dx, p->ids, m->rows, c->width);
+  if (p->sink.embeddings) ops->embed_bwd(tl_adapter_grad_embed(p->adapter), p->dx, seen(p, p->ids), m->rows, c->width);
   return TL_OK;
 }
 
@@ -391,7 +404,14 @@ tl_status tl_logits(tl_model *m, tl_adapter *a, const int32_t *ids, int n, float
   if (s == TL_OK) s = tl_batch_completion(b, 0, ids, 1, NULL);  // one token predicted from the last row: all n rows are computed
   if (s == TL_OK) s = tl_pass_create(m, a, b, &o, &p);
   if (s == TL_OK) s = tl_pass_forward(p, 0, &lp, NULL);
-  if (s == TL_OK) tl_ops()->linear_fwd(tl_mat_f32(logits, m->cfg.vocab), NULL, p->xf, p->net.w->head, NULL, NULL, n, 0);
+  tl_pair rows = {0};
+  size_t bytes = sizeof(float) * (size_t)n * (size_t)m->cfg.vocab;
+  if (s == TL_OK) s = tl_pair_init(&rows, bytes, "logits");
+  if (s == TL_OK) {
+    tl_ops()->linear_fwd(tl_mat_f32(rows.ops, m->cfg.vocab), NULL, p->xf, p->net.w->head, NULL, NULL, n, 0);
+    tl_ops()->copy(logits, rows.ops, bytes);
+  }
+  tl_pair_free(&rows);
   tl_pass_free(p);
   tl_batch_free(b);
   return s;

@@ -235,7 +235,7 @@ static char *gradients(void) {
   enum { DW, DB, DGAIN, DX, DHEAD, DH, DTABLE, PARTS };
   float *out[PARTS];
   for (int i = 0; i < PARTS; i++) out[i] = vec_random(n[i], 0.1);
-  double dR[2 * RANK * RANK] = {0}, ss;
+  double dR[RANK * RANK] = {0}, ss;
   ops->linear_bwd_w(out[DW], dy.m, x.m, T, N, K);
   ops->colsum(out[DB], dy.m, T, N);
   ops->rmsnorm_bwd(out[DX], out[DGAIN], f, f, gain, rstd, T, C);

@@ -149,7 +149,7 @@ static void colsum_case(const row *r) {
 
 static void lowrank_bwd_case(const row *r) {
   int32_t unit_off[] = {0, r->T / 3, r->T / 3, r->T};  // the middle unit is empty
-  size_t n = (size_t)3 * r->r * r->r, rows = (size_t)r->T * r->r;
+  size_t n = (size_t)r->r * r->r, rows = (size_t)r->T * r->r;
   float *g = vec_random(rows, 1), *z = vec_random(rows, 1);
   double *want = take(8 * n), *got = take(8 * n);
   for (size_t i = 0; i < n; i++) want[i] = got[i] = rng_normal();
@@ -234,6 +234,38 @@ static void cast_case(const row *r) {
   ref->cast(y.m, out, x.m, r->T, r->N);
   ops->cast(y2.m, out, x.m, r->T, r->N);
   close_mat("y", &y, &y2, tolerance(r));
+}
+
+static void gather_case(const row *r) {
+  int32_t *rows = rows_random(r->T, r->T + 4);
+  rows[0] = rows[r->T - 1];  // one twice
+  mat x = mat_random(r->T + 4, r->N, compute, 1), y = mat_nan(r->T, r->N, compute), y2 = mat_copy(&y);
+  ref->gather(y.m, x.m, rows, r->T, r->N);
+  ops->gather(y2.m, x.m, rows, r->T, r->N);
+  close_mat("y", &y, &y2, tolerance(r));
+}
+
+// ---- memory: what goes in comes out, in both kinds and between them
+static void memory_case(const row *r) {
+  size_t n = (size_t)r->N;
+  float *host = vec_random(n, 1), *back = vec_nan(n);
+  for (int kind = TLK_MEM_OPS; kind <= TLK_MEM_BOTH; kind++) {
+    float *a = ops->alloc(n * 4, kind), *b = ops->alloc(n * 4, TLK_MEM_OPS);
+    CHECK(a && b, "out of memory");
+    if (!a || !b) return;
+    CHECK((uintptr_t)a % 64 == 0 && (uintptr_t)b % 64 == 0, "not aligned");
+    if (kind == TLK_MEM_BOTH) memcpy(a, host, n * 4);
+    else ops->copy(a, host, n * 4);
+    ops->copy(b, a, n * 4);
+    ops->zero(b + 1, 8);
+    ops->copy(back, b, n * 4);
+    CHECK(back[1] == 0 && back[2] == 0 && back[0] == host[0], "zero");
+    same_bits("through both", back + 3, host + 3, (n - 3) * 4);
+    ops->sync();
+    ops->release(a);
+    ops->release(b);
+  }
+  ops->release(NULL);
 }
 
 // ---- attention. N query heads, G key heads, K is the head size.
@@ -479,6 +511,13 @@ static const row rows[] = {
   ROW(cast, "act to f32", cast_case, 13, 37, 0, EXACT, EXACT, .flags = EXTRA | OUT_F32),
   ROW(cast, "act to act", cast_case, 13, 37, 0, EXACT, EXACT, .flags = EXTRA | OUT_ROWS),
 
+  ROW(gather, "", gather_case, 13, 37, 0, EXACT, EXACT),
+  ROW(alloc, "kinds", memory_case, 0, 1001, 0, EXACT, EXACT),
+  ROW(copy, "both ways", memory_case, 0, 77, 0, EXACT, EXACT),
+  ROW(zero, "a part", memory_case, 0, 5, 0, EXACT, EXACT),
+  ROW(sync, "", memory_case, 0, 40000, 0, EXACT, EXACT),
+  ROW(release, "", memory_case, 0, 63, 0, EXACT, EXACT),
+
   ROW(attn_fwd, "causal", attn_fwd_case, 0, 4, 10, EXP, PROBS, .G = 2, .map = MAP_PLAIN),
   ROW(attn_fwd, "shared prefix", attn_fwd_case, 0, 3, 64, EXP, PROBS, .G = 1, .map = MAP_PREFIX),
   ROW(attn_fwd, "window", attn_fwd_case, 0, 3, 22, EXP, PROBS, .G = 3, .map = MAP_PREFIX, .window = 5),
@@ -515,7 +554,7 @@ enum { N_ROWS = sizeof rows / sizeof *rows };
 
 static void op_list_is_whole(void) {
   size_t words = sizeof(tlk_ops) / sizeof(void *);
-  CHECK(words == 2 + N_OPS, "the table has %zu ops, the list of the suite %d", words - 2, N_OPS);
+  CHECK(words == 3 + N_OPS, "the table has %zu ops, the list of the suite %d", words - 3, N_OPS);
   for (int i = 0; i < N_OPS; i++) {
     int found = 0;
     for (int k = 0; k < N_ROWS; k++) found += rows[k].op == i;
