@@ -46,8 +46,12 @@ int64_t tl_peak_rss_bytes(void);     // peak resident memory of the process
 int64_t tl_rss_bytes(void);
 double tl_machine_gflops(tl_dtype dtype);  // this machine's peak of multiply-adds (2 FLOPs each), measured: TL_BF16 or TL_F32
 double tl_machine_read_gbs(void);    // and of reading memory, GB/s
-const char *tl_backend_name(void);   // "cpu" or "reference" (environment TL_BACKEND)
-const char *tl_backend_isa(void);    // "avx512bf16", "avx2", "portable"
+// Where this process computes: "cpu", "cuda", "cuda:1" ... The first call, or the first model, decides; another device later is
+// an error. NULL or "cpu" means the CPU, or what the environment variable TL_BACKEND names (also "reference").
+tl_status tl_device_select(const char *device);
+const char *tl_device_warning(void); // NULL, or why the CPU computes although another device was asked for
+const char *tl_backend_name(void);   // "cpu", "reference", "cuda"
+const char *tl_backend_isa(void);    // "avx512bf16", "avx2", "portable"; of a device its name
 
 
 // ---------------------------------------------------------------- random numbers
@@ -127,7 +131,7 @@ typedef struct tl_adapter tl_adapter;
 
 typedef struct tl_model_options {
   tl_dtype compute;   // TL_BF16 or TL_F32: dtype of activations and packed weights; accumulation is fp32 in both
-  const char *device; // "cpu"; NULL means "cpu"
+  const char *device; // as tl_device_select takes it
 } tl_model_options;
 
 typedef struct tl_model_info {

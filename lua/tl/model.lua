@@ -5,6 +5,7 @@
 local F = require "tl.ffi"
 local ffi = require "ffi"
 local fs = require "tl.fs"
+local log = require "tl.log"
 local names = require "tl.names"
 local C, check = F.C, F.check
 
@@ -103,19 +104,25 @@ local function wrap(handle, name)
   return setmetatable(m, Model)
 end
 
+local warned = false
+
 local function open(o, level, fn, path, ...)
   local opt = ffi.new("tl_model_options", { compute = dtype_of(o.dtype, "bf16", level + 1) })
-  local device = o.device or "cpu"
-  opt.device = device
+  opt.device = o.device
   local out = ffi.new "tl_model *[1]"
   local n = select("#", ...)
   local args = { ... }
   args[n + 1] = out
   check(fn(path, opt, unpack(args, 1, n + 1)), level + 1)
-  return out[0], device
+  local warning = C.tl_device_warning()
+  if warning ~= nil and not warned then
+    log.warn("%s", ffi.string(warning))
+    warned = true
+  end
+  return out[0]
 end
 
---- Loads a model. Options: dtype ("bf16" or "f32": weights and activations; sums are fp32), device ("cpu").
+--- Loads a model. Options: dtype ("bf16" or "f32": weights and activations; sums are fp32), device ("cpu", "cuda", "cuda:1"; one a process).
 ---@param name string a Hugging Face folder, a GGUF file, or a name (tl.model.resolve)
 ---@param o table? options
 function model.load(name, o)

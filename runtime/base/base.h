@@ -25,7 +25,7 @@ tl_status tl_fail_in(tl_status s, const char *format, ...) __attribute__((format
 #define TL_ASSERT(cond) ((cond) ? (void)0 : tl_assert_failed(#cond, __FILE__, __LINE__))
 _Noreturn void tl_assert_failed(const char *cond, const char *file, int line);
 
-// The backend this process computes with (TL_BACKEND=reference chooses the scalar one).
+// The backend this process computes with (backend.c).
 const tlk_ops *tl_ops(void);
 
 // ---- arena: one block of the ops' memory (kernels/ops.h), sized before a step starts; allocations are 64-byte aligned, freed all

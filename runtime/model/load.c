@@ -116,9 +116,7 @@ static tl_status check_options(const tl_model_options *o) {
   if (!o) return TL_OK;
   if (o->compute != TL_BF16 && o->compute != TL_F32)
     return tl_fail(TL_E_ARG, "compute dtype %d is not TL_F32 or TL_BF16", (int)o->compute);
-  if (o->device && strcmp(o->device, "cpu") != 0)
-    return tl_fail(TL_E_UNSUPPORTED, "device %.40s is not in this build; known: cpu", o->device);
-  return TL_OK;
+  return tl_device_select(o->device);
 }
 
 static tl_status finish(tl_status st, tl_model *m, tl_part *parts, tl_model **out) {
