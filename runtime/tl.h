@@ -243,6 +243,31 @@ tl_status tl_adapter_save_as(const tl_adapter *a, const char *dir, const char *b
 tl_status tl_adapter_save(const tl_adapter *a, const char *dir, const char *base_name);  // TL_PEFT_NATIVE
 tl_status tl_adapter_load(tl_model *m, const char *dir, tl_adapter **out);
 
+// ---- the compact file of an adapter (docs/adapters.md): its numbers and a manifest that says on which base they mean what
+typedef struct tl_artifact_options {
+  const char *base_name;   // how people call the base; NULL: ""
+  const char *provenance;  // a JSON object: where the numbers come from; NULL: only the program's version
+  bool carry;              // A and B go into the file (they do anyway when they came from one)
+} tl_artifact_options;
+tl_status tl_artifact_write(const tl_adapter *a, const char *path, const tl_artifact_options *o);
+// Refuses a damaged file and a model whose weights, or whose singular basis, are not those of the training; force passes over the
+// second. cache_dir: SVD cache or NULL.
+tl_status tl_artifact_read(tl_model *m, const char *path, bool force, const char *cache_dir, tl_adapter **out);
+// {"bytes", "payload_bytes", "sha256", "values": [at most 64], "signature": {"signer", "key"} or null, "manifest"}; checks digest
+// and signature. tl_string_free
+tl_status tl_artifact_inspect(const char *path, char **json);
+// Ed25519: path (PKCS 8 PEM, readable by its owner) and path.pub; neither may be there
+tl_status tl_artifact_keygen(const char *path);
+// puts the signature, with a name of at most 200 bytes, at the file's end (in the place of an earlier one)
+tl_status tl_artifact_sign(const char *path, const char *key_path, const char *signer);
+// fails unless the file is signed, unchanged since, and (public_key_path not NULL) signed with that key
+tl_status tl_artifact_verify(const char *path, const char *public_key_path);
+// Frobenius products of two adapters' updates of one module: aa = <dW, dW>, bb = <dW', dW'>, ab = <dW, dW'>
+tl_status tl_adapter_compare(const tl_adapter *a, const tl_adapter *b, int module, double *aa, double *bb, double *ab);
+// TinyLoRA or LoRA-XS whose A and B came from a file, on the basis this program computes, when each singular pair agrees within
+// tolerance of its size but for its sign. worst: the largest disagreement.
+tl_status tl_adapter_rebase(const tl_adapter *a, const char *cache_dir, double tolerance, double *worst, tl_adapter **out);
+
 // ---------------------------------------------------------------- linear algebra
 // Truncated SVD w (n, k) ~ U diag(S) V^T: U (n, rank), S (rank) falling, V (k, rank), computed in double. The entry of largest
 // magnitude of each column of U is positive. error (or NULL): max_i ||w^T u_i - S_i v_i|| / S_1, as reached (runtime/tensor/svd.c)

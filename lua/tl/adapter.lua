@@ -4,8 +4,13 @@
 ---   lora       W + alpha/r B A, A and B trained
 ---   full       every weight trained (a second copy; the base model stays as it is)
 --- The base weights are never changed. `dtype` is what the trained numbers are stored and used in; the optimiser's copy is fp32.
+---
+--- On disk an adapter is a compact file (*.tla: the trained numbers, and a manifest that says on which base they mean what) or a PEFT
+--- directory; docs/adapters.md describes both.
 local F = require "tl.ffi"
 local ffi = require "ffi"
+local fs = require "tl.fs"
+local json = require "tl.json"
 local tie = require "tl.tie"
 local C, check = F.C, F.check
 
@@ -15,6 +20,7 @@ Adapter.__index = Adapter
 
 local KINDS = { q = true, k = true, v = true, o = true, gate = true, up = true, down = true }
 local DTYPES = { f32 = 0, fp32 = 0, float32 = 0, bf16 = 1, bfloat16 = 1, f16 = 2, fp16 = 2, float16 = 2 }
+local FORMS = { peft = "TL_PEFT_NATIVE", ["peft-lora"] = "TL_PEFT_LORA", ["peft-tinylora"] = "TL_PEFT_TINYLORA" }
 local NAMES = { [0] = "tinylora", "loraxs", "lora", "full" }
 
 local function dtype_of(name, level)
@@ -52,12 +58,22 @@ local function wrap(model, handle)
   return a
 end
 
+-- folder of the SVD cache; nil: none is wanted
+local function svd_cache(o)
+  if o.cache == nil then return F.home() .. "/svd" end
+  return o.cache or nil
+end
+
 local function create(model, kind, o, level)
   local opt = ffi.new("tl_adapter_options", { kind = kind, rank = o.rank or 2, u = o.u or 13, alpha = o.alpha or o.rank or 2,
     storage = dtype_of(o.dtype or "f32", level + 1), seed = o.seed or 42, init_std = o.init or 0,
     train_embeddings = o.embeddings ~= false })
   if o.sigma and o.sigma ~= "paper" and o.sigma ~= "peft" then error("sigma is 'paper' or 'peft'; got " .. tostring(o.sigma), level + 1) end
   opt.sigma = o.sigma == "peft" and C.TL_SIGMA_PEFT or C.TL_SIGMA_PAPER
+  if o.projection and o.projection ~= "philox" and o.projection ~= "torch" then
+    error("projection is 'philox' or 'torch'; got " .. tostring(o.projection), level + 1)
+  end
+  opt.projection = o.projection == "torch" and C.TL_PROJECTION_TORCH or C.TL_PROJECTION_PHILOX
   local keep = {}
   if kind ~= C.TL_FULL then
     local mods = targets(model, o.targets or "all")
@@ -68,8 +84,7 @@ local function create(model, kind, o, level)
     opt.modules, opt.groups, opt.n_modules = indices, group, #mods
     keep = { indices, group }
   end
-  local cache = o.cache
-  if cache == nil then cache = F.home() .. "/svd" end
+  local cache = svd_cache(o)
   if cache then opt.cache_dir = cache; keep[#keep + 1] = cache end
   local out = ffi.new("tl_adapter *[1]")
   check(C.tl_adapter_create(model.handle, opt, out), level + 1)
@@ -77,7 +92,8 @@ local function create(model, kind, o, level)
 end
 
 --- TinyLoRA. Options: rank (2), u (13), tie (tl.tie.full), targets ("all"), sigma ("paper" or "peft"), dtype ("f32"; "bf16"
---- makes u = 13 an update of 26 bytes), seed (42), init (0: v starts at zero).
+--- makes u = 13 an update of 26 bytes), seed (42), projection ("philox", or "torch": P as PEFT draws it from projection_seed =
+--- seed), init (0: v starts at zero).
 ---@param model table a tl.model
 ---@param o table? options
 function adapter.tinylora(model, o) return create(model, C.TL_TINYLORA, o or {}, 2) end
@@ -105,10 +121,26 @@ function adapter.create(model, kind, o)
   return make[kind](model, o)
 end
 
---- Reads a PEFT directory (TinyLoRA or LoRA).
-function adapter.load(model, dir)
+--- The file or folder that a path means as an adapter: a compact file, a PEFT directory, or those of a run directory (the compact
+--- file first). Returns the path and "compact" or "peft"; nil and what is wrong.
+function adapter.find(path)
+  if fs.kind(path) == "file" then return path, "compact" end
+  if fs.kind(path) ~= "folder" then return nil, path .. ": there is no such file or folder" end
+  if fs.kind(path .. "/adapter_config.json") == "file" then return path, "peft" end
+  if fs.kind(path .. "/adapter.tla") == "file" then return path .. "/adapter.tla", "compact" end
+  if fs.kind(path .. "/adapter/adapter_config.json") == "file" then return path .. "/adapter", "peft" end
+  return nil, path .. ": neither a PEFT directory (adapter_config.json) nor a run with an adapter (adapter.tla)"
+end
+
+--- Reads an adapter: a compact file, a PEFT directory (TinyLoRA or LoRA), or a run directory. A compact file is refused on a base
+--- that it was not made for; option force: loads it all the same. Option cache: as in tl.adapter.tinylora.
+function adapter.load(model, path, o)
+  o = o or {}
+  local found, kind = adapter.find(path)
+  if not found then error(kind, 2) end
   local out = ffi.new("tl_adapter *[1]")
-  check(C.tl_adapter_load(model.handle, dir, out), 2)
+  if kind == "compact" then check(C.tl_artifact_read(model.handle, found, o.force or false, svd_cache(o), out), 2)
+  else check(C.tl_adapter_load(model.handle, found, out), 2) end
   return wrap(model, out[0])
 end
 
@@ -148,13 +180,72 @@ function Adapter:delta(i)
   return t
 end
 
---- Writes a PEFT directory: adapter_config.json and adapter_model.safetensors; full finetuning: a model directory.
-function Adapter:save(dir)
+-- what the file says of its making: the recipe and its seed, the run folder it is written into, and what the caller adds
+local function provenance(path, o)
+  local p = json.object({}, { "tlrun", "recipe", "seed", "run", "metrics" })
+  local recipe = package.loaded["tl.recipe"] and package.loaded["tl.recipe"].last
+  if recipe then p.recipe, p.seed = recipe.name, recipe.seed end
+  local folder = path:match "^(.*)/[^/]*$"
+  if folder and fs.kind(folder .. "/metrics.jsonl") == "file" then p.run = folder:match "([^/]+)/*$" end
+  p.metrics = o.metrics
+  for k, v in pairs(o.provenance or {}) do p[k] = v end
+  p.tlrun = ffi.string(C.tl_version())
+  return json.encode(p)
+end
+
+-- a base's name without the folders above it: a manifest says which model, not where somebody keeps it
+local function plain_name(model)
+  return ((model.name or model.path):gsub("/+$", ""):match "([^/]+)$")
+end
+
+--- Writes the adapter: the compact file PATH.tla and the PEFT directory PATH; only the compact file when PATH ends in ".tla".
+--- Options: format (only this, exactly at PATH: "compact", "peft", "peft-lora" or "peft-tinylora"), metrics and provenance (tables
+--- that the compact file records), carry (true: A and B go into the compact file). Full finetuning: a model directory.
+function Adapter:save(path, o)
+  o = o or {}
   if self.kind == "full" then
-    check(C.tl_model_save(self.model.handle, self.handle, dir, self.model.compute == "f32" and C.TL_F32 or C.TL_BF16), 2)
-  else
-    check(C.tl_adapter_save(self.handle, dir, self.model.name or self.model.path), 2)
+    check(C.tl_model_save(self.model.handle, self.handle, path, self.model.compute == "f32" and C.TL_F32 or C.TL_BF16), 2)
+    return
   end
+  local format = o.format or path:match "%.tla$" and "compact"
+  if format and format ~= "compact" and not FORMS[format] then
+    error("unknown format '" .. tostring(format) .. "': compact, peft, peft-lora or peft-tinylora", 2)
+  end
+  if format ~= "compact" then
+    check(C.tl_adapter_save_as(self.handle, path, self.model.name or self.model.path, C[FORMS[format or "peft"]]), 2)
+  end
+  if format == "compact" or not format then
+    local name, origin = plain_name(self.model), provenance(path, o)
+    local opt = ffi.new("tl_artifact_options", { base_name = name, provenance = origin, carry = o.carry or false })
+    check(C.tl_artifact_write(self.handle, format and path or path .. ".tla", opt), 2)
+  end
+end
+
+--- A TinyLoRA or LoRA-XS whose A and B came from a file, on the basis that this program computes, so that its compact file needs
+--- neither. Returns the new adapter and the largest disagreement of a singular pair; an error when one is above tolerance (0.01).
+function Adapter:rebase(o)
+  o = o or {}
+  local out, worst = ffi.new("tl_adapter *[1]"), ffi.new("double[1]")
+  check(C.tl_adapter_rebase(self.handle, svd_cache(o), o.tolerance or 0.01, worst, out), 2)
+  return wrap(self.model, out[0]), worst[0]
+end
+
+--- Two adapters of one model, module by module: a list of {name, norm_a, norm_b, distance, cosine} and the same over all modules.
+--- distance = |dW - dW'| / |dW|, cosine = <dW, dW'> / (|dW| |dW'|), Frobenius.
+function Adapter:compare(other)
+  local out, list = ffi.new "double[3]", {}
+  local sum = { 0, 0, 0 }
+  local function row(name, aa, bb, ab)
+    local na, nb = math.sqrt(math.max(0, aa)), math.sqrt(math.max(0, bb))
+    return json.object({ name = name, norm_a = na, norm_b = nb, distance = na > 0 and math.sqrt(math.max(0, aa + bb - 2 * ab)) / na or json.null,
+      cosine = na > 0 and nb > 0 and ab / na / nb or json.null }, { "name", "norm_a", "norm_b", "distance", "cosine" })
+  end
+  for _, m in ipairs(self.model:modules()) do
+    check(C.tl_adapter_compare(self.handle, other.handle, m.index, out, out + 1, out + 2), 2)
+    if out[0] > 0 or out[1] > 0 then list[#list + 1] = row(m.name, out[0], out[1], out[2]) end
+    for i = 1, 3 do sum[i] = sum[i] + out[i - 1] end
+  end
+  return list, row("all", unpack(sum))
 end
 
 function Adapter:free()

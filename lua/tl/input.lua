@@ -45,12 +45,13 @@ end
 
 --- The parameters of commands that load a model, for their lists.
 input.MODEL = { "model", { "tiny", "Hugging Face folder, GGUF file or name", value = "M" } }
-input.ADAPTER = { "adapter", { nil, "adapter folder (PEFT)", type = "string", value = "A" } }
+input.ADAPTER = { "adapter", { nil, "adapter: compact file, PEFT folder or run folder", type = "string", value = "A" } }
+input.FORCE = { "force", { false, "load a compact adapter even on weights that it was not made for" } }
 
 --- The model, and the adapter when one is named.
 function input.model(p, dtype)
   local model = require("tl.model").load(p.model, { dtype = dtype })
-  local adapter = p.adapter and require("tl.adapter").load(model, p.adapter) or nil
+  local adapter = p.adapter and require("tl.adapter").load(model, p.adapter, { force = p.force }) or nil
   return model, adapter
 end
 

@@ -110,13 +110,13 @@ static tl_status build(tl_adapter *a, const tl_adapter_options *o) {
   return tl_adapter_refresh(a);
 }
 
-tl_status tl_adapter_create(tl_model *m, const tl_adapter_options *o, tl_adapter **out) {
+tl_status tl_adapter_create_on(tl_model *m, const tl_adapter_options *o, bool basis_from_file, tl_adapter **out) {
   *out = NULL;
   TL_TRY(check_options(m, o));
   tl_adapter *a = calloc(1, sizeof *a);
   if (!a) return tl_fail(TL_E_MEMORY, "adapter: out of memory");
   *a = (tl_adapter){.refs = 1, .model = tl_model_retain(m), .kind = o->kind, .u = o->u, .sigma = o->sigma,
-                    .projection = o->projection, .storage = (int)o->storage, .seed = o->seed};
+                    .projection = o->projection, .basis_from_file = basis_from_file, .storage = (int)o->storage, .seed = o->seed};
   tl_status s = build(a, o);
   if (s != TL_OK) {
     tl_adapter_free(a);
@@ -124,6 +124,10 @@ tl_status tl_adapter_create(tl_model *m, const tl_adapter_options *o, tl_adapter
   }
   *out = a;
   return TL_OK;
+}
+
+tl_status tl_adapter_create(tl_model *m, const tl_adapter_options *o, tl_adapter **out) {
+  return tl_adapter_create_on(m, o, false, out);
 }
 
 tl_adapter *tl_adapter_retain(tl_adapter *a) {
@@ -144,6 +148,7 @@ void tl_adapter_free(tl_adapter *a) {
   tl_pair_free(&a->R);
   tl_pair_free(&a->dR);
   free(a->modules);
+  free(a->signs);
   free(a->lowrank);
   free(a->slot);
   free(a->full_off_w);

@@ -26,6 +26,8 @@ struct tl_adapter {
   int u, n_groups, n_modules;
   tl_sigma sigma;
   tl_projection projection;
+  bool basis_from_file;        // A and B were read, not computed from the model
+  int8_t *signs;               // (sum of ranks) as in the options; NULL: none
   int storage;
   uint64_t seed;
   tl_adapter_module *modules;  // (n_modules)
@@ -77,6 +79,8 @@ void tl_full_grad(tl_adapter *a, const tl_linear_grad *g);
 // master, grad and value for n_params
 tl_status tl_adapter_vectors(tl_adapter *a);
 
+// As tl_adapter_create; basis_from_file: A and B are allocated, and filled by the caller
+tl_status tl_adapter_create_on(tl_model *m, const tl_adapter_options *o, bool basis_from_file, tl_adapter **out);
 tl_adapter *tl_adapter_retain(tl_adapter *a);
 // The gradient (n_params) in the ops' memory, up to date with what linear_grad has summed and with what the host has written to
 // what tl_adapter_gradient gave out. Whoever changes it there says so by setting grad_on_ops.

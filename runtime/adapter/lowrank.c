@@ -146,6 +146,15 @@ void tl_lowrank_projection(const tl_adapter *a, int i, tl_projection generator, 
   for (size_t j = 0; j < n; j++) P[j] *= scale;
 }
 
+static tl_status keep_signs(tl_adapter *a, const int8_t *signs) {
+  size_t n = 0;
+  for (int i = 0; i < a->n_modules; i++) n += (size_t)a->modules[i].rank;
+  a->signs = malloc(n);
+  if (!a->signs) return tl_fail(TL_E_MEMORY, "adapter: out of memory");
+  memcpy(a->signs, signs, n);
+  return TL_OK;
+}
+
 tl_status tl_lowrank_build(tl_adapter *a, const tl_adapter_options *o) {
   a->modules = calloc((size_t)a->n_modules, sizeof *a->modules);
   if (!a->modules) return tl_fail(TL_E_MEMORY, "adapter: out of memory");
@@ -160,7 +169,9 @@ tl_status tl_lowrank_build(tl_adapter *a, const tl_adapter_options *o) {
   if (a->kind == TL_LORA) return TL_OK;
   for (int i = 0; a->kind == TL_TINYLORA && i < a->n_modules; i++)
     tl_lowrank_projection(a, i, a->projection, a->modules[i].P);
-  return svd_all(a, o->signs, o->cache_dir);
+  if (a->basis_from_file) return TL_OK;
+  if (o->signs) TL_TRY(keep_signs(a, o->signs));
+  return svd_all(a, a->signs, o->cache_dir);
 }
 
 void tl_lowrank_init(tl_adapter *a, float init_std) {

@@ -393,7 +393,7 @@ tl_status tl_adapter_load(tl_model *m, const char *dir, tl_adapter **out) {
     free(a);
     return tl_fail(TL_E_MEMORY, "%s: out of memory", dir);
   }
-  *a = (tl_adapter){.refs = 1, .model = tl_model_retain(m), .kind = TL_TINYLORA};
+  *a = (tl_adapter){.refs = 1, .model = tl_model_retain(m), .kind = TL_TINYLORA, .basis_from_file = true};
   l->a = a;
   tl_status s = load(l, dir);
   tl_peft_config_close(&l->config);

@@ -6,7 +6,7 @@ local options = require "tl.options"
 local command = { summary = "accuracy on problem sets, with intervals, beside the base model", usage = "--model M [--adapter A] --task gsm8k,mawps" }
 
 command.parameters = {
-  input.MODEL, input.ADAPTER,
+  input.MODEL, input.ADAPTER, input.FORCE,
   { "task", { nil, "problem sets, or .jsonl files, separated by commas", type = "string" } },
   { "limit", { 200, "first so many problems of each; 0: all", integer = true, min = 0 } },
   { "samples", { 1, "completions a problem, averaged; more than 1 wants a temperature", integer = true, min = 1 } },

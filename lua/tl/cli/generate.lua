@@ -6,7 +6,7 @@ local options = require "tl.options"
 local command = { summary = "completions of a prompt", usage = "--model M [--adapter A] --prompt TEXT [--chat] [-n N]" }
 
 command.parameters = {
-  input.MODEL, input.ADAPTER,
+  input.MODEL, input.ADAPTER, input.FORCE,
   { "prompt", { nil, "the prompt; - reads it from stdin, @FILE from a file", type = "string" } },
   { "ids", { nil, "the prompt as token ids instead; - reads them from stdin, @FILE from a file", type = "string", value = "IDS" } },
   { "chat", { false, "the prompt is a user's message: put it into the chat template" } },

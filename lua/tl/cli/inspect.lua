@@ -1,4 +1,5 @@
 --- tlrun inspect: what a model, an adapter, a checkpoint or a run directory is
+local artifact = require "tl.artifact"
 local fs = require "tl.fs"
 local json = require "tl.json"
 local log = require "tl.log"
@@ -6,16 +7,8 @@ local options = require "tl.options"
 
 local command = { summary = "what a model, adapter, checkpoint or run directory is", usage = "PATH", words = 1, parameters = {} }
 
-command.help = "Says what PATH is, without loading it: a model (folder, GGUF file or name), an adapter, a run directory, a\n"
-  .. "safetensors or JSON file."
-
-local function adapter_of(path)
-  local c = json.load(path .. "/adapter_config.json")
-  local weights = path .. "/adapter_model.safetensors"
-  return json.object({ kind = "adapter", path = path, peft_type = c.peft_type, rank = c.r, u = c.u, targets = c.target_modules,
-    base_model = c.base_model_name_or_path, bytes = fs.bytes(weights), config = c },
-    { "kind", "path", "peft_type", "rank", "u", "targets", "base_model", "bytes", "config" })
-end
+command.help = "Says what PATH is, without loading it: a model (folder, GGUF file or name), an adapter (compact file or PEFT\n"
+  .. "folder), a run directory, a safetensors or JSON file."
 
 -- the header of a safetensors file: its tensors
 local function safetensors_of(path)
@@ -60,7 +53,7 @@ local function run_of(path)
       r.steps, r.last = n, last and json.parse(last) or nil
     end
   end
-  if fs.kind(path .. "/adapter/adapter_config.json") == "file" then r.adapter = adapter_of(path .. "/adapter") end
+  if require("tl.adapter").find(path) then r.adapter = artifact.describe(path) end
   return r
 end
 
@@ -72,8 +65,9 @@ local function examine(path)
   local kind = fs.kind(path)
   local function has(name) return fs.kind(path .. "/" .. name) == "file" end
   if kind == "folder" then
-    if has "adapter_config.json" then return adapter_of(path) end
+    if has "adapter_config.json" then return artifact.describe(path) end
     if has "metrics.jsonl" then return run_of(path) end
+  elseif artifact.is_compact(path) then return artifact.describe(path)
   elseif kind == "file" and path:match "%.safetensors$" then return safetensors_of(path)
   elseif kind == "file" and path:match "%.json$" then return { kind = "json", path = path, content = json.load(path) }
   end
@@ -109,7 +103,9 @@ end
 function command.run(p, rest)
   if not rest[1] then options.usage "tlrun inspect wants a path or a model's name" end
   local r = examine(rest[1])
-  if p.json then print(json.encode(r)) else show(r, "") end
+  if p.json then print(json.encode(r))
+  elseif r.kind == "adapter" then print(table.concat(artifact.lines(r), "\n"))
+  else show(r, "") end
   return 0
 end
 

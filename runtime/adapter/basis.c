@@ -1,0 +1,171 @@
+// basis.c: by what a compact file knows its base model again: the weights' hash, and probes of the singular pairs (artifact.h has
+// the reasons). A pair's u is column q of B, its v row q of A, whatever the placement of sigma: sigma_q = |A_q| |B_q|.
+//
+// Memory: one weight in fp32. Time: one pass over the targeted weights.
+#include "artifact.h"
+#include <math.h>
+
+enum { sampled_rows = 16, probe_seed = 0x7a11e };
+static const double probe_step = 1.0 / 32, probe_tolerance = 0.05 + 0.5 / 32, sigma_tolerance = 0.01;
+
+// ---------------------------------------------------------------- the base's hash
+typedef struct {
+  uint64_t hash[2];
+} part_hash;
+
+static const tlk_packed *matrix_of(const tl_model *m, const tl_part *p) {
+  switch (p->role) {
+  case TL_PART_EMBED: return m->w.embed;
+  case TL_PART_HEAD: return m->w.head;
+  default: return tl_weights_module(&m->w, p->layer * TL_N_KINDS + p->kind)->w;
+  }
+}
+
+// x: room for the part
+static void hash_part(const tl_model *m, const tl_part *p, bool whole, float *x, part_hash *out) {
+  int rows = !p->cols || whole || p->rows < sampled_rows ? p->rows : sampled_rows;
+  size_t width = p->cols ? (size_t)p->cols : 1, n = (size_t)rows * width;
+  if (!p->cols || rows == p->rows) tl_weights_part(&m->w, p, x);
+  for (int i = 0; rows < p->rows && i < rows; i++) {
+    int row = (int)((int64_t)i * p->rows / rows);
+    tl_ops()->unpack(x + (size_t)i * width, matrix_of(m, p), row, row + 1);
+  }
+  tl_ops()->round_to(x, x, n, TLK_BF16);
+  tl_hash128(x, sizeof(float) * n, out->hash);
+}
+
+static void hash_lines(const tl_part *parts, const part_hash *hashes, int n, char *hex) {
+  tl_str s = {0};
+  char whole[65];
+  for (int i = 0; i < n; i++) {
+    char name[128];
+    tl_part_name(name, sizeof name, &parts[i]);
+    tl_str_printf(&s, "%s %d %d %016llx%016llx\n", name, parts[i].rows, parts[i].cols, (unsigned long long)hashes[i].hash[0],
+                  (unsigned long long)hashes[i].hash[1]);
+  }
+  TL_ASSERT(tl_sha256_bytes(s.p, s.n, whole) == TL_OK);
+  tl_str_free(&s);
+  snprintf(hex, 33, "%.32s", whole);
+}
+
+tl_status tl_base_hash(const tl_model *m, const uint8_t *targeted, char *hex) {
+  tl_part *parts;
+  int n;
+  size_t largest = 0;
+  TL_TRY(tl_parts_list(&m->cfg, &parts, &n));
+  for (int i = 0; i < n; i++) {
+    size_t size = parts[i].role == TL_PART_EMBED || parts[i].role == TL_PART_HEAD ? (size_t)sampled_rows * (size_t)parts[i].cols
+                                                                                  : tl_part_size(&parts[i]);
+    if (size > largest) largest = size;
+  }
+  part_hash *hashes = calloc((size_t)n, sizeof *hashes);
+  float *x = tl_aligned_alloc(sizeof(float) * largest);
+  for (int i = 0; hashes && x && i < n; i++) {
+    const tl_part *p = &parts[i];
+    hash_part(m, p, p->role == TL_PART_WEIGHT && targeted[p->layer * TL_N_KINDS + p->kind], x, &hashes[i]);
+  }
+  bool ok = hashes && x;
+  if (ok) hash_lines(parts, hashes, n, hex);
+  free(hashes);
+  free(parts);
+  free(x);
+  return ok ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory for a model's hash");
+}
+
+// ---------------------------------------------------------------- probes
+typedef struct {
+  double sigma, u, v;
+} probe;
+
+static float *probe_vector(const tl_adapter *a) {
+  int n = 1;
+  for (int k = 0; k < TL_N_KINDS; k++) {
+    int out = tl_linear_out(&a->model->cfg, k), in = tl_linear_in(&a->model->cfg, k);
+    n = out > n ? out : n;
+    n = in > n ? in : n;
+  }
+  float *g = malloc(sizeof(float) * (size_t)n);
+  if (g) tl_normal_fill(g, (size_t)n, probe_seed, 0);
+  return g;
+}
+
+// g NULL: sigma alone
+static probe take(const tl_adapter *a, const tl_adapter_module *m, int q, const float *g) {
+  int out = tl_linear_out(&a->model->cfg, m->module % TL_N_KINDS), in = tl_linear_in(&a->model->cfg, m->module % TL_N_KINDS);
+  double uu = 0, ug = 0, vv = 0, vg = 0;
+  for (int i = 0; i < out; i++) {
+    double x = m->B[(size_t)i * m->rank + q];
+    uu += x * x;
+    ug += g ? x * g[i] : 0;
+  }
+  for (int j = 0; j < in; j++) {
+    double x = m->A[(size_t)q * in + j];
+    vv += x * x;
+    vg += g ? x * g[j] : 0;
+  }
+  return (probe){.sigma = sqrt(uu * vv), .u = uu > 0 ? ug / sqrt(uu) : 0, .v = vv > 0 ? vg / sqrt(vv) : 0};
+}
+
+size_t tl_basis_pairs(const tl_adapter *a) {
+  size_t n = 0;
+  for (int i = 0; i < a->n_modules; i++) n += (size_t)a->modules[i].rank;
+  return n;
+}
+
+static double clipped(double x) { return fmax(-127 * probe_step, fmin(127 * probe_step, x)); }
+static int8_t steps(double x) { return (int8_t)lrint(clipped(x) / probe_step); }
+
+tl_status tl_basis_probes(const tl_adapter *a, uint8_t *out) {
+  float *g = probe_vector(a);
+  if (!g) return tl_fail(TL_E_MEMORY, "adapter: out of memory");
+  for (int i = 0; i < a->n_modules; i++)
+    for (int q = 0; q < a->modules[i].rank; q++, out += TL_PROBE_BYTES) {
+      probe p = take(a, &a->modules[i], q, g);
+      uint16_t sigma = tl_f32_to_bf16((float)p.sigma);
+      out[0] = (uint8_t)sigma;
+      out[1] = (uint8_t)(sigma >> 8);
+      out[2] = (uint8_t)steps(p.u);
+      out[3] = (uint8_t)steps(p.v);
+    }
+  free(g);
+  return TL_OK;
+}
+
+static tl_status differs(const tl_adapter *a, const tl_adapter_module *m, int q, const probe *have, const probe *want,
+                         const char *path) {
+  char name[128];
+  tl_module_name(name, sizeof name, m->module);
+  return tl_fail(TL_E_UNSUPPORTED, "%s: singular pair %d of %s is not the one the numbers were trained with: sigma %.4g, probes %.2f "
+                 "and %.2f; the file has %.4g, %.2f and %.2f (closest singular values of this base: %.1e of the largest apart)",
+                 path, q, name, have->sigma, have->u, have->v, want->sigma, want->u, want->v, tl_basis_gap(a));
+}
+
+tl_status tl_basis_check(const tl_adapter *a, const uint8_t *probes, const char *path) {
+  float *g = probe_vector(a);
+  if (!g) return tl_fail(TL_E_MEMORY, "adapter: out of memory");
+  tl_status s = TL_OK;
+  for (int i = 0; s == TL_OK && i < a->n_modules; i++)
+    for (int q = 0; s == TL_OK && q < a->modules[i].rank; q++, probes += TL_PROBE_BYTES) {
+      probe have = take(a, &a->modules[i], q, g);
+      probe want = {.sigma = tl_bf16_to_f32((uint16_t)(probes[0] | probes[1] << 8)), .u = (int8_t)probes[2] * probe_step,
+                    .v = (int8_t)probes[3] * probe_step};
+      bool same = fabs(have.sigma - want.sigma) <= sigma_tolerance * fmax(fabs(have.sigma), fabs(want.sigma)) &&
+                  fabs(clipped(have.u) - want.u) <= probe_tolerance && fabs(clipped(have.v) - want.v) <= probe_tolerance;
+      if (!same) s = differs(a, &a->modules[i], q, &have, &want, path);
+    }
+  free(g);
+  return s;
+}
+
+double tl_basis_gap(const tl_adapter *a) {
+  double gap = 1;
+  for (int i = 0; i < a->n_modules; i++) {
+    double first = take(a, &a->modules[i], 0, NULL).sigma, last = first;
+    for (int q = 1; q < a->modules[i].rank; q++) {
+      double sigma = take(a, &a->modules[i], q, NULL).sigma;
+      if (first > 0 && (last - sigma) / first < gap) gap = (last - sigma) / first;
+      last = sigma;
+    }
+  }
+  return gap;
+}
