@@ -57,6 +57,10 @@ config words '"hidden_size":[[:space:]]*[0-9]+' '"hidden_size": "wide"'
 refuse "config.json with text for a number" 1 'words/config\.json.*hidden_size' "$tlrun" logprobs --model words --ids 5,6
 config family '"model_type":[[:space:]]*"[a-z]+"' '"model_type": "mamba"'
 refuse "config.json of an unknown family" 1 'mamba.*llama' "$tlrun" logprobs --model family --ids 5,6
+config rotation '"rope_scaling":[[:space:]]*null' '"rope_scaling": {"rope_type": "dynamic", "factor": 2}'
+refuse "config.json with a rotation that is not handled" 1 'rotation/config\.json: rope_type dynamic.*yarn' "$tlrun" logprobs --model rotation --ids 5,6
+config chunks '"attention_bias":[[:space:]]*false' '"layer_types": ["chunked_attention", "a", "b", "c", "d", "e"]'
+refuse "config.json with a kind of layer that is not handled" 1 'chunks/config\.json: layer_types.0. is chunked_attention' "$tlrun" logprobs --model chunks --ids 5,6
 copy json && echo '{"hidden_size": 128,' >"$t/json/config.json"
 refuse "config.json that is not JSON" 1 'json/config\.json' "$tlrun" logprobs --model json --ids 5,6
 refuse "a token that the vocabulary does not have" 1 '100000' "$tlrun" logprobs --model "$tiny" --ids 5,100000

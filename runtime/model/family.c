@@ -7,6 +7,8 @@ static const tl_family families[] = {
      .eos = 2, .max_positions = 2048},
     {.name = "mistral", .hf_class = "MistralForCausalLM", .gguf_arch = "llama", .gguf_permuted = true,
      .window = TL_WINDOW_ALWAYS, .bos = 1, .eos = 2, .max_positions = 131072, .kv_heads = 8},
+    {.name = "ministral", .hf_class = "MinistralForCausalLM", .gguf_arch = "llama", .gguf_permuted = true,
+     .window = TL_WINDOW_ALWAYS, .bos = 1, .eos = 2, .max_positions = 131072, .kv_heads = 8},
     {.name = "qwen2", .hf_class = "Qwen2ForCausalLM", .gguf_arch = "qwen2", .qkv_bias = true, .window = TL_WINDOW_ASKED,
      .bos = -1, .eos = -1, .max_positions = 32768, .kv_heads = 32},
     {.name = "qwen3", .hf_class = "Qwen3ForCausalLM", .gguf_arch = "qwen3", .bias_key = true, .qk_norm = true,

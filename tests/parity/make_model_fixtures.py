@@ -84,8 +84,6 @@ def config_v5(model):
     d = {k: v for k, v in d.items() if not k.startswith("_") and k not in ("id2label", "label2id", "problem_type", "chunk_size_feed_forward",
          "return_dict", "output_hidden_states", "output_attentions", "is_encoder_decoder")}
     d["architectures"], d["dtype"] = [type(model).__name__], "float32"
-    if d["model_type"] == "ministral":  # how checkpoints say it: transformers turns mistral with layer_types into ministral
-        d["model_type"], d["architectures"] = "mistral", ["MistralForCausalLM"]
     return d
 
 
@@ -99,6 +97,8 @@ def config_v4(case, v5):
     d["rope_scaling"] = None if scaling.get("rope_type") == "default" else scaling
     if not case.endswith("layer_types"):
         d.pop("layer_types", None)
+    if d["model_type"] == "ministral":  # as checkpoints of that time say it: transformers 5 turns mistral with layer_types into ministral
+        d["model_type"], d["architectures"] = "mistral", ["MistralForCausalLM"]
     d["transformers_version"] = "4.44.0"
     return d
 

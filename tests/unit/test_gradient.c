@@ -86,6 +86,7 @@ static void gradient_of_A_and_B(void) { check_kind(TL_LORA, "qwen2", 0.1f, 5e-3f
 static void gradient_of_all_weights_tied(void) { check_kind(TL_FULL, "llama", 0.05f, 5e-3f); }
 static void gradient_of_all_weights_untied(void) { check_kind(TL_FULL, "qwen2", 0.05f, 5e-3f); }
 static void gradient_of_all_weights_qk_norm(void) { check_kind(TL_FULL, "qwen3", 0.05f, 5e-3f); }
+static void gradient_of_R_qk_norm(void) { check_kind(TL_LORA_XS, "qwen3", 1.0f, 2e-2f); }
 static void gradient_of_v_window(void) { check_kind(TL_TINYLORA, "mistral", 1.0f, 2e-2f); }
 
 int main(void) {
@@ -96,6 +97,7 @@ int main(void) {
   RUN(gradient_of_all_weights_tied);
   RUN(gradient_of_all_weights_untied);
   RUN(gradient_of_all_weights_qk_norm);
+  RUN(gradient_of_R_qk_norm);
   RUN(gradient_of_v_window);
   return test_done();
 }

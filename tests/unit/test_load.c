@@ -193,6 +193,7 @@ static void windows(const sizes *z, const char *keys, int first, int second) {
 static void windows_by_keys(void) {
   windows(&mistral_sizes, "", 4096, 4096);
   windows(&mistral_sizes, "\"sliding_window\":null", 0, 0);
+  windows(&mistral_sizes, "\"sliding_window\":8,\"model_type\":\"ministral\",\"architectures\":[\"MinistralForCausalLM\"]", 8, 8);
   windows(&mistral_sizes, "\"sliding_window\":9,\"layer_types\":[\"full_attention\",\"sliding_attention\"]", 0, 9);
   windows(&llama_sizes, "\"sliding_window\":9", 0, 0);
   windows(&llama_sizes, "\"layer_types\":[\"full_attention\",\"full_attention\"]", 0, 0);
@@ -548,6 +549,7 @@ static void merge_lowrank(void) {
 static void merge_full(void) {
   merge_kind(TL_FULL, &llama_sizes);
   merge_kind(TL_FULL, &qwen2_sizes);
+  merge_kind(TL_FULL, &qwen3_sizes);
 }
 
 static void inspect(void) {
