@@ -52,7 +52,7 @@ tl.json.save(folder .. "/logits.json", model:logits({ %s }, a):totable())
 
 def interpreter():
     for python in (os.environ.get("TL_PYTHON"), os.path.join(ROOT, ".venv-fixtures", "bin", "python")):
-        if python and subprocess.run([python, "-c", "import peft, torch, transformers"], capture_output=True).returncode == 0:
+        if python and os.path.exists(python) and subprocess.run([python, "-c", "import peft, torch, transformers"], capture_output=True).returncode == 0:
             return python
     return None
 
