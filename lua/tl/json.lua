@@ -46,9 +46,9 @@ end
 -- cJSON's type bits
 local FALSE, TRUE, NULL, NUMBER, STRING, LIST, OBJECT = 1, 2, 4, 8, 16, 32, 64
 
-local function value_of(item)
+local function value_of(item, number)
   local kind = bit.band(item.type, 0xff)
-  if kind == NUMBER then return item.valuedouble end
+  if kind == NUMBER then return number and number(item.valuedouble) or item.valuedouble end
   if kind == STRING then return ffi.string(item.valuestring) end
   if kind == TRUE then return true end
   if kind == FALSE then return false end
@@ -58,7 +58,7 @@ local function value_of(item)
     local n = 0
     while child ~= nil do
       n = n + 1
-      t[n] = value_of(child)
+      t[n] = value_of(child, number)
       child = child.next
     end
     return setmetatable(t, ARRAY)
@@ -67,7 +67,7 @@ local function value_of(item)
   while child ~= nil do
     local key = ffi.string(child.string)
     if t[key] == nil then order[#order + 1] = key end
-    t[key] = value_of(child)
+    t[key] = value_of(child, number)
     child = child.next
   end
   return setmetatable(t, { __order = order })
@@ -79,10 +79,34 @@ local function where(text, offset)
   return ("line %d, column %d"):format(line, offset - last + 1)
 end
 
---- Reads one JSON text; nil and a message with the place when it is not JSON.
+-- The numbers of a text as they are written, one a call, in their order.
+local function literals(text)
+  local at = 1
+  return function()
+    while true do
+      local i = text:find('["%d-]', at)
+      if not i then return nil end
+      if text:sub(i, i) ~= '"' then
+        local literal, stop = text:match("^([-+.%deE]+)()", i)
+        at = stop
+        return literal
+      end
+      at = i + 1
+      repeat  -- the string's end: a quote that no backslash takes
+        local j = text:find('[\\"]', at)
+        if not j then return nil end
+        at = j + (text:sub(j, j) == "\\" and 2 or 1)
+      until text:sub(j, j) == '"'
+    end
+  end
+end
+
+--- Reads one JSON text; nil and a message with the place when it is not JSON. number(x, literal), when given, makes a number's
+--- value from the double and from how it is written, for those who tell 1 from 1.0.
 ---@param text string
+---@param number function?
 ---@return any value, string? message
-function json.parse(text)
+function json.parse(text, number)
   local at = ffi.new "const char *[1]"
   local buffer = ffi.cast("const char *", text)
   -- with the NUL that ends a Lua string, so that what follows the value is seen
@@ -91,7 +115,8 @@ function json.parse(text)
     local offset = at[0] ~= nil and tonumber(at[0] - buffer) or 0
     return nil, "not JSON at " .. where(text, math.min(offset, #text))
   end
-  local ok, v = pcall(value_of, root)
+  local next_literal = number and literals(text)
+  local ok, v = pcall(value_of, root, number and function(x) return number(x, next_literal() or "") end)
   C.cJSON_Delete(root)
   if not ok then return nil, tostring(v) end
   return v
@@ -99,9 +124,10 @@ end
 
 --- Reads one JSON text; raises at the caller's line when it is not JSON.
 ---@param text string
-function json.decode(text)
+---@param number function?  as in json.parse
+function json.decode(text, number)
   if type(text) ~= "string" then error("json.decode wants a string; got " .. type(text), 2) end
-  local v, message = json.parse(text)
+  local v, message = json.parse(text, number)
   if v == nil then error(message, 2) end
   return v
 end
@@ -223,12 +249,12 @@ function json.encode(v, o)
 end
 
 --- The value in a JSON file.
-function json.load(path)
+function json.load(path, number)
   local f, why = io.open(path, "rb")
   if not f then error(why, 2) end
   local text = f:read "*a"
   f:close()
-  local v, message = json.parse(text)
+  local v, message = json.parse(text, number)
   if v == nil then error(path .. ": " .. message, 2) end
   return v
 end

@@ -1,5 +1,6 @@
 -- test_jinja.lua: templates and chats render as transformers renders them (tests/parity/make_chat_fixtures.py made the
--- expectations). Would catch: a wrong whitespace rule, precedence, scope, filter, or the order of keys in tojson.
+-- expectations, make_jinja_fuzz.py those of random templates; TL_JINJA_CASES names a file with more of them). Would catch: a wrong
+-- whitespace rule, precedence, scope, filter, method or format, or the order of keys in tojson.
 package.path = arg[0]:match "^(.*)/" .. "/?.lua;" .. package.path
 local check = require "check"
 local chat = require "tl.chat"
@@ -7,7 +8,11 @@ local F = require "tl.ffi"
 local jinja = require "tl.jinja"
 local json = require "tl.json"
 
-local fixtures = json.load(arg[0]:match "^(.*)/" .. "/../parity/fixtures/chat.json")
+local V = require "tl.jinja.values"
+
+local folder = arg[0]:match "^(.*)/" .. "/../parity/fixtures/"
+local fixtures = json.load(folder .. "chat.json", V.json_number)
+local random = json.load(os.getenv "TL_JINJA_CASES" or folder .. "jinja_fuzz.json", V.json_number)
 
 -- one line for each fixture that fails, one for all that pass
 local function all(name, list, render)
@@ -28,6 +33,8 @@ local function all(name, list, render)
 end
 
 all("expressions, layout and errors", fixtures.cases, function(c) return jinja.render(c.template, fixtures.context) end)
+
+all("random templates", random.cases, function(c) return jinja.render(c.template, random.context) end)
 
 local function options_of(c)
   local o = { bos_token = "<s>", eos_token = "</s>" }
@@ -62,11 +69,34 @@ check.test("errors name the line and raise_exception's words", function()
   check.raises("list of", chat.render, "{{ 1 }}", { role = "user", content = "x" })
 end)
 
-check.test("a template cannot run away", function()
-  check.raises("range is limited", jinja.render, "{% for i in range(1000000000) %}{% endfor %}", {})
-  check.raises("too long", jinja.render, "{{ 'x' * 10000000000 }}", {})
-  check.raises("line 1", jinja.render, "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", {})
-  check.raises("line 1", jinja.render, "{{ " .. ("("):rep(100000) .. " }}", {})
+check.test("a template cannot run away: each ends in one error with its line", function()
+  local function ends(pattern, template) check.raises("^chat template, line %d+: .*" .. pattern, jinja.render, template, {}) end
+  ends("range is limited", "{% for i in range(1000000000) %}{% endfor %}")
+  ends("too long", "{{ 'x' * 10000000000 }}")
+  ends("too long", "{{ [1] * 10000000000 }}")
+  ends("too long", "{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}")
+  ends("too long", "{% set ns = namespace(s=[1]) %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}")
+  ends("does not end", "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}")
+  ends("longer than", "{% set x = 'x' * 1000000 %}{% for i in range(1000) %}{{ x }}{% endfor %}")
+  ends("deep", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}")
+  ends("deep", "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}")
+  ends("deep", "{% set ns = namespace(s=[]) %}{% for i in range(999) %}{% set ns.s = [ns.s] %}{% endfor %}{{ ns.s|tojson }}")
+  ends("deep", "{% set ns = namespace(s=[]) %}{% for i in range(90000) %}{% set ns.s = [ns.s] %}{% endfor %}{{ ns.s }}")
+  ends("deep", "{{ " .. ("("):rep(100000) .. "1" .. (")"):rep(100000) .. " }}")
+  ends("deep", "{{ " .. ("not "):rep(100000) .. "1 }}")
+  ends("deep", "{{ " .. ("-"):rep(100000) .. "1 }}")
+  ends("deep", ("{% if 1 %}"):rep(100000))
+  ends("width is at most", "{{ '%99999999d' % 1 }}")
+  ends("width is at most", "{{ '{:>99999999}'.format(1) }}")
+  ends("too long", "{{ 'a'|center(99999999999) }}")
+  ends("too long", "{{ 'ab'.replace('', 'x' * 60000000) }}")
+  ends("too long", "{{ (['x' * 1000000] * 1000)|join }}")
+  ends("too long", "{{ '\\t'.expandtabs(99999999999) }}")
+end)
+
+check.test("numbers as JSON wrote them", function()
+  local v = json.decode('{"a": 2.0, "b": 2, "c": 12345678901234567890, "d": [1e2, "1.0, \\" 7"], "e": -0.5}', V.json_number)
+  check.equal(jinja.render("{{ v|tojson }}", { v = v }), '{"a": 2.0, "b": 2, "c": 12345678901234567890, "d": [100.0, "1.0, \\" 7"], "e": -0.5}')
 end)
 
 check.done()

@@ -3,36 +3,49 @@
 --- A scope is a Lua table whose __index is the scope around it: loops, macros and `with` open one, `if` does not, so what a
 --- loop sets is gone with the iteration, and only a namespace carries values out, as in Jinja.
 local V = require "tl.jinja.values"
-local text = require "tl.jinja.text"
-local methods = require "tl.jinja.methods"
+local format = require "tl.jinja.format"
+local access = require "tl.jinja.access"
 local filters = require "tl.jinja.filters"
 local tests = require "tl.jinja.tests"
+local globals = require "tl.jinja.globals"
 
 local eval = {}
 local E = {}  -- expressions by kind: E.kind(node, scope, rt) -> value
 local S = {}  -- statements by kind: S.kind(node, scope, rt) -> nil, "break" or "continue"
 
-local MAX_TEXT = 256 * 1024 * 1024
+local function value_of(node, scope, rt)
+  V.spend(1)
+  return E[node.t](node, scope, rt)
+end
 
-local function value_of(node, scope, rt) return E[node.t](node, scope, rt) end
+-- Macros, recursive loops and blocks inside one another; n is 1 on the way in, -1 on the way out.
+local function deeper(rt, n)
+  rt.depth = rt.depth + n
+  if rt.depth > V.MAX_DEPTH then V.fail("macros or loops call themselves more than %d deep", V.MAX_DEPTH) end
+end
 local function child(scope) return setmetatable({}, { __index = scope }) end
 
 local function run(nodes, scope, rt)
   for i = 1, #nodes do
     local node = nodes[i]
     rt.line = node.line
+    V.spend(1)
     local signal = S[node.t](node, scope, rt)
     if signal then return signal end
   end
 end
 
+-- The text that statements write, and their signal.
 local function captured(nodes, scope, rt)
   local out = rt.out
   rt.out = {}
-  run(nodes, scope, rt)
+  deeper(rt, 1)
+  local signal = run(nodes, scope, rt)
+  deeper(rt, -1)
   local result = table.concat(rt.out)
+  V.spend_text(#result)
   rt.out = out
-  return result
+  return result, signal
 end
 
 -- ---------------------------------------------------------------- expressions
@@ -95,60 +108,97 @@ function E.compare(node, scope, rt)
   return true
 end
 
+-- what the operators do with other things than numbers: on[op](a, b, type of a, type of b) -> value, or nil where they do not
+local on = {}
+
 local function arithmetic(op, compute)
   return function(node, scope, rt)
     local a, b = value_of(node.left, scope, rt), value_of(node.right, scope, rt)
     local x, x_float = V.number(a)
     local y, y_float = V.number(b)
     if x and y then return compute(x, y, x_float or y_float) end
+    if op == "%" and type(a) == "string" then return format.percent(a, b) end
     V.defined(a)
     V.defined(b)
-    local special = eval["on_" .. op]
-    local v = special and special(a, b, V.type(a), V.type(b))
+    local v = on[op] and on[op](a, b, V.type(a), V.type(b))
     if v ~= nil then return v end
     V.fail("unsupported operand type(s) for %s: '%s' and '%s'", op, V.python_type(a), V.python_type(b))
   end
 end
 
-local function typed(v, float) return float and V.float(v) or v end
-local function nonzero(y) if y == 0 then V.fail "division by zero" end end
+-- Integers stay below 2^53, where doubles are exact; beyond it Python's digits would be other ones.
+local function typed(v, float)
+  if float then return V.float(v) end
+  if math.abs(v) > 2 ^ 53 then V.fail "an integer beyond 2^53 is not supported" end
+  return v == 0 and 0 or v
+end
+
+-- Python's floored quotient and remainder, from the exact remainder of C
+local function divmod(x, y)
+  if y == 0 then V.fail "division by zero" end
+  local m = math.fmod(x, y)
+  local d = (x - m) / y
+  if m ~= 0 and (y < 0) ~= (m < 0) then m, d = m + y, d - 1 end
+  local whole = math.floor(d)
+  if d - whole > 0.5 then whole = whole + 1 end
+  if whole == 0 then whole = x / y < 0 and -0.0 or 0 end
+  if m == 0 then m = y < 0 and -0.0 or 0 end
+  return whole, m
+end
+
+local function power(x, y, float)
+  if x == 0 and y < 0 then V.fail "0 cannot be raised to a negative power" end
+  local v = x ^ y
+  if v ~= v and x == x and y == y then V.fail "a negative number has no such power among the reals" end
+  if math.abs(v) == math.huge and math.abs(x) < math.huge then V.fail "the power is too large" end
+  return typed(v, float or y < 0)
+end
 
 E.add = arithmetic("+", function(x, y, float) return typed(x + y, float) end)
 E.sub = arithmetic("-", function(x, y, float) return typed(x - y, float) end)
 E.mul = arithmetic("*", function(x, y, float) return typed(x * y, float) end)
-E.div = arithmetic("/", function(x, y) nonzero(y) return V.float(x / y) end)
-E.floordiv = arithmetic("//", function(x, y, float) nonzero(y) return typed(math.floor(x / y), float) end)
-E.mod = arithmetic("%", function(x, y, float) nonzero(y) return typed(x % y, float) end)
-E.pow = arithmetic("**", function(x, y, float) return typed(x ^ y, float or y < 0) end)
+E.div = arithmetic("/", function(x, y)
+  if y == 0 then V.fail "division by zero" end
+  return V.float(x / y)
+end)
+E.floordiv = arithmetic("//", function(x, y, float) return typed((divmod(x, y)), float) end)
+E.mod = arithmetic("%", function(x, y, float) return typed(select(2, divmod(x, y)), float) end)
+E.pow = arithmetic("**", power)
 
-eval["on_+"] = function(a, b, ta, tb)
-  if ta == "string" and tb == "string" then return a .. b end
-  if ta ~= "list" or tb ~= "list" then return nil end
-  local out = {}
-  for i, v in ipairs(a) do out[i] = v end
-  for _, v in ipairs(b) do out[#out + 1] = v end
-  return V.list(out)
+local function copied(out, list)
+  for i = 1, #list do out[#out + 1] = list[i] end
+  return out
 end
-eval["on_*"] = function(a, b, ta, tb)
+local function is_tuple(v) return V.python_type(v) == "tuple" end
+
+on["+"] = function(a, b, ta, tb)
+  if ta == "string" and tb == "string" then
+    V.spend_text(#a + #b)
+    return a .. b
+  end
+  if ta ~= "list" or tb ~= "list" or V.python_type(a) ~= V.python_type(b) or V.python_type(a) == "range" then return nil end
+  V.spend_list(#a + #b)
+  local out = copied(copied({}, a), b)
+  return is_tuple(a) and V.tuple(out) or V.list(out)
+end
+on["*"] = function(a, b, ta, tb)
   if tb == "string" or tb == "list" then a, b, ta, tb = b, a, tb, ta end
   if tb ~= "int" and tb ~= "boolean" then return nil end
   local n = math.max(0, (V.number(b)))
   if ta == "string" then
-    if #a * n > MAX_TEXT then V.fail "a repeated string would be too long" end
+    V.spend_text(#a * n)
     return a:rep(n)
   end
-  if ta ~= "list" then return nil end
-  if #a * n > 1e6 then V.fail "a repeated list would be too long" end
+  if ta ~= "list" or V.python_type(a) == "range" then return nil end
+  V.spend_list(#a * n)
   local out = {}
-  for _ = 1, n do
-    for _, v in ipairs(a) do out[#out + 1] = v end
-  end
-  return V.list(out)
+  for _ = 1, #a > 0 and n or 0 do copied(out, a) end
+  return is_tuple(a) and V.tuple(out) or V.list(out)
 end
-eval["on_%"] = function(a, b, ta) if ta == "string" then return methods.percent(a, b) end end
-
 function E.concat(node, scope, rt)
-  return V.string(value_of(node.left, scope, rt)) .. V.string(value_of(node.right, scope, rt))
+  local a, b = V.string(value_of(node.left, scope, rt)), V.string(value_of(node.right, scope, rt))
+  V.spend_text(#a + #b)
+  return a .. b
 end
 
 local function signed(sign)
@@ -161,44 +211,10 @@ local function signed(sign)
 end
 E.neg, E.pos = signed(-1), signed(1)
 
-local function missing(v, name)
-  return V.undefined(("'%s object' has no attribute '%s'"):format(V.python_type(v), V.string(name)))
-end
-
--- a field of a mapping or a loop; nil: there is none
-local function field(v, name)
-  local t = V.type(v)
-  if t == "loop" then
-    local f = v[name]
-    if name == "previtem" or name == "nextitem" then return f == nil and V.undefined "there is no such item" or f end
-    return f
-  end
-  if t == "dict" or t == "namespace" then return rawget(v, name) end
-end
-
-function E.attribute(node, scope, rt)
-  local v = V.defined(value_of(node.value, scope, rt))
-  local found = methods.find(v, node.name)
-  if found == nil then found = field(v, node.name) end
-  return found == nil and missing(v, node.name) or found
-end
-
+function E.attribute(node, scope, rt) return access.attribute(value_of(node.value, scope, rt), node.name) end
 function E.item(node, scope, rt)
-  local v, key = V.defined(value_of(node.value, scope, rt)), value_of(node.key, scope, rt)
-  local t, i, float = V.type(v), V.number(key)
-  if t == "string" or t == "list" then
-    if i and not float then
-      local found = V.index(v, i)
-      return found == nil and V.undefined(("%s has no element %s"):format(V.python_type(v), V.string(key))) or found
-    end
-  elseif t == "dict" or t == "namespace" or t == "loop" then
-    local name = key
-    if i and type(key) ~= "boolean" then name = i end
-    local found = field(v, name)
-    if found ~= nil then return found end
-  end
-  local method = type(key) == "string" and methods.find(v, key) or nil
-  return method or missing(v, key)
+  local v = value_of(node.value, scope, rt)
+  return access.item(v, value_of(node.key, scope, rt))
 end
 
 local function whole(node, scope, rt)
@@ -213,7 +229,7 @@ function E.slice(node, scope, rt)
   local v = V.defined(value_of(node.value, scope, rt))
   local start, stop, step = whole(node.start, scope, rt), whole(node.stop, scope, rt), whole(node.step, scope, rt)
   local t = V.type(v)
-  if t ~= "string" and t ~= "list" then V.fail("'%s' object cannot be sliced", V.python_type(v)) end
+  if t ~= "string" and t ~= "list" then return V.undefined(("'%s' object cannot be sliced"):format(V.python_type(v))) end
   return V.slice(v, start, stop, step)
 end
 
@@ -273,11 +289,14 @@ function E.test(node, scope, rt)
 end
 
 -- ---------------------------------------------------------------- statements
-function S.data(node, scope, rt) rt.out[#rt.out + 1] = node.text end
+function S.data(node, scope, rt)
+  V.spend(#node.text / 64)
+  rt.out[#rt.out + 1] = node.text
+end
 function S.output(node, scope, rt)
   local s = V.string(value_of(node.value, scope, rt))
   rt.size = rt.size + #s
-  if rt.size > MAX_TEXT then V.fail "the rendered text is too long" end
+  if rt.size > V.MAX_TEXT then V.fail("the rendered text is longer than %d bytes", V.MAX_TEXT) end
   rt.out[#rt.out + 1] = s
 end
 
@@ -287,7 +306,7 @@ local function assign(target, v, scope)
   elseif target.t == "field" then
     local n = scope[target.name]
     if n == nil or V.type(n) ~= "namespace" then V.fail("cannot set '%s': '%s' is not a namespace", target.field, target.name) end
-    n[target.field] = v
+    V.set_field(n, target.field, v)
   else
     local items = V.iter(V.defined(v))
     if #items ~= #target.items then V.fail("%d values cannot be set to %d names", #items, #target.items) end
@@ -297,13 +316,17 @@ end
 
 function S.set(node, scope, rt) assign(node.target, value_of(node.value, scope, rt), scope) end
 
-local function filtered(node, scope, rt)
-  local v = captured(node.body, child(scope), rt)
+-- Calls take(text) with a block's filtered text; a break inside the block leaves it before that.
+local function filtered(node, scope, rt, take)
+  local v, signal = captured(node.body, child(scope), rt)
+  if signal then return signal end
   for _, f in ipairs(node.filters) do v = apply_filter(f, v, scope, rt) end
-  return v
+  take(v)
 end
-function S.set_block(node, scope, rt) assign(node.target, filtered(node, scope, rt), scope) end
-function S.filter_block(node, scope, rt) rt.out[#rt.out + 1] = V.string(filtered(node, scope, rt)) end
+function S.set_block(node, scope, rt) return filtered(node, scope, rt, function(v) assign(node.target, v, scope) end) end
+function S.filter_block(node, scope, rt)
+  return filtered(node, scope, rt, function(v) rt.out[#rt.out + 1] = V.string(v) end)
+end
 
 S["if"] = function(node, scope, rt)
   for _, b in ipairs(node.branches) do
@@ -318,58 +341,58 @@ function S.with(node, scope, rt)
   return run(node.body, inner, rt)
 end
 
-local function loop_fields(loop, items, i, depth)
-  local n = #items
-  loop.index, loop.index0, loop.revindex, loop.revindex0 = i, i - 1, n - i + 1, n - i
-  loop.first, loop.last, loop.length = i == 1, i == n, n
-  loop.previtem, loop.nextitem = items[i - 1], items[i + 1]
-  loop.depth, loop.depth0 = depth, depth - 1
+local loop_over
+
+-- A loop's elements come one by one, as far as somebody asks (loop.last and nextitem look one ahead, length and revindex to the
+-- end), so that a condition sees what the body has set so far.
+local function lookahead(node, iterable, scope, rt)
+  local all, at, items = V.iter(iterable), 0, {}
+  return items, function(n)
+    while #items < n and at < #all do
+      at = at + 1
+      local keep = true
+      if node.condition then
+        local inner = child(scope)
+        assign(node.target, all[at], inner)
+        keep = V.truth(value_of(node.condition, inner, rt))
+      end
+      if keep then items[#items + 1] = all[at] end
+    end
+    return items[n]
+  end
 end
 
-local function loop_functions(loop)
-  loop.cycle = V.callable(function(args)
-    if #args == 0 then V.fail "loop.cycle wants values" end
-    return args[loop.index0 % #args + 1]
-  end)
-  local last
-  loop.changed = V.callable(function(args)
-    local same = last and V.equal(V.list(last), V.list(args))
-    last = args
-    return not same
-  end)
+-- loop(...) of a recursive loop: the text of the same loop over something else
+local function recursion(node, scope, rt, level)
+  return function(args)
+    local out = rt.out
+    rt.out = {}
+    deeper(rt, 1)
+    loop_over(node, args[1], scope, rt, level + 1)
+    deeper(rt, -1)
+    local result = table.concat(rt.out)
+    V.spend_text(#result)
+    rt.out = out
+    return result
+  end
 end
 
-local function loop_over(node, iterable, scope, rt, depth)
-  local items = {}
-  for _, v in ipairs(V.iter(iterable)) do
-    local keep = true
-    if node.condition then
-      local inner = child(scope)
-      assign(node.target, v, inner)
-      keep = V.truth(value_of(node.condition, inner, rt))
-    end
-    if keep then items[#items + 1] = v end
-  end
-  if #items == 0 and node.otherwise then return run(node.otherwise, child(scope), rt) end
-  local loop = V.loop {}
-  loop_functions(loop)
-  if node.recursive then
-    loop.recurse = function(args)
-      local out = rt.out
-      rt.out = {}
-      loop_over(node, args[1], scope, rt, depth + 1)
-      local result = table.concat(rt.out)
-      rt.out = out
-      return result
-    end
-  end
-  for i, v in ipairs(items) do
-    loop_fields(loop, items, i, depth)
+function loop_over(node, iterable, scope, rt, level)
+  local items, pull = lookahead(node, iterable, scope, rt)
+  local loop = V.loop { items = items, pull = pull, level = level, recurse = node.recursive and recursion(node, scope, rt, level) }
+  local i, finished = 1, false
+  while pull(i) ~= nil do
+    loop.i = i
     local inner = child(scope)
     inner.loop = loop
-    assign(node.target, v, inner)
-    if run(node.body, inner, rt) == "break" then break end
+    assign(node.target, items[i], inner)
+    local signal = run(node.body, inner, rt)
+    if signal == "break" then break end
+    finished = finished or not signal
+    i = i + 1
   end
+  -- as in Jinja, `else` is for a loop of which no turn came to its end
+  if not finished and node.otherwise then return run(node.otherwise, child(scope), rt) end
 end
 S["for"] = function(node, scope, rt) return loop_over(node, value_of(node.iter, scope, rt), scope, rt, 1) end
 S["break"] = function() return "break" end
@@ -405,65 +428,27 @@ function S.call_block(node, scope, rt)
   rt.out[#rt.out + 1] = V.string(call(value_of(node.call.value, scope, rt), args, named))
 end
 
--- ---------------------------------------------------------------- globals
-local MAX_RANGE = 100000
-
-local globals = {
-  range = V.callable(function(args)
-    local start, stop, step = 0, V.number(args[1]), 1
-    if args[2] ~= nil then start, stop, step = stop, V.number(args[2]), args[3] == nil and 1 or V.number(args[3]) end
-    if not start or not stop or not step or step == 0 then V.fail "range wants one to three integers, the step not 0" end
-    if (stop - start) / step > MAX_RANGE then V.fail("range is limited to %d elements", MAX_RANGE) end
-    local out = {}
-    for i = start, stop - (step > 0 and 1 or -1), step do out[#out + 1] = i end
-    return V.list(out)
-  end),
-  namespace = V.callable(function(args, named)
-    local n = V.namespace()
-    for _, k in ipairs(args[1] and V.keys(args[1]) or {}) do n[k] = args[1][k] end
-    for _, k in ipairs(named) do n[k] = named[k] end
-    return n
-  end),
-  dict = V.callable(function(args, named)
-    local d = V.dict()
-    if args[1] and V.type(args[1]) == "dict" then
-      for _, k in ipairs(V.keys(args[1])) do V.set(d, k, args[1][k]) end
-    elseif args[1] then
-      for _, pair in ipairs(V.iter(args[1])) do V.set(d, pair[1], pair[2]) end
-    end
-    for _, k in ipairs(named) do V.set(d, k, named[k]) end
-    return d
-  end),
-  raise_exception = V.callable(function(args) V.fail("%s", V.string(args[1] == nil and "" or args[1])) end),
-  strftime_now = V.callable(function(args)
-    if type(args[1]) ~= "string" then V.fail "strftime_now wants a format" end
-    return os.date(args[1])
-  end),
-  joiner = V.callable(function(args, named)
-    local sep, used = args[1] or named.sep or ", ", false
-    return V.callable(function()
-      if used then return sep end
-      used = true
-      return ""
-    end)
-  end),
-}
+-- What goes wrong, with the line it went wrong at.
+local function located(rt, e)
+  if getmetatable(e) ~= V then
+    local message = tostring(e):find "stack overflow" and "nested too deeply" or tostring(e)
+    e = setmetatable({ message = message }, V)
+  end
+  e.line = e.line or rt.line
+  return e
+end
 
 --- Renders a tree with a context; errors carry the line in .line.
 function eval.render(tree, context)
-  local rt = { out = {}, size = 0, line = 1 }
+  local rt = { out = {}, size = 0, line = 1, depth = 0 }
   local scope = child(setmetatable({}, { __index = function(_, k)
     local v = context[k]
     if v == nil then v = globals[k] end
     return v
   end }))
-  local ok, err = xpcall(function() run(tree, scope, rt) end, function(e)
-    if getmetatable(e) == V then
-      e.line = e.line or rt.line
-      return e
-    end
-    return setmetatable({ message = tostring(e), line = rt.line }, V)
-  end)
+  local left = V.begin()
+  local ok, err = xpcall(function() run(tree, scope, rt) end, function(e) return located(rt, e) end)
+  V.resume(left)
   if not ok then error(err, 0) end
   return table.concat(rt.out)
 end

@@ -23,11 +23,11 @@ end
 
 -- Everything moves forward only, so lines are counted as the position passes them.
 function Lexer:line_at(at)
-  while true do
-    local newline = self.source:find("\n", self.counted, true)
-    if not newline or newline >= at then return self.line end
-    self.counted, self.line = newline + 1, self.line + 1
+  while self.newline < at do
+    self.line = self.line + 1
+    self.newline = self.source:find("\n", self.newline + 1, true) or math.huge
   end
+  return self.line
 end
 
 function Lexer:add(kind, value, at)
@@ -218,7 +218,8 @@ end
 ---@param source string
 function lexer.tokens(source)
   source = source:gsub("\r\n?", "\n"):gsub("\n$", "")
-  return setmetatable({ source = source, tokens = {}, counted = 1, line = 1, line_starting = true }, Lexer):run()
+  return setmetatable({ source = source, tokens = {}, newline = source:find("\n", 1, true) or math.huge, line = 1,
+    line_starting = true }, Lexer):run()
 end
 
 return lexer

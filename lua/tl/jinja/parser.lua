@@ -41,6 +41,12 @@ function P:expect(kind, value)
   self:fail("expected %s, found %s", value and "'" .. value .. "'" or kind == "%}" and "'%}'" or "a " .. kind, shown(self.token))
 end
 
+-- Expressions and blocks inside one another; n is 1 on the way in, -1 on the way out.
+function P:deeper(n)
+  self.depth = self.depth + n
+  if self.depth > V.MAX_DEPTH then self:fail("nested more than %d deep", V.MAX_DEPTH) end
+end
+
 function P:node(t, fields)
   fields = fields or {}
   fields.t, fields.line = t, fields.line or self.token.line
@@ -49,13 +55,14 @@ end
 
 -- ---------------------------------------------------------------- expressions
 function P:expression(no_condition)
-  if no_condition then return self:binary(1) end
+  self:deeper(1)
   local line, value = self.token.line, self:binary(1)
-  while self:accept("name", "if") do
+  while not no_condition and self:accept("name", "if") do
     local condition, otherwise = self:binary(1), nil
     if self:accept("name", "else") then otherwise = self:expression() end
     value = self:node("condition", { line = line, condition = condition, yes = value, no = otherwise })
   end
+  self:deeper(-1)
   return value
 end
 
@@ -76,7 +83,12 @@ function P:binary(level)
   if not ops then return self:unary() end
   if ops == "not" then
     local line = self.token.line
-    if self:accept("name", "not") then return self:node("not", { line = line, value = self:binary(level) }) end
+    if self:accept("name", "not") then
+      self:deeper(1)
+      local node = self:node("not", { line = line, value = self:binary(level) })
+      self:deeper(-1)
+      return node
+    end
     return self:binary(level + 1)
   end
   if ops == "compare" then return self:compare(level) end
@@ -110,10 +122,11 @@ end
 
 function P:unary(no_filter)
   local line, value = self.token.line, nil
-  if self:accept("op", "-") then
-    value = self:node("neg", { line = line, value = self:unary(true) })
-  elseif self:accept("op", "+") then
-    value = self:node("pos", { line = line, value = self:unary(true) })
+  local sign = self:accept("op", "-") or self:accept("op", "+")
+  if sign then
+    self:deeper(1)
+    value = self:node(sign.value == "-" and "neg" or "pos", { line = line, value = self:unary(true) })
+    self:deeper(-1)
   else
     value = self:primary()
   end
@@ -314,10 +327,12 @@ end
 -- Statements up to a tag named in `ends`; the tag's name is taken, its rest is not.
 function P:body(ends)
   local nodes = {}
+  self:deeper(1)
   while true do
     local token = self.token
     if token.kind == "eof" then
       if ends then self:fail("'%s' is missing", ends[#ends]) end
+      self:deeper(-1)
       return nodes
     elseif token.kind == "data" then
       nodes[#nodes + 1] = self:node("data", { text = self:next().value })
@@ -329,7 +344,10 @@ function P:body(ends)
       self:expect "{%"
       local name = self:expect("name").value
       for _, e in ipairs(ends or {}) do
-        if name == e then return nodes, name end
+        if name == e then
+          self:deeper(-1)
+          return nodes, name
+        end
       end
       local parse = P["tag_" .. name]
       if not parse then self:fail("unknown tag '%s'%s", name, ends and (" ('%s' is still open)"):format(ends[#ends]) or "") end
@@ -343,6 +361,15 @@ function P:block(...)
   return self:body { ... }
 end
 
+-- The body of something that is called, which the loops around it cannot be left from.
+function P:called_body(ending)
+  local loops = self.loops
+  self.loops = 0
+  local body = self:block(ending)
+  self.loops = loops
+  return body
+end
+
 function P:tag_for(line)
   local target = self:target "in"
   self:expect("name", "in")
@@ -350,7 +377,9 @@ function P:tag_for(line)
   if self:accept("name", "if") then node.condition = self:expression() end
   node.recursive = self:accept("name", "recursive") ~= nil
   local ended
+  self.loops = self.loops + 1
   node.body, ended = self:block("else", "endfor")
+  self.loops = self.loops - 1
   if ended == "else" then node.otherwise = self:block "endfor" end
   self:expect "%}"
   return node
@@ -397,7 +426,7 @@ end
 function P:tag_macro(line)
   local name = self:expect("name").value
   local parameters = self:parameters()
-  local node = self:node("macro", { line = line, name = name, parameters = parameters, body = self:block "endmacro" })
+  local node = self:node("macro", { line = line, name = name, parameters = parameters, body = self:called_body "endmacro" })
   self:expect "%}"
   return node
 end
@@ -406,7 +435,7 @@ function P:tag_call(line)
   local parameters = self:is_op "(" and self:parameters() or {}
   local call = self:expression()
   if call.t ~= "call" then self:fail "'call' wants a call of a macro" end
-  local node = self:node("call_block", { line = line, parameters = parameters, call = call, body = self:block "endcall" })
+  local node = self:node("call_block", { line = line, parameters = parameters, call = call, body = self:called_body "endcall" })
   self:expect "%}"
   return node
 end
@@ -434,13 +463,14 @@ end
 
 -- transformers' mark of what the assistant wrote: its text stays as it is
 function P:tag_generation(line)
-  local node = self:node("with", { line = line, sets = {}, body = self:block "endgeneration" })
+  local node = self:node("with", { line = line, sets = {}, body = self:called_body "endgeneration" })
   self:expect "%}"
   return node
 end
 
 local function jump(kind)
   return function(self, line)
+    if self.loops == 0 then self:fail("'%s' outside a loop", kind) end
     self:expect "%}"
     return self:node(kind, { line = line })
   end
@@ -451,7 +481,7 @@ P.tag_break, P.tag_continue = jump "break", jump "continue"
 ---@param source string
 function parser.parse(source)
   local tokens = lexer.tokens(source)
-  return (setmetatable({ tokens = tokens, at = 1, token = tokens[1] }, P):body())
+  return (setmetatable({ tokens = tokens, at = 1, token = tokens[1], depth = 0, loops = 0 }, P):body())
 end
 
 return parser

@@ -20,8 +20,8 @@ tests.float = of_type "float"
 tests.boolean = of_type "boolean"
 tests.mapping = of_type "dict"
 tests.sequence = of_type("list", "string", "dict", "undefined")
-tests.iterable = of_type("list", "string", "dict", "undefined")
-tests.callable = of_type "callable"
+tests.iterable = of_type("list", "string", "dict", "undefined", "view", "generator", "loop")
+tests.callable = of_type("callable", "undefined")
 tests["true"] = function(v) return v == true end
 tests["false"] = function(v) return v == false end
 tests.escaped = function() return false end
@@ -33,7 +33,10 @@ local function integer(v)
 end
 tests.odd = function(v) return integer(v) % 2 == 1 end
 tests.even = function(v) return integer(v) % 2 == 0 end
-tests.divisibleby = function(v, n) return integer(v) % integer(n) == 0 end
+tests.divisibleby = function(v, n)
+  if integer(n) == 0 then V.fail "division by zero" end
+  return integer(v) % integer(n) == 0
+end
 
 tests.eq = V.equal
 tests.ne = function(a, b) return not V.equal(a, b) end
@@ -46,8 +49,8 @@ tests.lessthan, tests.greaterthan = tests.lt, tests.gt
 tests["<"], tests[">"], tests["<="], tests[">="] = tests.lt, tests.gt, tests.le, tests.ge
 tests["in"] = function(v, container) return V.contains(container, v) end
 tests.sameas = function(a, b) return rawequal(a, b) end
-tests.lower = function(v) return type(v) == "string" and text.lower(v) == v and text.upper(v) ~= v end
-tests.upper = function(v) return type(v) == "string" and text.upper(v) == v and text.lower(v) ~= v end
+tests.lower = function(v) return text.is_lower(V.string(v)) end
+tests.upper = function(v) return text.is_upper(V.string(v)) end
 tests.filter = function(v) return rawget(require "tl.jinja.filters", v) ~= nil end
 tests.test = function(v) return rawget(tests, v) ~= nil end
 

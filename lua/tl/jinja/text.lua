@@ -192,6 +192,17 @@ local function title_case(c) return map_case(c, string.upper, "title") end
 --- Whether a character has case.
 function text.is_cased(c) return text.upper(c) ~= text.lower(c) end
 
+-- Whether all cased characters are of that case, and there is one.
+function text.is_upper(s) return text.upper(s) == s and text.lower(s) ~= s end
+function text.is_lower(s) return text.lower(s) == s and text.upper(s) ~= s end
+
+ffi.cdef "const char *utf8proc_category_string(int32_t c);"
+--- Whether a character is a letter (the categories L*).
+function text.is_letter(c)
+  if #c == 1 then return c:find "^%a$" ~= nil end
+  return ffi.string(F.C.utf8proc_category_string(text.code(c))):sub(1, 1) == "L"
+end
+
 --- str.title: the first cased character of each run of cased ones up, the others down.
 function text.title(s)
   local out, inside = text.chars(s), false
@@ -223,28 +234,45 @@ function text.float(x)
   end
 end
 
---- x with so many digits after the point; exact halves go to the even digit, as in C and Python (LuaJIT's format: away from 0).
-function text.fixed(x, digits)
-  local y = x * 10 ^ digits
-  if math.abs(y) < 2 ^ 52 and y % 1 == 0.5 and x * 2 ^ (digits + 1) % 1 == 0 then
-    local even = y - 0.5 + (y - 0.5) % 2
-    if even == 0 and x < 0 then return "-" .. ("%." .. digits .. "f"):format(0) end
-    return ("%." .. digits .. "f"):format(even / 10 ^ digits)
-  end
-  return ("%." .. digits .. "f"):format(x)
+ffi.cdef "int snprintf(char *out, size_t n, const char *format, ...);"
+local buffer = ffi.new "char[1024]"
+
+--- C's printf of one double; spec without "%", with ".*" for the precision, which is at most 300. Exact halves go to the even
+--- digit, as in Python (LuaJIT's string.format: away from 0).
+function text.printf(spec, precision, x)
+  return ffi.string(buffer, ffi.C.snprintf(buffer, 1024, "%" .. spec, ffi.cast("int", precision), ffi.cast("double", x)))
 end
 
+--- x with so many digits after the point.
+function text.fixed(x, digits) return text.printf(".*f", digits, x) end
+
 local ESCAPE = { ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t", ["\\"] = "\\\\" }
+
+-- Whether Python shows a character beyond ASCII as it is: not the categories C* and Z*.
+local function is_printable(c)
+  local category = ffi.string(F.C.utf8proc_category_string(text.code(c)))
+  return not category:find "^[CZ]"
+end
+local function escaped(c)
+  local n = #c == 1 and c:byte() or text.code(c)
+  return (n < 0x100 and "\\x%02x" or n < 0x10000 and "\\u%04x" or "\\U%08x"):format(n)
+end
 
 --- A string as Python's repr writes it.
 function text.quote(s)
   local q = s:find("'", 1, true) and not s:find('"', 1, true) and '"' or "'"
   s = s:gsub("[%c\127\\" .. q .. "]", function(c)
     if c == q then return "\\" .. c end
-    return ESCAPE[c] or ("\\x%02x"):format(c:byte())
+    return ESCAPE[c] or escaped(c)
   end)
+  if s:find "[\128-\255]" then
+    s = s:gsub("[\194-\244][\128-\191]+", function(c) if not is_printable(c) then return escaped(c) end end)
+  end
   return q .. s .. q
 end
+
+--- A repr with everything beyond ASCII escaped, Python's ascii().
+function text.ascii(s) return (s:gsub("[\194-\244][\128-\191]+", escaped)) end
 
 local JSON_ESCAPE = { ['"'] = '\\"', ["\\"] = "\\\\", ["\b"] = "\\b", ["\f"] = "\\f", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t" }
 
