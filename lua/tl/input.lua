@@ -26,8 +26,8 @@ function input.ids(word, option)
   return ids
 end
 
---- Lines of JSON on stdin, as an iterator of objects; a line that is none ends the program with its number.
-function input.lines()
+--- Lines of JSON on stdin, as an iterator of objects; a line that is none ends the program with its number. number: as in json.parse.
+function input.lines(number)
   local n = 0
   return function()
     while true do
@@ -35,7 +35,7 @@ function input.lines()
       if not line then return nil end
       n = n + 1
       if line:find "%S" then
-        local v, why = json.parse(line)
+        local v, why = json.parse(line, number)
         if type(v) ~= "table" then options.exit(1, ("stdin, line %d: %s"):format(n, why or "not a JSON object")) end
         return v, n
       end

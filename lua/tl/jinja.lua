@@ -2,9 +2,13 @@
 --- loop controls, tojson without escapes for ASCII or HTML, raise_exception, strftime_now.
 ---
 ---   lexer.lua source -> tokens    parser.lua tokens -> tree    eval.lua tree -> text
----   values.lua what a value is    text.lua Python's strings    methods.lua, filters.lua, tests.lua
+---   values.lua what a value is    text.lua Python's strings    format.lua "%s" and "{}"    dumps.lua tojson
+---   access.lua, methods.lua, filters*.lua, tests.lua, globals.lua: what templates may use
 ---
---- Not there: inheritance, include and import, autoescape, {% do %}, i18n.
+--- A template comes from whoever made the model: it cannot reach files or the program, cannot change what it is given, and ends
+--- in an error when it takes too many steps, nests too deep or makes too long a text (values.lua has the limits).
+---
+--- Not there: inheritance, include and import, autoescape and Markup (escape and safe give plain text), i18n.
 local parser = require "tl.jinja.parser"
 local eval = require "tl.jinja.eval"
 local V = require "tl.jinja.values"
@@ -13,6 +17,9 @@ local jinja = {}
 
 --- None of templates; the same value as json.null.
 jinja.none = V.none
+
+--- The number of a JSON text as templates tell them apart (1 and 1.0), for json.parse and json.load.
+jinja.json_number = V.json_number
 
 local cache, cached = {}, 0
 local CACHE = 64

@@ -445,6 +445,9 @@ def chat(name, template, messages, options):
     tools = options.pop("tools", None)
     o = {"name": name, "messages": messages, "options": {**options, **({"tools": tools} if tools is not None else {})}}
     try:
+        if not messages:
+            raise ValueError("apply_chat_template refuses no messages")
+        messages = [{k: v for k, v in m.items() if v is not None} for m in messages]
         out, _ = ctu.render_jinja_template([json.loads(json.dumps(messages))], tools=tools, chat_template=template,
                                            **{"bos_token": "<s>", "eos_token": "</s>", **options})
         o["expected"] = out[0]
@@ -484,6 +487,9 @@ def main():
                 if "tools_in_user_message" in options and tname not in ("headers", "reasoning"):
                     continue
                 chats.append({**chat("%s, %s" % (tname, cname), template, messages, options), "template": tname})
+    for tname in ("chatml", "instruct", "reasoning"):
+        for cname in ("answered", "reasoning", "wrong turns", "turns", "one"):
+            chats.append({**chat("%s, %s, continued" % (tname, cname), templates[tname], CHATS[cname], {"continue_final_message": True}), "template": tname})
     real = smollm2_template()
     plain = [m for m in CHATS.values() if all(isinstance(x.get("content"), str) for x in m)]
     smollm2 = [chat("smollm2", real, m, {"add_generation_prompt": g}) for m in plain for g in (True, False)]

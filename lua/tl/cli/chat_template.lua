@@ -1,5 +1,6 @@
 --- tlrun chat-template: messages to the prompt's text
 local input = require "tl.input"
+local jinja = require "tl.jinja"
 local json = require "tl.json"
 local options = require "tl.options"
 
@@ -31,10 +32,10 @@ end
 function command.run(p)
   local t = require("tl.tokenizer").load(p.tokenizer or require("tl.model").resolve(p.model))
   if p.jsonl then
-    for v, n in input.lines() do print(json.encode { text = render(t, p, v, "stdin, line " .. n) }) end
+    for v, n in input.lines(jinja.json_number) do print(json.encode { text = render(t, p, v, "stdin, line " .. n) }) end
     return 0
   end
-  local v, why = json.parse(io.read "*a")
+  local v, why = json.parse(io.read "*a", jinja.json_number)
   if type(v) ~= "table" then options.exit(1, "stdin: " .. (why or "not messages")) end
   local text = render(t, p, v, "stdin")
   if p.json then print(json.encode { text = text }) else io.write(text) end

@@ -240,7 +240,7 @@ local buffer = ffi.new "char[1024]"
 --- C's printf of one double; spec without "%", with ".*" for the precision, which is at most 300. Exact halves go to the even
 --- digit, as in Python (LuaJIT's string.format: away from 0).
 function text.printf(spec, precision, x)
-  return ffi.string(buffer, ffi.C.snprintf(buffer, 1024, "%" .. spec, ffi.cast("int", precision), ffi.cast("double", x)))
+  return ffi.string(buffer, F.C.snprintf(buffer, 1024, "%" .. spec, ffi.cast("int", precision), ffi.cast("double", x)))
 end
 
 --- x with so many digits after the point.
