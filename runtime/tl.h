@@ -77,6 +77,22 @@ int64_t tl_file_bytes(const char *path);          // -1: not a regular file
 tl_status tl_list_dir(const char *path, char **json);
 // one YAML document as JSON text, scalars by the core schema of YAML 1.2; errors name file:line:column. tl_string_free
 tl_status tl_yaml_to_json(const char *path, char **json);
+// the same of a text (n bytes) that errors call `name`
+tl_status tl_yaml_text_to_json(const char *text, size_t n, const char *name, char **json);
+// is the text (n bytes) well-formed XML? TL_E_FORMAT with line and column when it is not
+tl_status tl_xml_check(const char *text, size_t n);
+// Runs argv (NULL-terminated; argv[0] is looked up in PATH) with input (n_input bytes) on its standard input and a minimal
+// environment. At the wall limit, or when it writes more than max_output bytes to stdout or stderr, its process group is killed.
+typedef struct tl_process_result {
+  int exit_code;                    // of the program; -1: it was ended by a signal
+  int signal;                       // that ended it, or 0
+  bool timed_out, flooded;          // it met the wall limit; it wrote more than max_output bytes
+  char *out, *err;                  // what it wrote (n_out, n_err bytes, then a NUL); release with tl_string_free
+  size_t n_out, n_err;
+  double seconds, cpu_seconds;      // wall; user and system of it and its children
+  int64_t peak_bytes;               // the largest resident size of one of its processes
+} tl_process_result;
+tl_status tl_process_run(const char *const *argv, const char *input, size_t n_input, int wall_ms, int64_t max_output, tl_process_result *out);
 // Fetches url to path with libcurl: into path.part (continued where an earlier try stopped), renamed to path when complete.
 // sha256: 64 hex digits that the file must have, or NULL. label: what the progress line on stderr calls it; NULL: no progress.
 tl_status tl_download(const char *url, const char *path, const char *sha256, const char *label);

@@ -13,6 +13,7 @@ local ffi = require "ffi"
 
 tl.version = ffi.string(F.C.tl_version())
 tl.root = F.root
+tl.exe = F.exe
 
 return setmetatable(tl, {
   __index = function(t, name)

@@ -159,13 +159,23 @@ end
 
 -- ---- public
 
+--- What a verifier module says of itself: its table `about` { name, summary, wants = fields of a problem, range = { lowest, highest reward },
+--- timeout_ms = what a call may need }; an empty table when it says nothing or does not load here.
+function verify.about(module, path)
+  local before = package.path
+  package.path = path or before
+  local ok, value = pcall(require, module)
+  package.path = before
+  return ok and type(value) == "table" and type(value.about) == "table" and value.about or {}
+end
+
 local known = { verifier = "", workers = "number", timeout_ms = "number", memory = "number", instructions = "number", config = "table", inline = "boolean" }
 
 --- A pool of verifiers.
 ---   verifier    a module name ("verifiers.math", or "math" for one of verifiers/), a file ("my.lua"), or a function
 ---               (problem, completion) -> reward [, info] that uses nothing from around it but globals and require
 ---   workers     threads (2)
----   timeout_ms  limit of one call (1000)
+---   timeout_ms  limit of one call (what the module's `about` says, else 1000)
 ---   memory      bytes of one worker's Lua state (256 MiB)
 ---   instructions  of the Lua VM in one call, counted in thousands (no limit); unlike the clock it strikes at the same place every time
 ---   config      a table for modules that take one
@@ -194,9 +204,10 @@ function verify.pool(o)
     end
     return setmetatable({ fn = inline_function(value, o.config, module or "the verifier"), jobs = 0, done = {}, first = 1 }, Inline)
   end
+  local about = module and verify.about(module, path) or {}
   local code = not module and dump(verifier) or nil
   local config = o.config and json.encode(o.config) or nil
-  local options = ffi.new("tl_pool_options", { n_workers = o.workers or 2, timeout_ms = o.timeout_ms or 1000, memory_bytes = o.memory or 0, instructions = o.instructions or 0,
+  local options = ffi.new("tl_pool_options", { n_workers = o.workers or 2, timeout_ms = o.timeout_ms or about.timeout_ms or 1000, memory_bytes = o.memory or 0, instructions = o.instructions or 0,
     lua_path = path, module = module, config_json = config, chunk = code, chunk_bytes = code and #code or 0 })
   local out = ffi.new("tl_pool *[1]")
   check(C.tl_pool_create(options, out), 2)

@@ -149,26 +149,29 @@ static tl_status document(reader *r, cJSON **out) {
   return r->event.type == YAML_STREAM_END_EVENT ? TL_OK : fail_at(r, r->event.start_mark, "a second document in the file");
 }
 
-tl_status tl_yaml_to_json(const char *path, char **json) {
+tl_status tl_yaml_text_to_json(const char *text, size_t n, const char *name, char **json) {
   *json = NULL;
-  char *text;
-  size_t n;
-  TL_TRY(tl_read_file(path, &text, &n));
-  reader r = {.path = path};
-  if (!yaml_parser_initialize(&r.parser)) {
-    free(text);
-    return tl_fail(TL_E_MEMORY, "%s: out of memory", path);
-  }
+  reader r = {.path = name};
+  if (!yaml_parser_initialize(&r.parser)) return tl_fail(TL_E_MEMORY, "%s: out of memory", name);
   yaml_parser_set_input_string(&r.parser, (const unsigned char *)text, n);
   cJSON *value = NULL;
   tl_status s = document(&r, &value);
   if (s == TL_OK) {
     *json = cJSON_PrintUnformatted(value);
-    if (!*json) s = tl_fail(TL_E_MEMORY, "%s: out of memory", path);
+    if (!*json) s = tl_fail(TL_E_MEMORY, "%s: out of memory", name);
   }
   cJSON_Delete(value);
   yaml_event_delete(&r.event);
   yaml_parser_delete(&r.parser);
+  return s;
+}
+
+tl_status tl_yaml_to_json(const char *path, char **json) {
+  *json = NULL;
+  char *text;
+  size_t n;
+  TL_TRY(tl_read_file(path, &text, &n));
+  tl_status s = tl_yaml_text_to_json(text, n, path, json);
   free(text);
   return s;
 }

@@ -1,0 +1,115 @@
+-- verifiers.code and tl.sandbox: right programs are paid, wrong ones are not, and what a hostile one does stays inside. Catches: a program that
+-- reads or writes beyond its sandbox, a limit that does not hold, an outcome that is told as another, a test that can be met without passing it.
+package.path = arg[0]:match "^(.*)/" .. "/?.lua;" .. package.path
+local check = require "check"
+local tl = require "tl"
+local code = require "verifiers.code"
+
+local refusal = tl.sandbox.why_not()
+if refusal then
+  check.skip("code verifier", refusal)
+  os.exit(0)
+end
+
+local function judge(problem, text, config)
+  local r, info = code.make(config)(problem, { text = text })
+  return r, info.status, info
+end
+local function expect(status, problem, text, config)
+  local r, found, info = judge(problem, text, config)
+  if found ~= status then error(("status %s (%s), expected %s"):format(found, tostring(info.why), status), 2) end
+  check.equal(r, status == "passed" and 1 or 0, status)
+  return info
+end
+
+local sum = { language = "python", tests = { { input = "1 2\n", output = "3\n" }, { input = "10 -4\n", output = "6" } } }
+local add = { language = "python", asserts = { "assert add(1, 2) == 3", "assert add([1], [2]) == [1, 2]" } }
+
+check.test("Python over stdin and stdout", function()
+  expect("passed", sum, "Here:\n```python\na, b = map(int, input().split())\nprint(a + b)\n```\nDone.")
+  local info = expect("wrong", sum, "```python\nprint(3)\n```")
+  check.equal(info.passed, 1, "one passes")
+  check.equal(judge(sum, "```python\nprint(3)\n```", { score = "share" }), 0.5, "share")
+  expect("crash", sum, "print(1 / 0)")
+  expect("no program", sum, "```js\n1\n```")
+end)
+
+check.test("Python asserts, and ways around them", function()
+  expect("passed", add, "def add(a, b):\n    return a + b")
+  expect("wrong", add, "def add(a, b):\n    return a - b if isinstance(a, int) else a")
+  for name, hack in pairs {
+    exit = "import sys\nsys.exit(0)", os_exit = "import os\nos._exit(0)", equal = "class E:\n    def __eq__(s, o): return True\ndef add(a, b): return E()",
+    subclass = "class E(int):\n    def __eq__(s, o): return True\ndef add(a, b): return E(9)", builtins = "import builtins\nbuiltins.all = lambda x: True\ndef add(a, b): return 0",
+    error = "class AssertionError(Exception): pass\nimport builtins\nbuiltins.AssertionError = SystemExit\ndef add(a, b): return 0",
+  } do check.equal(judge(add, hack), 0, name) end
+end)
+
+check.test("C and Lua", function()
+  local c = { language = "c", tests = sum.tests }
+  expect("passed", c, "```c\n#include <stdio.h>\nint main(void) { int a, b; scanf(\"%d %d\", &a, &b); printf(\"%d\\n\", a + b); }\n```")
+  expect("compile", c, "int main(void) { return x; }")
+  expect("crash", c, "#include <stdlib.h>\nint main(void) { abort(); }")
+  expect("passed", { language = "c", asserts = "assert(twice(4) == 8);" }, "int twice(int x) { return 2 * x; }")
+  expect("wrong", { language = "c", asserts = "assert(twice(4) == 8);" }, "int twice(int x) { return x; }")
+  expect("wrong", { language = "c", asserts = "assert(twice(4) == 8);" }, "#include <stdlib.h>\nint twice(int x) { exit(0); }")
+  local lua = { language = "lua", tests = sum.tests }
+  expect("passed", lua, "```lua\nlocal a, b = io.read('*n', '*n') print(a + b)\n```")
+  expect("passed", { language = "lua", asserts = "assert(twice(4) == 8)" }, "function twice(x) return 2 * x end")
+  expect("wrong", { language = "lua", asserts = "assert(twice(4) == 8)" }, "function twice(x) os.exit(0) end")
+  expect("wrong", { language = "lua", asserts = "assert(twice(4) == 8)" }, "function twice(x) return 9 end assert = function() end")
+end)
+
+local one = { language = "python", tests = { { input = "", output = "ok" } } }
+local fast = { wall_ms = 1500, cpu_s = 1, memory = 268435456 }
+local secret = check.file("a word of the host", ".txt")
+
+check.test("an infinite loop, a sleeper, a memory bomb, a flood, a full disk", function()
+  expect("timeout", one, "while True: pass", fast)
+  expect("timeout", one, "import time\ntime.sleep(60)", fast)
+  expect("memory", one, "x = []\nwhile True: x.append('y' * 1000000)", fast)
+  expect("output", one, "while True: print('flood' * 1000)", fast)
+  expect("disk", one, "f = open('/tmp/big', 'wb')\nwhile True: f.write(b'x' * 1000000)", { wall_ms = 3000, cpu_s = 2 })
+end)
+
+check.test("a fork bomb stays in its sandbox", function()
+  local r, status = judge(one, "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", fast)
+  check.equal(r, 0)
+  check.equal(status, "timeout")
+  -- the kernel ends the processes of a PID space when its first one is killed; that takes a moment
+  local _, out = check.run "for i in 1 2 3 4 5 6 7 8 9 10; do n=$(ps -e -o args | grep -c '[/]job/program.py'); [ $n = 0 ] && break; sleep 0.3; done; echo $n"
+  check.equal(tonumber(out), 0, "nothing is left of it")
+end)
+
+check.test("no network, no host files, no host processes, nothing to write but /tmp", function()
+  expect("crash", one, "import socket\nsocket.create_connection(('1.1.1.1', 80), 2)\nprint('ok')", fast)
+  expect("crash", one, ("print(open('%s').read())"):format(secret), fast)
+  expect("crash", one, "open('/etc/passwd').read()\nprint('ok')", fast)
+  expect("crash", one, "open('/usr/bin/x', 'w')\nprint('ok')", fast)
+  expect("crash", one, "open('/job/program.py', 'w')\nprint('ok')", fast)
+  expect("passed", one, "import os\nn = [p for p in os.listdir('/proc') if p.isdigit()]\nprint('ok' if len(n) <= 4 else n)", fast)
+  expect("passed", one, "open('/tmp/x', 'w').write('1')\nprint('ok')", fast)
+  expect("passed", one, "import os\nassert not os.environ.get('TL_DATA') and os.getuid() != 0\nprint('ok')", fast)
+end)
+
+check.test("its parent cannot be killed", function()
+  local r, status = judge(one, "import os, signal\ntry: os.kill(os.getppid(), signal.SIGKILL)\nexcept OSError: pass\ntry: os.kill(1, signal.SIGKILL)\nexcept OSError: pass\nos.kill(-1, signal.SIGTERM) if False else None\nprint('ok')", fast)
+  check.equal(status == "passed" or status == "crash", true, status)
+  check.equal(r == 1 or r == 0, true)
+  expect("passed", one, "print('ok')", fast)
+end)
+os.remove(secret)
+
+check.test("a run's limits do not stop the pool", function()
+  local pool = tl.verify.pool { verifier = "code", workers = 2, config = fast }
+  local want = {}
+  for i, text in ipairs { "while True: pass", "print('ok')", "print('no')", "import os\nwhile True: os.fork()", "print('ok')" } do
+    want[pool:submit(one, { text = text })] = ({ 0, 1, 0, 0, 1 })[i]
+  end
+  while pool:pending() > 0 do
+    local v = pool:take(-1)
+    check.equal(v.outcome, "ok", v.message)
+    check.equal(v.reward, want[v.job])
+  end
+  pool:free()
+end)
+check.done()
