@@ -316,14 +316,15 @@ end
 
 --- The splits of a known set, the one to train on first; nil for others.
 function data.splits(name)
-  if name == "wordproblems" then return { "train", "test" } end
+  if name == "wordproblems" or name:find("^puzzles:") then return { "train", "test" } end
   return sets[name] and sets[name].splits
 end
 
 --- Loads a problem set.
----@param task string gsm8k, math500, minerva_math, olympiadbench, aime24, amc23, mawps, asdiv, svamp, wordproblems, or a .jsonl file
+---@param task string gsm8k, math500, minerva_math, olympiadbench, aime24, amc23, mawps, asdiv, svamp, wordproblems, puzzles:KIND (see
+---  tl.puzzles), or a .jsonl file
 ---@param o table|nil { split = "train" where there is one, else "test"; limit = first problems only; dir =; style = see data.style };
----  for wordproblems also what its generator takes (n, seed, min_ops, ...)
+---  for wordproblems also what its generator takes (n, seed, min_ops, ...); for puzzles n, seed, difficulty
 ---@return tl.Dataset
 function data.load(task, o)
   o = o or {}
@@ -333,6 +334,10 @@ function data.load(task, o)
     for k, v in pairs(o) do g[k] = v end
     g.limit, g.dir, g.style, g.n, g.split = nil, nil, nil, o.n or o.limit or 1000, o.split or "train"
     d = data.dataset(require("tl.wordproblems").generate(g), task, g.split)
+    if o.limit then d = d:take(o.limit) end
+  elseif type(task) == "string" and task:find("^puzzles:") then
+    local split = o.split or "train"
+    d = data.dataset(require("tl.puzzles").generate(task:match("^puzzles:(.*)$"), { n = o.n or o.limit or 1000, seed = o.seed, difficulty = o.difficulty, split = split }), task, split)
     if o.limit then d = d:take(o.limit) end
   elseif type(task) == "string" and task:find("%.jsonl$") then
     local file, why = io.open(task, "rb")
