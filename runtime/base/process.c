@@ -1,8 +1,8 @@
 // process.c: runs a program to its end, with a wall limit and a limit on what it writes, and says how it ended.
 //
 // The child gets its own process group, the three standard files (pipes), no other file, and an environment of PATH, HOME, LANG
-// alone; at a limit the group is killed. Its input is written and its output read in turn (poll), so that neither side waits for
-// the other. posix_spawn starts it: a fork would copy the page tables of the model that is loaded here.
+// alone; at a limit the group is killed. Its input is written and its output read in turn (poll), so that neither side waits
+// for the other. posix_spawn starts it: a fork would copy the page tables of the model that is loaded here.
 #include "base.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -50,8 +50,10 @@ static int spawn(pid_t *pid, const char *const *argv, int in, int out, int err) 
 static bool drain(sink *s) {
   char part[16384];
   ssize_t n = read(s->fd, part, sizeof part);
-  if (n < 0) return errno == EAGAIN || errno == EINTR;
-  if (n == 0) return false;
+  if (n < 0)
+    return errno == EAGAIN || errno == EINTR;
+  if (n == 0)
+    return false;
   int64_t room = s->limit - (int64_t)s->text.n;
   tl_str_add(&s->text, part, (size_t)(n < room ? n : room));
   s->flooded = n > room;
@@ -72,29 +74,36 @@ static void converse(int in, const char *input, size_t n, sink *sinks, double un
       in = -1;
     }
     struct pollfd p[3] = {{sinks[0].fd, POLLIN, 0}, {sinks[1].fd, POLLIN, 0}, {in, POLLOUT, 0}};
-    if (poll(p, 3, (int)(left * 1000) + 1) < 0 && errno != EINTR) break;
+    if (poll(p, 3, (int)(left * 1000) + 1) < 0 && errno != EINTR)
+      break;
     if (in >= 0 && p[2].revents) {
       ssize_t w = write(in, input + sent, n - sent);
-      if (w > 0) sent += (size_t)w;
-      if (w < 0 && errno != EAGAIN && errno != EINTR) sent = n;  // it does not want its input
+      if (w > 0)
+        sent += (size_t)w;
+      if (w < 0 && errno != EAGAIN && errno != EINTR)
+        sent = n; // it does not want its input
     }
     for (int i = 0; i < 2; i++)
       if (sinks[i].fd >= 0 && p[i].revents && !drain(&sinks[i])) {
         close(sinks[i].fd);
         sinks[i].fd = -1;
-        if (sinks[i].flooded) goto done;
+        if (sinks[i].flooded)
+          goto done;
       }
   }
 done:
-  if (in >= 0) close(in);
+  if (in >= 0)
+    close(in);
   for (int i = 0; i < 2; i++)
-    if (sinks[i].fd >= 0) close(sinks[i].fd);
+    if (sinks[i].fd >= 0)
+      close(sinks[i].fd);
 }
 
 static void close_all(int fds[3][2]) {
   for (int i = 0; i < 3; i++)
     for (int k = 0; k < 2; k++)
-      if (fds[i][k] >= 0) close(fds[i][k]);
+      if (fds[i][k] >= 0)
+        close(fds[i][k]);
 }
 
 // Waits for the child; past the time its group is killed.
@@ -110,7 +119,7 @@ static void reap(pid_t pid, double until, tl_process_result *r) {
     }
     usleep(500);
   }
-  kill(-pid, SIGKILL);  // what it left behind in its group
+  kill(-pid, SIGKILL); // what it left behind in its group
   r->exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   r->signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
   r->cpu_seconds = (double)used.ru_utime.tv_sec + (double)used.ru_stime.tv_sec +
@@ -141,7 +150,7 @@ tl_status tl_process_run(const char *const *argv, const char *input, size_t n_in
   }
   close(fds[0][0]), close(fds[1][1]), close(fds[2][1]);
   fcntl(fds[0][1], F_SETFL, O_NONBLOCK);
-  sigset_t pipe_signal, before;  // a child that does not read must not end us
+  sigset_t pipe_signal, before; // a child that does not read must not end us
   sigemptyset(&pipe_signal);
   sigaddset(&pipe_signal, SIGPIPE);
   pthread_sigmask(SIG_BLOCK, &pipe_signal, &before);

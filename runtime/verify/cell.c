@@ -5,10 +5,10 @@
 // not run inside a C function (string.find on a pattern that explodes): stop.c takes the thread out of those.
 // The same hook counts instructions, a limit that strikes at the same place on every machine.
 //
-// Memory. The state has its own allocator that counts and refuses past the limit; Lua then raises "not enough memory". It keeps the
-// blocks in a list, so that a state that was left in the middle of something can be freed without running any of it. A state
-// that met its limit is thrown away, and so is one that was stopped by the clock: what it holds may be half done. (Memory of
-// C libraries that a verifier calls through the FFI is not counted.)
+// Memory. The state has its own allocator that counts and refuses past the limit; Lua then raises "not enough memory". It keeps
+// the blocks in a list, so that a state that was left in the middle of something can be freed without running any of it. A
+// state that met its limit is thrown away, and so is one that was stopped by the clock: what it holds may be half done. (Memory
+// of C libraries that a verifier calls through the FFI is not counted.)
 //
 // Data. Problems and completions come as JSON and become Lua tables here. null becomes nil. A NUL byte inside a string (the
 // escape of code point 0) becomes U+FFFD, since cJSON's strings end at it.
@@ -27,7 +27,7 @@
 
 enum { HOOK_COUNT = 1000, MAX_DEPTH = 64 };
 
-static const char verifier_key = 0;  // its address is the verifier's key in the registry
+static const char verifier_key = 0; // its address is the verifier's key in the registry
 
 const char *tl_outcome_name(tl_outcome o) {
   static const char *const names[] = {"ok", "abstain", "error", "timeout", "memory"};
@@ -35,26 +35,29 @@ const char *tl_outcome_name(tl_outcome o) {
 }
 
 typedef struct tl_block {
-  struct tl_block *next, **link;  // link: what points here
+  struct tl_block *next, **link; // link: what points here
 } tl_block;
 
 static void block_link(tl_cell *c, tl_block *b) {
   b->next = c->blocks;
   b->link = &c->blocks;
-  if (b->next) b->next->link = &b->next;
+  if (b->next)
+    b->next->link = &b->next;
   c->blocks = b;
 }
 
 static void block_unlink(tl_block *b) {
   *b->link = b->next;
-  if (b->next) b->next->link = b->link;
+  if (b->next)
+    b->next->link = b->link;
 }
 
 static void *allocate(void *ud, void *p, size_t old_size, size_t new_size) {
   tl_cell *c = ud;
   tl_block *b = p ? (tl_block *)p - 1 : NULL;
   if (new_size == 0) {
-    if (b) block_unlink(b);
+    if (b)
+      block_unlink(b);
     free(b);
     c->used -= old_size;
     return NULL;
@@ -63,7 +66,8 @@ static void *allocate(void *ud, void *p, size_t old_size, size_t new_size) {
     c->memory_hit = true;
     return NULL;
   }
-  if (b) block_unlink(b);
+  if (b)
+    block_unlink(b);
   tl_block *q = realloc(b, sizeof *q + new_size);
   if (q) {
     c->used = c->used - old_size + new_size;
@@ -71,7 +75,8 @@ static void *allocate(void *ud, void *p, size_t old_size, size_t new_size) {
     return q + 1;
   }
   c->memory_hit = true;
-  if (b) block_link(c, b);
+  if (b)
+    block_link(c, b);
   return NULL;
 }
 
@@ -96,8 +101,10 @@ static void on_count(lua_State *L, lua_Debug *ar) {
   tl_cell *c = cell_of(L);
   c->instructions += HOOK_COUNT;
   bool over = c->options->instructions && c->instructions > c->options->instructions;
-  if (!over && !c->timed_out && !atomic_load_explicit(&c->cancelled, memory_order_relaxed) && tl_seconds() < c->deadline) return;
-  if (!c->timed_out) c->over_instructions = over;
+  if (!over && !c->timed_out && !atomic_load_explicit(&c->cancelled, memory_order_relaxed) && tl_seconds() < c->deadline)
+    return;
+  if (!c->timed_out)
+    c->over_instructions = over;
   c->timed_out = true;
   lua_sethook(L, on_count, LUA_MASKCOUNT, 1);
   luaL_error(L, over ? "the limit on instructions is reached" : "the time limit is over");
@@ -132,12 +139,14 @@ static void push_json(lua_State *L, const cJSON *v) {
 // Replaces the escape \u0000, which cJSON would turn into the end of the string, by \ufffd. In place; same length.
 static void mask_nul_escapes(char *json) {
   for (char *p = json; (p = strchr(p, '\\')) != NULL && p[1]; p += 2)
-    if (strncmp(p, "\\u0000", 6) == 0) memcpy(p, "\\ufffd", 6);
+    if (strncmp(p, "\\u0000", 6) == 0)
+      memcpy(p, "\\ufffd", 6);
 }
 
 static cJSON *parse(const char *json) {
   char *copy = strstr(json, "\\u0000") ? strdup(json) : NULL;
-  if (copy) mask_nul_escapes(copy);
+  if (copy)
+    mask_nul_escapes(copy);
   cJSON *v = cJSON_Parse(copy ? copy : json);
   free(copy);
   return v;
@@ -161,18 +170,24 @@ static bool is_sequence(lua_State *L) {
 // A cJSON value without children of the Lua value at the top; tables become empty arrays or objects to be filled.
 static cJSON *json_shell(lua_State *L) {
   switch (lua_type(L, -1)) {
-  case LUA_TNUMBER: return cJSON_CreateNumber(lua_tonumber(L, -1));  // NaN and infinities print as null
-  case LUA_TBOOLEAN: return cJSON_CreateBool(lua_toboolean(L, -1));
-  case LUA_TSTRING: return cJSON_CreateString(lua_tostring(L, -1));
-  case LUA_TTABLE: return is_sequence(L) ? cJSON_CreateArray() : cJSON_CreateObject();
-  default: return cJSON_CreateNull();
+  case LUA_TNUMBER:
+    return cJSON_CreateNumber(lua_tonumber(L, -1)); // NaN and infinities print as null
+  case LUA_TBOOLEAN:
+    return cJSON_CreateBool(lua_toboolean(L, -1));
+  case LUA_TSTRING:
+    return cJSON_CreateString(lua_tostring(L, -1));
+  case LUA_TTABLE:
+    return is_sequence(L) ? cJSON_CreateArray() : cJSON_CreateObject();
+  default:
+    return cJSON_CreateNull();
   }
 }
 
 // Fills the shell `to` from the table at the top. A child is attached before it is filled, so that an error on the way (memory)
 // leaves one tree to free. Below MAX_DEPTH tables stay empty, which also ends cycles.
 static void fill_json(lua_State *L, cJSON *to, int depth) {
-  if (!lua_istable(L, -1) || depth >= MAX_DEPTH) return;
+  if (!lua_istable(L, -1) || depth >= MAX_DEPTH)
+    return;
   luaL_checkstack(L, 6, "info is nested too deeply");
   bool array = cJSON_IsArray(to);
   lua_pushnil(L);
@@ -181,7 +196,7 @@ static void fill_json(lua_State *L, cJSON *to, int depth) {
     if (array) {
       cJSON_AddItemToArray(to, child);
     } else {
-      lua_pushvalue(L, -2);  // a copy: lua_tostring changes a number in place, which would confuse lua_next
+      lua_pushvalue(L, -2); // a copy: lua_tostring changes a number in place, which would confuse lua_next
       const char *key = lua_type(L, -1) == LUA_TBOOLEAN ? (lua_toboolean(L, -1) ? "true" : "false") : lua_tostring(L, -1);
       cJSON_AddItemToObject(to, key ? key : luaL_typename(L, -1), child);
       lua_pop(L, 1);
@@ -192,7 +207,8 @@ static void fill_json(lua_State *L, cJSON *to, int depth) {
 }
 
 static void drop_json(tl_cell *c) {
-  for (int i = 0; i < 3; i++) cJSON_Delete(c->json[i]), c->json[i] = NULL;
+  for (int i = 0; i < 3; i++)
+    cJSON_Delete(c->json[i]), c->json[i] = NULL;
 }
 
 // ---- errors with a place
@@ -200,10 +216,13 @@ static void drop_json(tl_cell *c) {
 // Does the text hold "...:LINE:" in its first line?
 static bool has_place(const char *s) {
   for (; *s && *s != '\n'; s++) {
-    if (*s != ':' || s[1] < '0' || s[1] > '9') continue;
+    if (*s != ':' || s[1] < '0' || s[1] > '9')
+      continue;
     const char *d = s + 1;
-    while (*d >= '0' && *d <= '9') d++;
-    if (*d == ':') return true;
+    while (*d >= '0' && *d <= '9')
+      d++;
+    if (*d == ':')
+      return true;
   }
   return false;
 }
@@ -217,11 +236,13 @@ static int with_place(lua_State *L) {
       lua_pushfstring(L, "an error that is a %s, not a string", luaL_typename(L, 1)), lua_replace(L, 1);
   }
   lua_settop(L, 1);
-  if (has_place(lua_tostring(L, 1))) return 1;
+  if (has_place(lua_tostring(L, 1)))
+    return 1;
   lua_Debug ar;
   for (int level = 1; lua_getstack(L, level, &ar); level++) {
     lua_getinfo(L, "Sl", &ar);
-    if (ar.currentline <= 0) continue;
+    if (ar.currentline <= 0)
+      continue;
     lua_pushfstring(L, "%s:%d: %s", ar.short_src, ar.currentline, lua_tostring(L, 1));
     break;
   }
@@ -237,7 +258,7 @@ static int no_exit(lua_State *L) {
 static void open_state(lua_State *L, const tl_cell_options *o) {
   luaL_openlibs(L);
   luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
-  lua_getglobal(L, "jit");  // a verifier that turns the JIT on would escape the hook
+  lua_getglobal(L, "jit"); // a verifier that turns the JIT on would escape the hook
   lua_pushnil(L);
   lua_setfield(L, -2, "on");
   lua_getglobal(L, "os");
@@ -248,7 +269,7 @@ static void open_state(lua_State *L, const tl_cell_options *o) {
     lua_pushstring(L, o->lua_path);
     lua_setfield(L, -2, "path");
   }
-  lua_getfield(L, -1, "preload");  // the program is linked with LPeg: require "lpeg" needs no path
+  lua_getfield(L, -1, "preload"); // the program is linked with LPeg: require "lpeg" needs no path
   lua_pushcfunction(L, luaopen_lpeg);
   lua_setfield(L, -2, "lpeg");
   lua_pop(L, 4);
@@ -263,7 +284,8 @@ static void choose_verifier(lua_State *L, tl_cell *c) {
     lua_getfield(L, value, "make");
     lua_getfield(L, value, "verify");
     factory = lua_isfunction(L, -2) && (config || lua_isnil(L, -1));
-    if (config && !factory) luaL_error(L, "%s takes no config: it has no function `make`", name);
+    if (config && !factory)
+      luaL_error(L, "%s takes no config: it has no function `make`", name);
     lua_pushvalue(L, factory ? -2 : -1);
     lua_replace(L, value);
     lua_settop(L, value);
@@ -271,9 +293,11 @@ static void choose_verifier(lua_State *L, tl_cell *c) {
   if (!lua_isfunction(L, value))
     luaL_error(L, "%s is a %s; a verifier module returns a function, or a table with `verify` or `make`", name,
                luaL_typename(L, value));
-  if (!factory) return;
+  if (!factory)
+    return;
   if (config) {
-    if (!(c->json[0] = parse(config))) luaL_error(L, "the config of %s is not JSON: %s", name, config);
+    if (!(c->json[0] = parse(config)))
+      luaL_error(L, "the config of %s is not JSON: %s", name, config);
     push_json(L, c->json[0]);
   } else {
     lua_newtable(L);
@@ -311,7 +335,7 @@ static int open_protected(lua_State *L) {
 typedef struct guarded_call {
   tl_cell *cell;
   lua_CFunction fn;
-  tl_outcome (*finish)(lua_State *L, struct guarded_call *g);  // results at -2 and -1; NULL: none are wanted
+  tl_outcome (*finish)(lua_State *L, struct guarded_call *g); // results at -2 and -1; NULL: none are wanted
   int status;
   tl_outcome outcome;
   double reward;
@@ -333,7 +357,8 @@ static int guard(lua_State *L) {
   } else if (g->finish) {
     g->outcome = g->finish(L, g);
     lua_settop(L, 1);
-    if (g->cell->used > g->cell->options->memory_bytes / 2) lua_gc(L, LUA_GCCOLLECT, 0);
+    if (g->cell->used > g->cell->options->memory_bytes / 2)
+      lua_gc(L, LUA_GCCOLLECT, 0);
   }
   return 0;
 }
@@ -344,19 +369,20 @@ static void run_guarded(guarded_call *g) {
   c->timed_out = c->memory_hit = c->over_instructions = false;
   c->instructions = 0;
   g->outcome = TL_V_OK;
-  if (sigsetjmp(c->back, 1)) {  // stop.c sent the thread here
+  if (sigsetjmp(c->back, 1)) { // stop.c sent the thread here
     drop_state(c);
     drop_json(c);
     g->outcome = TL_V_TIMEOUT;
     return;
   }
   tl_stop_arm(c);
-  int outer = lua_cpcall(c->L, guard, g);  // fails on memory, or on a finalizer's error in the collection at the end
+  int outer = lua_cpcall(c->L, guard, g); // fails on memory, or on a finalizer's error in the collection at the end
   tl_stop_arm(NULL);
   if (outer) {
     g->outcome = TL_V_ERROR;
     g->status = outer;
-    if (!g->message->n) tl_str_printf(g->message, "an error in a finalizer");
+    if (!g->message->n)
+      tl_str_printf(g->message, "an error in a finalizer");
   }
   drop_json(c);
   if (c->memory_hit || g->status == LUA_ERRMEM)
@@ -381,12 +407,14 @@ bool tl_cell_load(tl_cell *c, double seconds_limit, tl_str *message) {
   c->deadline = tl_seconds() + seconds_limit;
   c->L = lua_newstate(allocate, c);
   guarded_call g = {.cell = c, .fn = open_protected, .message = message, .outcome = TL_V_MEMORY};
-  if (c->L) run_guarded(&g);
+  if (c->L)
+    run_guarded(&g);
   if (g.outcome == TL_V_OK) {
     g.fn = load_protected;
     run_guarded(&g);
   }
-  if (g.outcome == TL_V_OK) return true;
+  if (g.outcome == TL_V_OK)
+    return true;
   if (g.outcome != TL_V_ERROR) {
     tl_str limit = {0};
     say_limit(c, g.outcome, seconds_limit, &limit);
@@ -432,7 +460,8 @@ static tl_outcome judge(lua_State *L, guarded_call *g) {
     g->reward = lua_tonumber(L, -2);
   }
   char *text = g->cell->json[2] ? cJSON_PrintUnformatted(g->cell->json[2]) : NULL;
-  if (text) tl_str_add(g->message, text, strlen(text));
+  if (text)
+    tl_str_add(g->message, text, strlen(text));
   cJSON_free(text);
   return outcome;
 }
@@ -446,8 +475,10 @@ tl_outcome tl_cell_call(tl_cell *c, const char *problem_json, const char *comple
   }
   guarded_call g = {.cell = c, .fn = call_protected, .finish = judge, .message = message, .reward = NAN};
   run_guarded(&g);
-  if (g.outcome <= TL_V_ABSTAIN && tl_seconds() > c->deadline + TL_LATE_S) g.outcome = TL_V_TIMEOUT;
-  if (g.outcome == TL_V_OK) *reward = g.reward;
+  if (g.outcome <= TL_V_ABSTAIN && tl_seconds() > c->deadline + TL_LATE_S)
+    g.outcome = TL_V_TIMEOUT;
+  if (g.outcome == TL_V_OK)
+    *reward = g.reward;
   if (g.outcome == TL_V_MEMORY || g.outcome == TL_V_TIMEOUT) {
     say_limit(c, g.outcome, c->options->timeout_s, message);
     tl_cell_close(c);
@@ -456,6 +487,7 @@ tl_outcome tl_cell_call(tl_cell *c, const char *problem_json, const char *comple
 }
 
 void tl_cell_close(tl_cell *c) {
-  if (c->L) lua_close(c->L);
+  if (c->L)
+    lua_close(c->L);
   c->L = NULL;
 }

@@ -15,7 +15,8 @@
 // and when no slot is left the waiting jobs are answered "timeout" with that reason.
 //
 // Memory: a job is one block with its two strings, freed when its verdict is replaced by the next. The pool is
-// reference-counted: its owner and every thread hold one, the last one frees it, so that an abandoned thread always finds its mutex.
+// reference-counted: its owner and every thread hold one, the last one frees it, so that an abandoned thread always finds its
+// mutex.
 #include "verify.h"
 #include <errno.h>
 #include <math.h>
@@ -35,7 +36,7 @@ typedef struct job {
   tl_outcome outcome;
   double reward, seconds;
   tl_str message;
-  const char *problem, *completion;  // inside text
+  const char *problem, *completion; // inside text
   char text[];
 } job;
 
@@ -48,23 +49,23 @@ typedef struct worker {
   tl_cell cell;
   int slot;
   pid_t tid;
-  job *job;           // the running call; NULL when idle. Taken away by the watchdog when it abandons the worker
+  job *job; // the running call; NULL when idle. Taken away by the watchdog when it abandons the worker
   double started;
-  double hard_limit;  // tl_seconds() after which the watchdog steps in; 0: nothing runs
-  int tries;          // how often it has asked the thread to leave its call
-  bool first_load;    // tl_pool_create waits for this worker's verifier
+  double hard_limit; // tl_seconds() after which the watchdog steps in; 0: nothing runs
+  int tries;         // how often it has asked the thread to leave its call
+  bool first_load;   // tl_pool_create waits for this worker's verifier
   bool abandoned;
 } worker;
 
 struct tl_pool {
   pthread_mutex_t lock;
-  pthread_cond_t work, done, watch;  // for workers; for take, create and free; for the watchdog
+  pthread_cond_t work, done, watch; // for workers; for take, create and free; for the watchdog
   tl_cell_options options;
   int n_slots, n_live, n_stuck, references;
-  int n_loading;                     // first loads that create waits for
+  int n_loading; // first loads that create waits for
   tl_str load_error;
   bool closing;
-  worker *slots[MAX_WORKERS];        // NULL: empty
+  worker *slots[MAX_WORKERS]; // NULL: empty
   queue waiting, finished;
   job *taken;
   int64_t next_id, n_pending;
@@ -72,7 +73,9 @@ struct tl_pool {
 
 // ---- queues and time
 
-static void queue_init(queue *q) { *q = (queue){NULL, &q->head}; }
+static void queue_init(queue *q) {
+  *q = (queue){NULL, &q->head};
+}
 
 static void queue_push(queue *q, job *j) {
   j->next = NULL;
@@ -82,14 +85,17 @@ static void queue_push(queue *q, job *j) {
 
 static job *queue_pop(queue *q) {
   job *j = q->head;
-  if (!j) return NULL;
+  if (!j)
+    return NULL;
   q->head = j->next;
-  if (!q->head) q->tail = &q->head;
+  if (!q->head)
+    q->tail = &q->head;
   return j;
 }
 
 static void job_free(job *j) {
-  if (!j) return;
+  if (!j)
+    return;
   tl_str_free(&j->message);
   free(j);
 }
@@ -105,9 +111,11 @@ static bool wait_until(pthread_cond_t *cond, pthread_mutex_t *lock, double when)
 static void release_locked(tl_pool *p) {
   bool last = --p->references == 0;
   pthread_mutex_unlock(&p->lock);
-  if (!last) return;
+  if (!last)
+    return;
   job *j;
-  while ((j = queue_pop(&p->waiting)) || (j = queue_pop(&p->finished))) job_free(j);
+  while ((j = queue_pop(&p->waiting)) || (j = queue_pop(&p->finished)))
+    job_free(j);
   job_free(p->taken);
   tl_str_free(&p->load_error);
   free(p->options.lua_path);
@@ -133,7 +141,7 @@ static bool thread_start(tl_pool *p, void *(*fn)(void *), void *arg) {
   pthread_t thread;
   sigset_t interrupt, old;
   sigemptyset(&interrupt);
-  sigaddset(&interrupt, SIGINT);  // Ctrl-C belongs to the main thread
+  sigaddset(&interrupt, SIGINT); // Ctrl-C belongs to the main thread
   pthread_attr_init(&attr);
   pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
   pthread_sigmask(SIG_BLOCK, &interrupt, &old);
@@ -160,15 +168,18 @@ static bool load_locked(worker *w, tl_str *message) {
   pthread_mutex_unlock(&p->lock);
   bool ok = tl_cell_load(&w->cell, LOAD_LIMIT_S, message);
   pthread_mutex_lock(&p->lock);
-  if (!w->abandoned) w->hard_limit = 0;
+  if (!w->abandoned)
+    w->hard_limit = 0;
   return ok && !w->abandoned;
 }
 
 static void first_load_done_locked(worker *w, const char *error) {
   tl_pool *p = w->pool;
-  if (!w->first_load) return;
+  if (!w->first_load)
+    return;
   w->first_load = false;
-  if (error && !p->load_error.n) tl_str_add(&p->load_error, error, strlen(error));
+  if (error && !p->load_error.n)
+    tl_str_add(&p->load_error, error, strlen(error));
   p->n_loading--;
   pthread_cond_broadcast(&p->done);
 }
@@ -199,7 +210,7 @@ static void run_job_locked(worker *w, job *j) {
       return;
     }
   }
-  tl_str_free(&message);  // abandoned: the watchdog has answered, and left the job's strings to this thread
+  tl_str_free(&message); // abandoned: the watchdog has answered, and left the job's strings to this thread
   job_free(j);
 }
 
@@ -239,7 +250,8 @@ static void *worker_main(void *arg) {
 
 static bool worker_start_locked(tl_pool *p, int slot, bool first_load) {
   worker *w = calloc(1, sizeof *w);
-  if (!w) return false;
+  if (!w)
+    return false;
   w->pool = p;
   w->slot = slot;
   w->first_load = first_load;
@@ -261,10 +273,12 @@ static void abandon_locked(tl_pool *p, worker *w) {
   p->slots[w->slot] = NULL;
   p->n_live--;
   p->n_stuck++;
-  if (w->tid) setpriority(PRIO_PROCESS, (id_t)w->tid, 19);
+  if (w->tid)
+    setpriority(PRIO_PROCESS, (id_t)w->tid, 19);
   first_load_done_locked(w, "loading the verifier does not come back");
-  if (!w->job) return;
-  job *j = calloc(1, sizeof *j);  // the abandoned thread may still read the strings of its job
+  if (!w->job)
+    return;
+  job *j = calloc(1, sizeof *j); // the abandoned thread may still read the strings of its job
   TL_ASSERT(j != NULL);
   j->id = w->job->id;
   w->job = NULL;
@@ -277,8 +291,10 @@ static void abandon_locked(tl_pool *p, worker *w) {
 // Fills empty slots; when there are none left to work, answers what waits.
 static void refill_locked(tl_pool *p) {
   for (int i = 0; i < p->n_slots && p->n_stuck < MAX_STUCK; i++)
-    if (!p->slots[i] && !worker_start_locked(p, i, false)) break;
-  if (p->n_live > 0) return;
+    if (!p->slots[i] && !worker_start_locked(p, i, false))
+      break;
+  if (p->n_live > 0)
+    return;
   for (job *j; (j = queue_pop(&p->waiting));) {
     tl_str_printf(&j->message, "not run: %d earlier calls do not come back, and no more threads are started", p->n_stuck);
     finish_locked(p, j, TL_V_TIMEOUT, NAN);
@@ -292,7 +308,8 @@ static void *watchdog_main(void *arg) {
     double now = tl_seconds(), next = 0;
     for (int i = 0; i < p->n_slots; i++) {
       worker *w = p->slots[i];
-      if (!w || w->hard_limit == 0) continue;
+      if (!w || w->hard_limit == 0)
+        continue;
       if (w->hard_limit <= now && w->tries++ < STOP_TRIES && w->tid) {
         tl_stop_send(w->tid);
         w->hard_limit = now + RETRY_S;
@@ -304,7 +321,8 @@ static void *watchdog_main(void *arg) {
     }
     if (p->n_live < p->n_slots) {
       refill_locked(p);
-      if (next == 0 || next > now + IDLE_S) next = now + IDLE_S;
+      if (next == 0 || next > now + IDLE_S)
+        next = now + IDLE_S;
     }
     if (next == 0)
       pthread_cond_wait(&p->watch, &p->lock);
@@ -323,20 +341,27 @@ static tl_status copy_options(tl_pool *p, const tl_pool_options *o) {
   c->instructions = o->instructions;
   c->memory_bytes = (size_t)(o->memory_bytes ? o->memory_bytes : (int64_t)256 << 20);
   bool ok = true;
-  if (o->lua_path) ok = ok && (c->lua_path = strdup(o->lua_path));
-  if (o->module) ok = ok && (c->module = strdup(o->module));
-  if (o->config_json) ok = ok && (c->config_json = strdup(o->config_json));
-  if (o->chunk && (ok = ok && (c->chunk = malloc(o->chunk_bytes + 1)))) memcpy(c->chunk, o->chunk, o->chunk_bytes);
+  if (o->lua_path)
+    ok = ok && (c->lua_path = strdup(o->lua_path));
+  if (o->module)
+    ok = ok && (c->module = strdup(o->module));
+  if (o->config_json)
+    ok = ok && (c->config_json = strdup(o->config_json));
+  if (o->chunk && (ok = ok && (c->chunk = malloc(o->chunk_bytes + 1))))
+    memcpy(c->chunk, o->chunk, o->chunk_bytes);
   c->chunk_bytes = o->chunk_bytes;
   return ok ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory for a verifier pool");
 }
 
 static tl_status check_options(const tl_pool_options *o) {
-  if (!o->module == !o->chunk) return tl_fail(TL_E_ARG, "a verifier pool wants a module or a chunk, and not both");
+  if (!o->module == !o->chunk)
+    return tl_fail(TL_E_ARG, "a verifier pool wants a module or a chunk, and not both");
   if (o->n_workers < 0 || o->n_workers > MAX_WORKERS)
     return tl_fail(TL_E_ARG, "n_workers is %d; a verifier pool has 1 to %d (0: 2)", o->n_workers, MAX_WORKERS);
-  if (o->timeout_ms < 0) return tl_fail(TL_E_ARG, "timeout_ms is %d; it may not be negative", o->timeout_ms);
-  if (o->instructions < 0) return tl_fail(TL_E_ARG, "instructions is %lld; it may not be negative", (long long)o->instructions);
+  if (o->timeout_ms < 0)
+    return tl_fail(TL_E_ARG, "timeout_ms is %d; it may not be negative", o->timeout_ms);
+  if (o->instructions < 0)
+    return tl_fail(TL_E_ARG, "instructions is %lld; it may not be negative", (long long)o->instructions);
   if (o->memory_bytes < 0 || (o->memory_bytes > 0 && o->memory_bytes < 1 << 20))
     return tl_fail(TL_E_ARG, "memory_bytes is %lld; a Lua state wants at least 1 MiB", (long long)o->memory_bytes);
   return TL_OK;
@@ -345,7 +370,7 @@ static tl_status check_options(const tl_pool_options *o) {
 static void init_threads(tl_pool *p) {
   pthread_condattr_t monotonic;
   pthread_condattr_init(&monotonic);
-  pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);  // the clock of tl_seconds
+  pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC); // the clock of tl_seconds
   pthread_mutex_init(&p->lock, NULL);
   pthread_cond_init(&p->work, &monotonic);
   pthread_cond_init(&p->done, &monotonic);
@@ -357,7 +382,8 @@ tl_status tl_pool_create(const tl_pool_options *o, tl_pool **out) {
   *out = NULL;
   TL_TRY(check_options(o));
   tl_pool *p = calloc(1, sizeof *p);
-  if (!p) return tl_fail(TL_E_MEMORY, "out of memory for a verifier pool");
+  if (!p)
+    return tl_fail(TL_E_MEMORY, "out of memory for a verifier pool");
   tl_stop_prepare();
   init_threads(p);
   queue_init(&p->waiting);
@@ -367,11 +393,15 @@ tl_status tl_pool_create(const tl_pool_options *o, tl_pool **out) {
   pthread_mutex_lock(&p->lock);
   if (status == TL_OK) {
     p->n_slots = o->n_workers ? o->n_workers : 2;
-    for (int i = 0; i < p->n_slots; i++) p->n_loading += worker_start_locked(p, i, true);
+    for (int i = 0; i < p->n_slots; i++)
+      p->n_loading += worker_start_locked(p, i, true);
     bool watched = p->n_live == p->n_slots && thread_start(p, watchdog_main, p);
-    while (p->n_loading > 0) pthread_cond_wait(&p->done, &p->lock);
-    if (!watched) status = tl_fail(TL_E_MEMORY, "the verifier pool cannot start %d threads", p->n_slots + 1);
-    if (p->load_error.n) status = tl_fail(TL_E_FORMAT, "verifier: %s", p->load_error.p);
+    while (p->n_loading > 0)
+      pthread_cond_wait(&p->done, &p->lock);
+    if (!watched)
+      status = tl_fail(TL_E_MEMORY, "the verifier pool cannot start %d threads", p->n_slots + 1);
+    if (p->load_error.n)
+      status = tl_fail(TL_E_FORMAT, "verifier: %s", p->load_error.p);
   }
   pthread_mutex_unlock(&p->lock);
   if (status != TL_OK) {
@@ -383,11 +413,13 @@ tl_status tl_pool_create(const tl_pool_options *o, tl_pool **out) {
 }
 
 void tl_pool_free(tl_pool *p) {
-  if (!p) return;
+  if (!p)
+    return;
   pthread_mutex_lock(&p->lock);
   p->closing = true;
   for (int i = 0; i < p->n_slots; i++)
-    if (p->slots[i]) atomic_store(&p->slots[i]->cell.cancelled, true);
+    if (p->slots[i])
+      atomic_store(&p->slots[i]->cell.cancelled, true);
   pthread_cond_broadcast(&p->work);
   pthread_cond_broadcast(&p->watch);
   for (int i = 0; i < STOP_TRIES && p->n_live > 0; i++) {
@@ -396,19 +428,21 @@ void tl_pool_free(tl_pool *p) {
     }
     for (int k = 0; k < p->n_slots; k++)
       if (p->slots[k] && p->slots[k]->tid && p->slots[k]->hard_limit) {
-        p->slots[k]->cell.deadline = 0;  // over
+        p->slots[k]->cell.deadline = 0; // over
         tl_stop_send(p->slots[k]->tid);
       }
   }
   for (int i = 0; i < p->n_slots; i++)
-    if (p->slots[i]) abandon_locked(p, p->slots[i]);
+    if (p->slots[i])
+      abandon_locked(p, p->slots[i]);
   release_locked(p);
 }
 
 tl_status tl_pool_submit(tl_pool *p, const char *problem_json, const char *completion_json, int64_t *id) {
   size_t a = strlen(problem_json) + 1, b = strlen(completion_json) + 1;
   job *j = calloc(1, sizeof *j + a + b);
-  if (!j) return tl_fail(TL_E_MEMORY, "out of memory for a verifier's job of %zu bytes", a + b);
+  if (!j)
+    return tl_fail(TL_E_MEMORY, "out of memory for a verifier's job of %zu bytes", a + b);
   memcpy(j->text, problem_json, a);
   memcpy(j->text + a, completion_json, b);
   j->problem = j->text;
@@ -437,8 +471,11 @@ tl_status tl_pool_take(tl_pool *p, int wait_ms, tl_verdict *out, bool *got) {
   *got = j != NULL;
   if (j) {
     p->n_pending--;
-    *out = (tl_verdict){.job = j->id, .reward = j->reward, .outcome = tl_outcome_name(j->outcome),
-                        .message = j->message.p ? j->message.p : "", .seconds = j->seconds};
+    *out = (tl_verdict){.job = j->id,
+                        .reward = j->reward,
+                        .outcome = tl_outcome_name(j->outcome),
+                        .message = j->message.p ? j->message.p : "",
+                        .seconds = j->seconds};
   }
   pthread_mutex_unlock(&p->lock);
   return TL_OK;

@@ -9,31 +9,31 @@
 #include <stdatomic.h>
 #include <sys/types.h>
 
-typedef struct tl_cell_options {  // owned by the pool, read-only for the cells
+typedef struct tl_cell_options { // owned by the pool, read-only for the cells
   double timeout_s;
   size_t memory_bytes;
-  int64_t instructions;  // of one call; 0: no limit
-  char *lua_path, *module, *config_json;  // module NULL: chunk
+  int64_t instructions;                  // of one call; 0: no limit
+  char *lua_path, *module, *config_json; // module NULL: chunk
   char *chunk;
   size_t chunk_bytes;
 } tl_cell_options;
 
 typedef struct tl_cell {
   const tl_cell_options *options;
-  lua_State *L;           // NULL: not loaded, or thrown away after a memory failure
-  size_t used;            // bytes held by L, kept by the allocator
-  double deadline;        // tl_seconds() at which the running call is over
-  struct tl_block *blocks;  // every block of L, a list
-  int64_t instructions;   // of the running call so far, in steps of the hook
-  sigjmp_buf back;        // where stop.c jumps to
-  bool timed_out;         // the hook stopped the running call
-  bool over_instructions; // and it was the limit on instructions that did
-  bool memory_hit;        // the allocator refused during the running call
-  atomic_bool cancelled;  // set from outside: stop the running call now
-  void *json[3];          // cJSON trees of the running call, freed after it however it ends
+  lua_State *L;            // NULL: not loaded, or thrown away after a memory failure
+  size_t used;             // bytes held by L, kept by the allocator
+  double deadline;         // tl_seconds() at which the running call is over
+  struct tl_block *blocks; // every block of L, a list
+  int64_t instructions;    // of the running call so far, in steps of the hook
+  sigjmp_buf back;         // where stop.c jumps to
+  bool timed_out;          // the hook stopped the running call
+  bool over_instructions;  // and it was the limit on instructions that did
+  bool memory_hit;         // the allocator refused during the running call
+  atomic_bool cancelled;   // set from outside: stop the running call now
+  void *json[3];           // cJSON trees of the running call, freed after it however it ends
 } tl_cell;
 
-#define TL_LATE_S 0.02  // how far past its deadline a call may come back and still count
+#define TL_LATE_S 0.02 // how far past its deadline a call may come back and still count
 
 typedef enum tl_outcome { TL_V_OK, TL_V_ABSTAIN, TL_V_ERROR, TL_V_TIMEOUT, TL_V_MEMORY } tl_outcome;
 const char *tl_outcome_name(tl_outcome o);
@@ -46,7 +46,7 @@ void tl_cell_close(tl_cell *c);
 
 // stop.c
 #define TL_SIGSTOP_CALL (SIGRTMIN + 6)
-void tl_stop_prepare(void);        // once for the process; any number of calls
-void tl_stop_arm(tl_cell *c);      // from now on this thread may be sent back to c->back; NULL: no more
-void tl_stop_send(pid_t tid);      // asks a thread whose deadline is over
+void tl_stop_prepare(void);   // once for the process; any number of calls
+void tl_stop_arm(tl_cell *c); // from now on this thread may be sent back to c->back; NULL: no more
+void tl_stop_send(pid_t tid); // asks a thread whose deadline is over
 #endif
