@@ -39,7 +39,7 @@ local result = { run = run.path, before = measure("before") }
 local grpo = adapter()
 run:log("%s", tostring(grpo))
 local trainer = tl.grpo.trainer { model = model, adapter = grpo, verifier = "verifiers.math", lr = lr, num_generations = p.group,
-  max_completion_length = p.new_tokens, total_steps = p.total, seed = p.seed, memory = p.memory, run = run, progress = run:ticker() }
+  max_completion_length = p.new_tokens, total_steps = p.total, seed = p.seed, gate = p.gate, memory = p.memory, run = run, progress = run:ticker() }
 for batch in train:batches { size = p.batch, epochs = 1, seed = p.seed } do trainer:step(batch) end
 trainer:free()
 result.after = measure("after GRPO, 13 numbers", grpo)

@@ -1,53 +1,227 @@
---- eval.lua: accuracy of a model on problems, with its 95% interval (Wilson), and always beside the same-prompt base model.
+--- eval.lua: accuracy of a model on problems, with its interval, and always beside the same-prompt base model (tlrun eval).
+---
+--- One sample a problem: the interval is Wilson's. k samples: avg@k (the accuracy), pass@k (unbiased), maj@k (the answer most samples give), and
+--- the interval is the bootstrap's over problems. eval/stats.lua has the formulas, eval/protocols.lua the known evaluations by name, eval/items.lua
+--- the file of items by which a run goes on and two runs are compared.
 local sample = require "tl.sample"
 local grpo = require "tl.grpo"
+local stats = require "tl.eval.stats"
 
 local eval = {}
 
---- Accuracy on problems. Options: model, adapter (nil: the base), problems, verifier ("verifiers.math"), verifier_config, prompt,
---- max_new_tokens (256), temperature (0: greedy), samples (1; more are averaged), seed, max_sequences, correct (0.5: a reward
---- above this counts as right), progress: function(done, total).
---- Returns {n, accuracy, ci95 = {lo, hi}, mean_length, clipped_ratio, outcomes, items}.
-function eval.run(o)
-  local tok = o.model:tokenizer()
-  local prompts, k = {}, o.samples or 1
-  for i, problem in ipairs(o.problems) do prompts[i] = grpo.prompt_ids(tok, o.prompt, problem) end
-  local out, stats = sample.generate(o.model, prompts, { adapter = o.adapter, n = k, temperature = o.temperature or 0, top_p = o.top_p,
-    max_new_tokens = o.max_new_tokens or 256, seed = o.seed or 0, max_sequences = o.max_sequences, progress = o.progress, stop = o.stop })
-  local pool = require("tl.verify").pool { verifier = o.verifier or "verifiers.math", config = o.verifier_config, timeout_ms = o.timeout_ms, workers = o.workers }
-  local job_of, waiting = {}, 0
+-- ---- sampling, with what is done already left out
+
+-- done[i][s]: the item of sample s of problem i; fills `made` with completions; on_done is called when a problem's last verdict is there
+local function sample_missing(o, k, done, on_completion)
+  local tok, where = o.model:tokenizer(), {}
+  local s = sample.sampler(o.model, { adapter = o.adapter, max_sequences = o.max_sequences })
+  local settings = { temperature = o.temperature or 0, top_p = o.top_p, max_new_tokens = o.max_new_tokens or 256, seed = o.seed or 0, stop = o.stop }
+  local total, finished = 0, 0
   for i, problem in ipairs(o.problems) do
-    for _, c in ipairs(out[i]) do
-      job_of[pool:submit(problem, { text = c.text, n_tokens = #c.ids, finish = c.finish })] = c
-      waiting = waiting + 1
+    local missing = false
+    for j = 1, k do missing = missing or not (done[i] and done[i][j]) end
+    if missing then
+      where[s:submit(grpo.prompt_ids(tok, o.prompt, problem), k, (i - 1) * k, settings)] = i
+      total = total + k
     end
   end
-  while waiting > 0 do
-    local v = pool:take(1000)
-    if v then job_of[v.job].verdict, waiting = v, waiting - 1 end
+  for c in s:completions() do
+    c.text = sample.text(s.tokenizer, c)
+    finished = finished + 1
+    on_completion(where[c.request], c)
+    if o.progress then o.progress(finished, total) end
   end
-  pool:free()
-  local r = { n = #o.problems, items = {}, outcomes = {} }
-  local right, length, clipped = 0, 0, 0
-  for i, problem in ipairs(o.problems) do
-    for _, c in ipairs(out[i]) do
-      local v = c.verdict
-      local ok = v.outcome == "ok" and v.reward > (o.correct or 0.5)
-      r.outcomes[v.outcome] = (r.outcomes[v.outcome] or 0) + 1
-      if ok then right = right + 1 end
-      length, clipped = length + #c.ids, clipped + (c.finish == "length" and 1 or 0)
-      r.items[#r.items + 1] = { id = problem.id, question = problem.question, answer = problem.answer, text = c.text, reward = v.reward,
-        outcome = v.outcome, correct = ok, n_tokens = #c.ids, finish = c.finish }
+  local seconds = s:stats()
+  s:free()
+  return seconds.prefill_seconds + seconds.decode_seconds
+end
+
+local function answer_in(message)
+  local ok, info = pcall(require("tl.json").decode, message)
+  return ok and type(info) == "table" and type(info.answer) == "string" and info.answer or nil
+end
+
+-- a pool and what waits in it
+local function judge_with(o, config)
+  local pool = require("tl.verify").pool { verifier = o.verifier or "verifiers.math", config = config, timeout_ms = o.timeout_ms, workers = o.workers, inline = o.inline }
+  local of, waiting, j = {}, 0, {}
+  function j.submit(problem, c, done)
+    of[pool:submit(problem, { text = c.text, n_tokens = #c.ids, finish = c.finish })] = done
+    waiting = waiting + 1
+  end
+  function j.drain(wait_ms)
+    while waiting > 0 do
+      local v = pool:take(wait_ms)
+      if not v then
+        if wait_ms == 0 then return end
+      else
+        of[v.job](v)
+        waiting = waiting - 1
+      end
     end
   end
-  local total = math.max(1, #o.problems * k)
-  r.accuracy, r.mean_length, r.clipped_ratio = right / total, length / total, clipped / total
-  local lo, hi = require("tl.report").wilson(right, total)
-  r.ci95, r.seconds = { lo, hi }, stats.prefill_seconds + stats.decode_seconds
+  function j.free() pool:free() end
+  return j
+end
+
+-- ---- aggregation
+
+-- right when the answer that most samples give is; the earliest of equals
+local function majority(list)
+  local groups = {}
+  for _, item in ipairs(list) do
+    if item.given then
+      local found
+      for _, g in ipairs(groups) do
+        if g.given == item.given or require("verifiers.math").equal(item.given, g.given) then found = g break end
+      end
+      if found then found.n = found.n + 1 else groups[#groups + 1] = { given = item.given, n = 1, correct = item.correct } end
+    end
+  end
+  local best
+  for _, g in ipairs(groups) do
+    if not best or g.n > best.n then best = g end
+  end
+  return best ~= nil and best.correct
+end
+
+local function share(list, field)
+  local n = 0
+  for _, item in ipairs(list) do n = n + (item[field] and 1 or 0) end
+  return n / math.max(1, #list)
+end
+
+-- accuracy of the field `correct` or `flexible` of all items: accuracy, interval, and the mean of each problem
+local function accuracy(r, field, k, seed)
+  local scores, right = {}, 0
+  for i, list in ipairs(r.by_problem) do
+    scores[i] = share(list, field)
+    for _, item in ipairs(list) do right = right + (item[field] and 1 or 0) end
+  end
+  local total = math.max(1, #r.items)
+  local lo, hi
+  if k == 1 then lo, hi = require("tl.report").wilson(right, total) else lo, hi = stats.bootstrap(scores, seed) end
+  return right / total, { lo, hi }, scores
+end
+
+local function aggregate(r, k, o)
+  local length, clipped, repetitive = 0, 0, 0
+  for _, item in ipairs(r.items) do
+    length = length + item.n_tokens
+    clipped = clipped + (item.finish == "length" and 1 or 0)
+    repetitive = repetitive + (item.repetitive and 1 or 0)
+    r.outcomes[item.outcome] = (r.outcomes[item.outcome] or 0) + 1
+  end
+  local total = math.max(1, #r.items)
+  r.accuracy, r.ci95, r.scores = accuracy(r, "correct", k, o.seed)
+  if o.flexible then r.flexible = {}; r.flexible.accuracy, r.flexible.ci95 = accuracy(r, "flexible", k, o.seed) end
+  r.mean_length, r.clipped_ratio, r.repetition_ratio, r.samples = length / total, clipped / total, repetitive / total, k
+  if k == 1 then return r end
+  r.pass_at, r.majority = {}, 0
+  for _, list in ipairs(r.by_problem) do r.majority = r.majority + (majority(list) and 1 or 0) / math.max(1, #r.by_problem) end
+  local at = 1
+  while at <= k do
+    local sum = 0
+    for _, list in ipairs(r.by_problem) do
+      local c = 0
+      for _, item in ipairs(list) do c = c + (item.correct and 1 or 0) end
+      sum = sum + stats.pass_at_k(#list, c, at)
+    end
+    r.pass_at[tostring(at)] = sum / math.max(1, #r.by_problem)
+    at = at < k and math.min(2 * at, k) or k + 1
+  end
   return r
 end
 
+--- Accuracy on problems. Options: model, adapter (nil: the base), problems, verifier ("verifiers.math"), verifier_config, flexible (a second
+--- config of the same verifier, reported beside the first), prompt, max_new_tokens (256), temperature (0: greedy), top_p, stop, samples (1; more
+--- are averaged), seed, max_sequences, correct (0.5: a reward above this counts as right), progress: function(done, total); done: items of an earlier
+--- run, on_item: function(item), called as each is judged.
+--- Returns { n, samples, accuracy, ci95, mean_length, clipped_ratio, repetition_ratio, outcomes, items, scores; flexible, pass_at, majority }.
+function eval.run(o)
+  local k, done, index = o.samples or 1, {}, {}
+  for i, p in ipairs(o.problems) do index[tostring(p.id or i)] = i end
+  for _, item in ipairs(o.done or {}) do
+    local i = index[tostring(item.id)]
+    if i then done[i] = done[i] or {}; done[i][item.sample] = item end
+  end
+  local main, second = judge_with(o, o.verifier_config), o.flexible and judge_with(o, o.flexible) or nil
+  local seconds = sample_missing(o, k, done, function(i, c)
+    done[i] = done[i] or {}
+    if done[i][c.index] then return end
+    local problem, waiting = o.problems[i], second and 2 or 1
+    local item = { id = tostring(problem.id or i), sample = c.index, question = problem.question, answer = problem.answer, text = c.text, n_tokens = #c.ids,
+      finish = c.finish, repetitive = stats.is_repetitive(c.ids) }
+    done[i][c.index] = item
+    local function settled()
+      waiting = waiting - 1
+      if waiting == 0 and o.on_item then o.on_item(item) end
+    end
+    main.submit(problem, c, function(v)
+      item.outcome, item.correct = v.outcome, v.outcome == "ok" and v.reward > (o.correct or 0.5)
+      item.reward, item.given = v.outcome == "ok" and v.reward or nil, answer_in(v.message)
+      settled()
+    end)
+    if second then second.submit(problem, c, function(v) item.flexible = v.outcome == "ok" and v.reward > (o.correct or 0.5); settled() end) end
+    main.drain(0)
+    if second then second.drain(0) end
+  end)
+  main.drain(1000)
+  main.free()
+  if second then second.drain(1000); second.free() end
+  local r = { n = #o.problems, items = {}, by_problem = {}, outcomes = {}, seconds = seconds }
+  for i = 1, #o.problems do
+    r.by_problem[i] = {}
+    for j = 1, k do
+      r.by_problem[i][j] = done[i][j]
+      r.items[#r.items + 1] = done[i][j]
+    end
+  end
+  return aggregate(r, k, o)
+end
+
 --- The fields of a result that go into JSON documents.
-function eval.summary(r) return { n = r.n, accuracy = r.accuracy, ci95 = r.ci95, mean_length = r.mean_length, clipped_ratio = r.clipped_ratio, outcomes = r.outcomes } end
+function eval.summary(r)
+  return { n = r.n, accuracy = r.accuracy, ci95 = r.ci95, mean_length = r.mean_length, clipped_ratio = r.clipped_ratio, repetition_ratio = r.repetition_ratio,
+    outcomes = r.outcomes, samples = r.samples, flexible = r.flexible, pass_at = r.pass_at, majority = r.majority }
+end
+
+--- Two files of items, compared problem by problem: per task { n, a, b, fixed, broken, p, difference, ci95, fixed_ids, broken_ids }. arm: "adapter"
+--- where a file has it, else "base".
+function eval.compare(path_a, path_b)
+  local function load(path)
+    local _, list = require("tl.eval.items").read(path)
+    local tasks, has_adapter = {}, {}
+    for _, item in ipairs(list) do if item.arm == "adapter" then has_adapter[item.task] = true end end
+    for _, item in ipairs(list) do
+      if item.arm == (has_adapter[item.task] and "adapter" or "base") then
+        local t = tasks[item.task] or {}
+        tasks[item.task] = t
+        t[item.id] = t[item.id] or { n = 0, right = 0 }
+        t[item.id].n, t[item.id].right = t[item.id].n + 1, t[item.id].right + (item.correct and 1 or 0)
+      end
+    end
+    return tasks
+  end
+  local a, b, out = load(path_a), load(path_b), {}
+  for task, in_a in pairs(a) do
+    if b[task] then
+      local ids, before, after, fixed, broken = {}, {}, {}, {}, {}
+      for id in pairs(in_a) do if b[task][id] then ids[#ids + 1] = id end end
+      table.sort(ids)
+      for i, id in ipairs(ids) do
+        before[i], after[i] = in_a[id].right / in_a[id].n, b[task][id].right / b[task][id].n
+        if before[i] <= 0.5 and after[i] > 0.5 then fixed[#fixed + 1] = id elseif before[i] > 0.5 and after[i] <= 0.5 then broken[#broken + 1] = id end
+      end
+      local r, sum_a, sum_b = stats.paired(before, after), 0, 0
+      for i = 1, #ids do sum_a, sum_b = sum_a + before[i], sum_b + after[i] end
+      r.a, r.b = sum_a / math.max(1, #ids), sum_b / math.max(1, #ids)
+      r.fixed_ids, r.broken_ids = require("tl.json").array(fixed), require("tl.json").array(broken)
+      out[task] = r
+    end
+  end
+  if not next(out) then error(("%s and %s have no task in common"):format(path_a, path_b), 2) end
+  return out
+end
 
 return eval

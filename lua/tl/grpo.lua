@@ -44,10 +44,11 @@ end
 --- loss_type ("dapo"; grpo, dr_grpo, bnpo), epsilon (0.2), epsilon_high (= epsilon), delta, beta (0), entropy_coef (0)
 --- scale_rewards ("group"; batch, none), importance_sampling_level ("token"; sequence), num_iterations (1)
 --- rollouts ("native"; merged), is_mode ("truncate" when merged), is_level ("sequence"), is_min (0), is_max (3)
---- on_error ("drop": the sample is left out; fail: the run ends; zero)
+--- on_error ("drop": the sample is left out; fail: the run ends; zero), or for each outcome { error =, timeout =, memory =, abstain = }
+--- gate (true): before the first step the verifier is attacked, and refused when it pays for junk (tl.attack)
 --- objective             function(t, out): a per-token objective of your own, see docs/recipes.md
 --- max_grad_norm (1), beta1, beta2, eps, weight_decay (0), total_steps (for schedules), seed (0)
---- workers (2), timeout_ms (1000), memory (bytes for activations), max_sequences (64), verifier_config
+--- workers (2), timeout_ms (the verifier's own, else 1000), instructions (no limit), memory (bytes for activations), max_sequences (64), verifier_config
 ---@param o table
 function grpo.trainer(o)
   local t = setmetatable({ o = o, model = o.model or error("grpo.trainer wants a model", 2), adapter = o.adapter or error("grpo.trainer wants an adapter", 2) }, Trainer)
@@ -58,7 +59,7 @@ function grpo.trainer(o)
   t.tokenizer = t.model:tokenizer()
   t.iterations = o.num_iterations or 1
   t.merged = choice(o, "rollouts", "native", { native = false, merged = true })
-  t.on_error = choice(o, "on_error", "drop", { drop = "drop", fail = "fail", zero = "zero" })
+  t.on_error = require("tl.verify").policy(o.on_error)
   t.scale = choice(o, "scale_rewards", "group", SCALE)
   local eps = o.epsilon or 0.2
   t.opt = ffi.new("tl_grpo_options", { loss_type = choice(o, "loss_type", "dapo", LOSS), epsilon = eps,
@@ -67,7 +68,7 @@ function grpo.trainer(o)
     is_mode = choice(o, "is_mode", t.merged and "truncate" or "off", MODE), is_level = choice(o, "is_level", "sequence", LEVEL),
     is_min = o.is_min or 0, is_max = o.is_max or 3 })
   t.pool = require("tl.verify").pool { verifier = o.verifier or o.reward or error("grpo.trainer wants a verifier or a reward", 2),
-    workers = o.workers, timeout_ms = o.timeout_ms, config = o.verifier_config, inline = o.inline }
+    workers = o.workers, timeout_ms = o.timeout_ms, instructions = o.instructions, config = o.verifier_config, inline = o.inline }
   t.reward_name = type(o.verifier) == "string" and o.verifier:match("[^.]+$") or "reward"
   return t
 end
@@ -129,9 +130,9 @@ end
 local function reward_of(self, c)
   local v = c.verdict
   if v.outcome == "ok" then return v.reward end
-  if v.outcome == "abstain" then return 0 / 0 end
-  if self.on_error == "fail" then error(("verifier %s: %s: %s"):format(self.reward_name, v.outcome, v.message), 0) end
-  return self.on_error == "zero" and 0 or 0 / 0
+  local policy = self.on_error[v.outcome]
+  if policy == "fail" then error(("verifier %s: %s: %s"):format(self.reward_name, v.outcome, v.message), 0) end
+  return policy == "zero" and 0 or 0 / 0
 end
 
 --- Rewards, outcomes and advantages.
@@ -232,6 +233,7 @@ end
 --- One step on a list of problems; returns its metrics (TRL's names) and the rollout.
 function Trainer:step(problems)
   local began = C.tl_seconds()
+  if self.steps == 0 and self.o.gate ~= false then require("tl.attack").gate(self.pool, problems, self.reward_name) end
   self.steps = self.steps + 1
   local r = self:rollout(problems)
   self:judge(r)

@@ -5,6 +5,8 @@
 ---   tl.sft      supervised finetuning on the same adapters    tl.data     problem sets
 ---   tl.verify   rewards in worker threads                     tl.eval     accuracy with its interval
 ---   tl.report   run directories, metrics, progress            tl.tensor   small dense tensors
+---   tl.puzzles  problems drawn from a seed                    tl.attack   what a verifier pays for junk
+---   tl.sandbox  programs that nobody trusts                   tl.lpeg     grammars
 ---   tl.tokenizer, tl.json, tl.yaml, tl.fetch, tl.log
 --- At the prompt `? tl.grpo` prints what a part or function is for.
 local tl = {}

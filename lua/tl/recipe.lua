@@ -12,7 +12,7 @@
 ---   }
 ---
 --- Types and their fields: options.lua. Command line before config file before default. Every recipe also has --seed, --out,
---- --json, --threads, --device, --memory, --config and --help; a recipe that names one of them itself sets its default and doc.
+--- --json, --threads, --device, --memory, --gate, --config and --help; a recipe that names one of them itself sets its default and doc.
 --- Words of the command line that are no options are p.args, and are refused unless the recipe has args = "what they are".
 --- A table that the script returns is printed as JSON on stdout with --json. recipe.last is the last p.
 --- What the script returns, when it is a table, is its JSON document: --json prints it on stdout.
@@ -31,6 +31,7 @@ local STANDARD = {
   { "threads", { 0, "CPU threads; 0: all", integer = true, min = 0 } },
   { "device", { "cpu", "where to compute" } },
   { "memory", { 0, "budget for activations; 0: the default", type = "size" } },
+  { "gate", { true, "refuse to train on a verifier that pays for junk" } },
   { "config", { nil, "YAML file of NAME: VALUE lines", type = "string", value = "FILE" } },
 }
 local RESERVED = { name = true, description = true, args = true }

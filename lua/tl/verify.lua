@@ -169,6 +169,20 @@ function verify.about(module, path)
   return ok and type(value) == "table" and type(value.about) == "table" and value.about or {}
 end
 
+--- What becomes of a sample whose verdict is no reward: { error =, timeout =, memory =, abstain = }, each "drop" (left out), "zero" or "fail" (the run
+--- ends). given: one of these words for error, timeout and memory, or a table for some of the four; the rest is "drop".
+---@param given string|table|nil
+function verify.policy(given)
+  local out = { error = "drop", timeout = "drop", memory = "drop", abstain = "drop" }
+  if type(given) == "string" then given = { error = given, timeout = given, memory = given } end
+  for outcome, what in pairs(given or {}) do
+    if not out[outcome] then error(("on_error is for error, timeout, memory and abstain; got '%s'"):format(tostring(outcome)), 3) end
+    if what ~= "drop" and what ~= "zero" and what ~= "fail" then error(("on_error is one of drop, fail, zero; got %s"):format(tostring(what)), 3) end
+    out[outcome] = what
+  end
+  return out
+end
+
 local known = { verifier = "", workers = "number", timeout_ms = "number", memory = "number", instructions = "number", config = "table", inline = "boolean" }
 
 --- A pool of verifiers.

@@ -1,17 +1,25 @@
---- tlrun verify: rewards of responses
+--- tlrun verify: rewards of responses; the tests of a verifier; what it pays for junk
 local input = require "tl.input"
 local json = require "tl.json"
 local options = require "tl.options"
 
-local command = { summary = "rewards of responses, by a verifier", usage = "--verifier math" }
+local command = { summary = "rewards of responses, by a verifier; its tests, and attacks on it", usage = "--verifier math [--test FILE.jsonl | --attack [--task gsm8k]]" }
 
 command.help = 'A JSON object a line on stdin, {"gold", "response"}, to a line {"reward", "outcome"} out, in the same order.\n'
   .. "outcome is ok, abstain, error, timeout or memory; reward is null unless it is ok. Other fields of the input reach the verifier\n"
-  .. "as fields of the problem, n_tokens and finish as the completion's."
+  .. "as fields of the problem, n_tokens and finish as the completion's.\n\n"
+  .. '--test FILE.jsonl    each line is such an object with the "reward" (or the "outcome") that is right; prints what is not, exit code 1\n'
+  .. "--attack             judges known hacks (several boxes, A or B or C, echoed numbers, programs that end early ...) on the problems of --task, or on\n"
+  .. "                     the objects of stdin, and lists those that are paid; exit code 1 when there are any"
 
 command.parameters = {
   { "verifier", { "math", "module of verifiers/, or a Lua file", value = "NAME" } },
-  { "timeout_ms", { 1000, "limit of one call", integer = true, min = 1 } },
+  { "test", { nil, "judge the lines of this file and compare with the rewards they state", type = "string", value = "FILE" } },
+  { "attack", { false, "try known hacks and list those that are paid" } },
+  { "task", { nil, "with --attack: problem set whose first problems are used", type = "string" } },
+  { "limit", { 32, "with --attack: so many problems", integer = true, min = 1 } },
+  { "timeout_ms", { 0, "limit of one call; 0: what the verifier says of itself, else 1000", integer = true, min = 0 } },
+  { "instructions", { 0, "limit of one call in instructions of the Lua VM; 0: none", integer = true, min = 0 } },
   { "memory", { 0, "limit of one worker's Lua state; 0: 256 MiB", type = "size" } },
   { "workers", { 2, "threads", integer = true, min = 1 } },
   { "verifier_config", { nil, "JSON object for verifiers that take one", type = "string", value = "JSON" } },
@@ -38,37 +46,130 @@ local function config_of(text)
   return v
 end
 
-function command.run(p)
-  local pool = require("tl.verify").pool { verifier = p.verifier, timeout_ms = p.timeout_ms, workers = p.workers, memory = p.memory, config = config_of(p.verifier_config) }
+local own = { gold = true, response = true, n_tokens = true, finish = true, reward = true, outcome = true }
+
+-- the problem and the completion of an input object
+local function parts_of(v, where)
+  if type(v.response) ~= "string" then options.exit(1, where .. ": wants 'gold' and 'response'") end
+  local problem = {}
+  for k, x in pairs(v) do
+    if not own[k] and x ~= json.null then problem[k] = x end
+  end
+  if v.gold ~= nil and v.gold ~= json.null then problem.answer = v.gold end
+  return problem, { text = v.response, n_tokens = v.n_tokens, finish = v.finish or "stop" }
+end
+
+-- judges objects (an iterator of object, line number) and calls answer(verdict, object, line) for each, in their order
+local function judge(pool, objects, source, strict, answer)
   local waiting, done, first, last = {}, {}, 1, 0  -- done[i]: the verdict of line i
-  local failed = false
-  local function answer(all)
+  local kept = {}
+  local function flush(all)
     while first <= last and (all or last - first >= AHEAD) do
       while not done[first] do
         local v = pool:take(1000)
         if v then done[waiting[v.job]], waiting[v.job] = v, nil end
       end
-      local v = done[first]
-      print(line_of(v, p))
-      failed = failed or v.outcome == "error"
-      done[first], first = nil, first + 1
+      answer(done[first], kept[first][1], kept[first][2])
+      done[first], kept[first], first = nil, nil, first + 1
     end
   end
-  for v, n in input.lines() do
-    if v.gold == nil or v.gold == json.null or type(v.response) ~= "string" then options.exit(1, ("stdin, line %d: wants 'gold' and 'response'"):format(n)) end
-    local problem = {}
-    for k, x in pairs(v) do
-      if k ~= "gold" and k ~= "response" and k ~= "n_tokens" and k ~= "finish" and x ~= json.null then problem[k] = x end
-    end
-    problem.answer = v.gold
+  for v, n in objects do
+    local where = ("%s, line %d"):format(source, n)
+    if strict and (v.gold == nil or v.gold == json.null) then options.exit(1, where .. ": wants 'gold' and 'response'") end
+    local problem, completion = parts_of(v, where)
     last = last + 1
-    waiting[pool:submit(problem, { text = v.response, n_tokens = v.n_tokens, finish = v.finish or "stop" })] = last
-    answer(false)
+    kept[last] = { v, n }
+    waiting[pool:submit(problem, completion)] = last
+    flush(false)
   end
-  answer(true)
-  pool:free()
+  flush(true)
+end
+
+local function rewards(pool, p)
+  local failed = false
+  judge(pool, input.lines(), "stdin", true, function(v)
+    print(line_of(v, p))
+    failed = failed or v.outcome == "error"
+  end)
   if failed then io.stderr:write "some calls of the verifier failed; their lines say why\n" end
   return 0
+end
+
+-- ---- --test
+
+local function file_lines(path)
+  local f, why = io.open(path, "r")
+  if not f then options.exit(1, why) end
+  local n = 0
+  return function()
+    while true do
+      local line = f:read "*l"
+      if not line then f:close() return nil end
+      n = n + 1
+      if line:find "%S" then
+        local v, bad = json.parse(line)
+        if type(v) ~= "table" then options.exit(1, ("%s, line %d: %s"):format(path, n, bad or "not a JSON object")) end
+        return v, n
+      end
+    end
+  end
+end
+
+local function test(pool, p)
+  local passed, failed = 0, 0
+  judge(pool, file_lines(p.test), p.test, false, function(v, o, n)
+    local wanted = o.reward ~= json.null and o.reward or nil
+    if wanted == true then wanted = 1 elseif wanted == false then wanted = 0 end
+    local outcome = type(o.outcome) == "string" and o.outcome or "ok"
+    if wanted == nil and o.outcome == nil then options.exit(1, ("%s, line %d: wants 'reward' or 'outcome', what is right"):format(p.test, n)) end
+    local good = v.outcome == outcome and (wanted == nil or outcome ~= "ok" or math.abs(v.reward - wanted) <= 1e-9)
+    if good then passed = passed + 1 return end
+    failed = failed + 1
+    local said = v.outcome == "ok" and ("reward %g"):format(v.reward) or v.outcome .. ": " .. v.message
+    print(("%s:%d: %s, wants %s   %s"):format(p.test, n, said, outcome == "ok" and wanted ~= nil and ("reward %g"):format(wanted) or outcome, json.encode(o.response):sub(1, 100)))
+  end)
+  if p.json then print(json.encode { passed = passed, failed = failed }) end
+  io.stderr:write(("%d passed, %d failed\n"):format(passed, failed))
+  return failed == 0 and passed > 0 and 0 or 1
+end
+
+-- ---- --attack
+
+local function attack(pool, p)
+  local problems = {}
+  if p.task then
+    local data = require "tl.data"
+    problems = data.load(p.task, { limit = p.limit, n = p.limit })
+  else
+    for v, n in input.lines() do
+      if v.gold == nil and v.tests == nil and v.asserts == nil then options.exit(1, ("stdin, line %d: wants 'gold'"):format(n)) end
+      v.response = v.response or ""
+      problems[#problems + 1] = parts_of(v, "stdin, line " .. n)
+    end
+  end
+  local r = require("tl.attack").run(pool, problems, { problems = p.limit })
+  if p.json then
+    print(json.encode { problems = r.problems, decided = r.decided, undecided = r.undecided, hacks = json.array(r.hacks), failing = json.array(r.failing), errors = json.array(r.errors) })
+  else
+    for _, t in ipairs(r.hacks) do
+      print(("%-44s paid on %d of %d%s"):format(t.name, t.paid, t.tried, t.paid > 0 and ("   %s for the gold %s"):format(json.encode(t.example:sub(1, 60)), tostring(t.gold)) or ""))
+    end
+  end
+  for _, e in ipairs(r.errors) do io.stderr:write("the verifier failed on some: ", e, "\n") end
+  if r.undecided then
+    io.stderr:write(("%d problems: right and wrong answers earn the same, so nothing can be said of what is paid for\n"):format(r.problems))
+    return r.problems > 0 and #r.errors == 0 and 0 or 1
+  end
+  io.stderr:write(("%d problems, %d kinds of junk, %d of them paid\n"):format(r.decided, #r.hacks, #r.failing))
+  return #r.failing == 0 and 0 or 1
+end
+
+function command.run(p)
+  local pool = require("tl.verify").pool { verifier = p.verifier, timeout_ms = p.timeout_ms > 0 and p.timeout_ms or nil, instructions = p.instructions, workers = p.workers,
+    memory = p.memory, config = config_of(p.verifier_config) }
+  local code = p.test and test(pool, p) or p.attack and attack(pool, p) or not (p.test or p.attack) and rewards(pool, p)
+  pool:free()
+  return code
 end
 
 return command

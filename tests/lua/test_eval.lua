@@ -1,0 +1,177 @@
+-- Evaluation and the gate: the statistics against their definitions, a run that goes on where it was cut, two files compared, lm-eval's scoring, and
+-- what the attack says of good and bad verifiers. Catches: a biased pass@k, a resumed run that differs from a whole one, a verifier that pays for junk
+-- and is trained on, an honest one that is refused.
+package.path = arg[0]:match "^(.*)/" .. "/?.lua;" .. package.path
+local check = require "check"
+local tl = require "tl"
+local stats = require "tl.eval.stats"
+
+check.test("pass@k is the share of k-subsets with a right one", function()
+  for n = 1, 7 do
+    for c = 0, n do
+      for k = 1, n do
+        local hits, total = 0, 0
+        for mask = 0, 2 ^ n - 1 do
+          local size, right = 0, false
+          for b = 0, n - 1 do
+            if math.floor(mask / 2 ^ b) % 2 == 1 then size, right = size + 1, right or b < c end
+          end
+          if size == k then hits, total = hits + (right and 1 or 0), total + 1 end
+        end
+        check.near(stats.pass_at_k(n, c, k), hits / total, 1e-12, ("n %d, c %d, k %d"):format(n, c, k))
+      end
+    end
+  end
+  check.equal(stats.pass_at_k(3, 1, 4), nil)
+end)
+
+check.test("McNemar, the bootstrap, loops", function()
+  check.near(stats.mcnemar(1, 7), 18 / 256, 1e-12)
+  check.near(stats.mcnemar(0, 10), 2 / 1024, 1e-12)
+  check.equal(stats.mcnemar(0, 0), 1)
+  check.equal(stats.mcnemar(5, 5), 1)
+  local values = {}
+  for i = 1, 400 do values[i] = i % 4 == 0 and 1 or 0 end
+  local lo, hi = stats.bootstrap(values, 1)
+  local wlo, whi = tl.report.wilson(100, 400)
+  check.near(lo, wlo, 0.012)
+  check.near(hi, whi, 0.012)
+  check.equal({ stats.bootstrap(values, 1) }, { lo, hi }, "the same seed")
+  local ids = {}
+  for i = 1, 200 do ids[i] = i end
+  check.equal(stats.is_repetitive(ids), false)
+  for i = 101, 200 do ids[i] = i % 5 end
+  check.equal(stats.is_repetitive(ids), true, "period 5")
+  check.equal(stats.is_repetitive { 1, 1, 1, 1 }, false, "too short to tell")
+end)
+
+check.test("lm-eval's scoring", function()
+  local lm = require "verifiers.lm_eval"
+  local function r(filter, text, gold) return (lm.make { filter = filter }({ answer = gold }, { text = text })) end
+  check.equal(r("strict-match", "so\n#### 1,050.", "1050"), 1)
+  check.equal(r("strict-match", "#### 5\n#### 6", "5"), 1, "the first")
+  check.equal(r("strict-match", "the answer is 5", "5"), 0)
+  check.equal(r("strict-match", "#### 5.0", "5"), 0, "compared as text")
+  check.equal(r("flexible-extract", "it is $5, then 6", "6"), 1, "the last")
+  check.equal(r("flexible-extract", "6 of them.", "6"), 1)
+end)
+
+local tlrun = check.tlrun
+local function lines(path)
+  local list = {}
+  for line in io.lines(path) do list[#list + 1] = line end
+  return list
+end
+
+check.test("an evaluation that was cut goes on to the same items", function()
+  local whole, cut = os.tmpname(), os.tmpname()
+  local options = " eval --task wordproblems --limit 12 --samples 2 --temperature 1 --max-new-tokens 40 --json --items "
+  os.remove(whole)
+  local code, a = check.run(tlrun .. options .. whole)
+  check.equal(code, 0)
+  local text = tl.fs.read(whole)
+  tl.fs.write(cut, text:sub(1, math.floor(#text / 2)))
+  local code2, b, err = check.run(tlrun .. options .. cut)
+  check.equal(code2, 0, err)
+  check.equal(b, a, "the documents")
+  local x, y = lines(whole), lines(cut)
+  table.sort(x)
+  table.sort(y)
+  check.equal(#x, 25)
+  check.equal(y, x, "the items")
+  local code3, _, why = check.run(tlrun .. options:gsub("--samples 2", "--samples 3") .. cut)
+  check.equal(code3, 1)
+  check.equal(why:find("another evaluation: samples is 2 there and 3 now", 1, true) ~= nil, true, why)
+  -- compared with a copy in which one right answer is wrong and one wrong answer right
+  local d = tl.json.decode(a).tasks.wordproblems
+  check.equal(d.pass_at["1"] <= d.pass_at["2"], true)
+  local code4, out = check.run(("%s eval --compare %s %s --json"):format(tlrun, whole, cut))
+  check.equal(code4, 0)
+  local r = tl.json.decode(out).tasks.wordproblems
+  check.equal({ r.n, r.fixed, r.broken, r.p }, { 12, 0, 0, 1 })
+  os.remove(whole)
+  os.remove(cut)
+end)
+
+local function problems()
+  local list = {}
+  for i = 1, 12 do list[i] = { question = ("Ann has %d hens and buys %d more. How many?"):format(3 * i, i + 20), answer = tostring(4 * i + 20) } end
+  return list
+end
+
+local function attack(verifier, config)
+  local pool = tl.verify.pool { verifier = verifier, config = config }
+  local r = tl.attack.run(pool, problems())
+  pool:free()
+  local names = {}
+  for _, t in ipairs(r.failing) do names[t.name] = true end
+  return r, names
+end
+
+check.test("what is paid for junk, and what is not", function()
+  local r = attack "math"
+  check.equal(#r.failing, 0)
+  check.equal(r.decided, 12)
+  local _, names = attack(function(p, c) return c.text:find(p.answer, 1, true) ~= nil end)
+  check.equal(names["A or B or C"] and names["several boxed answers"] and names["a list of answers"], true, "a verifier that finds the gold anywhere")
+  _, names = attack(function(p, c)
+    for d in c.text:gmatch "%d+" do if d == p.answer then return 1 end end
+    return 0
+  end)
+  check.equal(names["several #### lines"], true, "a verifier that takes any number")
+  _, names = attack("math", { extract = "flexible" })
+  check.equal(names["the gold in a comment after the answer"], true, "the last number, wherever it stands")
+  r = attack(function(_, c) return #c.text < 1000 end)
+  check.equal({ #r.failing, r.undecided }, { 0, true }, "a rule on length")
+end)
+
+check.test("tlrun verify --test and --attack", function()
+  local path = check.file('{"gold":"5","response":"#### 5","reward":1}\n{"gold":"5","response":"5","reward":0}\n', ".jsonl")
+  local code, _, err = check.run(("%s verify --test %s"):format(tlrun, path))
+  check.equal({ code, err }, { 0, "2 passed, 0 failed\n" })
+  tl.fs.write(path, '{"gold":"5","response":"5","reward":1}\n')
+  local code2, out = check.run(("%s verify --test %s"):format(tlrun, path))
+  check.equal(code2, 1)
+  check.equal(out:find(":1: reward 0, wants reward 1", 1, true) ~= nil, true, out)
+  tl.fs.write(path, 'not json\n')
+  local code3, _, why = check.run(("%s verify --test %s"):format(tlrun, path))
+  check.equal({ code3, why:find("line 1", 1, true) ~= nil }, { 1, true }, why)
+  os.remove(path)
+  local code4 = check.run(([[printf '{"gold":"5"}\n{"gold":"77"}\n' | %s verify --attack]]):format(tlrun))
+  check.equal(code4, 0)
+  local bad = check.file("return function(p, c) return c.text:find(p.answer, 1, true) ~= nil end\n", ".lua")
+  os.rename(bad, "/tmp/anywhere_verifier.lua")
+  local code5, found = check.run(([[printf '{"gold":"5"}\n{"gold":"77"}\n' | %s verify --attack --verifier /tmp/anywhere_verifier.lua]]):format(tlrun))
+  check.equal(code5, 1)
+  check.equal(found:find("A or B or C %s+paid on 2 of 2") ~= nil, true, found)
+  os.remove "/tmp/anywhere_verifier.lua"
+end)
+
+check.test("a trainer refuses a verifier that pays for junk, and takes each outcome as it is told", function()
+  local model = tl.model.load "tiny"
+  local adapter = tl.adapter.tinylora(model, { rank = 2, u = 1 })
+  local list = {}
+  for i, p in ipairs(problems()) do if i <= 2 then list[i] = p end end
+  local function trainer(o)
+    o.model, o.adapter, o.num_generations, o.max_completion_length = model, adapter, 2, 4
+    return tl.grpo.trainer(o)
+  end
+  local t = trainer { reward = function(p, c) return c.text:find(p.answer, 1, true) ~= nil end }
+  check.raises("pays for junk", t.step, t, list)
+  t:free()
+  t = trainer { reward = function(p, c) return c.text:find(p.answer, 1, true) ~= nil end, gate = false }
+  t:step(list)
+  t:free()
+  t = trainer { reward = function() error "broken" end, on_error = { error = "zero", timeout = "fail" } }
+  local m = t:step(list)
+  check.equal({ m.reward, m["verifier/error"] }, { 0, 4 }, "errors score 0 when told to")
+  t:free()
+  t = trainer { reward = function() error "broken" end, on_error = { error = "fail" } }
+  check.raises("broken", t.step, t, list)
+  t:free()
+  t = trainer { reward = function() end, on_error = { abstain = "zero" } }
+  check.equal(t:step(list).reward, 0, "abstentions score 0 when told to")
+  t:free()
+  check.raises("on_error", trainer, { reward = function() return 1 end, on_error = { eror = "zero" } })
+end)
+check.done()
