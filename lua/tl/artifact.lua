@@ -11,12 +11,18 @@ local artifact = {}
 local METHODS = { tinylora = "TinyLoRA", lora_xs = "LoRA-XS", lora = "LoRA" }
 local KINDS = { "q", "k", "v", "o", "gate", "up", "down" }
 
+-- what every manifest has, by the types of Lua
+local MANIFEST = { method = "string", parameters = "number", dtype = "string", targets = "table", base = "table", provenance = "table" }
+
 -- ---- what a path holds, as tables
 
 local function compact(path)
   local out = ffi.new "char *[1]"
   check(C.tl_artifact_inspect(path, out), 3)
   local d = json.decode(F.take_string(out[0]))
+  for key, kind in pairs(MANIFEST) do
+    if type(d.manifest[key]) ~= kind then error(("%s: manifest field %s is no %s"):format(path, key, kind), 4) end
+  end
   return json.object({ kind = "adapter", format = "compact", path = path, bytes = d.bytes, sha256 = d.sha256, values = d.values,
     signature = d.signature, manifest = d.manifest }, { "kind", "format", "path", "bytes", "sha256", "manifest", "values", "signature" })
 end
@@ -54,13 +60,14 @@ end
 
 local function number(x) return type(x) == "number" and ("%.4g"):format(x) or "?" end
 
-local function string_or(x, other) return type(x) == "string" and x ~= "" and x or other end
+-- text of a file on its way to a terminal: nothing in it may move the cursor
+local function string_or(x, other) return type(x) == "string" and x ~= "" and x:gsub("%c", "?") or other end
 
 -- "q k v o gate up down in layers 0-29", or each kind with its own layers
-local function targets(t)
+local function layers_of(t)
   local by_layers, order = {}, {}
   for _, kind in ipairs(KINDS) do
-    local layers = t[kind]
+    local layers = string_or(t[kind])
     if layers then
       if not by_layers[layers] then by_layers[layers], order[#order + 1] = {}, layers end
       table.insert(by_layers[layers], kind)
@@ -73,12 +80,12 @@ end
 local function formula(m)
   local middle = m.method == "lora" and "scale B A" or m.sigma == "peft" and "U sqrt(S) R sqrt(S) V^T" or "U S R V^T"
   local r = m.method == "tinylora" and ", R = sum_i v_i P_i" or ""
-  local rank = m.rank and ("; rank %s"):format(m.rank) or "; ranks " .. string_or(m.ranks, "?")
-  return ("W + %s%s%s"):format(middle, r, rank) .. (m.u and (", u %s"):format(m.u) or "") .. (m.scale and (", scale %.6g"):format(m.scale) or "")
+  local rank = m.rank and ("; rank %s"):format(tostring(m.rank)) or "; ranks " .. string_or(m.ranks, "?")
+  return ("W + %s%s%s"):format(middle, r, rank) .. (m.u and (", u %s"):format(tostring(m.u)) or "") .. (m.scale and ", scale " .. number(m.scale) or "")
 end
 
 local function basis(m)
-  local b = m.basis or {}
+  local b = type(m.basis) == "table" and m.basis or {}
   if m.method == "lora" then return "none: A and B are the trained numbers" end
   if b.from == "file" then return "A and B are in the file" end
   return ("recomputed from the weights and checked by probes; closest singular values %s of the largest apart"):format(number(b.closest))
@@ -87,7 +94,7 @@ end
 local function origin(p)
   local words = { "tlrun " .. string_or(p.tlrun, "?") }
   for _, k in ipairs { "recipe", "seed", "run", "from" } do
-    if p[k] ~= nil and p[k] ~= json.null then words[#words + 1] = k .. " " .. tostring(p[k]) end
+    if p[k] ~= nil and p[k] ~= json.null then words[#words + 1] = k .. " " .. string_or(tostring(p[k]), "") end
   end
   if type(p.metrics) == "table" then words[#words + 1] = "metrics " .. json.encode(p.metrics) end
   return table.concat(words, ", ")
@@ -101,22 +108,27 @@ end
 
 local function compact_lines(d)
   local m = d.manifest
-  local base, p = m.base or {}, m.projection
+  local base, p = m.base, m.projection
   local size = ({ F32 = 4, BF16 = 2, F16 = 2 })[m.dtype] or 0
   local lines = {
-    ("%s: %s, %s trained numbers in %s (%s bytes); a file of %d bytes"):format(d.path, METHODS[m.method] or m.method, m.parameters, m.dtype,
-      m.parameters * size, d.bytes),
-    ("base     %s (%s, %s layers of width %s), weights %s"):format(string_or(base.name, "?"), base.architecture, base.layers, base.width, base.hash),
+    ("%s: %s, %d trained numbers in %s (%d bytes); a file of %d bytes"):format(d.path, METHODS[m.method] or string_or(m.method, "?"),
+      m.parameters, string_or(m.dtype, "?"), m.parameters * size, d.bytes),
+    ("base     %s (%s, %s layers of width %s), weights %s"):format(string_or(base.name, "?"), string_or(base.architecture, "?"),
+      tostring(base.layers), tostring(base.width), string_or(base.hash, "?")),
     "update   " .. formula(m),
-    "targets  " .. targets(m.targets or {}),
+    "targets  " .. layers_of(m.targets),
   }
-  if m.tying then lines[#lines + 1] = "tying    " .. (#m.tying > 160 and m.tying:sub(1, 157) .. "..." or m.tying) end
-  if p then lines[#lines + 1] = p.generator == "stored" and "P        in the file" or ("P        %s, seed %s"):format(p.generator, p.seed) end
+  local tying = string_or(m.tying)
+  if tying then lines[#lines + 1] = "tying    " .. (#tying > 160 and tying:sub(1, 157) .. "..." or tying) end
+  if type(p) == "table" then
+    local drawn = ("%s, seed %s"):format(string_or(p.generator, "?"), string_or(p.seed, "?"))
+    lines[#lines + 1] = "P        " .. (p.generator == "stored" and "in the file" or drawn)
+  end
   lines[#lines + 1] = "basis    " .. basis(m)
   lines[#lines + 1] = "numbers  " .. values(d.values or {})
-  lines[#lines + 1] = "made by  " .. origin(m.provenance or {})
+  lines[#lines + 1] = "made by  " .. origin(m.provenance)
   lines[#lines + 1] = "signed   " .. (type(d.signature) == "table" and d.signature ~= json.null
-    and ("by key %s, who calls itself '%s'"):format(d.signature.key, d.signature.signer) or "no")
+    and ("by key %s, who calls itself '%s'"):format(d.signature.key, string_or(d.signature.signer, "")) or "no")
   return lines
 end
 

@@ -115,8 +115,15 @@ tl_status tl_adapter_create_on(tl_model *m, const tl_adapter_options *o, bool ba
   TL_TRY(check_options(m, o));
   tl_adapter *a = calloc(1, sizeof *a);
   if (!a) return tl_fail(TL_E_MEMORY, "adapter: out of memory");
-  *a = (tl_adapter){.refs = 1, .model = tl_model_retain(m), .kind = o->kind, .u = o->u, .sigma = o->sigma,
-                    .projection = o->projection, .basis_from_file = basis_from_file, .storage = (int)o->storage, .seed = o->seed};
+  *a = (tl_adapter){.refs = 1,
+                    .model = tl_model_retain(m),
+                    .kind = o->kind,
+                    .u = o->u,
+                    .sigma = o->sigma,
+                    .projection = o->projection,
+                    .basis_from_file = basis_from_file,
+                    .storage = (int)o->storage,
+                    .seed = o->seed};
   tl_status s = build(a, o);
   if (s != TL_OK) {
     tl_adapter_free(a);

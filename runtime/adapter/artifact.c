@@ -1,6 +1,7 @@
-// artifact.c: an adapter to a compact file and back (artifact.h has the format and its reasons). Reading refuses a base on which
-// the numbers would mean something else: first by its sizes, then by the hash of its weights, before anything expensive is done;
-// then, when the basis has been computed, by the probes. `force` passes over the hash and the probes, never over the sizes.
+// artifact.c: an adapter to a compact file and back (artifact.h has the format and its reasons). Reading refuses a base on
+// which the numbers would mean something else: first by its sizes, then by the hash of its weights, before anything expensive
+// is done; then, when the basis has been computed, by the probes. `force` passes over the hash and the probes, never over the
+// sizes.
 #include "artifact.h"
 #include <cjson/cJSON.h>
 #include <math.h>
@@ -94,9 +95,12 @@ static tl_status check_base(const tl_manifest *t, tl_model *m, const char *path)
   free(targeted);
   TL_TRY(s);
   if (!strcmp(hash, t->hash)) return TL_OK;
-  return tl_fail(TL_E_UNSUPPORTED, "%s: made for other weights than %s has: the base '%s' has hash %.12s..., this one %.12s... of the "
-                 "same shape. On a quantised copy, a finetune or another revision the numbers mean another update; --force loads "
-                 "them all the same", path, m->path, t->base_name, t->hash, hash);
+  return tl_fail(
+      TL_E_UNSUPPORTED,
+      "%s: made for other weights than %s has: the base '%s' has hash %.12s..., this one %.12s... of the "
+      "same shape. On a quantised copy, a finetune or another revision the numbers mean another update; --force loads "
+      "them all the same",
+      path, m->path, t->base_name, t->hash, hash);
 }
 
 static tl_status take_floats(float *x, size_t n, const uint8_t **p, int dtype, const char *path) {
@@ -125,6 +129,7 @@ static tl_status take_payload(tl_adapter *a, const tl_manifest *t, const uint8_t
   TL_TRY(take_floats(a->master, (size_t)a->n_params, &p, a->storage, path));
   if (a->kind != TL_LORA && t->from_file) {
     TL_TRY(take_basis(a, &p, path));
+    a->basis_sent = false;
   } else if (a->kind != TL_LORA) {
     if (!force) TL_TRY(tl_basis_check(a, p, path));
     p += TL_PROBE_BYTES * t->pairs;

@@ -1,8 +1,8 @@
 // artifact.h: the compact file of an adapter (*.tla): the trained numbers, and what they mean.
 //
-// A TinyLoRA's A, B and P follow from the base model and a seed, so a file of 13 numbers is 26 bytes of numbers, a manifest, and
-// four bytes for each singular pair by which a reader knows that its own A and B are the ones that were trained with. A base on
-// which the numbers would mean something else is refused.
+// A TinyLoRA's A, B and P follow from the base model and a seed, so a file of 13 numbers is 26 bytes of numbers, a manifest,
+// and four bytes for each singular pair by which a reader knows that its own A and B are the ones that were trained with. A
+// base on which the numbers would mean something else is refused.
 //
 //   byte      0   8   magic "TLADAPT" 0x01
 //             8   4   M, u32: bytes of the manifest
@@ -21,24 +21,25 @@
 //                32   Ed25519 public key
 //                64   Ed25519 signature of every byte before it
 //
-// Manifest: format "tlrun-adapter", version 1, method (tinylora, lora_xs, lora), parameters, dtype, rank (or ranks), u, scale (or
-// scales), sigma, projection {generator, seed}, targets {kind: layers}, tying, base {name, architecture, layers, width, hash,
-// covers}, basis {from, signs, closest}, provenance (whatever the writer said). Lists of whole numbers are written short:
+// Manifest: format "tlrun-adapter", version 1, method (tinylora, lora_xs, lora), parameters, dtype, rank (or ranks), u, scale
+// (or scales), sigma, projection {generator, seed}, targets {kind: layers}, tying, base {name, architecture, layers, width,
+// hash, covers}, basis {from, signs, closest}, provenance (whatever the writer said). Lists of whole numbers are written short:
 //   "5" | "3-7" (3,4,5,6,7) | "X*9" (X nine times over, X being any of these or a list in parentheses), joined by commas;
 // any map of modules to groups has such a list.
 //
-// base.hash: the first 32 hex digits of a SHA-256 over a line for each part of the model: its name, shape and 128-bit hash. Targeted
-// weights count in full, every other matrix by 16 rows, norms and biases in full; values are those the model computes with, rounded
-// to bf16, so that fp32 and bf16 computation of one model give the same hash. (That a forger could find a collision is no matter:
-// the hash guards against mistakes, the signature against forgers.)
+// base.hash: the first 32 hex digits of a SHA-256 over a line for each part of the model: its name, shape and 128-bit hash.
+// Targeted weights count in full, every other matrix by 16 rows, norms and biases in full; values are those the model computes
+// with, rounded to bf16, so that fp32 and bf16 computation of one model give the same hash. (That a forger could find a
+// collision is no matter: the hash guards against mistakes, the signature against forgers.)
 //
-// Probes. g is one seeded vector of standard normals, so u . g and v . g of a unit vector are of order 1, and turning the pair by a
-// small angle t moves them by about t. Two SVDs of the same weights (other LAPACK, other threads) differ by rounding over the gap to
-// the next singular value: 1e-6 at most, where the gap is 1% of sigma_1. A bf16 copy of fp32 weights moves them by about 2^-9 over
-// the gap. Accepted: probe_tolerance, half a step of 1/32 and 0.05, an update that is 5% off, ten times what rounding v to bf16 does;
-// a pair with the other sign moves its two probes by 2 |u . g| and 2 |v . g|, which both stay below that in one case of 1500.
-// sigma within 1% (bf16 keeps 0.4%). Where two singular values are equal to rounding, their vectors are any basis of a plane, and
-// another LAPACK may choose another one: then the load is refused, and the file must carry its A and B ("carry").
+// Probes. g is one seeded vector of standard normals, so u . g and v . g of a unit vector are of order 1, and turning the pair
+// by a small angle t moves them by about t. Two SVDs of the same weights (other LAPACK, other threads) differ by rounding over
+// the gap to the next singular value: 1e-6 at most, where the gap is 1% of sigma_1. A bf16 copy of fp32 weights moves them by
+// about 2^-9 over the gap. Accepted: probe_tolerance, half a step of 1/32 and 0.05, an update that is 5% off, ten times what
+// rounding v to bf16 does; a pair with the other sign moves its two probes by 2 |u . g| and 2 |v . g|, which both stay below
+// that in one case of 1500. sigma within 1% (bf16 keeps 0.4%). Where two singular values are equal to rounding, their vectors
+// are any basis of a plane, and another LAPACK may choose another one: then the load is refused, and the file must carry its A
+// and B ("carry").
 #ifndef TL_ARTIFACT_H
 #define TL_ARTIFACT_H
 #include "adapter.h"

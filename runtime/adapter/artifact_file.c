@@ -1,6 +1,6 @@
-// artifact_file.c: the container of artifact.h: bytes taken apart and put together, digest, Ed25519 signatures (OpenSSL). The file
-// is outside bytes: every length is checked against the file before it is used, and nothing is accepted that the digest, or the
-// signature where there is one, does not cover: a changed byte anywhere is refused.
+// artifact_file.c: the container of artifact.h: bytes taken apart and put together, digest, Ed25519 signatures (OpenSSL). The
+// file is outside bytes: every length is checked against the file before it is used, and nothing is accepted that the digest,
+// or the signature where there is one, does not cover: a changed byte anywhere is refused.
 #include "artifact.h"
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -56,8 +56,9 @@ static tl_status take_apart(tl_artifact *f, const char *path) {
     return tl_fail(TL_E_FORMAT, "%s: not a tlrun adapter file", path);
   uint64_t m = get(f->bytes + 8, 4), n = get(f->bytes + 12, 8), most = f->n - TL_ARTIFACT_HEAD - TL_ARTIFACT_DIGEST;
   if (m > most || n > most - m)
-    return tl_fail(TL_E_FORMAT, "%s: it says %llu bytes of manifest and %llu of payload, the file has %llu: it is cut off or damaged",
-                   path, (unsigned long long)m, (unsigned long long)n, (unsigned long long)most);
+    return tl_fail(TL_E_FORMAT,
+                   "%s: it says %llu bytes of manifest and %llu of payload, the file has %llu: it is cut off or damaged", path,
+                   (unsigned long long)m, (unsigned long long)n, (unsigned long long)most);
   size_t body = (size_t)(TL_ARTIFACT_HEAD + m + n);
   uint8_t sum[TL_ARTIFACT_DIGEST];
   digest(f->bytes, body, sum);
@@ -138,7 +139,8 @@ static tl_status read_key(const char *path, bool secret, EVP_PKEY **out) {
   if (*out && EVP_PKEY_id(*out) == EVP_PKEY_ED25519) return TL_OK;
   EVP_PKEY_free(*out);
   *out = NULL;
-  return tl_fail(TL_E_FORMAT, "%s: not an Ed25519 %s key in PEM form (without a passphrase)", path, secret ? "private" : "public");
+  return tl_fail(TL_E_FORMAT, "%s: not an Ed25519 %s key in PEM form (without a passphrase)", path,
+                 secret ? "private" : "public");
 }
 
 static tl_status raw_public(EVP_PKEY *key, uint8_t *out, const char *path) {
@@ -153,7 +155,8 @@ tl_status tl_artifact_sign(const char *path, const char *key_path, const char *s
   EVP_PKEY *key = NULL;
   uint8_t public_key[key_bytes], signature[signature_bytes];
   size_t n = sizeof signature;
-  if (strlen(signer) > max_name) return tl_fail(TL_E_ARG, "the signer's name has %zu bytes; at most %d", strlen(signer), max_name);
+  if (strlen(signer) > max_name)
+    return tl_fail(TL_E_ARG, "the signer's name has %zu bytes; at most %d", strlen(signer), max_name);
   TL_TRY(tl_artifact_open(&f, path));
   tl_status s = read_key(key_path, true, &key);
   if (s == TL_OK) s = raw_public(key, public_key, key_path);
@@ -190,7 +193,8 @@ tl_status tl_artifact_verify(const char *path, const char *public_key_path) {
     s = read_key(public_key_path, false, &key);
     if (s == TL_OK) s = raw_public(key, want, public_key_path);
     if (s == TL_OK && memcmp(want, f.key, key_bytes) != 0)
-      s = tl_fail(TL_E_FORMAT, "%s: signed by another key than %s (the signer calls itself '%s')", path, public_key_path, f.signer);
+      s = tl_fail(TL_E_FORMAT, "%s: signed by another key than %s (the signer calls itself '%s')", path, public_key_path,
+                  f.signer);
     EVP_PKEY_free(key);
   }
   tl_artifact_close(&f);

@@ -1,7 +1,7 @@
-// basis.c: by what a compact file knows its base model again: the weights' hash, and probes of the singular pairs (artifact.h has
-// the reasons). A pair's u is column q of B, its v row q of A, whatever the placement of sigma: sigma_q = |A_q| |B_q|.
+// basis.c: by what a compact file knows its base model again: the weights' hash, and probes of the singular pairs (artifact.h
+// has the reasons). A pair's u is column q of B, its v row q of A, whatever the placement of sigma: sigma_q = |A_q| |B_q|.
 //
-// Memory: one weight in fp32. Time: one pass over the targeted weights.
+// Memory: one weight in fp32 per thread. Time: one pass over the targeted weights.
 #include "artifact.h"
 #include <math.h>
 
@@ -21,17 +21,32 @@ static const tlk_packed *matrix_of(const tl_model *m, const tl_part *p) {
   }
 }
 
-// x: room for the part
-static void hash_part(const tl_model *m, const tl_part *p, bool whole, float *x, part_hash *out) {
+// To bf16, nearest even, kept as fp32; weights are finite. (The backend's round_to works in the backend's memory.)
+static void round_all(float *x, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    union { float f; uint32_t u; } v = {x[i]};
+    v.u = (v.u + 0x7fff + (v.u >> 16 & 1)) & 0xffff0000u;
+    x[i] = v.f;
+  }
+}
+
+static bool hash_part(const tl_model *m, const tl_part *p, bool whole, part_hash *out) {
   int rows = !p->cols || whole || p->rows < sampled_rows ? p->rows : sampled_rows;
   size_t width = p->cols ? (size_t)p->cols : 1, n = (size_t)rows * width;
-  if (!p->cols || rows == p->rows) tl_weights_part(&m->w, p, x);
-  for (int i = 0; rows < p->rows && i < rows; i++) {
-    int row = (int)((int64_t)i * p->rows / rows);
-    tl_ops()->unpack(x + (size_t)i * width, matrix_of(m, p), row, row + 1);
+  float *x = malloc(sizeof(float) * n);
+  if (!x) return false;
+#pragma omp critical(tl_unpack)  // a backend's scratch is not for two callers
+  {
+    if (rows == p->rows) tl_weights_part(&m->w, p, x);
+    for (int i = 0; rows < p->rows && i < rows; i++) {
+      int row = (int)((int64_t)i * p->rows / rows);
+      tl_ops()->unpack(x + (size_t)i * width, matrix_of(m, p), row, row + 1);
+    }
   }
-  tl_ops()->round_to(x, x, n, TLK_BF16);
+  round_all(x, n);
   tl_hash128(x, sizeof(float) * n, out->hash);
+  free(x);
+  return true;
 }
 
 static void hash_lines(const tl_part *parts, const part_hash *hashes, int n, char *hex) {
@@ -50,26 +65,19 @@ static void hash_lines(const tl_part *parts, const part_hash *hashes, int n, cha
 
 tl_status tl_base_hash(const tl_model *m, const uint8_t *targeted, char *hex) {
   tl_part *parts;
-  int n;
-  size_t largest = 0;
+  int n, failed = 0;
   TL_TRY(tl_parts_list(&m->cfg, &parts, &n));
-  for (int i = 0; i < n; i++) {
-    size_t size = parts[i].role == TL_PART_EMBED || parts[i].role == TL_PART_HEAD ? (size_t)sampled_rows * (size_t)parts[i].cols
-                                                                                  : tl_part_size(&parts[i]);
-    if (size > largest) largest = size;
-  }
   part_hash *hashes = calloc((size_t)n, sizeof *hashes);
-  float *x = tl_aligned_alloc(sizeof(float) * largest);
-  for (int i = 0; hashes && x && i < n; i++) {
+#pragma omp parallel for schedule(dynamic) num_threads(tl_threads()) reduction(+ : failed)
+  for (int i = 0; i < n; i++) {
     const tl_part *p = &parts[i];
-    hash_part(m, p, p->role == TL_PART_WEIGHT && targeted[p->layer * TL_N_KINDS + p->kind], x, &hashes[i]);
+    bool whole = p->role == TL_PART_WEIGHT && targeted[p->layer * TL_N_KINDS + p->kind];
+    failed += !hashes || !hash_part(m, p, whole, &hashes[i]);
   }
-  bool ok = hashes && x;
-  if (ok) hash_lines(parts, hashes, n, hex);
+  if (!failed) hash_lines(parts, hashes, n, hex);
   free(hashes);
   free(parts);
-  free(x);
-  return ok ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory for a model's hash");
+  return failed ? tl_fail(TL_E_MEMORY, "out of memory for a model's hash") : TL_OK;
 }
 
 // ---------------------------------------------------------------- probes
@@ -135,7 +143,8 @@ static tl_status differs(const tl_adapter *a, const tl_adapter_module *m, int q,
                          const char *path) {
   char name[128];
   tl_module_name(name, sizeof name, m->module);
-  return tl_fail(TL_E_UNSUPPORTED, "%s: singular pair %d of %s is not the one the numbers were trained with: sigma %.4g, probes %.2f "
+  return tl_fail(TL_E_UNSUPPORTED,
+                 "%s: singular pair %d of %s is not the one the numbers were trained with: sigma %.4g, probes %.2f "
                  "and %.2f; the file has %.4g, %.2f and %.2f (closest singular values of this base: %.1e of the largest apart)",
                  path, q, name, have->sigma, have->u, have->v, want->sigma, want->u, want->v, tl_basis_gap(a));
 }

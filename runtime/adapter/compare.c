@@ -2,8 +2,8 @@
 //
 //   <dW, dW'> = tr(A^T R^T B^T B' R' A') = sum of (B^T B') R' (A' A^T) * R over its entries: O((out + in) r r')
 //
-// and an adapter whose A and B came from a file put onto this program's own SVD basis (tl_adapter_rebase): PEFT takes its A and B
-// from another LAPACK, whose singular pairs are ours up to the sign of each, and that sign is all that has to be kept.
+// and an adapter whose A and B came from a file put onto this program's own SVD basis (tl_adapter_rebase): PEFT takes its A and
+// B from another LAPACK, whose singular pairs are ours up to the sign of each, and that sign is all that has to be kept.
 #include "adapter.h"
 #include <math.h>
 
@@ -13,7 +13,8 @@ static void gram(double *out, const float *x, int p, const float *y, int q, int 
     for (int j = 0; j < q; j++) {
       double sum = 0;
       for (int t = 0; t < n; t++)
-        sum += transposed ? (double)x[(size_t)i * n + t] * y[(size_t)j * n + t] : (double)x[(size_t)t * p + i] * y[(size_t)t * q + j];
+        sum += transposed ? (double)x[(size_t)i * n + t] * y[(size_t)j * n + t]
+                          : (double)x[(size_t)t * p + i] * y[(size_t)t * q + j];
       out[i * q + j] = sum;
     }
 }
@@ -44,7 +45,8 @@ static tl_status inner(const tl_adapter_module *m, const tl_adapter_module *k, i
 
 tl_status tl_adapter_compare(const tl_adapter *a, const tl_adapter *b, int module, double *aa, double *bb, double *ab) {
   const tl_config *c = &a->model->cfg;
-  if (a->kind == TL_FULL || b->kind == TL_FULL) return tl_fail(TL_E_UNSUPPORTED, "compare: full finetuning has no low-rank update");
+  if (a->kind == TL_FULL || b->kind == TL_FULL)
+    return tl_fail(TL_E_UNSUPPORTED, "compare: full finetuning has no low-rank update");
   if (a->model->cfg.n_layers != b->model->cfg.n_layers || a->model->cfg.width != b->model->cfg.width)
     return tl_fail(TL_E_ARG, "compare: the adapters are of models of different sizes");
   if (module < 0 || module >= c->n_layers * TL_N_KINDS)
@@ -94,7 +96,8 @@ static tl_status align(const tl_adapter *from, tl_adapter *own, double tolerance
   *worst = 0;
   for (int i = 0; i < own->n_modules; i++) {
     tl_adapter_module *m = &own->modules[i];
-    int out = tl_linear_out(&own->model->cfg, m->module % TL_N_KINDS), in = tl_linear_in(&own->model->cfg, m->module % TL_N_KINDS);
+    int out = tl_linear_out(&own->model->cfg, m->module % TL_N_KINDS),
+        in = tl_linear_in(&own->model->cfg, m->module % TL_N_KINDS);
     for (int q = 0; q < m->rank; q++) {
       double d;
       char name[128];
@@ -102,9 +105,10 @@ static tl_status align(const tl_adapter *from, tl_adapter *own, double tolerance
       if (d > *worst) *worst = d;
       tl_module_name(name, sizeof name, m->module);
       if (!(d <= tolerance))
-        return tl_fail(TL_E_UNSUPPORTED, "singular pair %d of %s in the file is %.2g of its size away from this model's own (at most "
-                       "%.2g): made on other weights, or two singular values are nearly equal; the file can carry its basis", q,
-                       name, d, tolerance);
+        return tl_fail(TL_E_UNSUPPORTED,
+                       "singular pair %d of %s in the file is %.2g of its size away from this model's own (at most "
+                       "%.2g): made on other weights, or two singular values are nearly equal; the file can carry its basis",
+                       q, name, d, tolerance);
     }
   }
   return TL_OK;
@@ -137,11 +141,14 @@ tl_status tl_adapter_rebase(const tl_adapter *from, const char *cache_dir, doubl
   if (from->kind != TL_TINYLORA && from->kind != TL_LORA_XS)
     return tl_fail(TL_E_ARG, "only TinyLoRA and LoRA-XS stand on a singular basis");
   if (from->projection == TL_PROJECTION_STORED)
-    return tl_fail(TL_E_UNSUPPORTED, "the projections P in the file are not those that its seed %llu draws (a torch without AVX2, or "
-                   "another adapter of the same model, draws others); the file can carry them", (unsigned long long)from->seed);
+    return tl_fail(TL_E_UNSUPPORTED,
+                   "the projections P in the file are not those that its seed %llu draws (a torch without AVX2, or "
+                   "another adapter of the same model, draws others); the file can carry them",
+                   (unsigned long long)from->seed);
   TL_TRY(same_adapter(from, cache_dir, &a));
   tl_status s = align(from, a, tolerance, worst);
   if (s == TL_OK) memcpy(a->master, from->master, sizeof(float) * (size_t)a->n_params);
+  a->basis_sent = false;  // align turned some of it
   if (s == TL_OK) s = tl_adapter_refresh(a);
   if (s == TL_OK) *out = a;
   else tl_adapter_free(a);

@@ -189,7 +189,8 @@ static tl_status read_base(tl_manifest *t, const source *f) {
   snprintf(t->hash, sizeof t->hash, "%s", hash);
   if (layers != c->n_layers || width != c->width || strcmp(architecture, c->family->name) != 0)
     return tl_fail(TL_E_SHAPE, "%s: made for %s (%s, %d layers of width %d); this model is %s, %d layers of width %d", f->path,
-                   *name ? name : "another model", architecture, (int)layers, (int)width, c->family->name, c->n_layers, c->width);
+                   *name ? name : "another model", architecture, (int)layers, (int)width, c->family->name, c->n_layers,
+                   c->width);
   return TL_OK;
 }
 
@@ -204,7 +205,8 @@ static tl_status read_targets(tl_manifest *t, const source *f) {
     int kind = 0, n;
     while (kind < TL_N_KINDS && strcmp(item->string, tl_kind_names[kind]) != 0) kind++;
     n = kind < TL_N_KINDS && cJSON_IsString(item) ? tl_ranges_read_some(item->valuestring, list, layers, layers) : -1;
-    if (n < 0) s = tl_fail(TL_E_FORMAT, "%s: manifest: targets of '%.40s' are no list of this model's layers", f->path, item->string);
+    if (n < 0)
+      s = tl_fail(TL_E_FORMAT, "%s: manifest: targets of '%.40s' are no list of this model's layers", f->path, item->string);
     for (int i = 0; i < n; i++) on[list[i] * TL_N_KINDS + kind] = 1;
   }
   for (int i = 0; s == TL_OK && i < total; i++)
@@ -221,7 +223,8 @@ static tl_status read_ranks(tl_manifest *t, const source *f) {
   if (field(f->json, "ranks")) {
     const char *list;
     TL_TRY(text(f, f->json, "ranks", &list));
-    if (!tl_ranges_read(list, t->ranks, n, 1025)) return tl_fail(TL_E_FORMAT, "%s: manifest: ranks is no list of %d ranks", f->path, n);
+    if (!tl_ranges_read(list, t->ranks, n, 1025))
+      return tl_fail(TL_E_FORMAT, "%s: manifest: ranks is no list of %d ranks", f->path, n);
   } else {
     TL_TRY(whole(f, f->json, "rank", 1, 1024, &rank));
     for (int i = 0; i < n; i++) t->ranks[i] = (int32_t)rank;
@@ -233,10 +236,12 @@ static tl_status read_ranks(tl_manifest *t, const source *f) {
 static tl_status read_scales(tl_manifest *t, const source *f) {
   const cJSON *list = field(f->json, "scales"), *one = field(f->json, "scale");
   int n = t->options.n_modules;
-  if (list && cJSON_GetArraySize(list) != n) return tl_fail(TL_E_FORMAT, "%s: manifest: scales is no list of %d numbers", f->path, n);
+  if (list && cJSON_GetArraySize(list) != n)
+    return tl_fail(TL_E_FORMAT, "%s: manifest: scales is no list of %d numbers", f->path, n);
   for (int i = 0; i < n; i++) {
     const cJSON *v = list ? cJSON_GetArrayItem(list, i) : one;
-    if (!cJSON_IsNumber(v)) return tl_fail(TL_E_FORMAT, "%s: manifest field %s is not a number", f->path, list ? "scales" : "scale");
+    if (!cJSON_IsNumber(v))
+      return tl_fail(TL_E_FORMAT, "%s: manifest field %s is not a number", f->path, list ? "scales" : "scale");
     t->scales[i] = (float)v->valuedouble;
   }
   return TL_OK;
@@ -296,7 +301,8 @@ static tl_status read_fields(tl_manifest *t, const source *f) {
   int64_t version, parameters;
   int method, dtype = 0;
   TL_TRY(text(f, f->json, "format", &format));
-  if (strcmp(format, "tlrun-adapter") != 0) return tl_fail(TL_E_FORMAT, "%s: manifest field format is '%.40s'", f->path, format);
+  if (strcmp(format, "tlrun-adapter") != 0)
+    return tl_fail(TL_E_FORMAT, "%s: manifest field format is '%.40s'", f->path, format);
   TL_TRY(whole(f, f->json, "version", 1, 1 << 20, &version));
   if (version > TL_ARTIFACT_VERSION)
     return tl_fail(TL_E_UNSUPPORTED, "%s: format version %lld; this program reads up to %d", f->path, (long long)version,

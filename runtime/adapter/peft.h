@@ -28,7 +28,8 @@ typedef struct tl_peft_config {
   bool lora;              // peft_type LORA; else TINYLORA
 } tl_peft_config;
 
-// Reads DIR/adapter_config.json; every field that is set is one whose meaning is known and supported, or the call fails by name.
+// Reads DIR/adapter_config.json; every field that is set is one whose meaning is known and supported, or the call fails by
+// name.
 tl_status tl_peft_config_open(tl_peft_config *c, const char *dir);
 void tl_peft_config_close(tl_peft_config *c);
 // a number, a whole number of a field; fallback NaN: the field must be there

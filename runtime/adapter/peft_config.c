@@ -122,10 +122,16 @@ static tl_status compile(const tl_peft_config *c, const char *field, const char 
                  (const char *)message, (size_t)at);
 }
 
+// Names are short: a pattern that wants more steps than this is a trap, and matches nothing
+enum { match_limit = 100000 };
+
 // Matches; *index (or NULL): the number in the group named idx, -1 when there is none
 static bool match(const pcre2_code *re, const char *text, int *index) {
   pcre2_match_data *data = pcre2_match_data_create_from_pattern(re, NULL);
-  bool yes = data && pcre2_match(re, (PCRE2_SPTR)text, PCRE2_ZERO_TERMINATED, 0, 0, data, NULL) > 0;
+  pcre2_match_context *limits = pcre2_match_context_create(NULL);
+  if (limits) pcre2_set_match_limit(limits, match_limit);
+  bool yes = data && limits && pcre2_match(re, (PCRE2_SPTR)text, PCRE2_ZERO_TERMINATED, 0, 0, data, limits) > 0;
+  pcre2_match_context_free(limits);
   if (index) {
     PCRE2_UCHAR digits[16];
     PCRE2_SIZE n = sizeof digits;

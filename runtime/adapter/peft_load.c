@@ -1,7 +1,7 @@
 // peft_load.c: a PEFT directory (TINYLORA or LORA) as an adapter. Both files are outside bytes: every field that changes what
 // the adapter computes is understood or refused by name (peft_config.c), every tensor must be one that is expected, with the
-// expected shape. A and B are read, never recomputed: the signs of singular vectors would change the update. P is read, or drawn
-// again with torch's generator when the file does not have it.
+// expected shape. A and B are read, never recomputed: the signs of singular vectors would change the update. P is read, or
+// drawn again with torch's generator when the file does not have it.
 #include "../base/safetensors.h"
 #include "peft.h"
 #include <cjson/cJSON.h>

@@ -188,8 +188,9 @@ static tl_status check_ranks(const tl_adapter *a) {
     char module[128];
     tl_module_name(module, sizeof module, m->module);
     if (m->rank != want)
-      return tl_fail(TL_E_UNSUPPORTED, "adapter: %s has rank %d, another module %d: PEFT's TINYLORA has one rank; export it as LORA",
-                     module, m->rank, a->rank);
+      return tl_fail(TL_E_UNSUPPORTED,
+                     "adapter: %s has rank %d, another module %d: PEFT's TINYLORA has one rank; export it as LORA", module,
+                     m->rank, a->rank);
   }
   return TL_OK;
 }

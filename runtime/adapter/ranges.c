@@ -1,10 +1,12 @@
-// ranges.c: lists of whole numbers as short text, for the tying maps and layer lists of artifact.h. 210 modules in one group are
-// "0*210", seven kinds over thirty layers "0-6*30" (the run of seven, thirty times); a list without any pattern is its numbers with commas.
+// ranges.c: lists of whole numbers as short text, for the tying maps and layer lists of artifact.h. 210 modules in one group
+// are "0*210", seven kinds over thirty layers "0-6*30" (the run of seven, thirty times); a list without any pattern is its
+// numbers with commas.
 //
 //   list  = item {"," item}        item = unit ["*" count]        unit = number | number "-" number | "(" list ")"
 //
-// Writing is greedy: at each place the block that repeats over the longest stretch, then the longest rising run. Reading accepts any
-// list of the grammar and checks every number and the count as it goes, so that a short text cannot ask for more than is wanted.
+// Writing is greedy: at each place the block that repeats over the longest stretch, then the longest rising run. Reading
+// accepts any list of the grammar and checks every number and the count as it goes, so that a short text cannot ask for more
+// than is wanted.
 #include "artifact.h"
 
 enum { max_depth = 8 };

@@ -8,9 +8,9 @@
 //   not divide the length, the last 16 are drawn anew and turned once more.
 // On x86 with AVX2 torch computes the logarithm, sine and cosine of that second way by the polynomials of the Cephes library
 // (Moshier, logf and sinf/cosf; public domain), each multiplication that feeds an addition fused with it. The bits depend on
-// that, so the same is done here with fmaf, one value at a time; the build keeps the compiler from fusing anything else. A torch
-// without AVX2 (ARM, ATEN_CPU_CAPABILITY=default) uses its C library there, with other last bits: such a P differs from ours by
-// about 1e-7.
+// that, so the same is done here with fmaf, one value at a time; the build keeps the compiler from fusing anything else. A
+// torch without AVX2 (ARM, ATEN_CPU_CAPABILITY=default) uses its C library there, with other last bits: such a P differs from
+// ours by about 1e-7.
 #include "torch_random.h"
 #include <math.h>
 #include <stdbool.h>

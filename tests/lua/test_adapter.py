@@ -3,11 +3,14 @@
 Catches: a format whose logprobs are not the adapter's; a damaged or foreign file that is taken, or refused without its reason; an
 inspection over ten lines; a signature that verifies after a change; a document without its fields.
 """
+import hashlib
 import json
 import math
 import os
 import shutil
+import struct
 import tempfile
+import time
 
 from session import ROOT, case, check, done, run
 
@@ -194,6 +197,45 @@ def compared():
     far = json.loads(ok("adapter", "diff", TINY, negative + ".tla", "--model", LLAMA, "--json"))
     check(math.isclose(far["all"]["distance"], 2, rel_tol=1e-6) and math.isclose(far["all"]["cosine"], -1, rel_tol=1e-6), far["all"])
     check(len(ok("adapter", "diff", TINY, negative + ".tla", "--model", LLAMA).splitlines()) == 11, "one line, and the ten that differ most")
+
+
+def rewritten(change):
+    """TINY with another manifest and a digest that fits"""
+    data = open(TINY, "rb").read()
+    m, n = struct.unpack_from("<IQ", data, 8)
+    manifest = json.loads(data[20:20 + m])
+    change(manifest)
+    text = json.dumps(manifest).encode()
+    body = data[:8] + struct.pack("<IQ", len(text), n) + text + data[20 + m:20 + m + n]
+    with open(path("rewritten.tla"), "wb") as f:
+        f.write(body + hashlib.sha256(body).digest())
+    return path("rewritten.tla")
+
+
+@case
+def strange_manifests():
+    """a manifest without a field is refused by name; text that would move the terminal's cursor does not reach it"""
+    for field in ["method", "parameters", "dtype", "targets", "base", "provenance"]:
+        fails(1, field, "adapter", "inspect", rewritten(lambda m: m.pop(field)))
+    for field in ["tying", "projection", "basis", "sigma", "u", "rank", "version"]:
+        file = rewritten(lambda m: m.pop(field))
+        check(len(ok("adapter", "inspect", file).splitlines()) <= 10, field)
+        fails(1, {"projection": "generator", "basis": "from"}.get(field, field), "logprobs", "--model", LLAMA, "--adapter", file, "--ids", IDS)
+    text = ok("adapter", "inspect", rewritten(lambda m: m["base"].update(name="a\x1b[2Jb\nc")))
+    check("\x1b" not in text and "a?[2Jb?c" in text and len(text.splitlines()) <= 10, repr(text))
+
+
+@case
+def traps():
+    """a pattern in a PEFT config that backtracks without end costs no time"""
+    folder = path("trap")
+    shutil.copytree(os.path.join(LLAMA, "tinylora_regex_nosave"), folder)
+    config = json.load(open(os.path.join(folder, "adapter_config.json")))
+    config["target_modules"] = r"(\w+\.?)+X"
+    json.dump(config, open(os.path.join(folder, "adapter_config.json"), "w"))
+    began = time.monotonic()
+    fails(1, "does not select", "logprobs", "--model", LLAMA, "--adapter", folder, "--ids", IDS)
+    check(time.monotonic() - began < 20, "it took its time")
 
 
 @case

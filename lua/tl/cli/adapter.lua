@@ -114,7 +114,7 @@ end
 
 local function signature_line(d)
   local s = d.signature
-  return ("%s: signed by key %s, who calls itself '%s'; sha256 %s"):format(d.path, s.key, s.signer, d.sha256)
+  return ("%s: signed by key %s, who calls itself '%s'; sha256 %s"):format(d.path, s.key, s.signer:gsub("%c", "?"), d.sha256)
 end
 
 local sign = { summary = "signs a compact file", usage = "FILE.tla --key KEY [--name WHO]", words = 1,
