@@ -17,7 +17,8 @@ typedef enum tl_gguf_type {  // types of metadata values
 
 typedef enum tl_ggml_type {  // types of tensors that can be read (others are described, not read)
   TL_GGML_F32 = 0, TL_GGML_F16 = 1, TL_GGML_Q4_0 = 2, TL_GGML_Q4_1 = 3, TL_GGML_Q5_0 = 6, TL_GGML_Q5_1 = 7, TL_GGML_Q8_0 = 8,
-  TL_GGML_Q4_K = 12, TL_GGML_Q5_K = 13, TL_GGML_Q6_K = 14, TL_GGML_BF16 = 30
+  TL_GGML_Q2_K = 10, TL_GGML_Q3_K = 11, TL_GGML_Q4_K = 12, TL_GGML_Q5_K = 13, TL_GGML_Q6_K = 14, TL_GGML_Q8_K = 15,
+  TL_GGML_IQ4_NL = 20, TL_GGML_IQ4_XS = 23, TL_GGML_BF16 = 30, TL_GGML_TQ1_0 = 34, TL_GGML_TQ2_0 = 35, TL_GGML_MXFP4 = 39
 } tl_ggml_type;
 
 typedef struct tl_gguf_text {  // not NUL-terminated

@@ -173,7 +173,7 @@ tl_status tl_source_find(const tl_source *s, const tl_part *p, tl_stored *out) {
   TL_TRY((s->is_gguf ? find_gguf : find_safetensors)(s, p, out));
   if (!tl_dequant_known(out->type))
     return tl_fail(TL_E_UNSUPPORTED, "%s: tensor %s is %s, which is not supported; known: %s", out->file, out->name,
-                   out->type_name, s->is_gguf ? "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q5_K Q6_K" : "F32 F16 BF16");
+                   out->type_name, s->is_gguf ? tl_dequant_list() : "F32 F16 BF16");
   int elements, bytes;
   if (out->permuted_heads && !p->cols && tl_ggml_type_block(out->type, &elements, &bytes) && elements > 1)
     return tl_fail(TL_E_UNSUPPORTED, "%s: tensor %s: a vector of type %s", out->file, out->name, out->type_name);

@@ -3,7 +3,6 @@
 #include "../test.h"
 #include "../../runtime/base/gguf.h"
 #include "../../runtime/model/load.h"
-#include "dequant_expected.h"
 #include "modelfile.h"
 
 // ---------------------------------------------------------------- composing a file
@@ -287,39 +286,74 @@ static void rope_tensor(void) {
 
 // ---------------------------------------------------------------- dequantisation
 
-static void block_of(uint8_t *b, int bytes, int half0, int half1) {  // as make_dequant.py makes it
-  uint32_t state = 12345;
-  for (int i = 0; i < bytes; i++) {
-    state = state * 1103515245u + 12345u;
-    b[i] = (uint8_t)(state >> 24);
-  }
-  uint16_t d = tl_f32_to_f16(0.0123f), m = tl_f32_to_f16(-0.37f);
-  memcpy(b + half0, &d, 2);
-  if (half1 >= 0) memcpy(b + half1, &m, 2);
+static tl_gguf fixture;  // quants.gguf, see make_dequant.py
+
+static const tl_gguf_tensor *of_fixture(const char *type, const char *suffix) {
+  char name[64];
+  snprintf(name, sizeof name, "%s%s", type, suffix);
+  const tl_gguf_tensor *t = tl_gguf_tensor_find(&fixture, name);
+  CHECK(t, "quants.gguf has no %s", name);
+  return t;
 }
 
+// every value of every type, to the bit: the scales are ordinary, 0, -0, subnormal and the largest
 static void dequantisation(void) {
-  static const struct {
-    int type, half0, half1;
-    const float *expected;
-    size_t n;
-  } cases[] = {
-#define CASE(name, h0, h1, want) {TL_GGML_##name, h0, h1, want, sizeof want / sizeof *want}
-      CASE(Q4_0, 0, -1, expected_q4_0), CASE(Q4_1, 0, 2, expected_q4_1), CASE(Q5_0, 0, -1, expected_q5_0),
-      CASE(Q5_1, 0, 2, expected_q5_1),  CASE(Q8_0, 0, -1, expected_q8_0), CASE(Q4_K, 0, 2, expected_q4_k),
-      CASE(Q5_K, 0, 2, expected_q5_k),  CASE(Q6_K, 208, -1, expected_q6_k)};
-  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-    uint8_t b[256];
-    float y[256];
-    int elements, bytes;
-    CHECK(tl_ggml_type_block(cases[i].type, &elements, &bytes) && (size_t)elements == cases[i].n);
-    block_of(b, bytes, cases[i].half0, cases[i].half1);
-    tl_dequant(cases[i].type, b, y, (size_t)elements);
-    // a machine that fuses q d + m rounds once where the other rounds twice
-    for (int k = 0; k < elements; k++)
-      CHECK(fabsf(y[k] - cases[i].expected[k]) <= 2e-7f * (1 + fabsf(y[k])), "%s[%d] is %.9g, expected %.9g",
-            tl_ggml_type_name(cases[i].type), k, (double)y[k], (double)cases[i].expected[k]);
+  static const char *const types[] = {"F16",  "BF16", "Q4_0", "Q4_1", "Q5_0",   "Q5_1",   "Q8_0",  "Q2_K",  "Q3_K",
+                                      "Q4_K", "Q5_K", "Q6_K", "Q8_K", "IQ4_NL", "IQ4_XS", "MXFP4", "TQ1_0", "TQ2_0"};
+  char list[256] = "F32";
+  for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+    const tl_gguf_tensor *from = of_fixture(types[i], ""), *want = of_fixture(types[i], ".values");
+    if (!from || !want) return;
+    CHECK(strcmp(tl_ggml_type_name(from->type), types[i]) == 0 && tl_dequant_known(from->type) && from->n == want->n);
+    float *y = malloc((size_t)from->n * sizeof *y);
+    tl_dequant(from->type, from->data, y, (size_t)from->n);
+    for (int64_t k = 0; k < from->n; k++)
+      CHECK(memcmp(&y[k], want->data + 4 * k, 4) == 0, "%s[%d] is %.9g, expected %.9g", types[i], (int)k, (double)y[k],
+            (double)((const float *)want->data)[k]);
+    free(y);
+    strcat(strcat(list, " "), types[i]);
   }
+  CHECK(strlen(list) == strlen(tl_dequant_list()), "known: %s; tested: %s", tl_dequant_list(), list);
+}
+
+static void quantisation(void) {
+  static const char *const types[] = {"F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"};
+  for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+    const tl_gguf_tensor *from = of_fixture(types[i], ".from"), *want = of_fixture(types[i], ".made");
+    if (!from || !want) return;
+    CHECK(tl_quant_named(types[i]) == want->type && from->n == want->n);
+    uint8_t *y = malloc(want->bytes);
+    tl_quant(want->type, (const float *)from->data, y, (size_t)from->n);
+    for (size_t k = 0; k < want->bytes; k++)
+      CHECK(y[k] == want->data[k], "%s: byte %zu is %d, expected %d", types[i], k, y[k], want->data[k]);
+    free(y);
+  }
+  CHECK(tl_quant_named("q8_0") == TL_GGML_Q8_0 && tl_quant_named("F32") == TL_GGML_F32 && tl_quant_named("Q4_K") == -1);
+}
+
+// metadata that another program wrote: one value of every kind
+static void metadata_kinds(void) {
+  static const struct {
+    const char *name;
+    double value;
+  } ints[] = {{"UINT8", 200}, {"INT8", -100}, {"UINT16", 60000}, {"INT16", -30000}, {"UINT32", 4e9}, {"INT32", -2e9},
+              {"INT64", -(double)(1LL << 60)}};
+  char key[64];
+  int64_t i;
+  double d;
+  bool b = false;
+  tl_gguf_text t;
+  for (size_t k = 0; k < sizeof ints / sizeof *ints; k++) {
+    snprintf(key, sizeof key, "kind.%s", ints[k].name);
+    CHECK(tl_gguf_int(&fixture, key, &i) && (double)i == ints[k].value, "%s", key);
+    CHECK(tl_gguf_number(&fixture, key, &d) && d == ints[k].value, "%s", key);
+  }
+  CHECK(!tl_gguf_int(&fixture, "kind.UINT64", &i));  // 2^63 + 1 is no int64_t
+  CHECK(tl_gguf_number(&fixture, "kind.FLOAT32", &d) && (float)d == 0.1f && !tl_gguf_int(&fixture, "kind.FLOAT32", &i));
+  CHECK(tl_gguf_number(&fixture, "kind.FLOAT64", &d) && d == 0.1);
+  CHECK(tl_gguf_bool(&fixture, "kind.BOOL", &b) && b && tl_gguf_string(&fixture, "kind.STRING", &t) && t.n == 3);
+  const tl_gguf_kv *nested = tl_gguf_find(&fixture, "kind.ARRAY");
+  CHECK(nested && nested->item_type == TL_GGUF_ARRAY && nested->n == 2);
 }
 
 // a quantised llama q: its rows are put back as whole rows of blocks
@@ -402,6 +436,12 @@ static void metadata(void) {
   tl_gguf_close(&g);
 }
 
+static void put_file(const char *name, const char *p, size_t n) {  // without tl_write_file's fsync: there are thousands
+  FILE *f = fopen(at(name), "wb");
+  CHECK(f && fwrite(p, 1, n, f) == n);
+  if (f) fclose(f);
+}
+
 // Every prefix is refused with one line. Every byte before the data, set to each of four values, is survived.
 static void damaged(void) {
   sizes z = {"llama", true, false, 1, 4, 2, 1, 2, 4, 5};
@@ -414,7 +454,7 @@ static void damaged(void) {
   size_t data = c.data.n;
   compose(&c, &all);
   for (size_t len = 0; len < all.n - 31; len++) {  // the last tensor is padded by up to 31 bytes
-    CHECK_OK(tl_write_file(at("cut.gguf"), all.p, len));
+    put_file("cut.gguf", all.p, len);
     CHECK(tl_model_load(at("cut.gguf"), &o, &m) == TL_E_FORMAT, "length %zu", len);
     CHECK(strstr(tl_last_error(), "cut.gguf") && !strchr(tl_last_error(), '\n'));
   }
@@ -424,7 +464,7 @@ static void damaged(void) {
     for (int v = 0; v < 4; v++) {
       char keep = all.p[i];
       all.p[i] = (char)values[v];
-      CHECK_OK(tl_write_file(at("flip.gguf"), all.p, all.n));
+      put_file("flip.gguf", all.p, all.n);
       all.p[i] = keep;
       tl_status st = tl_model_load(at("flip.gguf"), &o, &m);
       st == TL_OK ? taken++ : refused_ones++;
@@ -487,7 +527,14 @@ static void gguf_refused_by_name(void) {
 int main(void) {
   if (!temp_begin()) return 1;
   RUN(metadata);
+  if (tl_gguf_open(&fixture, TL_SOURCE_DIR "/tests/parity/fixtures/quants.gguf") != TL_OK) {
+    printf("not ok quants.gguf: %s\n", tl_last_error());
+    return 1;
+  }
+  RUN(metadata_kinds);
   RUN(dequantisation);
+  RUN(quantisation);
+  tl_gguf_close(&fixture);
   RUN(llama_rows_put_back);
   RUN(qwen2_rows_stay);
   RUN(qwen3_norms);
