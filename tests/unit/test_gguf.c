@@ -436,7 +436,9 @@ static void metadata(void) {
   tl_gguf_close(&g);
 }
 
-static void put_file(const char *name, const char *p, size_t n) {  // without tl_write_file's fsync: there are thousands
+// thousands of small files: nothing that makes the system write each to its disk (fsync, or truncating the one before)
+static void put_file(const char *name, const char *p, size_t n) {
+  unlink(at(name));
   FILE *f = fopen(at(name), "wb");
   CHECK(f && fwrite(p, 1, n, f) == n);
   if (f) fclose(f);
