@@ -184,8 +184,14 @@ tl_status tl_model_module(const tl_model *m, int index, tl_module_info *out);
 // w (out, in) = the module's weight, exactly as the model computes with it
 tl_status tl_model_weight(const tl_model *m, int module, float *w);
 // Hugging Face directory (config.json, model.safetensors in dtype); adapter NULL: the base. A full or low-rank adapter is
-// merged in fp32, then rounded once. tokenizer files next to the source are copied.
+// merged in fp32, then rounded once. The tokenizer's files are copied from the source's folder, or written from a GGUF's
+// metadata where tokenizer.json can express it.
 tl_status tl_model_save(const tl_model *m, const tl_adapter *a, const char *dir, tl_dtype dtype);
+// The same with format "hf" (path: a folder) or "gguf" (a file that llama.cpp loads). dtype: "f32", "f16", "bf16"; as GGUF also
+// "q8_0", "q5_1", "q5_0", "q4_1", "q4_0" (vectors F32; embedding and head Q8_0 with the 4- and 5-bit ones). tokenizer false: the
+// model without one; true: a tokenizer that the format cannot express is refused. Each file appears whole or not at all.
+tl_status tl_model_export(const tl_model *m, const tl_adapter *a, const char *path, const char *format, const char *dtype,
+                          bool tokenizer);
 // a copy of the model with the adapter merged in (W + dW rounded to the compute dtype); shares everything else
 tl_status tl_model_merge(const tl_model *m, const tl_adapter *a, tl_model **out);
 // what a model file or directory says, without loading the weights, as a JSON object (family, sizes, dtypes, tensors);
@@ -258,6 +264,8 @@ typedef enum tl_peft_form { TL_PEFT_NATIVE = 0, TL_PEFT_LORA = 1, TL_PEFT_TINYLO
 tl_status tl_adapter_save_as(const tl_adapter *a, const char *dir, const char *base_name, tl_peft_form form);
 tl_status tl_adapter_save(const tl_adapter *a, const char *dir, const char *base_name);  // TL_PEFT_NATIVE
 tl_status tl_adapter_load(tl_model *m, const char *dir, tl_adapter **out);
+// A LoRA for llama.cpp, as a GGUF file: lora_a = A and lora_b = B R with alpha = r, or LoRA's own A, B and alpha; fp32.
+tl_status tl_adapter_save_gguf(const tl_adapter *a, const char *path);
 
 // ---- the compact file of an adapter (docs/adapters.md): its numbers and a manifest that says on which base they mean what
 typedef struct tl_artifact_options {

@@ -248,6 +248,9 @@ function Adapter:compare(other)
   return list, row("all", unpack(sum))
 end
 
+--- Writes a LoRA that llama.cpp loads (a GGUF file).
+function Adapter:save_gguf(path) check(C.tl_adapter_save_gguf(self.handle, path), 2) end
+
 function Adapter:free()
   if self.handle then C.tl_adapter_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end

@@ -207,6 +207,17 @@ function Model:save(dir, o)
   check(C.tl_model_save(self.handle, o.adapter and o.adapter.handle or nil, dir, dtype_of(o.dtype, "bf16", 2)), 2)
 end
 
+--- Writes the model for other programs: as a Hugging Face folder (format "hf") or as a GGUF file ("gguf"). Options: adapter
+--- (merged in fp32, then rounded once), dtype ("bf16"; "f32", "f16"; as GGUF also "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"),
+--- tokenizer (true; false: without it).
+---@param path string
+---@param format string "hf" or "gguf"
+---@param o table? options
+function Model:export(path, format, o)
+  o = o or {}
+  check(C.tl_model_export(self.handle, o.adapter and o.adapter.handle or nil, path, format, o.dtype or "bf16", o.tokenizer ~= false), 2)
+end
+
 --- A copy with an adapter merged in, for merged rollouts; shares what it does not change.
 function Model:merge(adapter)
   local out = ffi.new "tl_model *[1]"

@@ -60,6 +60,13 @@ static inline float *tl_value_ops(const tl_adapter *a, int64_t at) { return (flo
 // Streams of the Philox generator, for adapter->seed: P of a module is drawn from its index in the model.
 enum { TL_STREAM_P = 0, TL_STREAM_LORA_A = 1 << 20, TL_STREAM_R = 2 << 20, TL_STREAM_V = 3 << 20 };
 
+// A model with its adapter (NULL: none) as parts: out = W + dW in fp32, or a full adapter's own values. A tl_part_fill.
+typedef struct tl_merged {
+  const tl_model *m;
+  const tl_adapter *a;
+} tl_merged;
+tl_status tl_merged_part(void *ctx, const tl_part *p, float *out);
+
 // ---- inside runtime/adapter: the parts of create, refresh and gradient that differ by kind
 // lays the modules out: offsets, n_params; SVD bases, P; lowrank. options have been checked.
 tl_status tl_lowrank_build(tl_adapter *a, const tl_adapter_options *o);

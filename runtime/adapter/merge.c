@@ -1,4 +1,4 @@
-// merge.c: an adapter put into the weights: as a model to sample from (tl_model_merge) or as files (tl_model_save). The base is
+// merge.c: an adapter put into the weights: as a model to sample from (tl_model_merge), or part by part for files (export.c). The base is
 // never changed. Each merged value is W + dW in fp32, rounded once: to the compute dtype in a merged model, to the file's dtype
 // in a saved one. A full adapter's values are its own parameters.
 //
@@ -33,13 +33,8 @@ static int64_t full_offset(const tl_adapter *a, const tl_part *p) {
   }
 }
 
-typedef struct merged {
-  const tl_model *m;
-  const tl_adapter *a;
-} merged;
-
-static tl_status merged_part(void *ctx, const tl_part *p, float *out) {
-  const merged *s = ctx;
+tl_status tl_merged_part(void *ctx, const tl_part *p, float *out) {
+  const tl_merged *s = ctx;
   int64_t off = s->a && s->a->kind == TL_FULL ? full_offset(s->a, p) : -1;
   if (off >= 0) {
     memcpy(out, s->a->value + off, tl_part_size(p) * sizeof(float));
@@ -51,19 +46,13 @@ static tl_status merged_part(void *ctx, const tl_part *p, float *out) {
   return changed ? add_delta(s->a, module, out) : TL_OK;
 }
 
-tl_status tl_model_save(const tl_model *m, const tl_adapter *a, const char *dir, tl_dtype dtype) {
-  TL_TRY(check_pair(m, a));
-  merged s = {m, a};
-  return tl_model_write(m, merged_part, &s, dir, dtype);
-}
-
 // packs the merged values of one linear into the copy
-static tl_status merge_module(tl_model *copy, const merged *s, int module, float *tmp) {
+static tl_status merge_module(tl_model *copy, const tl_merged *s, int module, float *tmp) {
   const tl_config *c = &copy->cfg;
   int kind = module % TL_N_KINDS;
   tl_part p = {.role = TL_PART_WEIGHT, .layer = module / TL_N_KINDS, .kind = kind, .rows = tl_linear_out(c, kind),
                .cols = tl_linear_in(c, kind)};
-  TL_TRY(merged_part((void *)s, &p, tmp));
+  TL_TRY(tl_merged_part((void *)s, &p, tmp));
   tlk_packed *w = tl_ops()->pack(tmp, TLK_F32, p.rows, p.cols, copy->compute);
   if (!w) return tl_fail(TL_E_MEMORY, "merge: out of memory for a (%d, %d) weight", p.rows, p.cols);
   tl_weights_module(&copy->w, module)->w = w;
@@ -71,11 +60,11 @@ static tl_status merge_module(tl_model *copy, const merged *s, int module, float
   return TL_OK;
 }
 
-static tl_status copy_vector(float **v, const merged *s, tl_part p) {
+static tl_status copy_vector(float **v, const tl_merged *s, tl_part p) {
   size_t bytes = tl_part_size(&p) * sizeof(float);
   float *host = tl_aligned_alloc(bytes);
   *v = host ? tl_ops()->alloc(bytes, TLK_MEM_OPS) : NULL;
-  tl_status st = *v ? merged_part((void *)s, &p, host) : tl_fail(TL_E_MEMORY, "merge: out of memory");
+  tl_status st = *v ? tl_merged_part((void *)s, &p, host) : tl_fail(TL_E_MEMORY, "merge: out of memory");
   if (st == TL_OK) tl_ops()->copy(*v, host, bytes);
   free(host);
   return st;
@@ -83,7 +72,7 @@ static tl_status copy_vector(float **v, const merged *s, tl_part p) {
 
 // A full adapter also changes embeddings, head, norms and biases. Vectors are owned all or none, so all are copied; the set
 // is emptied of them first, so that a failure on the way frees only what was copied.
-static tl_status merge_vectors(tl_model *copy, const merged *s) {
+static tl_status merge_vectors(tl_model *copy, const tl_merged *s) {
   const tl_config *c = &copy->cfg;
   tl_weights *w = &copy->w;
   tl_part *parts;
@@ -101,10 +90,10 @@ static tl_status merge_vectors(tl_model *copy, const merged *s) {
   return st;
 }
 
-static tl_status merge_table(tl_model *copy, const merged *s, tl_role role, float *tmp) {
+static tl_status merge_table(tl_model *copy, const tl_merged *s, tl_role role, float *tmp) {
   const tl_config *c = &copy->cfg;
   tl_part p = {.role = role, .rows = c->vocab, .cols = c->width};
-  TL_TRY(merged_part((void *)s, &p, tmp));
+  TL_TRY(tl_merged_part((void *)s, &p, tmp));
   tlk_packed *t = tl_ops()->pack(tmp, TLK_F32, p.rows, p.cols, copy->compute);
   if (!t) return tl_fail(TL_E_MEMORY, "merge: out of memory for a (%d, %d) table", p.rows, p.cols);
   if (role == TL_PART_HEAD) {
@@ -118,7 +107,7 @@ static tl_status merge_table(tl_model *copy, const merged *s, tl_role role, floa
   return TL_OK;
 }
 
-static tl_status merge_all(tl_model *copy, const merged *s) {
+static tl_status merge_all(tl_model *copy, const tl_merged *s) {
   const tl_config *c = &copy->cfg;
   bool full = s->a->kind == TL_FULL, tables = full && s->a->off_embed >= 0;
   size_t largest = tables ? (size_t)c->vocab * (size_t)c->width : 0;
@@ -143,7 +132,7 @@ tl_status tl_model_merge(const tl_model *m, const tl_adapter *a, tl_model **out)
   TL_TRY(check_pair(m, a));
   tl_model *copy;
   TL_TRY(tl_model_derive((tl_model *)m, &copy));
-  merged s = {m, a};
+  tl_merged s = {m, a};
   tl_status st = merge_all(copy, &s);
   if (st == TL_OK) *out = copy;
   else tl_model_free(copy);

@@ -76,11 +76,12 @@ static tl_status read_kv(cursor *c, tl_gguf_kv *kv) {
     TL_TRY(take(c, &item, 4, name));
     TL_TRY(take(c, &kv->n, 8, name));
     kv->item_type = (int)item;
-    kv->data = c->p;
-    return skip_items(c, name, item, kv->n, 0);
+    type = item;
   }
   kv->data = c->p;
-  return skip_items(c, name, type, 1, 0);
+  TL_TRY(skip_items(c, name, type, kv->n, 0));
+  kv->bytes = (size_t)(c->p - kv->data);
+  return TL_OK;
 }
 
 static tl_status read_tensor(cursor *c, tl_gguf_tensor *t, uint64_t *offset) {

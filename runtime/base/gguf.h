@@ -31,6 +31,7 @@ typedef struct tl_gguf_kv {
   int type, item_type;     // tl_gguf_type; item_type: of an array's elements, -1 for a scalar
   uint64_t n;              // elements of an array; 1 for a scalar
   const uint8_t *data;     // the scalar, or the array's first element
+  size_t bytes;            // that the scalar, or all the elements, take there
 } tl_gguf_kv;
 
 typedef struct tl_gguf_tensor {
@@ -70,4 +71,26 @@ bool tl_gguf_floats(const tl_gguf *g, const char *key, float **out, size_t *n); 
 const char *tl_ggml_type_name(int type);                                    // "Q4_1"; "type 77" for an unknown one
 // elements and bytes of a block; false: unknown type
 bool tl_ggml_type_block(int type, int *elements, int *bytes);
+
+// ---- gguf_write.c. A writer begins as {0}; metadata and tensors are announced in any order, then written once.
+typedef struct tl_gguf_writer {
+  tl_str kv, infos, sizes;
+  uint64_t n_kv, n_tensors, offset;  // offset: where the next tensor's data goes
+  size_t largest;                    // bytes of the largest tensor
+} tl_gguf_writer;
+void tl_gguf_put_u32(tl_gguf_writer *w, const char *key, uint32_t v);
+void tl_gguf_put_f32(tl_gguf_writer *w, const char *key, float v);
+void tl_gguf_put_bool(tl_gguf_writer *w, const char *key, bool v);
+void tl_gguf_put_string(tl_gguf_writer *w, const char *key, const char *text);
+void tl_gguf_put_array(tl_gguf_writer *w, const char *key, tl_gguf_type item, uint64_t n);  // its n items follow
+void tl_gguf_item_text(tl_gguf_writer *w, const char *p, size_t n);                         // an item of strings
+void tl_gguf_item_raw(tl_gguf_writer *w, const void *p, size_t n);                          // bytes of numbers
+void tl_gguf_put_kv(tl_gguf_writer *w, const tl_gguf_kv *kv);                               // as another file has it
+// a matrix (rows, cols), or a vector of rows elements (cols 0); rows hold whole blocks of the type
+void tl_gguf_put_tensor(tl_gguf_writer *w, const char *name, int type, int64_t rows, int64_t cols);
+// dst = the bytes of tensor i, in the order of tl_gguf_put_tensor
+typedef tl_status (*tl_gguf_fill)(void *ctx, size_t i, uint8_t *dst);
+// Through tl_out: a failure leaves what was there. Memory: the metadata and the largest tensor.
+tl_status tl_gguf_write(tl_gguf_writer *w, const char *path, tl_gguf_fill fill, void *ctx);
+void tl_gguf_writer_free(tl_gguf_writer *w);
 #endif

@@ -67,7 +67,6 @@ bool tl_dequant_known(int type);
 const char *tl_dequant_list(void);  // "F32 F16 ...": the known types
 void tl_dequant(int type, const uint8_t *x, float *y, size_t n);
 // ---- quant.c: the other way, to the bytes that ggml's reference makes of them
-int tl_quant_named(const char *name);  // "f16", "q8_0", ...: its tl_ggml_type; -1: not one that is written
 void tl_quant(int type, const float *x, uint8_t *y, size_t n);
 
 // ---- weights.c

@@ -132,12 +132,26 @@ static inline int64_t tl_norm_part_offset(const tl_config *c, const tl_part *p) 
   return p->role == TL_PART_FINAL_NORM ? tl_norm_offset(c, c->n_layers, 0)
                                        : tl_norm_offset(c, p->layer, (int)p->role - TL_PART_NORM1);
 }
+// GGUF's name of it, and its order of rows: llama's q and k hold the rows of a head interleaved, (i, i + D/2) side by side
+void tl_part_gguf_name(char *out, size_t n, const tl_part *p);
+int tl_part_permuted_heads(const tl_config *c, const tl_part *p);    // in how many heads; 0: the rows lie as Hugging Face's
+size_t tl_permuted_row(int heads, size_t row, size_t rows);          // where GGUF has a row; heads 0: where it is
 // out = the part's values (fp32), exactly as this weight set computes with them
 void tl_weights_part(const tl_weights *w, const tl_part *p, float *out);
 typedef tl_status (*tl_part_fill)(void *ctx, const tl_part *p, float *out);
-// Writes a Hugging Face directory: config.json, model.safetensors, and copies of the tokenizer's files that stand next to the
-// model's source. fill gives each part in fp32, which is rounded once to dtype.
-tl_status tl_model_write(const tl_model *m, tl_part_fill fill, void *ctx, const char *dir, tl_dtype dtype);
+// Writes a Hugging Face directory: config.json, model.safetensors, generation_config.json and, with tokenizer, copies of the
+// tokenizer's files that stand in the source's folder (a GGUF's neighbours are not its own: they are left). fill gives each part
+// in fp32, which is rounded once to dtype.
+tl_status tl_model_write(const tl_model *m, tl_part_fill fill, void *ctx, const char *dir, tl_dtype dtype, bool tokenizer);
+// The same as a GGUF file (save_gguf.c), in three steps so that the tokenizer's metadata can come from elsewhere:
+// tl_model_gguf_keys, the tokenizer's keys, tl_model_gguf_ids unless those have them, tl_model_gguf_write. type: a tl_ggml_type
+// of tl_quant_named. tokenizer_eos: which of the model's end tokens comes first; -1: as they stand.
+struct tl_gguf_writer;
+tl_status tl_model_gguf_keys(const tl_model *m, int type, struct tl_gguf_writer *w);
+tl_status tl_model_gguf_ids(const tl_model *m, int tokenizer_eos, struct tl_gguf_writer *w);
+tl_status tl_model_gguf_write(const tl_model *m, tl_part_fill fill, void *ctx, const char *path, int type,
+                              struct tl_gguf_writer *w);
+int tl_quant_named(const char *name);  // "f16", "q8_0", ...: its tl_ggml_type; -1: not one that is written
 // a new model (refs 1) with m's configuration, whose weight set shares everything with m and which keeps m alive
 tl_status tl_model_derive(tl_model *m, tl_model **out);
 

@@ -1,5 +1,5 @@
 // save.c: writes a Hugging Face directory: config.json in the key style of transformers 4 (which transformers 5 reads too),
-// model.safetensors, and copies of the tokenizer's files that stand next to the source. Each file is replaced as a whole or
+// model.safetensors, generation_config.json, and copies of the tokenizer's files of the source's folder. Each file is replaced as a whole or
 // not at all; the weights come first, so that a full disk leaves the earlier model complete.
 //
 // Memory: one part in fp32 and in the file's dtype.
@@ -178,25 +178,51 @@ static void source_dir(char *out, size_t n, const char *path) {
     snprintf(out, n, ".");
 }
 
-static tl_status copy_companions(const char *from, const char *to) {
-  static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "generation_config.json",
-                                      "special_tokens_map.json", "chat_template.jinja"};
-  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-    char src[4200], dst[4200], *data;
-    size_t n;
-    snprintf(src, sizeof src, "%s/%s", from, names[i]);
-    snprintf(dst, sizeof dst, "%s/%s", to, names[i]);
-    if (!tl_file_exists(src)) continue;
-    TL_TRY(tl_read_file(src, &data, &n));
-    tl_status st = tl_write_file(dst, data, n);
-    free(data);
-    TL_TRY(st);
-  }
+static tl_status copy_file(const char *from, const char *to, const char *name) {
+  char src[4200], dst[4200], *data;
+  size_t n;
+  snprintf(src, sizeof src, "%s/%s", from, name);
+  snprintf(dst, sizeof dst, "%s/%s", to, name);
+  if (!tl_file_exists(src)) return TL_OK;
+  TL_TRY(tl_read_file(src, &data, &n));
+  tl_status st = tl_write_file(dst, data, n);
+  free(data);
+  return st;
+}
+
+static tl_status copy_tokenizer(const char *from, const char *to) {
+  static const char *const names[] = {"tokenizer.json",     "tokenizer_config.json", "special_tokens_map.json",
+                                      "chat_template.jinja", "tokenizer.model",       "added_tokens.json",
+                                      "vocab.json",          "merges.txt"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) TL_TRY(copy_file(from, to, names[i]));
   return TL_OK;
 }
 
-tl_status tl_model_write(const tl_model *m, tl_part_fill fill, void *ctx, const char *dir, tl_dtype dtype) {
-  char path[4096], from[4096], *config;
+// what generation_config.json says of a model whose source has none: its special tokens
+static tl_status write_generation(const tl_config *c, const char *dir) {
+  char path[4096];
+  cJSON *o = cJSON_CreateObject();
+  cJSON_AddBoolToObject(o, "_from_model_config", true);
+  add_special(o, c);
+  char *text = cJSON_Print(o);
+  cJSON_Delete(o);
+  snprintf(path, sizeof path, "%s/generation_config.json", dir);
+  tl_status st = text ? tl_write_file(path, text, strlen(text)) : tl_fail(TL_E_MEMORY, "%s: out of memory", path);
+  cJSON_free(text);
+  return st;
+}
+
+static tl_status write_companions(const tl_model *m, const char *dir, bool tokenizer) {
+  char from[4096], path[4200];
+  source_dir(from, sizeof from, m->path);
+  bool folder = strcmp(m->format, "gguf") != 0;
+  if (folder && tokenizer) TL_TRY(copy_tokenizer(from, dir));
+  snprintf(path, sizeof path, "%s/generation_config.json", from);
+  return folder && tl_file_exists(path) ? copy_file(from, dir, "generation_config.json") : write_generation(&m->cfg, dir);
+}
+
+tl_status tl_model_write(const tl_model *m, tl_part_fill fill, void *ctx, const char *dir, tl_dtype dtype, bool tokenizer) {
+  char path[4096], *config;
   if (strlen(dir) > 3000) return tl_fail(TL_E_ARG, "%.60s...: path too long", dir);
   if (dtype != TL_F32 && dtype != TL_BF16 && dtype != TL_F16)
     return tl_fail(TL_E_ARG, "dtype %d is not F32, BF16 or F16", (int)dtype);
@@ -214,6 +240,5 @@ tl_status tl_model_write(const tl_model *m, tl_part_fill fill, void *ctx, const 
   snprintf(path, sizeof path, "%s/config.json", dir);
   if (st == TL_OK) st = tl_write_file(path, config, strlen(config));
   free(config);
-  source_dir(from, sizeof from, m->path);
-  return st == TL_OK ? copy_companions(from, dir) : st;
+  return st == TL_OK ? write_companions(m, dir, tokenizer) : st;
 }

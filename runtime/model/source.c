@@ -113,7 +113,7 @@ void tl_source_close(tl_source *s) {
 
 // ---------------------------------------------------------------- finding a part
 
-static void gguf_name(char *out, size_t n, const tl_part *p) {
+void tl_part_gguf_name(char *out, size_t n, const tl_part *p) {
   static const char *const kinds[TL_N_KINDS] = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"};
   switch (p->role) {
   case TL_PART_EMBED: snprintf(out, n, "token_embd.weight"); break;
@@ -129,7 +129,7 @@ static void gguf_name(char *out, size_t n, const tl_part *p) {
 
 static tl_status find_gguf(const tl_source *s, const tl_part *p, tl_stored *out) {
   char name[128];
-  gguf_name(name, sizeof name, p);
+  tl_part_gguf_name(name, sizeof name, p);
   const tl_gguf_tensor *t = tl_gguf_tensor_find(&s->gguf, name);
   if (!t) return tl_fail(TL_E_FORMAT, "%s: tensor %s is missing", s->gguf.map.path, name);
   *out = (tl_stored){.file = s->gguf.map.path,
@@ -140,8 +140,7 @@ static tl_status find_gguf(const tl_source *s, const tl_part *p, tl_stored *out)
                      .data = t->data,
                      .bytes = t->bytes};
   for (int i = 0; i < t->n_dims; i++) out->shape[i] = t->dims[t->n_dims - 1 - i];
-  bool rotated = (p->role == TL_PART_WEIGHT || p->role == TL_PART_BIAS) && p->kind <= TL_K;
-  if (rotated && s->cfg.family->gguf_permuted) out->permuted_heads = p->kind == TL_Q ? s->cfg.n_heads : s->cfg.n_kv_heads;
+  out->permuted_heads = tl_part_permuted_heads(&s->cfg, p);
   return TL_OK;
 }
 
@@ -211,7 +210,7 @@ static void note_leftover(void *ctx, const char *name, const char *type, int64_t
   for (int i = 0; i < q->n; i++) {
     char part[128];
     if (q->parts[i].layer != layer) continue;
-    (q->s->is_gguf ? gguf_name : tl_part_name)(part, sizeof part, &q->parts[i]);
+    (q->s->is_gguf ? tl_part_gguf_name : tl_part_name)(part, sizeof part, &q->parts[i]);
     if (strcmp(name, part) == 0 || (!q->s->is_gguf && strcmp(name, part + 6) == 0)) return;
   }
   snprintf(q->found, sizeof q->found, "%s", name);
@@ -227,11 +226,14 @@ tl_status tl_source_check(const tl_source *s, const tl_part *parts, int n) {
                  s->is_gguf ? s->gguf.map.path : s->files[0].map.path, q.found, s->cfg.family->name);
 }
 
-// GGUF's llama files hold the rows of a head interleaved, (i, i + D/2) side by side: row 2 i + half of a head is row
-// half D/2 + i of Hugging Face's order.
-static size_t stored_row(const tl_stored *t, size_t row, size_t rows) {
-  if (!t->permuted_heads) return row;
-  size_t dim = rows / (size_t)t->permuted_heads, head = row / dim, within = row % dim;
+int tl_part_permuted_heads(const tl_config *c, const tl_part *p) {
+  bool rotated = (p->role == TL_PART_WEIGHT || p->role == TL_PART_BIAS) && p->kind <= TL_K;
+  return rotated && c->family->gguf_permuted ? p->kind == TL_Q ? c->n_heads : c->n_kv_heads : 0;
+}
+
+size_t tl_permuted_row(int heads, size_t row, size_t rows) {
+  if (!heads) return row;
+  size_t dim = rows / (size_t)heads, head = row / dim, within = row % dim;
   return head * dim + 2 * (within % (dim / 2)) + within / (dim / 2);
 }
 
@@ -242,7 +244,7 @@ void tl_stored_read(const tl_stored *t, const tl_part *p, float *out) {
     return;
   }
 #pragma omp parallel for schedule(static) if (rows * cols > 1u << 18)
-  for (size_t i = 0; i < rows; i++) tl_dequant(t->type, t->data + stored_row(t, i, rows) * row_bytes, out + i * cols, cols);
+  for (size_t i = 0; i < rows; i++) tl_dequant(t->type, t->data + tl_permuted_row(t->permuted_heads, i, rows) * row_bytes, out + i * cols, cols);
 }
 
 // ---------------------------------------------------------------- what is in the files

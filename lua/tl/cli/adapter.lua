@@ -43,13 +43,14 @@ function merge.run(p, rest)
 end
 
 local export = { summary = "writes the adapter in another format", usage = "ADAPTER [--model M] --format F -o PATH", words = 1,
-  parameters = { MODEL, OUT, { "format", { "peft-lora", "of what is written", choices = { "compact", "peft-tinylora", "peft-lora" } } },
+  parameters = { MODEL, OUT, { "format", { "peft-lora", "of what is written", choices = { "compact", "peft-tinylora", "peft-lora", "lora-gguf" } } },
     { "carry", { false, "compact: write A and B into the file" } }, FORCE, COMPUTE } }
 export.help = "peft-lora: TinyLoRA and LoRA-XS as the rank-r LoRA that they equal (lora_A = A, lora_B = B R, alpha = r), a LoRA as it is.\n"
-  .. "peft-tinylora: TinyLoRA, or LoRA-XS with matrix units for P. compact: one file; see also tlrun adapter import."
+  .. "peft-tinylora: TinyLoRA, or LoRA-XS with matrix units for P. compact: one file; see also tlrun adapter import.\n"
+  .. "lora-gguf: one file for llama.cpp's --lora."
 function export.run(p, rest)
   local adapter = load(p, words(rest, 1, export.usage))
-  adapter:save(p.out, { format = p.format, carry = p.carry })
+  if p.format == "lora-gguf" then adapter:save_gguf(p.out) else adapter:save(p.out, { format = p.format, carry = p.carry }) end
   return report(p, { out = p.out, format = p.format, parameters = adapter.n_parameters }, ("%s: %s"):format(p.out, p.format))
 end
 
