@@ -164,6 +164,7 @@ typedef struct tl_model_info {
   int eos[8];
   int64_t n_parameters;
   int64_t packed_bytes;     // resident bytes of the weights as used
+  int64_t quantised_bytes;  // what the weights take in a file that stores them quantised (they are expanded); 0: it does not
   int n_modules;            // linear layers that an adapter can target: 7 a layer (q k v o gate up down)
 } tl_model_info;
 

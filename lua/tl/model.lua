@@ -87,7 +87,7 @@ end
 -- ---- loading
 
 local FIELDS = { "n_layers", "width", "n_heads", "n_kv_heads", "head_dim", "ffn", "vocab", "max_positions", "norm_eps", "rope_theta",
-  "bos", "pad", "n_parameters", "packed_bytes", "n_modules" }
+  "bos", "pad", "n_parameters", "packed_bytes", "quantised_bytes", "n_modules" }
 
 local function wrap(handle, name)
   local info = ffi.new "tl_model_info"
@@ -129,7 +129,13 @@ function model.load(name, o)
   local ok, path = pcall(model.resolve, name)
   if not ok then error((tostring(path):gsub("^.-model%.lua:%d+: ", "")), 2) end
   local handle = open(o or {}, 2, C.tl_model_load, path)
-  return wrap(handle, name)
+  local m = wrap(handle, name)
+  if m.quantised_bytes > 0 then
+    local log = require "tl.log"
+    log.info("%s: weights stored as %s are expanded to %s: %s, where keeping them quantised would take %s", tostring(name), m.file_dtype, m.compute,
+      log.bytes(m.packed_bytes), log.bytes(m.quantised_bytes))
+  end
+  return m
 end
 
 --- A model with random weights from a config.json, for training from scratch. Options: seed (0), dtype, device.

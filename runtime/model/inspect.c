@@ -109,6 +109,13 @@ static tl_status describe(const tl_source *s, const char *path, cJSON *o) {
   tl_source_each(s, count_tensor, &c);
   cJSON_AddNumberToObject(o, "tensors", (double)c.tensors);
   cJSON_AddItemToObject(o, "dtypes", c.dtypes);
+  int64_t quantised = tl_source_quantised_bytes(s);
+  if (quantised) {  // nothing computes with quantised values: loading expands them
+    cJSON *e = cJSON_AddObjectToObject(o, "expanded_when_loaded");
+    cJSON_AddNumberToObject(e, "quantised_bytes", (double)quantised);
+    cJSON_AddNumberToObject(e, "bf16_bytes", 2 * (double)parameters);
+    cJSON_AddNumberToObject(e, "f32_bytes", 4 * (double)parameters);
+  }
   cJSON_AddNumberToObject(o, "file_bytes", (double)tl_source_bytes(s));
   add_tokenizer(o, s, path);
   return TL_OK;

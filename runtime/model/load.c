@@ -142,6 +142,7 @@ tl_status tl_model_load(const char *path, const tl_model_options *options, tl_mo
   if (st == TL_OK) st = new_model(path, s.is_gguf ? "gguf" : "hf", type, options, &cfg, &m);
   if (st == TL_OK) st = tl_parts_list(&m->cfg, &parts, &n);
   if (st == TL_OK) st = load_parts(m, &s, parts, n);
+  if (m) m->quantised_bytes = tl_source_quantised_bytes(&s);
   tl_config_free(&cfg);
   tl_source_close(&s);
   return finish(st, m, parts, out);
@@ -206,6 +207,7 @@ void tl_model_get_info(const tl_model *m, tl_model_info *out) {
                          .format = m->format,
                          .architecture = c->family->name,
                          .file_dtype = m->file_dtype,
+                         .quantised_bytes = m->quantised_bytes,
                          .compute = (tl_dtype)m->compute,
                          .n_layers = c->n_layers,
                          .width = c->width,

@@ -61,6 +61,7 @@ void tl_stored_read(const tl_stored *t, const tl_part *p, float *out);
 void tl_source_each(const tl_source *s, void (*fn)(void *ctx, const char *name, const char *type, int64_t n), void *ctx);
 const char *tl_source_main_type(const tl_source *s);  // dtype of most of the weights
 int64_t tl_source_bytes(const tl_source *s);
+int64_t tl_source_quantised_bytes(const tl_source *s);  // of all tensors as stored; 0: none is stored in blocks of quantised values
 
 // ---- dequant.c: y (n) = the values of n elements (a whole number of blocks) stored as type
 bool tl_dequant_known(int type);

@@ -84,6 +84,7 @@ struct tl_model {
   float *rope;                // (n_rope, D/2, 2) cos, sin, in the ops' memory; grows with tl_model_need_positions
   int n_rope;
   char *path, *format, *file_dtype;
+  int64_t quantised_bytes;      // as in tl_model_info
   char (*names)[TL_NAME_BYTES];  // (modules) their names
   int64_t n_parameters;
 };

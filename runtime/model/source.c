@@ -285,6 +285,18 @@ const char *tl_source_main_type(const tl_source *s) {
   return t.n ? t.names[best] : "none";
 }
 
+int64_t tl_source_quantised_bytes(const tl_source *s) {
+  int64_t sum = 0;
+  bool blocks = false;
+  int elements = 1, bytes;
+  for (size_t i = 0; i < s->gguf.n_tensors; i++) {
+    const tl_gguf_tensor *t = &s->gguf.tensors[i];
+    sum += (int64_t)t->bytes;
+    blocks |= tl_ggml_type_block(t->type, &elements, &bytes) && elements > 1;
+  }
+  return blocks ? sum : 0;
+}
+
 int64_t tl_source_bytes(const tl_source *s) {
   int64_t n = (int64_t)s->gguf.map.size;
   for (int f = 0; f < s->n_files; f++) n += (int64_t)s->files[f].map.size;

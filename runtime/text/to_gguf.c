@@ -29,6 +29,9 @@ const text_known *text_known_named(const char *name, size_t n) {
   return NULL;
 }
 
+// stands for the Digits pre-tokenizer, each digit by itself, in a list of splits
+static const char single_digits[] = "single digits";
+
 static const cJSON *get(const cJSON *o, const char *key) { return cJSON_GetObjectItemCaseSensitive(o, key); }
 static const char *get_string(const cJSON *o, const char *key) { return cJSON_GetStringValue(get(o, key)); }
 static const char *type_of(const cJSON *o) {
@@ -39,7 +42,7 @@ static const char *type_of(const cJSON *o) {
 typedef struct source {
   const char *path;
   const cJSON *json;
-  const char *splits[4];  // regexes, matches isolated; digits: text_digit_pattern
+  const char *splits[4];  // regexes, matches isolated; or single_digits
   int n_splits, n_forms;
   bool nfc, odd;          // odd: something that no known pre-tokenizer has
   char why[160];
@@ -71,7 +74,7 @@ static void read_pre(source *s, const cJSON *o, int depth) {
       odd(s, "a Split that is not an isolated regex:", re);
     else add_split(s, re);
   } else if (strcmp(type, "Digits") == 0 && cJSON_IsTrue(get(o, "individual_digits"))) {
-    add_split(s, text_digit_pattern);
+    add_split(s, single_digits);
   } else if (strcmp(type, "ByteLevel") == 0) {
     if (!cJSON_IsFalse(get(o, "add_prefix_space"))) odd(s, "ByteLevel with add_prefix_space", NULL);
     if (!cJSON_IsFalse(get(o, "use_regex"))) add_split(s, text_gpt2_pattern);
@@ -101,7 +104,7 @@ static tl_status find_known(source *s, const text_known **out) {
   for (int i = 0; i < TEXT_N_KNOWN && !s->odd; i++) {
     const text_known *k = &text_known_list[i];
     int n = k->digits ? 2 : 1;
-    bool same = s->n_splits == n && (!k->digits || strcmp(s->splits[0], text_digit_pattern) == 0) &&
+    bool same = s->n_splits == n && (!k->digits || s->splits[0] == single_digits) &&
                 strcmp(s->splits[n - 1], *k->split) == 0 && s->nfc == k->nfc && ignore == k->ignore_merges;
     if (same) return *out = k, TL_OK;
   }

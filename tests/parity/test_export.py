@@ -45,7 +45,7 @@ CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}{% i
 
 
 def out(*args, **kw):
-    code, text, err = run(*args, **kw)
+    code, text, err = run(*args, timeout=600, **kw)
     check(code == 0, f"{args}: {code} {err}")
     return text
 
