@@ -22,22 +22,28 @@ typedef struct texts {
 
 static tl_status write_text(const char *dir, const char *name, const char *text) {
   char path[4096];
-  if (!text) return TL_OK;
-  if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path) return tl_fail(TL_E_ARG, "%s: path too long", dir);
+  if (!text)
+    return TL_OK;
+  if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path)
+    return tl_fail(TL_E_ARG, "%s: path too long", dir);
   return tl_write_file(path, text, strlen(text));
 }
 
 // strict: a tokenizer that cannot be written is an error, before anything is written
-static tl_status save_folder(const tl_model *m, const tl_adapter *a, const char *dir, tl_dtype dtype, bool tokenizer, bool strict) {
+static tl_status save_folder(const tl_model *m, const tl_adapter *a, const char *dir, tl_dtype dtype, bool tokenizer,
+                             bool strict) {
   texts t = {0};
   if (tokenizer && strcmp(m->format, "gguf") == 0) {
     tl_status st = tl_tokenizer_to_json(m->path, &t.json, &t.config);
-    if (st != TL_OK && strict) return st;
+    if (st != TL_OK && strict)
+      return st;
   }
   tl_merged s = {m, a};
   tl_status st = tl_model_write(m, tl_merged_part, &s, dir, dtype, tokenizer);
-  if (st == TL_OK) st = write_text(dir, "tokenizer.json", t.json);
-  if (st == TL_OK) st = write_text(dir, "tokenizer_config.json", t.config);
+  if (st == TL_OK)
+    st = write_text(dir, "tokenizer.json", t.json);
+  if (st == TL_OK)
+    st = write_text(dir, "tokenizer_config.json", t.config);
   free(t.json);
   free(t.config);
   return st;
@@ -54,8 +60,10 @@ static tl_status collect_gguf(const tl_model *m, int type, bool tokenizer, tl_gg
   bool with_ids = false;
   int eos = -1;
   TL_TRY(tl_model_gguf_keys(m, type, w));
-  if (tokenizer) TL_TRY(tl_tokenizer_to_gguf(m->path, m->cfg.vocab, w, &with_ids, &eos));
-  else tl_gguf_put_string(w, "tokenizer.ggml.model", "none");
+  if (tokenizer)
+    TL_TRY(tl_tokenizer_to_gguf(m->path, m->cfg.vocab, w, &with_ids, &eos));
+  else
+    tl_gguf_put_string(w, "tokenizer.ggml.model", "none");
   return with_ids ? TL_OK : tl_model_gguf_ids(m, eos, w);
 }
 
@@ -63,7 +71,8 @@ static tl_status save_gguf(const tl_model *m, const tl_adapter *a, const char *p
   tl_gguf_writer w = {0};
   tl_merged s = {m, a};
   tl_status st = collect_gguf(m, type, tokenizer, &w);
-  if (st == TL_OK) st = tl_model_gguf_write(m, tl_merged_part, &s, path, type, &w);
+  if (st == TL_OK)
+    st = tl_model_gguf_write(m, tl_merged_part, &s, path, type, &w);
   tl_gguf_writer_free(&w);
   return st;
 }
@@ -77,7 +86,8 @@ tl_status tl_model_export(const tl_model *m, const tl_adapter *a, const char *pa
       return tl_fail(TL_E_ARG, "dtype %.40s is not written as GGUF: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0 or q5_1", dtype);
     return save_gguf(m, a, path, type, tokenizer);
   }
-  if (strcmp(format, "hf") != 0) return tl_fail(TL_E_ARG, "format %.40s is not hf or gguf", format);
+  if (strcmp(format, "hf") != 0)
+    return tl_fail(TL_E_ARG, "format %.40s is not hf or gguf", format);
   if (type != TL_GGML_F32 && type != TL_GGML_F16 && type != TL_GGML_BF16)
     return tl_fail(TL_E_ARG, "dtype %.40s is not written as a Hugging Face folder: f32, f16 or bf16", dtype);
   return save_folder(m, a, path, type == TL_GGML_F32 ? TL_F32 : type == TL_GGML_F16 ? TL_F16 : TL_BF16, tokenizer, true);
@@ -85,22 +95,28 @@ tl_status tl_model_export(const tl_model *m, const tl_adapter *a, const char *pa
 
 // ---------------------------------------------------------------- llama.cpp's LoRA
 
-// llama.cpp computes W x + (adapter.lora.alpha / r) lora_b (lora_a x), r being the rows of lora_a; the rows of q's and k's lora_b
-// stand in the order of the rows that they are added to. A LoRA whose modules share one alpha is written as it is. Anything else
-// is folded: lora_a = A, lora_b = B R (summed in double), both padded with zeros to one rank r, and alpha = r, a factor of 1.
+// llama.cpp computes W x + (adapter.lora.alpha / r) lora_b (lora_a x), r being the rows of lora_a; the rows of q's and k's
+// lora_b stand in the order of the rows that they are added to. A LoRA whose modules share one alpha is written as it is.
+// Anything else is folded: lora_a = A, lora_b = B R (summed in double), both padded with zeros to one rank r, and alpha = r, a
+// factor of 1.
 typedef struct lora {
   const tl_adapter *a;
   bool fold;
 } lora;
 
-static int lora_rank(const lora *l, int i) { return l->fold ? l->a->rank : l->a->modules[i].rank; }
-static float alpha_of(const tl_adapter_module *m) { return m->scale * (float)m->rank; }
+static int lora_rank(const lora *l, int i) {
+  return l->fold ? l->a->rank : l->a->modules[i].rank;
+}
+static float alpha_of(const tl_adapter_module *m) {
+  return m->scale * (float)m->rank;
+}
 
 static void fill_row_b(const lora *l, const tl_adapter_module *m, size_t row, float *to, int width) {
   const float *b = m->B + row * (size_t)m->rank;
   for (int q = 0; q < width; q++) {
     double sum = l->fold ? 0 : b[q];
-    for (int k = 0; l->fold && q < m->rank && k < m->rank; k++) sum += (double)b[k] * m->R[k * m->rank + q];
+    for (int k = 0; l->fold && q < m->rank && k < m->rank; k++)
+      sum += (double)b[k] * m->R[k * m->rank + q];
     to[q] = (float)sum;
   }
 }
@@ -128,7 +144,8 @@ tl_status tl_adapter_save_gguf(const tl_adapter *a, const char *path) {
     return tl_fail(TL_E_UNSUPPORTED, "%s: full finetuning is no LoRA: export the model itself", path);
   const tl_config *c = &a->model->cfg;
   lora l = {a, a->kind != TL_LORA};
-  for (int i = 1; i < a->n_modules; i++) l.fold |= alpha_of(&a->modules[i]) != alpha_of(&a->modules[0]);
+  for (int i = 1; i < a->n_modules; i++)
+    l.fold |= alpha_of(&a->modules[i]) != alpha_of(&a->modules[0]);
   tl_gguf_writer w = {0};
   tl_gguf_put_string(&w, "general.architecture", c->family->gguf_arch);
   tl_gguf_put_string(&w, "general.type", "adapter");

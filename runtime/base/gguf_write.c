@@ -6,8 +6,12 @@
 
 enum { ALIGNMENT = 32 };
 
-static void put_u32(tl_str *s, uint32_t v) { tl_str_add(s, (const char *)&v, 4); }
-static void put_u64(tl_str *s, uint64_t v) { tl_str_add(s, (const char *)&v, 8); }
+static void put_u32(tl_str *s, uint32_t v) {
+  tl_str_add(s, (const char *)&v, 4);
+}
+static void put_u64(tl_str *s, uint64_t v) {
+  tl_str_add(s, (const char *)&v, 8);
+}
 static void put_text(tl_str *s, const char *p, size_t n) {
   put_u64(s, n);
   tl_str_add(s, p, n);
@@ -45,8 +49,12 @@ void tl_gguf_put_array(tl_gguf_writer *w, const char *key, tl_gguf_type item, ui
   put_u64(&w->kv, n);
 }
 
-void tl_gguf_item_text(tl_gguf_writer *w, const char *p, size_t n) { put_text(&w->kv, p, n); }
-void tl_gguf_item_raw(tl_gguf_writer *w, const void *p, size_t n) { tl_str_add(&w->kv, p, n); }
+void tl_gguf_item_text(tl_gguf_writer *w, const char *p, size_t n) {
+  put_text(&w->kv, p, n);
+}
+void tl_gguf_item_raw(tl_gguf_writer *w, const void *p, size_t n) {
+  tl_str_add(&w->kv, p, n);
+}
 
 void tl_gguf_put_kv(tl_gguf_writer *w, const tl_gguf_kv *kv) {
   put_text(&w->kv, kv->key.p, kv->key.n);
@@ -59,7 +67,9 @@ void tl_gguf_put_kv(tl_gguf_writer *w, const tl_gguf_kv *kv) {
   w->n_kv++;
 }
 
-static size_t aligned(size_t n) { return (n + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1); }
+static size_t aligned(size_t n) {
+  return (n + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1);
+}
 
 void tl_gguf_put_tensor(tl_gguf_writer *w, const char *name, int type, int64_t rows, int64_t cols) {
   int elements = 0, bytes = 0;
@@ -69,12 +79,14 @@ void tl_gguf_put_tensor(tl_gguf_writer *w, const char *name, int type, int64_t r
   put_text(&w->infos, name, strlen(name));
   put_u32(&w->infos, cols ? 2 : 1);
   put_u64(&w->infos, (uint64_t)row);
-  if (cols) put_u64(&w->infos, (uint64_t)rows);
+  if (cols)
+    put_u64(&w->infos, (uint64_t)rows);
   put_u32(&w->infos, (uint32_t)type);
   put_u64(&w->infos, w->offset);
   tl_str_add(&w->sizes, (const char *)&n, sizeof n);
   w->offset += aligned(n);
-  if (n > w->largest) w->largest = n;
+  if (n > w->largest)
+    w->largest = n;
   w->n_tensors++;
 }
 
@@ -91,14 +103,17 @@ static tl_status write_all(tl_gguf_writer *w, tl_out *o, tl_gguf_fill fill, void
   put_u64(&head, w->n_tensors);
   put_u64(&head, w->n_kv);
   tl_status st = tl_out_write(o, head.p, head.n);
-  if (st == TL_OK && w->kv.n) st = tl_out_write(o, w->kv.p, w->kv.n);
-  if (st == TL_OK) st = write_padded(o, w->infos.n ? w->infos.p : "", w->infos.n, head.n + w->kv.n);
+  if (st == TL_OK && w->kv.n)
+    st = tl_out_write(o, w->kv.p, w->kv.n);
+  if (st == TL_OK)
+    st = write_padded(o, w->infos.n ? w->infos.p : "", w->infos.n, head.n + w->kv.n);
   tl_str_free(&head);
   for (size_t i = 0; i < w->n_tensors && st == TL_OK; i++) {
     size_t n;
     memcpy(&n, w->sizes.p + i * sizeof n, sizeof n);
     st = fill(ctx, i, buffer);
-    if (st == TL_OK) st = write_padded(o, buffer, n, 0);
+    if (st == TL_OK)
+      st = write_padded(o, buffer, n, 0);
   }
   return st;
 }
@@ -106,12 +121,15 @@ static tl_status write_all(tl_gguf_writer *w, tl_out *o, tl_gguf_fill fill, void
 tl_status tl_gguf_write(tl_gguf_writer *w, const char *path, tl_gguf_fill fill, void *ctx) {
   tl_out o;
   uint8_t *buffer = tl_aligned_alloc(w->largest + 1);
-  if (!buffer) return tl_fail(TL_E_MEMORY, "%s: out of memory: a tensor of %zu bytes", path, w->largest);
+  if (!buffer)
+    return tl_fail(TL_E_MEMORY, "%s: out of memory: a tensor of %zu bytes", path, w->largest);
   tl_status st = tl_out_open(&o, path);
   if (st == TL_OK) {
     st = write_all(w, &o, fill, ctx, buffer);
-    if (st == TL_OK) st = tl_out_commit(&o);
-    else tl_out_abort(&o);
+    if (st == TL_OK)
+      st = tl_out_commit(&o);
+    else
+      tl_out_abort(&o);
   }
   free(buffer);
   return st;

@@ -14,12 +14,12 @@
 #include "text.h"
 
 typedef struct text_known {
-  const char *names;     // of tokenizer.ggml.pre, a space on either side of each; the first is the one that is written
-  const char *const *split;  // the regex, matches isolated
+  const char *names;        // of tokenizer.ggml.pre, a space on either side of each; the first is the one that is written
+  const char *const *split; // the regex, matches isolated
   bool digits, nfc, ignore_merges, bos;
 } text_known;
 
 enum { TEXT_N_KNOWN = 6 };
 extern const text_known text_known_list[TEXT_N_KNOWN];
-const text_known *text_known_named(const char *name, size_t n);  // NULL: none
+const text_known *text_known_named(const char *name, size_t n); // NULL: none
 #endif

@@ -1,5 +1,6 @@
-// to_json.c: the tokenizer of a GGUF as the files of a Hugging Face folder: tokenizer.json, tokenizer_config.json (with the chat
-// template). A byte-level BPE whose tokenizer.ggml.pre names a pre-tokenizer of known.h; anything else is refused with its name.
+// to_json.c: the tokenizer of a GGUF as the files of a Hugging Face folder: tokenizer.json, tokenizer_config.json (with the
+// chat template). A byte-level BPE whose tokenizer.ggml.pre names a pre-tokenizer of known.h; anything else is refused with its
+// name.
 //
 // Control tokens become special added tokens, user-defined ones added tokens, as reading a GGUF takes them; "[PAD<id>]" of type
 // unused are the writer's filling and are left out.
@@ -15,21 +16,26 @@ typedef struct source {
   int32_t *types;
   size_t n, n_merges;
   const text_known *known;
-  int64_t bos, eos, pad, unk;  // -1: none
+  int64_t bos, eos, pad, unk; // -1: none
 } source;
 
 static void quote(tl_str *s, const char *p, size_t n) {
   tl_str_add(s, "\"", 1);
   for (size_t i = 0; i < n; i++) {
     unsigned char c = (unsigned char)p[i];
-    if (c == '"' || c == '\\') tl_str_printf(s, "\\%c", c);
-    else if (c < 0x20) tl_str_printf(s, "\\u%04x", c);
-    else tl_str_add(s, p + i, 1);
+    if (c == '"' || c == '\\')
+      tl_str_printf(s, "\\%c", c);
+    else if (c < 0x20)
+      tl_str_printf(s, "\\u%04x", c);
+    else
+      tl_str_add(s, p + i, 1);
   }
   tl_str_add(s, "\"", 1);
 }
 
-static int type_at(const source *s, size_t i) { return s->types ? s->types[i] : 1; }
+static int type_at(const source *s, size_t i) {
+  return s->types ? s->types[i] : 1;
+}
 
 static bool filling(const source *s, size_t i) {
   char pad[32];
@@ -41,7 +47,8 @@ static void add_added(tl_str *o, const source *s) {
   const char *comma = "";
   tl_str_printf(o, "\"added_tokens\":[");
   for (size_t i = 0; i < s->n; i++) {
-    if (type_at(s, i) != CONTROL && type_at(s, i) != USER_DEFINED) continue;
+    if (type_at(s, i) != CONTROL && type_at(s, i) != USER_DEFINED)
+      continue;
     tl_str_printf(o, "%s{\"id\":%zu,\"content\":", comma, i);
     quote(o, s->tokens[i].p, s->tokens[i].n);
     tl_str_printf(o, ",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":%s}",
@@ -54,7 +61,8 @@ static void add_added(tl_str *o, const source *s) {
 static void add_pre_tokenizer(tl_str *o, const text_known *k) {
   bool gpt2 = *k->split == text_gpt2_pattern;
   tl_str_printf(o, "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[");
-  if (k->digits) tl_str_printf(o, "{\"type\":\"Digits\",\"individual_digits\":true},");
+  if (k->digits)
+    tl_str_printf(o, "{\"type\":\"Digits\",\"individual_digits\":true},");
   if (!gpt2) {
     tl_str_printf(o, "{\"type\":\"Split\",\"pattern\":{\"Regex\":");
     quote(o, *k->split, strlen(*k->split));
@@ -87,32 +95,39 @@ static void add_post_processor(tl_str *o, const source *s) {
   bos = bos && s->bos >= 0;
   eos = eos && s->eos >= 0;
   if (!bos && !eos) {
-    tl_str_printf(o, "\"post_processor\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true}");
+    tl_str_printf(
+        o, "\"post_processor\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true}");
     return;
   }
   tl_str_printf(o, "\"post_processor\":{\"type\":\"TemplateProcessing\"");
   for (int pair = 0; pair < 2; pair++) {
     tl_str_printf(o, ",\"%s\":[", pair ? "pair" : "single");
     for (int part = 0; part <= pair; part++) {
-      if (bos) add_special(o, s, s->bos, part ? "," : "");
+      if (bos)
+        add_special(o, s, s->bos, part ? "," : "");
       tl_str_printf(o, "%s{\"Sequence\":{\"id\":\"%c\",\"type_id\":%d}}", bos || part ? "," : "", 'A' + part, part);
-      if (eos) add_special(o, s, s->eos, ",");
+      if (eos)
+        add_special(o, s, s->eos, ",");
     }
     tl_str_printf(o, "]");
   }
   tl_str_printf(o, ",\"special_tokens\":{");
-  if (bos) add_named(o, s, s->bos, "");
-  if (eos && s->eos != s->bos) add_named(o, s, s->eos, bos ? "," : "");
+  if (bos)
+    add_named(o, s, s->bos, "");
+  if (eos && s->eos != s->bos)
+    add_named(o, s, s->eos, bos ? "," : "");
   tl_str_printf(o, "}}");
 }
 
 static tl_status add_model(tl_str *o, const source *s) {
   const char *comma = "";
-  tl_str_printf(o, "\"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":null,\"continuing_subword_prefix\":null,"
-                   "\"end_of_word_suffix\":null,\"fuse_unk\":false,\"byte_fallback\":false,\"ignore_merges\":%s,\n\"vocab\":{",
+  tl_str_printf(o,
+                "\"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":null,\"continuing_subword_prefix\":null,"
+                "\"end_of_word_suffix\":null,\"fuse_unk\":false,\"byte_fallback\":false,\"ignore_merges\":%s,\n\"vocab\":{",
                 s->known->ignore_merges ? "true" : "false");
   for (size_t i = 0; i < s->n; i++) {
-    if (filling(s, i)) continue;
+    if (filling(s, i))
+      continue;
     tl_str_printf(o, "%s", comma);
     quote(o, s->tokens[i].p, s->tokens[i].n);
     tl_str_printf(o, ":%zu", i);
@@ -121,7 +136,8 @@ static tl_status add_model(tl_str *o, const source *s) {
   tl_str_printf(o, "},\n\"merges\":[");
   for (size_t i = 0; i < s->n_merges; i++) {
     const char *p = s->merges[i].p, *space = s->merges[i].n ? memchr(p, ' ', s->merges[i].n) : NULL;
-    if (!space) return tl_fail(TL_E_FORMAT, "%s: tokenizer.ggml.merges[%zu] is not two tokens and a space", s->path, i);
+    if (!space)
+      return tl_fail(TL_E_FORMAT, "%s: tokenizer.ggml.merges[%zu] is not two tokens and a space", s->path, i);
     tl_str_printf(o, i ? ",\n[" : "[");
     quote(o, p, (size_t)(space - p));
     tl_str_printf(o, ",");
@@ -134,8 +150,10 @@ static tl_status add_model(tl_str *o, const source *s) {
 
 static void add_token_key(tl_str *o, const source *s, const char *key, int64_t id) {
   tl_str_printf(o, ",\n  \"%s\": ", key);
-  if (id >= 0) quote(o, s->tokens[id].p, s->tokens[id].n);
-  else tl_str_printf(o, "null");
+  if (id >= 0)
+    quote(o, s->tokens[id].p, s->tokens[id].n);
+  else
+    tl_str_printf(o, "null");
 }
 
 static void make_config(tl_str *o, const source *s) {
@@ -153,7 +171,8 @@ static void make_config(tl_str *o, const source *s) {
   }
   if (tl_gguf_string(&s->g, "general.architecture", &arch) && arch.n < 64) {
     snprintf(key, sizeof key, "%.*s.context_length", (int)arch.n, arch.p);
-    if (tl_gguf_int(&s->g, key, &most) && most > 0) tl_str_printf(o, ",\n  \"model_max_length\": %lld", (long long)most);
+    if (tl_gguf_int(&s->g, key, &most) && most > 0)
+      tl_str_printf(o, ",\n  \"model_max_length\": %lld", (long long)most);
   }
   tl_str_printf(o, ",\n  \"clean_up_tokenization_spaces\": false,\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\"\n}\n");
 }
@@ -165,7 +184,8 @@ static tl_status make_json(tl_str *o, const source *s) {
   add_pre_tokenizer(o, s->known);
   tl_str_printf(o, ",\n");
   add_post_processor(o, s);
-  tl_str_printf(o, ",\n\"decoder\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true},\n");
+  tl_str_printf(
+      o, ",\n\"decoder\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true},\n");
   TL_TRY(add_model(o, s));
   tl_str_printf(o, "}\n");
   return TL_OK;
@@ -183,11 +203,11 @@ static tl_status read_source(source *s) {
   tl_gguf_string(&s->g, "tokenizer.ggml.pre", &pre);
   s->known = model.n == 4 && memcmp(model.p, "gpt2", 4) == 0 ? text_known_named(pre.p ? pre.p : "", pre.n) : NULL;
   if (!s->known)
-    return tl_fail(TL_E_UNSUPPORTED,
-                   "%s: its tokenizer (model '%.*s', pre '%.*s') is not written as tokenizer.json; --no-tokenizer writes the model "
-                   "without one",
-                   s->path, model.n < 40 ? (int)model.n : 40, model.p ? model.p : "", pre.n < 40 ? (int)pre.n : 40,
-                   pre.p ? pre.p : "");
+    return tl_fail(
+        TL_E_UNSUPPORTED,
+        "%s: its tokenizer (model '%.*s', pre '%.*s') is not written as tokenizer.json; --no-tokenizer writes the model "
+        "without one",
+        s->path, model.n < 40 ? (int)model.n : 40, model.p ? model.p : "", pre.n < 40 ? (int)pre.n : 40, pre.p ? pre.p : "");
   if (!tl_gguf_strings(&s->g, "tokenizer.ggml.tokens", &s->tokens, &s->n) ||
       !tl_gguf_strings(&s->g, "tokenizer.ggml.merges", &s->merges, &s->n_merges))
     return tl_fail(TL_E_MEMORY, "%s: out of memory", s->path);
@@ -202,19 +222,23 @@ static tl_status read_source(source *s) {
 tl_status tl_tokenizer_to_json(const char *path, char **json, char **config) {
   *json = *config = NULL;
   tl_tokenizer *t;
-  TL_TRY(tl_tokenizer_load(path, &t));  // what is written below has passed every check of reading
+  TL_TRY(tl_tokenizer_load(path, &t)); // what is written below has passed every check of reading
   tl_tokenizer_free(t);
   source s = {.path = path};
   TL_TRY(tl_gguf_open(&s.g, path));
   tl_str text = {0}, about = {0};
   tl_status st = read_source(&s);
-  if (st == TL_OK) st = make_json(&text, &s);
-  if (st == TL_OK) make_config(&about, &s);
+  if (st == TL_OK)
+    st = make_json(&text, &s);
+  if (st == TL_OK)
+    make_config(&about, &s);
   free(s.tokens);
   free(s.merges);
   free(s.types);
   tl_gguf_close(&s.g);
-  if (st == TL_OK) *json = text.p, *config = about.p;
-  else tl_str_free(&text);
+  if (st == TL_OK)
+    *json = text.p, *config = about.p;
+  else
+    tl_str_free(&text);
   return st;
 }
