@@ -93,11 +93,22 @@ typedef struct tl_process_result {
   int64_t peak_bytes;               // the largest resident size of one of its processes
 } tl_process_result;
 tl_status tl_process_run(const char *const *argv, const char *input, size_t n_input, int wall_ms, int64_t max_output, tl_process_result *out);
-// Fetches url to path with libcurl: into path.part (continued where an earlier try stopped), renamed to path when complete.
-// sha256: 64 hex digits that the file must have, or NULL. label: what the progress line on stderr calls it; NULL: no progress.
-tl_status tl_download(const char *url, const char *path, const char *sha256, const char *label);
-// GET of a small document (at most max_bytes) into memory; accept: the Accept header or NULL. tl_string_free
-tl_status tl_http_get(const char *url, const char *accept, int64_t max_bytes, char **body);
+// What a download has to be, and how it is shown; 0 or NULL: not known, not wanted.
+typedef struct tl_download_options {
+  const char *sha256;   // 64 hex digits
+  const char *git_sha1; // 40 hex digits, git's name of the content
+  int64_t bytes;        // the file's size
+  const char *token;    // sent as a bearer token, to url's own host only
+  const char *label;    // what the progress line on stderr calls it; NULL: no progress
+} tl_download_options;
+// Fetches url to path: into path.part (continued where an earlier try stopped), renamed to path when complete and right. Of two
+// processes that fetch the same path one waits. options may be NULL.
+tl_status tl_download(const char *url, const char *path, const tl_download_options *options);
+// GET of a small document (at most max_bytes) into memory; accept, token: the Accept header and a bearer token, or NULL.
+// tl_string_free
+tl_status tl_http_get(const char *url, const char *accept, const char *token, int64_t max_bytes, char **body);
+// a symbolic link at path; what was there (a link or nothing) is replaced
+tl_status tl_symlink(const char *target, const char *path);
 // one member of a zip archive to a file; exact name, or the first member whose name ends in it
 tl_status tl_unzip_member(const char *archive, const char *name_ending, const char *path);
 

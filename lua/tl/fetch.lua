@@ -6,6 +6,7 @@
 local F = require "tl.ffi"
 local ffi = require "ffi"
 local fs = require "tl.fs"
+local hub = require "tl.hub"
 local json = require "tl.json"
 local log = require "tl.log"
 local names = require "tl.names"
@@ -126,7 +127,7 @@ end
 
 local function http_get(url)
   local out = ffi.new "char *[1]"
-  check(C.tl_http_get(url, "application/vnd.pypi.simple.v1+json, text/html;q=0.5", 32 * 2 ^ 20, out), 1)
+  check(C.tl_http_get(url, "application/vnd.pypi.simple.v1+json, text/html;q=0.5", nil, 32 * 2 ^ 20, out), 1)
   return F.take_string(out[0])
 end
 
@@ -157,7 +158,9 @@ end
 
 -- ---- sources
 
-local function download(url, path, sha256, label) check(C.tl_download(url, path, sha256, label), 1) end
+local function download(url, path, sha256, label, token)
+  check(C.tl_download(url, path, ffi.new("tl_download_options", { sha256 = sha256, label = label, token = token })), 1)
+end
 
 local from = {}
 
@@ -192,16 +195,14 @@ function fetch.wheel(source)
   return path
 end
 
-local function from_url(url, file, target)
+local function from_url(url, file, target, token)
   log.info("%s: from %s", file.name, url)
-  download(url, target, file.sha256, file.name)
+  download(url, target, file.sha256, file.name, token)
   return true
 end
 
 function from.hub(source, file, target)
-  local endpoint = os.getenv "HF_ENDPOINT"
-  if not endpoint or endpoint == "" then endpoint = "https://huggingface.co" end
-  return from_url(("%s/%s/resolve/%s/%s"):format(endpoint:gsub("/+$", ""), source.hub, source.revision, source.path), file, target)
+  return from_url(hub.url(source.hub, source.revision, source.path), file, target, hub.token())
 end
 
 function from.url(source, file, target) return from_url(source.url, file, target) end
@@ -250,12 +251,15 @@ function fetch.downloads()
 end
 
 --- Gets a model or a data set by name into the cache.
+--- A name of the form org/name[@revision] is one of the Hugging Face hub's (hub.lua, which also takes the options).
 ---@param name string
+---@param o table?
 ---@return table {name, kind, path, files = {...}, fetched = number of files that were not there yet}
-function fetch.get(name)
+function fetch.get(name, o)
   local entry = CATALOGUE[name]
+  if not entry and hub.parse(name) then return hub.fetch(name, o) end
   if not entry then
-    error(("nothing called '%s' can be fetched%s (there are: %s)"):format(tostring(name), names.hint(tostring(name), fetch.names()),
+    error(("nothing called '%s' can be fetched%s (there are: %s; or org/name of the Hugging Face hub)"):format(tostring(name), names.hint(tostring(name), fetch.names()),
       table.concat(fetch.names(), ", ")), 2)
   end
   local dir = fetch.folder(name)

@@ -37,6 +37,9 @@ end
 --- Writes a whole file: the old content or the new is there, never a part.
 function fs.write(path, text) F.check(F.C.tl_write_file(path, text, #text), 2) end
 
+--- A symbolic link at path to target; replaces a link that was there.
+function fs.symlink(target, path) F.check(F.C.tl_symlink(target, path), 2) end
+
 function fs.sha256(path)
   local out = ffi.new "char[65]"
   F.check(F.C.tl_sha256_file(path, out), 2)

@@ -5,6 +5,7 @@
 local F = require "tl.ffi"
 local ffi = require "ffi"
 local fs = require "tl.fs"
+local hub = require "tl.hub"
 local log = require "tl.log"
 local names = require "tl.names"
 local C, check = F.C, F.check
@@ -78,6 +79,13 @@ function model.resolve(name)
   if path then return path end
   local cached = F.home() .. "/models/" .. name
   if not name:find "%.%." and fs.kind(cached) == "folder" and in_folder(cached) then return in_folder(cached) end
+  if hub.parse(name) then
+    local there = hub.find(name)
+    local inside = there and in_folder(there.path)
+    if inside then return inside end
+    if there then error(("%s is in the cache, but is no one model: give the path of one of its files in %s"):format(name, there.path), 2) end
+    error(("model '%s' is not here yet; get it with: tlrun fetch %s"):format(name, name), 2)
+  end
   if require("tl.fetch").knows("model", name) then error(("model '%s' is not here yet; get it with: tlrun fetch %s"):format(name, name), 2) end
   local all = model.names()
   for _, n in ipairs(require("tl.fetch").names "model") do all[#all + 1] = n end

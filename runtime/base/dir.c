@@ -4,10 +4,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 int tl_path_kind(const char *path) {
   struct stat st;
-  if (stat(path, &st) != 0) return 0;
+  if (stat(path, &st) != 0)
+    return 0;
   return S_ISREG(st.st_mode) ? 1 : S_ISDIR(st.st_mode) ? 2 : 3;
 }
 
@@ -16,14 +18,19 @@ int64_t tl_file_bytes(const char *path) {
   return stat(path, &st) == 0 && S_ISREG(st.st_mode) ? (int64_t)st.st_size : -1;
 }
 
-static int not_dots(const struct dirent *e) { return strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0; }
-static int bytewise(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }
+static int not_dots(const struct dirent *e) {
+  return strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
+}
+static int bytewise(const struct dirent **a, const struct dirent **b) {
+  return strcmp((*a)->d_name, (*b)->d_name);
+}
 
 tl_status tl_list_dir(const char *path, char **json) {
   *json = NULL;
   struct dirent **entries;
   int n = scandir(path, &entries, not_dots, bytewise);
-  if (n < 0) return tl_fail(TL_E_IO, "%s: %s", path, strerror(errno));
+  if (n < 0)
+    return tl_fail(TL_E_IO, "%s: %s", path, strerror(errno));
   cJSON *list = cJSON_CreateArray();
   for (int i = 0; i < n; i++) {
     cJSON_AddItemToArray(list, cJSON_CreateString(entries[i]->d_name));
@@ -33,4 +40,16 @@ tl_status tl_list_dir(const char *path, char **json) {
   *json = cJSON_PrintUnformatted(list);
   cJSON_Delete(list);
   return *json ? TL_OK : tl_fail(TL_E_MEMORY, "%s: out of memory", path);
+}
+
+tl_status tl_symlink(const char *target, const char *path) {
+  tl_str tmp = {0};
+  tl_str_printf(&tmp, "%s.%ld.tmp", path, (long)getpid());
+  unlink(tmp.p);
+  bool ok = symlink(target, tmp.p) == 0 && rename(tmp.p, path) == 0;
+  tl_status s = ok ? TL_OK : tl_fail(TL_E_IO, "%s: cannot make a link: %s", path, strerror(errno));
+  if (!ok)
+    unlink(tmp.p);
+  tl_str_free(&tmp);
+  return s;
 }

@@ -119,7 +119,8 @@ def download(path, name, sha=SHA, url=URL):
     requests.clear()
     target = os.path.join(HOME, name)
     sum_text = f"'{sha}'" if sha else "nil"
-    code = f"local F = require 'tl.ffi' F.check(F.C.tl_download('{url}{path}', '{target}', {sum_text}, 'file'))"
+    code = (f"local F = require 'tl.ffi' F.check(F.C.tl_download('{url}{path}', '{target}', "
+            f"require 'ffi'.new('tl_download_options', {{ sha256 = {sum_text}, label = 'file' }})))")
     return run("-e", code, env=ENV), target
 
 
