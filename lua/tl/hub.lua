@@ -217,33 +217,44 @@ local function explained(message, r)
   return message
 end
 
--- the commit of a revision and its files {path, bytes, sha256 or git_sha1}, by path
-local function ask(r)
-  local url = ("%s/api/%ss/%s/revision/%s?blobs=true"):format(endpoint(), r.kind, r.repo, in_one(r.revision))
-  local out = ffi.new "char *[1]"
-  if C.tl_http_get(url, "application/json", hub.token(), 64 * 2 ^ 20, out) ~= 0 then error(explained(ffi.string(C.tl_last_error()), r), 0) end
-  local doc, why = json.parse(F.take_string(out[0]))
-  local function wrong(what) error(("%s: not what the hub answers: %s"):format(url, what), 0) end
+-- an entry of the hub's list: its path and what the file has to be
+local function sibling(s, wrong)
+  local path = type(s) == "table" and s.rfilename
+  -- a path that leaves its folder is nobody's file
+  local safe = type(path) == "string" and path ~= "" and not path:find("..", 1, true) and not path:find "^/" and not path:find "[%c\\]"
+  if not safe then wrong(("'%s' is no file's name"):format(tostring(path))) end
+  local lfs = type(s.lfs) == "table" and s.lfs or {}
+  local function sum(v, digits) return type(v) == "string" and #v == digits and not v:find "[^0-9a-f]" and v or nil end
+  local function size(v) return type(v) == "number" and v >= 0 and v < 2 ^ 53 and v % 1 == 0 and v or nil end
+  local sha256 = sum(lfs.sha256, 64) or sum(lfs.oid, 64)
+  return { path = path, sha256 = sha256, git_sha1 = not sha256 and sum(s.blobId, 40) or nil, bytes = size(lfs.size) or size(s.size) or 0 }
+end
+
+--- Reads the hub's description of a repository (JSON): the commit, its files by path {path, bytes, sha256 or git_sha1}, and the
+--- paths in order. where: what errors call it.
+function hub.answer(text, where)
+  local doc, why = json.parse(text)
+  local function wrong(what) error(("%s: not what the hub answers: %s"):format(where, what), 0) end
   if type(doc) ~= "table" then wrong(why or "not an object") end
   local commit = doc.sha
   if type(commit) ~= "string" or not commit:find "^%x+$" or #commit ~= 40 then wrong "'sha' is no commit" end
   if type(doc.siblings) ~= "table" then wrong "'siblings' is no list" end
   local files, paths = {}, {}
   for _, s in ipairs(doc.siblings) do
-    local path = type(s) == "table" and s.rfilename
-    -- a path that leaves its folder is nobody's file
-    local safe = type(path) == "string" and path ~= "" and not path:find("..", 1, true) and not path:find "^/" and not path:find "[%c\\]"
-    if not safe then wrong(("'%s' is no file's name"):format(tostring(path))) end
-    local lfs = type(s.lfs) == "table" and s.lfs or {}
-    local sha256, sha1 = lfs.sha256 or lfs.oid, s.blobId
-    if type(sha256) ~= "string" or #sha256 ~= 64 or sha256:find "%X" then sha256 = nil end
-    if type(sha1) ~= "string" or #sha1 ~= 40 or sha1:find "%X" then sha1 = nil end
-    if not files[path] then paths[#paths + 1] = path end
-    files[path] = { path = path, sha256 = sha256, git_sha1 = not sha256 and sha1 or nil,
-      bytes = type(lfs.size) == "number" and lfs.size or type(s.size) == "number" and s.size or 0 }
+    local file = sibling(s, wrong)
+    if not files[file.path] then paths[#paths + 1] = file.path end
+    files[file.path] = file
   end
   table.sort(paths)
   return commit, files, paths
+end
+
+-- the same of a revision, from the hub
+local function ask(r)
+  local url = ("%s/api/%ss/%s/revision/%s?blobs=true"):format(endpoint(), r.kind, r.repo, in_one(r.revision))
+  local out = ffi.new "char *[1]"
+  if C.tl_http_get(url, "application/json", hub.token(), 64 * 2 ^ 20, out) ~= 0 then error(explained(ffi.string(C.tl_last_error()), r), 0) end
+  return hub.answer(F.take_string(out[0]), url)
 end
 
 -- one file into blobs/ and its link into the snapshot; true when it was not there yet
