@@ -1,6 +1,14 @@
 # The CPU backend: compiled once per instruction set with its flags; kernels/cpu/dispatch.c chooses a table at run time.
 # Sets TL_CPU_OBJECTS (for the library) and TL_CPU_LIBRARIES.
+# They are GCC's C (vector builtins). Another compiler, which ./dev fuzz needs, is given GCC's archive of them (target tl_cpu) as
+# TL_CPU_ARCHIVE.
 # -ffp-contract=off: fused multiply-adds are written out (vec.h), so that an element's bits do not depend on inlining.
+set(TL_CPU_ARCHIVE "" CACHE FILEPATH "the CPU backend, already compiled")
+if(TL_CPU_ARCHIVE)
+  set(TL_CPU_OBJECTS "")
+  set(TL_CPU_LIBRARIES ${TL_CPU_ARCHIVE} Threads::Threads m)
+  return()
+endif()
 set(CPU_KERNEL_SOURCES gemm panels packed linear linear_bwd lowrank attention attention_bwd rmsnorm rope swiglu embed head
     head_bwd sample optim table)
 list(TRANSFORM CPU_KERNEL_SOURCES PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/kernels/cpu/)
@@ -24,6 +32,8 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
   list(APPEND TL_CPU_OBJECTS $<TARGET_OBJECTS:tl_cpu_avx2> $<TARGET_OBJECTS:tl_cpu_avx512bf16>)
   target_compile_definitions(tl_cpu_common PRIVATE TLK_X86)
 endif()
+
+add_library(tl_cpu STATIC EXCLUDE_FROM_ALL ${TL_CPU_OBJECTS})
 
 # prints GFLOP/s and times of the ops beside this machine's peak: ninja bench_kernels && build/bench_kernels
 if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/tests/bench_kernels.c)

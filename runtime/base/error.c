@@ -10,13 +10,20 @@ static _Thread_local char message[2048];
 
 const char *tl_last_error(void) { return message[0] ? message : "no error"; }
 
+// A message is one line whatever a file's names hold: control characters become "?".
+static void keep(const char *text) {
+  size_t i = 0;
+  for (; text[i]; i++) message[i] = (unsigned char)text[i] < ' ' || text[i] == 0x7f ? '?' : text[i];
+  message[i] = 0;
+}
+
 tl_status (tl_fail)(tl_status s, const char *format, ...) {
   char text[sizeof message];  // the arguments may point into the message itself
   va_list ap;
   va_start(ap, format);
   vsnprintf(text, sizeof text, format, ap);
   va_end(ap);
-  memcpy(message, text, sizeof text);
+  keep(text);
   return s;
 }
 
@@ -27,7 +34,7 @@ tl_status tl_fail_in(tl_status s, const char *format, ...) {
   int n = vsnprintf(text, sizeof text, format, ap);
   va_end(ap);
   if (n >= 0 && n < (int)sizeof text - 3) snprintf(text + n, sizeof text - (size_t)n, ": %.*s", (int)sizeof text - n - 3, message);
-  memcpy(message, text, sizeof text);
+  keep(text);
   return s;
 }
 

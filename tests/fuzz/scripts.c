@@ -1,7 +1,7 @@
 // scripts.c: what Lua reads: chat templates, JSON, the hub's answers. See targets.h.
 //
-// The Lua state is made once. scripts.lua has a function for each target; it returns whether it read the input, and what was wrong
-// with how it did: an error that is not one of the parser's own (an attempt to index nil, say) is a finding too.
+// The Lua state is made once. scripts.lua has a function for each target; it returns whether it read the input, and what was
+// wrong with how it did: an error that is not one of the parser's own (an attempt to index nil, say) is a finding too.
 #include "targets.h"
 #include <lauxlib.h>
 #include <lualib.h>
@@ -78,17 +78,18 @@ static void seed_jinja(fuzz_put put, void *ctx) {
            "%}{% endfor %}"
            "{% if add_generation_prompt %}{{ raise_exception('no') if y is undefined }}{% endif %}");
   put_text(put, ctx, "macro",
-           "{% macro m(a, b=2, *c) %}{{ a }}{{ caller() if caller }}{{ kwargs }}{% endmacro %}{% call(x) m(1, k=2) %}b{{ x "
+           "{% macro m(a, b=2) %}{{ a }}{{ caller() if caller }}{{ kwargs }}{% endmacro %}{% call(x) m(1, k=2) %}b{{ x "
            "}}{% endcall %}"
            "{% set ns = namespace(i=0) %}{% set ns.i = ns.i + 1 %}{% set t %}x{% endset %}{% filter title %}q{% endfilter %}{# "
            "c #}{% raw %}{{{% endraw %}");
-  put_text(put, ctx, "filters",
-           "{{ messages|selectattr('role', 'equalto', 'user')|map(attribute='content')|list|tojson(indent=2) }}{{ "
-           "d|dictsort|first }}"
-           "{{ [1, 2.5, -3]|sum|round(1) }}{{ '%s-%05.2f' % ('a', 3) }}{{ '{:>5}{!r}'.format('x', y) }}{{ "
-           "l|sort(reverse=true)|join(', ') }}"
-           "{{ l|groupby('a') }}{{ 'a,b'|replace(',', ';')|indent(2) }}{{ 7 // 2 ** 2 < 3 <= 4 }}{{ (1, 2) + (3,) }}{{ "
-           "strftime_now('%Y') }}");
+  put_text(
+      put, ctx, "filters",
+      "{{ messages|selectattr('role', 'equalto', 'user')|map(attribute='content')|list|tojson(indent=2) }}{{ "
+      "d|dictsort|first }}"
+      "{{ [1, 2.5, -3]|sum|round(1) }}{{ '%s-%05.2f' % ('a', 3) }}{{ '{:>5}{!r}'.format('x', y) }}{{ "
+      "messages|sort(reverse=true, attribute='role')|join(', ', attribute='content') }}"
+      "{{ messages|groupby('role') }}{{ 'a,b'|replace(',', ';')|indent(2) }}{{ 7 // 2 ** 2 < 3 <= 4 }}{{ (1, 2) + (3,) }}{{ "
+      "strftime_now('%Y') }}");
   put_text(put, ctx, "space",
            "  {%+ if x -%}\n a\n{%- endif +%}\n {{- 'b' -}} \n{% generation %}y{% endgeneration %}{% with a = 1 %}{{ a }}{% "
            "endwith %}");
