@@ -10,6 +10,7 @@
 //   D head size, F feed-forward width, r rank.
 //   "act" is the activation dtype: it equals the compute dtype chosen when the weights were packed
 //   (TLK_BF16: products of bf16 inputs with fp32 accumulation; TLK_F32: fp32 throughout).
+//   TLK_I8 is a compute dtype of weights only, for sampling; its activations are bf16 or fp32 (see pack).
 //   `tlk_mat` is a pointer with a dtype and a row stride (in elements).
 //
 // Numerics contract (the conformance suite checks it)
@@ -27,9 +28,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { TLK_F32 = 0, TLK_BF16 = 1, TLK_F16 = 2, TLK_I32 = 3 };  // equal to tl_dtype in tl.h (asserted there)
+enum { TLK_F32 = 0, TLK_BF16 = 1, TLK_F16 = 2, TLK_I32 = 3, TLK_I8 = 4 };  // equal to tl_dtype in tl.h (asserted there)
 
-static inline size_t tlk_dtype_size(int t) { return t == TLK_BF16 || t == TLK_F16 ? 2 : 4; }
+static inline size_t tlk_dtype_size(int t) { return t == TLK_I8 ? 1 : t == TLK_BF16 || t == TLK_F16 ? 2 : 4; }
 
 // kinds of memory: for the ops alone, or for the host too (pinned on a device: copies from it are asynchronous, ops are slow in it)
 enum { TLK_MEM_OPS = 0, TLK_MEM_BOTH = 1 };
@@ -61,6 +62,15 @@ typedef struct {
   int window;              // sliding window: a query sees only its last `window` keys; 0: all
   int longest;             // no kv_len is larger; 0: not known (a device then has to look)
 } tlk_attn_map;
+
+// One of the linears of linear_fwd_group, all over the same x: the arguments of linear_fwd.
+typedef struct {
+  tlk_mat y;
+  float *z;
+  const tlk_packed *w;
+  const float *bias;
+  const tlk_lowrank *lr;
+} tlk_linear;
 
 // One row of the sampler. temperature 0 means greedy (ties to the lowest id). Otherwise the filters apply in the order top_k,
 // top_p, min_p, each to the candidates the one before it left, with probabilities at the temperature renormalised over those;
@@ -105,6 +115,8 @@ typedef struct tlk_ops {
   //      A row whose R is all zero (or variant -1) gets bit for bit what it gets without lr.
   void (*linear_fwd)(tlk_mat y, float *z, tlk_mat x, const tlk_packed *w, const float *bias, const tlk_lowrank *lr, int T,
                      int accumulate);
+  // fwd_group: n linears of the same x, each y overwritten: the bits of n calls of linear_fwd, in one pass over x and the threads
+  void (*linear_fwd_group)(const tlk_linear *l, int n, tlk_mat x, int T);
   // bwd_x: dx (T, K) F32, overwritten or accumulated into, = dy W + ((dy B) R) A.  dy (T, N) act.
   //      g (T, r) overwritten with dy B when lr is given. dx.p NULL: only g is computed.
   void (*linear_bwd_x)(tlk_mat dx, float *g, tlk_mat dy, const tlk_packed *w, const tlk_lowrank *lr, int T, int accumulate);

@@ -31,7 +31,7 @@ typedef enum tl_status {
   TL_E_INTERNAL = 8
 } tl_status;
 
-typedef enum tl_dtype { TL_F32 = 0, TL_BF16 = 1, TL_F16 = 2, TL_I32 = 3 } tl_dtype;
+typedef enum tl_dtype { TL_F32 = 0, TL_BF16 = 1, TL_F16 = 2, TL_I32 = 3, TL_I8 = 4 } tl_dtype;  // TL_I8: of packed weights only
 
 const char *tl_last_error(void);     // message of this thread's last failure; never NULL
 const char *tl_version(void);        // "0.1.0"

@@ -1,7 +1,7 @@
 # The CPU backend: compiled once per instruction set with its flags; kernels/cpu/dispatch.c chooses a table at run time.
 # Sets TL_CPU_OBJECTS (for the library) and TL_CPU_LIBRARIES.
 # -ffp-contract=off: fused multiply-adds are written out (vec.h), so that an element's bits do not depend on inlining.
-set(CPU_KERNEL_SOURCES gemm panels packed linear linear_bwd lowrank attention attention_bwd rmsnorm rope swiglu embed head
+set(CPU_KERNEL_SOURCES gemm int8 panels packed linear linear_bwd lowrank attention attention_bwd rmsnorm rope swiglu embed head
     head_bwd sample optim table)
 list(TRANSFORM CPU_KERNEL_SOURCES PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/kernels/cpu/)
 list(TRANSFORM CPU_KERNEL_SOURCES APPEND .c)
@@ -20,7 +20,7 @@ tl_cpu_variant(portable)
 list(APPEND TL_CPU_OBJECTS $<TARGET_OBJECTS:tl_cpu_portable>)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
   tl_cpu_variant(avx2 -mavx2 -mfma -mf16c)
-  tl_cpu_variant(avx512bf16 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma -mavx2 -mf16c)
+  tl_cpu_variant(avx512bf16 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mavx512vnni -mfma -mavx2 -mf16c)
   list(APPEND TL_CPU_OBJECTS $<TARGET_OBJECTS:tl_cpu_avx2> $<TARGET_OBJECTS:tl_cpu_avx512bf16>)
   target_compile_definitions(tl_cpu_common PRIVATE TLK_X86)
 endif()
