@@ -44,8 +44,6 @@ int tl_threads(void);
 double tl_seconds(void);             // monotonic clock, seconds
 int64_t tl_peak_rss_bytes(void);     // peak resident memory of the process
 int64_t tl_rss_bytes(void);
-double tl_machine_gflops(tl_dtype dtype);  // this machine's peak of multiply-adds (2 FLOPs each), measured: TL_BF16 or TL_F32
-double tl_machine_read_gbs(void);    // and of reading memory, GB/s
 // Where this process computes: "cpu", "cuda", "cuda:1" ... The first call, or the first model, decides; another device later is
 // an error. NULL or "cpu" means the CPU, or what the environment variable TL_BACKEND names (also "reference").
 tl_status tl_device_select(const char *device);
@@ -53,6 +51,23 @@ const char *tl_device_warning(void); // NULL, or why the CPU computes although a
 const char *tl_backend_name(void);   // "cpu", "reference", "cuda"
 const char *tl_backend_isa(void);    // "avx512bf16", "avx2", "portable"; of a device its name
 
+// ---------------------------------------------------------------- this machine's limits, and where the time goes
+// Measured on all threads; a limit is the best of many short windows, so that other work on the machine disturbs it little.
+double tl_machine_gflops(tl_dtype dtype);  // multiply-adds in registers, 2 FLOPs each: TL_BF16, TL_F32 or TL_I8 (int32 sums)
+double tl_machine_read_gbs(void);          // reading memory, GB/s
+// A profile: time, FLOPs and bytes by op (and by shape of its weight), and the time of runtime calls outside of ops. start
+// forgets what was there; rows stay until then. What is counted: runtime/base/profile.c.
+typedef struct tl_profile_row {
+  const char *name;         // an op ("linear_fwd") or a part of the runtime ("sampler")
+  int n, k;                 // outputs and inputs of the op's weight; 0: it has none
+  tl_dtype compute;         // the dtype of its products
+  bool is_op;
+  int64_t calls;
+  double seconds, flops, bytes;
+} tl_profile_row;
+void tl_profile_start(void);
+void tl_profile_stop(void);
+bool tl_profile_get(int i, tl_profile_row *out);  // row i, from 0; false: there are no more
 
 // ---------------------------------------------------------------- random numbers
 // Philox4x32-10 (Salmon et al. 2011). A draw is a pure function of (key, counter): out (4) = philox(key (2), counter (4)).
@@ -195,6 +210,11 @@ tl_status tl_model_export(const tl_model *m, const tl_adapter *a, const char *pa
                           bool tokenizer);
 // a copy of the model with the adapter merged in (W + dW rounded to the compute dtype); shares everything else
 tl_status tl_model_merge(const tl_model *m, const tl_adapter *a, tl_model **out);
+// a copy of the model to sample from: linears and head in int8 with a scale per row, everything else shared. Its logprobs differ
+// a little from m's. It takes m's adapters; it cannot be trained.
+tl_status tl_model_quantize(const tl_model *m, tl_model **out);
+// seconds of the matrix products alone of `rows` rows through all linears and the head: the best of `passes` for each weight
+tl_status tl_model_products(const tl_model *m, int rows, int passes, double *seconds);
 // what a model file or directory says, without loading the weights, as a JSON object (family, sizes, dtypes, tensors);
 // release with tl_string_free
 tl_status tl_model_inspect(const char *path, char **json);
@@ -330,6 +350,7 @@ typedef struct tl_completion {
 typedef struct tl_sampler_stats {
   int64_t prompt_tokens, new_tokens, decode_steps;
   double prefill_seconds, decode_seconds;
+  double fastest_step_seconds;      // of the decode steps in which the most completions continued
   int64_t kv_bytes;
 } tl_sampler_stats;
 

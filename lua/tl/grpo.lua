@@ -6,7 +6,8 @@
 ---   update      micro-batch by micro-batch: forward, objective, backward; then AdamW
 ---
 --- On the native path (the default) the sampler's logprobs are the trainer's, bit for bit, so the importance ratio of the first
---- update is exactly 1. rollouts = "merged" samples from W + dW rounded to the weights' dtype instead; then is_mode corrects.
+--- update is exactly 1. rollouts = "merged" samples from W + dW rounded to the weights' dtype instead, "int8" from int8 weights;
+--- then is_mode corrects with importance weights, and the metrics sampling/... say how far the two are apart.
 local F = require "tl.ffi"
 local ffi = require "ffi"
 local pass = require "tl.pass"
@@ -43,7 +44,7 @@ end
 --- num_generations (8), max_completion_length (512), temperature (1), top_p, top_k, min_p, stop
 --- loss_type ("dapo"; grpo, dr_grpo, bnpo), epsilon (0.2), epsilon_high (= epsilon), delta, beta (0), entropy_coef (0)
 --- scale_rewards ("group"; batch, none), importance_sampling_level ("token"; sequence), num_iterations (1)
---- rollouts ("native"; merged), is_mode ("truncate" when merged), is_level ("sequence"), is_min (0), is_max (3)
+--- rollouts ("native"; merged, int8), is_mode ("truncate" unless native), is_level ("sequence"), is_min (0), is_max (3)
 --- on_error ("drop": the sample is left out; fail: the run ends; zero), or for each outcome { error =, timeout =, memory =, abstain = }
 --- gate (true): before the first step the verifier is attacked, and refused when it pays for junk (tl.attack)
 --- objective             function(t, out): a per-token objective of your own, see docs/recipes.md
@@ -58,14 +59,14 @@ function grpo.trainer(o)
   t.seed, t.steps, t.sequences = o.seed or 0, 0, 0
   t.tokenizer = t.model:tokenizer()
   t.iterations = o.num_iterations or 1
-  t.merged = choice(o, "rollouts", "native", { native = false, merged = true })
+  t.rollouts = choice(o, "rollouts", "native", { native = "native", merged = "merged", int8 = "int8" })
   t.on_error = require("tl.verify").policy(o.on_error)
   t.scale = choice(o, "scale_rewards", "group", SCALE)
   local eps = o.epsilon or 0.2
   t.opt = ffi.new("tl_grpo_options", { loss_type = choice(o, "loss_type", "dapo", LOSS), epsilon = eps,
     epsilon_high = o.epsilon_high or eps, delta = o.delta or 0, beta = o.beta or 0, entropy_coef = o.entropy_coef or 0,
     max_completion_length = o.max_completion_length or 512, ratio_level = choice(o, "importance_sampling_level", "token", LEVEL),
-    is_mode = choice(o, "is_mode", t.merged and "truncate" or "off", MODE), is_level = choice(o, "is_level", "sequence", LEVEL),
+    is_mode = choice(o, "is_mode", t.rollouts ~= "native" and "truncate" or "off", MODE), is_level = choice(o, "is_level", "sequence", LEVEL),
     is_min = o.is_min or 0, is_max = o.is_max or 3 })
   t.pool = require("tl.verify").pool { verifier = o.verifier or o.reward or error("grpo.trainer wants a verifier or a reward", 2),
     workers = o.workers, timeout_ms = o.timeout_ms, instructions = o.instructions, config = o.verifier_config, inline = o.inline }
@@ -86,12 +87,27 @@ function grpo.prompt_ids(tokenizer, make, problem)
   error("the prompt of a problem is messages (a table) or text; got " .. type(p), 3)
 end
 
+-- The model to sample from, the adapter to sample with, and whether this step made the model. A low-rank adapter goes on top of
+-- the int8 weights, which are then made once; a full one is merged first.
+function Trainer:sampling_model()
+  if self.rollouts == "native" then return self.model, self.adapter, false end
+  if self.rollouts == "int8" and self.adapter.kind ~= "full" then
+    self.int8 = self.int8 or self.model:quantize()
+    return self.int8, self.adapter, false
+  end
+  local merged = self.model:merge(self.adapter)
+  if self.rollouts == "merged" then return merged, nil, true end
+  local int8 = merged:quantize()
+  merged:free()
+  return int8, nil, true
+end
+
 --- Samples n completions of every problem; each goes to the verifier pool as it ends.
 function Trainer:rollout(problems)
   local o, began = self.o, C.tl_seconds()
   local r = { groups = {}, problems = problems, n_tokens = 0 }
-  local model = self.merged and self.model:merge(self.adapter) or self.model
-  local s = sample.sampler(model, { adapter = not self.merged and self.adapter or nil, max_sequences = o.max_sequences, memory = o.kv_memory })
+  local model, adapter, own = self:sampling_model()
+  local s = sample.sampler(model, { adapter = adapter, max_sequences = o.max_sequences, memory = o.kv_memory })
   local settings = { temperature = o.temperature, top_p = o.top_p, top_k = o.top_k, min_p = o.min_p, stop = o.stop,
     max_new_tokens = o.max_completion_length or 512, seed = self.seed }
   local group_of, job_of = {}, {}
@@ -122,7 +138,7 @@ function Trainer:rollout(problems)
   while waiting > 0 do take(1000) end
   r.stats, r.sample_s, r.verify_s = s:stats(), sampled - began, C.tl_seconds() - sampled
   s:free()
-  if self.merged then model:free() end
+  if own then model:free() end
   return r
 end
 
@@ -298,6 +314,7 @@ function Trainer:metrics(r, b, stats)
 end
 
 function Trainer:free()
+  if self.int8 then self.int8:free() end
   self.pool:free()
 end
 

@@ -78,12 +78,12 @@ function Sampler:completions()
   end
 end
 
---- {prompt_tokens, new_tokens, decode_steps, prefill_seconds, decode_seconds, kv_bytes} since the sampler was made
+--- {prompt_tokens, new_tokens, decode_steps, prefill_seconds, decode_seconds, fastest_step_seconds, kv_bytes} since the sampler was made
 function Sampler:stats()
   local s = ffi.new("tl_sampler_stats")
   C.tl_sampler_get_stats(self.handle, s)
   local t = {}
-  for _, k in ipairs { "prompt_tokens", "new_tokens", "decode_steps", "prefill_seconds", "decode_seconds", "kv_bytes" } do t[k] = tonumber(s[k]) end
+  for _, k in ipairs { "prompt_tokens", "new_tokens", "decode_steps", "prefill_seconds", "decode_seconds", "fastest_step_seconds", "kv_bytes" } do t[k] = tonumber(s[k]) end
   return t
 end
 

@@ -11,6 +11,7 @@
 // Memory: the cache is allocated for the budget (or for max_sequences of the longest request so far) and reallocated only while
 // nothing runs; step buffers are an arena for the widest step; a completion's own arrays are allocated when it is admitted.
 #include "sampler.h"
+#include "../base/profile.h"
 
 static tl_status allocate_step(tl_sampler *s) {
   int T = s->opt.prefill_tokens > s->opt.max_sequences ? s->opt.prefill_tokens : s->opt.max_sequences, C = s->net.cfg->width;
@@ -292,7 +293,7 @@ static tl_status prefill(tl_sampler *s) {
 }
 
 // Rows of this step: first the completions that continue (forward pass), then the new ones (their prompt's hidden state).
-static tl_status forward(tl_sampler *s, int *n_rows) {
+static tl_status forward(tl_sampler *s, int *n_rows, int *n_continued) {
   int T = 0, lists = 0;
   tl_ops()->sync();
   for (int i = 0; i < s->opt.max_sequences; i++) {
@@ -313,6 +314,7 @@ static tl_status forward(tl_sampler *s, int *n_rows) {
     run_layers(s, T, lists);
     final_norm(s, s->h, s->x, T);
   }
+  *n_continued = T;
   size_t row = (size_t)s->net.cfg->width * tlk_dtype_size(s->net.act);
   for (int i = 0; i < s->opt.max_sequences; i++)
     if (s->slots[i].req && !s->slots[i].n) {
@@ -327,8 +329,8 @@ static tl_status step(tl_sampler *s) {
   TL_TRY(admit(s));
   TL_TRY(prefill(s));
   double t0 = tl_seconds();
-  int T;
-  TL_TRY(forward(s, &T));
+  int T, continued;
+  TL_TRY(forward(s, &T, &continued));
   for (int t = 0; t < T; t++) {
     const tl_slot *q = &s->slots[s->row_slot[t]];
     const tl_sampling *p = &q->req->p;
@@ -344,12 +346,16 @@ static tl_status step(tl_sampler *s) {
     const char *reason = tl_slot_append(s, q, s->tokens[t], s->logprobs[t], s->entropy[t]);
     if (reason) tl_slot_finish(s, q, reason);
   }
+  double seconds = tl_seconds() - t0;
   s->stats.decode_steps++;
-  s->stats.decode_seconds += tl_seconds() - t0;
+  s->stats.decode_seconds += seconds;
+  if (continued > s->widest_step || (continued == s->widest_step && seconds < s->stats.fastest_step_seconds))
+    s->widest_step = continued, s->stats.fastest_step_seconds = seconds;
   return TL_OK;
 }
 
 tl_status tl_sampler_run(tl_sampler *s, int max_steps, int *pending) {
+  TL_SECTION("sampler");
   tl_net_init(&s->net, s->model, s->adapter ? tl_adapter_get_view(s->adapter) : NULL);  // the adapter may have been refreshed
   for (int i = 0; i < max_steps && s->pending && !s->done_first; i++) {
     if (tl_interrupted()) return tl_fail(TL_E_INTERRUPTED, "interrupted");

@@ -63,6 +63,7 @@ struct tl_sampler {
   tlk_sample_row *rows;          // in `in`
   int *row_slot;                 // the host's alone
   tl_sampler_stats stats;
+  int widest_step;               // completions that continued in the steps of stats.fastest_step_seconds
 };
 
 // finish.c: appends a sampled token to a slot; the finish reason when it ended, else NULL

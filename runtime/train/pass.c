@@ -11,6 +11,7 @@
 // when micro-batches of reasonable size fit the budget. A unit that does not fit is cut into smaller ones with the same prompt.
 #include "pass.h"
 #include "../adapter/adapter.h"
+#include "../base/profile.h"
 #include "../model/layer.h"
 
 enum { MIN_KEEP_ROWS = 256 };  // below this a product is bound by reading the weights: recomputing in larger cuts is cheaper
@@ -231,6 +232,7 @@ static tl_status set_up(tl_pass *p) {
 }
 
 tl_status tl_pass_create(tl_model *m, tl_adapter *a, tl_batch *b, const tl_pass_options *o, tl_pass **out) {
+  TL_SECTION("pass: planning");
   *out = NULL;
   tl_pass *p = calloc(1, sizeof *p);
   if (!p) return tl_fail(TL_E_MEMORY, "out of memory");
@@ -322,6 +324,7 @@ static void pack_rows(tl_pass *p, const micro *m) {
 }
 
 tl_status tl_pass_forward(tl_pass *p, int i, float *logprobs, float *entropy) {
+  TL_SECTION("pass: forward");
   if (i < 0 || i >= p->n_micro) return tl_fail(TL_E_ARG, "micro-batch %d of %d", i, p->n_micro);
   const tlk_ops *ops = tl_ops();
   const tl_config *c = &p->model->cfg;
@@ -346,6 +349,7 @@ tl_status tl_pass_forward(tl_pass *p, int i, float *logprobs, float *entropy) {
 }
 
 tl_status tl_pass_backward(tl_pass *p, int i, const float *dlogprob, const float *dentropy) {
+  TL_SECTION("pass: backward");
   if (!p->opt.backward) return tl_fail(TL_E_ARG, "this pass was created for the forward direction only");
   if (i < 0 || i != p->current) return tl_fail(TL_E_ARG, "backward of micro-batch %d must follow its forward", i);
   if (dentropy && !p->opt.want_entropy) return tl_fail(TL_E_ARG, "the gradient of the entropy needs want_entropy");
