@@ -185,7 +185,9 @@ function bench.grpo(model, o)
   local difference, weight
   for rep = 0, o.reps do
     local m, r = step(rep)
-    difference, weight = m["sampling/sampling_logp_difference/mean"], m["sampling/importance_sampling_ratio/mean"]
+    if m["sampling/sampling_logp_difference/mean"] then
+      difference, weight = m["sampling/sampling_logp_difference/mean"], m["sampling/importance_sampling_ratio/mean"]
+    end
     if rep > 0 or o.reps == 0 then
       t[#t + 1], sampling[#sampling + 1], verify[#verify + 1], update[#update + 1] = m.step_time, m.sample_s, m.verify_s, m.update_s
       tokens[#tokens + 1], lengths[#lengths + 1] = r.n_tokens, m["completions/mean_length"]
