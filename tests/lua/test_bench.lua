@@ -42,7 +42,7 @@ end)
 
 check.test("int8 samples near the model, and says how near", function()
   local problems = { { prompt = "What is 1 + 2?", answer = "3" }, { prompt = "What is 5 + 2?", answer = "7" } }
-  local r = bench.grpo(model, { adapter = adapter, prompts = 2, group = 4, new_tokens = 8, reps = 2, problems = problems, rollouts = "int8" })
+  local r = bench.grpo(model, { adapter = adapter, prompts = 2, group = 16, new_tokens = 8, reps = 2, problems = problems, rollouts = "int8" })
   equal(r.logp_difference > 0 and r.logp_difference < 0.2, true, tostring(r.logp_difference))
   equal(r.importance_weight > 0.5 and r.importance_weight < 2, true, tostring(r.importance_weight))
 end)
