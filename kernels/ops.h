@@ -173,10 +173,10 @@ typedef struct tlk_ops {
   void (*head_bwd)(float *dh, float *dw, tlk_mat h, const tlk_packed *w, const int32_t *targets, const float *lse,
                    const float *entropy, const float *dlogprob, const float *dentropy, float inv_temp, int T);
   //      One token per row: ids (T), logprob (T) = log_softmax(l / temperature)[id] over the whole vocabulary (no
-  //      renormalisation after truncation; temperature 0: logprob at temperature 1). Bit-equal to head_fwd's logprob for the
-  //      same h row, target and inv_temp = 1 / temperature. entropy (T) or NULL.
-  void (*head_sample)(int32_t *ids, float *logprob, float *entropy, tlk_mat h, const tlk_packed *w, const tlk_sample_row *rows,
-                      int T);
+  //      renormalisation after truncation; temperature 0: logprob at temperature 1). Bit-equal to head_fwd's logprob, lse
+  //      and entropy for the same h row, target and inv_temp = 1 / temperature. lse (T) or NULL, entropy (T) or NULL.
+  void (*head_sample)(int32_t *ids, float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w,
+                      const tlk_sample_row *rows, int T);
 
   // ---- optimiser and small things on (n) F32 vectors
   //      AdamW (Loshchilov & Hutter 2019), step counts from 1: m, v, param updated in place

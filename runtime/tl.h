@@ -321,6 +321,17 @@ tl_status tl_svd(const float *w, int n, int k, int rank, float *U, float *S, flo
 // ---------------------------------------------------------------- sampling
 typedef struct tl_sampler tl_sampler;
 
+// What a sampler keeps of its forward pass for the training pass that follows (runtime/model/kept.h): the activations of as many
+// of the upper layers as memory_bytes hold. One for all steps of a run: a sampler empties it when it starts.
+typedef struct tl_kept tl_kept;
+typedef struct tl_kept_info {
+  int n_layers;                     // layers that are kept; 0: memory_bytes is too little for one
+  int64_t rows, bytes;              // rows in use; bytes of all rows that were expected
+} tl_kept_info;
+tl_status tl_kept_create(int64_t memory_bytes, tl_kept **out);
+void tl_kept_free(tl_kept *k);
+void tl_kept_get_info(const tl_kept *k, tl_kept_info *out);
+
 typedef struct tl_sampling {
   float temperature, top_p, min_p;  // 0 greedy; 1 off; 0 off
   int top_k;                        // 0 off
@@ -335,6 +346,7 @@ typedef struct tl_sampler_options {
   int max_sequences;                // decoded at once; 0: 64
   int64_t memory_bytes;             // for the KV cache; 0: as needed for max_sequences at the requests' own lengths
   int prefill_tokens;               // rows a prefill pass may take; 0: 512
+  tl_kept *kept;                    // filled for a pass to train from; NULL: nothing is kept
 } tl_sampler_options;
 
 typedef struct tl_completion {
@@ -377,6 +389,10 @@ tl_status tl_batch_create(tl_batch **out);
 void tl_batch_free(tl_batch *b);
 tl_status tl_batch_prompt(tl_batch *b, const int32_t *ids, int n, int *prompt);                       // prompt: its index
 tl_status tl_batch_completion(tl_batch *b, int prompt, const int32_t *ids, int n, int *completion);   // completion: its index
+// completion is what the sampler drew with this sequence id. When every completion of a batch is marked so and is in the pass's
+// tl_kept, and model, adapter and temperature are still those it was sampled with, the pass takes the upper layers from there
+// instead of computing them. The results are the same to the bit; if anything is missing the pass goes the ordinary way.
+tl_status tl_batch_sampled(tl_batch *b, int completion, uint64_t sequence_id);
 int tl_batch_n_completions(const tl_batch *b);
 int64_t tl_batch_n_tokens(const tl_batch *b);            // completion tokens in all = length of the per-token arrays
 int64_t tl_batch_offset(const tl_batch *b, int completion);  // where a completion's tokens start in the per-token arrays
@@ -386,6 +402,7 @@ typedef struct tl_pass_options {
   int64_t memory_bytes;             // budget for activations; 0: 2 GiB. Decides micro-batches and recomputation
   bool backward;                    // gradients will be asked for
   bool want_entropy;                // entropy (and its gradient) is computed
+  tl_kept *kept;                    // what the sampler kept of these completions, or NULL: see tl_batch_sampled
 } tl_pass_options;
 
 // A pass runs a batch through the model in micro-batches of whole prompts. For each micro-batch i, in order:
@@ -394,6 +411,7 @@ typedef struct tl_pass_options {
 tl_status tl_pass_create(tl_model *m, tl_adapter *a, tl_batch *b, const tl_pass_options *o, tl_pass **out);
 void tl_pass_free(tl_pass *p);
 int tl_pass_n_micro(const tl_pass *p);
+int tl_pass_first_kept(const tl_pass *p);                // layers from here on come from tl_kept; n_layers: none does
 bool tl_pass_recomputes(const tl_pass *p);               // true: layers are recomputed in backward to fit the budget
 int64_t tl_pass_planned_bytes(const tl_pass *p);
 // completions of micro-batch i: first .. first + count - 1

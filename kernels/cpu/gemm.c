@@ -65,9 +65,12 @@ typedef struct {
   float *c;
   ptrdiff_t ldc;
   int add;
-  const char *ahead;  // fetched into L2, one line a step; ahead_stride 0: nothing
+  const char *ahead;  // fetched into L2, `lines` lines a step; ahead_stride 0: nothing
   ptrdiff_t ahead_stride;
 } job;
+
+// Lines fetched a step: the fewer rows, the fewer tiles there are to fetch the next panel under.
+static inline int lines(int rows) { return rows <= 3 ? 4 : rows == 4 ? 2 : 1; }
 
 // rows x (nv registers) of C; rows, nv, bf16 and the step stride are constants in every instance
 INLINE void tile(const job *q, const int rows, const int nv, const int kind, const ptrdiff_t step_stride) {
@@ -90,7 +93,8 @@ INLINE void tile(const job *q, const int rows, const int nv, const int kind, con
 #pragma GCC unroll 4
       for (int j = 0; j < nv; j++) acc[i][j] = multiply(kind, acc[i][j], av, bv[j]);
     }
-    __builtin_prefetch(ahead, 0, 2);
+#pragma GCC unroll 4
+    for (int l = 0; l < lines(rows); l++) __builtin_prefetch(ahead + 64 * l, 0, 2);
     ahead += ahead_stride;
     a += step_stride;
     b += PANEL;
@@ -154,7 +158,7 @@ INLINE void product(int kind, int rows, const void *a, ptrdiff_t row_stride, ptr
   q.steps = n_steps(k, kind) - q.odd;
   int n = div_up(rows, MAX_ROWS);
   const char *end = (const char *)b + (ptrdiff_t)n_steps(k, kind) * STEP_BYTES;
-  ptrdiff_t fetched = 0, most = (ptrdiff_t)q.steps * 64;
+  ptrdiff_t fetched = 0;
   for (int i = 0; i < n; i++) {
     int r0, r1;
     share(rows, i, n, &r0, &r1);
@@ -162,9 +166,9 @@ INLINE void product(int kind, int rows, const void *a, ptrdiff_t row_stride, ptr
       q.a = (const char *)a + r0 * row_stride;
       q.b = (const float *)b + j;
       q.c = c + r0 * ldc + j;
-      q.ahead_stride = fetched < fetch ? 64 : 0;
+      q.ahead_stride = fetched < fetch ? 64 * lines(r1 - r0) : 0;
       q.ahead = fetched < fetch ? end + fetched : (const char *)q.b;
-      fetched += most;
+      fetched += q.steps * q.ahead_stride;
       fn(&q, r1 - r0);
     }
   }

@@ -1,9 +1,9 @@
 // linear.c: y (T, N) = x W^T + bias + B (R (A x)), over packed weights; several weights of the same x at once.
 //
 // Work is cut into items of one panel (64 outputs) by up to 48 rows; a thread takes runs of neighbouring items, panel by panel,
-// so that a panel is read from memory once. With few rows, where reading the weights is all the work, an item is half a panel:
-// otherwise the last panel of a small weight would keep the other threads waiting. An item's 48 x 64 results are made in a small
-// fp32 buffer, in pieces of K_BLOCK inputs added in order (a piece of a panel fits L2); low-rank term, bias, accumulation and
+// so that a panel is read from memory once. With few rows, where reading the weights is all the work, the panels that would be
+// left over when the others are shared evenly are cut in halves, so that no thread waits long. An item's 48 x 64 results are
+// made in a small fp32 buffer, in pieces of K_BLOCK inputs added in order (a piece of a panel fits L2); low-rank term, bias, accumulation and
 // rounding follow while it is in L1. z = A x and s = R z come first, for all rows: r numbers a row.
 //
 // Cost: 2 T N K flop; memory read once: N K weights, T K activations per panel from L2/L3.
@@ -47,38 +47,39 @@ typedef struct {
 
 typedef struct {
   part parts[MOST_GROUP];
-  int n_parts, T, accumulate, row_blocks, halves, rank;  // rank: the largest r
+  int n_parts, T, accumulate, row_blocks, whole, rank;  // whole: panels before those in halves; rank: the largest r
   tlk_mat x;
   bytes_mat bytes;  // x for an int8 weight
   float *bts;   // a thread's B^T of one panel: (r, 64)
   int *turned;  // and which panel that is; 16 ints apart
 } job;
 
-static void products(float *c, const job *q, const part *p, int panel, int half, int t0, int t1) {
+// columns j0 .. j0 + width of a panel's products
+static void products(float *c, const job *q, const part *p, int panel, int j0, int width, int t0, int t1) {
   const tlk_packed *w = p->w;
   if (w->scale) {
     OP(gemm_bytes)(c, PANEL, &q->bytes, w, t0, t1, panel);
     return;
   }
-  int bf16 = w->compute == TLK_BF16, at = half * (PANEL / 2);
+  int bf16 = w->compute == TLK_BF16;
   const char *a = mat_row(q->x, t0);
   ptrdiff_t stride = (ptrdiff_t)q->x.ld * (bf16 ? 2 : 4);
   for (int k = 0; k < w->K; k += K_BLOCK) {
     const char *ak = a + (size_t)k * (bf16 ? 2 : 4);
     const uint32_t *b = w->data + panel * w->panel_words + (size_t)n_steps(k, bf16) * PANEL;
     int n = min_int(K_BLOCK, w->K - k);
-    if (q->halves == 1) OP(gemm_weight)(bf16, t1 - t0, ak, stride, b, n, c, PANEL, k > 0);
-    else OP(gemm)(bf16, t1 - t0, ak, stride, 4, b + at, n, PANEL / 2, c + at, PANEL, k > 0);
+    if (width == PANEL) OP(gemm_weight)(bf16, t1 - t0, ak, stride, b, n, c, PANEL, k > 0);
+    else OP(gemm)(bf16, t1 - t0, ak, stride, 4, b + j0, n, width, c + j0, PANEL, k > 0);
   }
 }
 
-static void block(const job *q, const part *p, int panel, int half, int rows, const float *bt) {
+static void block(const job *q, const part *p, int panel, int j0, int width, int rows, const float *bt) {
   float c[ROW_BLOCK * PANEL] __attribute__((aligned(64)));
-  int t0, t1, n0 = panel * PANEL, width = PANEL / q->halves, n = min_int(PANEL, p->w->N - n0);
+  int t0, t1, n0 = panel * PANEL, n = min_int(PANEL, p->w->N - n0);
   share(q->T, rows, q->row_blocks, &t0, &t1);
-  products(c, q, p, panel, half, t0, t1);
-  if (p->r) add_lowrank(c, bt, p->s + (size_t)t0 * p->r, p->active + t0, p->r, t1 - t0, half * width, width);
-  store_rows(p->y, c, p->bias, t0, t1, n0, half * width, min_int(n, (half + 1) * width), q->accumulate);
+  products(c, q, p, panel, j0, width, t0, t1);
+  if (p->r) add_lowrank(c, bt, p->s + (size_t)t0 * p->r, p->active + t0, p->r, t1 - t0, j0, width);
+  store_rows(p->y, c, p->bias, t0, t1, n0, j0, min_int(n, j0 + width), q->accumulate);
 }
 
 // bt (r, 64): the columns of B^T that belong to a panel
@@ -90,7 +91,8 @@ static void turn_b(float *bt, const float *B, int r, int n0, int n) {
 
 static void item(const void *ctx, int i, int thread) {
   const job *q = ctx;
-  int rows = i % q->row_blocks, half = i / q->row_blocks % q->halves, all = i / q->row_blocks / q->halves;
+  int rows = i % q->row_blocks, all = i / q->row_blocks, half = -1;
+  if (all >= q->whole) half = (all - q->whole) % 2, all = q->whole + (all - q->whole) / 2;
   const part *p = q->parts;
   while (p + 1 < q->parts + q->n_parts && all >= p[1].first) p++;
   int panel = all - p->first;
@@ -99,7 +101,7 @@ static void item(const void *ctx, int i, int thread) {
     turn_b(bt, p->B, p->r, panel * PANEL, min_int(PANEL, p->w->N - panel * PANEL));
     q->turned[thread * 16] = all;
   }
-  block(q, p, panel, half, rows, bt);
+  block(q, p, panel, half > 0 ? PANEL / 2 : 0, half < 0 ? PANEL : PANEL / 2, rows, bt);
 }
 
 // z and s of the linears that have a low-rank term
@@ -126,8 +128,8 @@ static void low_rank(job *q, const tlk_linear *l, int n, tlk_mat x) {
 }
 
 static void group(const tlk_linear *l, int n, tlk_mat x, int T, int accumulate) {
-  job q = {.n_parts = n, .T = T, .accumulate = accumulate, .row_blocks = div_up(T, ROW_BLOCK), .halves = 1};
-  int panels = 0, bytes = 0, K = l->w->K, compute = l->w->compute;
+  job q = {.n_parts = n, .T = T, .accumulate = accumulate, .row_blocks = div_up(T, ROW_BLOCK)};
+  int panels = 0, threads = tlk_cpu_threads(), bytes = 0, K = l->w->K, compute = l->w->compute;
   double cost = 0;
   for (int i = 0; i < n; i++) {
     q.parts[i] = (part){.y = l[i].y, .w = l[i].w, .bias = l[i].bias, .first = panels};
@@ -138,9 +140,9 @@ static void group(const tlk_linear *l, int n, tlk_mat x, int T, int accumulate) 
   low_rank(&q, l, n, x);
   if (bytes) q.bytes = OP(as_bytes)(x, T, K);
   else q.x = OP(as_act)(x, T, K, compute);
-  if (T <= FEW_ROWS && !bytes) q.halves = 2;
-  else if (panels * q.row_blocks % tlk_cpu_threads() && T > 1) q.row_blocks = min_int(q.row_blocks * tlk_cpu_threads(), T);
-  tlk_run(panels * q.halves * q.row_blocks, cost, item, &q);
+  q.whole = T <= FEW_ROWS && !bytes ? panels - panels % threads : panels;
+  if (T > FEW_ROWS && panels * q.row_blocks % threads) q.row_blocks = min_int(q.row_blocks * threads, T);
+  tlk_run((2 * panels - q.whole) * q.row_blocks, cost, item, &q);
 }
 
 void OP(linear_fwd)(tlk_mat y, float *z, tlk_mat x, const tlk_packed *w, const float *bias, const tlk_lowrank *lr, int T,

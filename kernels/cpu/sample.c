@@ -158,7 +158,7 @@ static int choose(const row_view *v, const tlk_sample_row *r) {
 
 typedef struct {
   int32_t *ids;
-  float *logprob, *entropy;
+  float *logprob, *lse, *entropy;
   head_rows h;          // all rows
   const tlk_packed *w;
   const tlk_sample_row *rows;
@@ -190,10 +190,11 @@ static void sample_row(const void *ctx, int t, int thread) {
   q->ids[t] = choose(&v, &q->rows[t]);
   OP(head_finish)(v.stats, q->blocks, v.stride, &lse, q->entropy ? &q->entropy[t] : NULL);
   q->logprob[t] = v.l[q->ids[t]] - lse;
+  if (q->lse) q->lse[t] = lse;
 }
 
-void OP(head_sample)(int32_t *ids, float *logprob, float *entropy, tlk_mat h, const tlk_packed *w, const tlk_sample_row *rows,
-                     int T) {
+void OP(head_sample)(int32_t *ids, float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w,
+                     const tlk_sample_row *rows, int T) {
   if (T <= 0) return;
   size_t V = (size_t)w->N, Vp = (size_t)n_panels(w->N) * PANEL;
   int chunk = max_int(1, min_int(T, (int)(CHUNK_BYTES / (Vp * 4)))), blocks = div_up(w->N, HEAD_BLOCK);
@@ -206,6 +207,7 @@ void OP(head_sample)(int32_t *ids, float *logprob, float *entropy, tlk_mat h, co
   for (int t = 0; t < T; t += chunk) {
     q.first = t, q.T = min_int(chunk, T - t);
     q.parts = div_up(q.T, ROW_BLOCK);
+    q.lse = lse ? lse + t : NULL;
     q.ids = ids + t, q.logprob = logprob + t, q.entropy = entropy ? entropy + t : NULL, q.rows = rows + t;
     tlk_run(blocks * q.parts, (double)q.T * V * w->K / 16, block_part, &q);
     tlk_run(q.T, (double)q.T * V, sample_row, &q);

@@ -109,8 +109,8 @@ void ref_head_fwd(float *logprob, float *lse, float *entropy, tlk_mat h, const t
                   float inv_temp, int T);
 void ref_head_bwd(float *dh, float *dw, tlk_mat h, const tlk_packed *w, const int32_t *targets, const float *lse,
                   const float *entropy, const float *dlogprob, const float *dentropy, float inv_temp, int T);
-void ref_head_sample(int32_t *ids, float *logprob, float *entropy, tlk_mat h, const tlk_packed *w, const tlk_sample_row *rows,
-                     int T);
+void ref_head_sample(int32_t *ids, float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w,
+                     const tlk_sample_row *rows, int T);
 void ref_adamw(float *param, float *m, float *v, const float *grad, size_t n, float lr, float beta1, float beta2, float eps,
                float weight_decay, int step);
 double ref_sumsq(const float *x, size_t n);

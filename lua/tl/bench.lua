@@ -145,7 +145,7 @@ function bench.train(model, o)
   for i = 0, n - 1 do d[i] = -1 / n end
   local function step()
     o.adapter:zero_gradient()
-    local p = pass.create(model, batch, { adapter = o.adapter, backward = true, memory = o.memory })
+    local p = pass.create(model, batch, { adapter = o.adapter, backward = true, memory = require("tl.memory").of_pass(o.memory) })
     for i = 0, p.n_micro - 1 do
       p:forward(i, lp, nil)
       p:backward(i, d, nil)
@@ -182,7 +182,7 @@ function bench.grpo(model, o)
     for i = 1, o.prompts do batch[i] = o.problems[(rep * o.prompts + i - 1) % #o.problems + 1] end
     return trainer:step(batch)
   end
-  local difference, weight
+  local difference, weight, kept, predicted
   for rep = 0, o.reps do
     local m, r = step(rep)
     if m["sampling/sampling_logp_difference/mean"] then
@@ -190,12 +190,13 @@ function bench.grpo(model, o)
     end
     if rep > 0 or o.reps == 0 then
       t[#t + 1], sampling[#sampling + 1], verify[#verify + 1], update[#update + 1] = m.step_time, m.sample_s, m.verify_s, m.update_s
+      kept, predicted = m.layers_kept, m.predicted_rss_bytes
       tokens[#tokens + 1], lengths[#lengths + 1] = r.n_tokens, m["completions/mean_length"]
     end
   end
   local profile = o.profile and bench.profile(function() step(0) end) or nil
   trainer:free()
-  return { profile = profile, rollouts = o.rollouts, logp_difference = difference, importance_weight = weight, seconds_per_step = median(t), seconds_per_step_best = math.min(unpack(t)), sample_s = median(sampling), verify_s = median(verify),
+  return { profile = profile, rollouts = o.rollouts, logp_difference = difference, layers_kept = kept, predicted_rss_bytes = predicted, importance_weight = weight, seconds_per_step = median(t), seconds_per_step_best = math.min(unpack(t)), sample_s = median(sampling), verify_s = median(verify),
     update_s = median(update), tokens_per_step = median(tokens), mean_length = median(lengths), peak_rss_bytes = tonumber(C.tl_peak_rss_bytes()),
     prompts = o.prompts, group = o.group, new_tokens = o.new_tokens, reps = o.reps, peak_gflops = peak_of(model) * 1e-9 }
 end

@@ -39,6 +39,7 @@ static tl_profile_row *add(const char *name, int n, int k, int compute, double s
 }
 
 static void count(double t0, const char *name, int n, int k, int compute, double flops, double bytes) {
+  real->sync();
   double s = tl_seconds() - t0;
   in_ops += s;
   add(name, n, k, compute, s, flops, bytes)->is_op = true;
@@ -106,7 +107,7 @@ static void colsum(float *db, tlk_mat dy, int T, int N) {
 static void lowrank_bwd(double *dR, const float *g, const float *z, const int32_t *unit_off, int n_units, int r) {
   double t0 = tl_seconds();
   real->lowrank_bwd(dR, g, z, unit_off, n_units, r);
-  double T = n_units ? unit_off[n_units] - unit_off[0] : 0;
+  double T = n_units && real->host ? unit_off[n_units] - unit_off[0] : 0;
   count(t0, "lowrank_bwd", 0, 0, TL_F32, 2.0 * T * r * r, 8.0 * T * r);
 }
 
@@ -142,9 +143,10 @@ static void cast(tlk_mat y, const int32_t *out_rows, tlk_mat x, int T, int C) {
   count(t0, "cast", 0, 0, y.dtype, 0, mat_bytes(x, T, C) + mat_bytes(y, T, C));
 }
 
-// keys that the T queries see, summed
+// keys that the T queries see, summed; where the host cannot read the map, as if all saw the longest list
 static double key_pairs(const tlk_attn_map *map, int T) {
   double n = 0;
+  if (!real->host) return (double)T * map->longest;
   for (int t = 0; t < T; t++)
     n += map->window > 0 && map->kv_len[t] > map->window ? map->window : map->kv_len[t];
   return n;
@@ -209,11 +211,11 @@ static void head_bwd(float *dh, float *dw, tlk_mat h, const tlk_packed *w, const
   count(t0, "head_bwd", N, K, c, (dw ? 6.0 : 4.0) * T * N * K, weight_bytes(w) + mat_bytes(h, T, K) + 4.0 * T * K);
 }
 
-static void head_sample(int32_t *ids, float *logprob, float *entropy, tlk_mat h, const tlk_packed *w, const tlk_sample_row *r,
+static void head_sample(int32_t *ids, float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w, const tlk_sample_row *r,
                         int T) {
   int N, K, c;
   double t0 = tl_seconds();
-  real->head_sample(ids, logprob, entropy, h, w, r, T);
+  real->head_sample(ids, logprob, lse, entropy, h, w, r, T);
   dims(w, &N, &K, &c);
   count(t0, "head_sample", N, K, c, 2.0 * T * N * K, weight_bytes(w) + mat_bytes(h, T, K));
 }

@@ -144,7 +144,7 @@ static void head_sample(const int *which, int n, out_rows *o) {
   for (int i = 0; i < n; i++) rows[i] = in.sample[which[i]];
   int32_t *ids = take(4 * (size_t)n);
   float *logprob = vec_nan((size_t)n), *entropy = vec_nan((size_t)n);
-  ops->head_sample(ids, logprob, entropy, h.m, w, rows, n);
+  ops->head_sample(ids, logprob, NULL, entropy, h.m, w, rows, n);
   emit_vec(o, ids, 1, n);
   emit_vec(o, logprob, 1, n);
   emit_vec(o, entropy, 1, n);
@@ -307,14 +307,15 @@ static void no_lowrank_case(void) {
 
 static void sampled_logprob_case(void) {
   int32_t ids[ROWS];
-  float logprob[ROWS], entropy[ROWS], want[3];
-  ops->head_sample(ids, logprob, entropy, in.x.m, w, in.sample, ROWS);
+  float logprob[ROWS], lse[ROWS], entropy[ROWS], want[3];
+  ops->head_sample(ids, logprob, lse, entropy, in.x.m, w, in.sample, ROWS);
   for (int t = 0; t < ROWS; t++) {
     tlk_mat h = {row_at(&in.x, t), compute, in.x.m.ld};
     float temperature = in.sample[t].temperature;
     CHECK(ids[t] >= 0 && ids[t] < V, "id %d", ids[t]);
     ops->head_fwd(&want[0], &want[1], &want[2], h, w, &ids[t], temperature > 0 ? 1 / temperature : 1, 1);
     CHECK(memcmp(&want[0], &logprob[t], 4) == 0, "row %d: sampled %.9g, trained %.9g", t, logprob[t], want[0]);
+    CHECK(memcmp(&want[1], &lse[t], 4) == 0, "row %d: lse %.9g, %.9g", t, lse[t], want[1]);
     CHECK(memcmp(&want[2], &entropy[t], 4) == 0, "row %d: entropy %.9g, %.9g", t, entropy[t], want[2]);
   }
 }

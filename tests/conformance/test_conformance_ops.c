@@ -426,12 +426,13 @@ static void head_sample_case(const row *r) {
   tlk_sample_row *rows = take(sizeof *rows * T);
   for (int t = 0; t < r->T; t++) rows[t] = (tlk_sample_row){.top_p = 1};
   int32_t *ids = take(4 * T), *ids2 = take(4 * T);
-  float *want = vec_nan(2 * T), *got = vec_nan(2 * T);
-  ref->head_sample(ids, want, want + T, h.m, w.want, rows, r->T);
-  ops->head_sample(ids2, got, got + T, h.m, w.got, rows, r->T);
+  float *want = vec_nan(3 * T), *got = vec_nan(3 * T);
+  ref->head_sample(ids, want, want + 2 * T, want + T, h.m, w.want, rows, r->T);
+  ops->head_sample(ids2, got, got + 2 * T, got + T, h.m, w.got, rows, r->T);
   for (int t = 0; t < r->T; t++) CHECK(ids[t] == ids2[t], "row %d: greedy id %d, expected %d", t, ids2[t], ids[t]);
   close_vec("logprob", want, got, T, tolerance(r));
   close_vec("entropy", want + T, got + T, T, tolerance(r));
+  close_vec("lse", want + 2 * T, got + 2 * T, T, tolerance(r));
   weights_free(w);
 }
 

@@ -22,7 +22,7 @@ command.parameters = {
   { "rollouts", { "native", "grpo: what samples", choices = { "native", "merged", "int8" } } },
   { "profile", { false, "one more repetition, op by op: time, FLOPs, bytes, share of this machine's limit" } },
   { "reps", { 3, "measured repetitions, after one to warm up", integer = true, min = 1 } },
-  { "memory", { 0, "budget for activations; 0: the default", type = "size" } },
+  { "memory", { 0, "what the process may take in all (4G); 0: 2 GiB beyond the model", type = "size" } },
 }
 
 local function number(v) return v % 1 == 0 and ("%d"):format(v) or ("%.4g"):format(v) end
