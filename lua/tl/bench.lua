@@ -145,7 +145,7 @@ function bench.train(model, o)
   for i = 0, n - 1 do d[i] = -1 / n end
   local function step()
     o.adapter:zero_gradient()
-    local p = pass.create(model, batch, { adapter = o.adapter, backward = true, memory = require("tl.memory").of_pass(o.memory) })
+    local p = pass.create(model, batch, { adapter = o.adapter, backward = true, memory = require("tl.memory").of_pass(model, o.memory) })
     for i = 0, p.n_micro - 1 do
       p:forward(i, lp, nil)
       p:backward(i, d, nil)

@@ -4,7 +4,7 @@
 ---   cache        keys and values of the step's prompts and of as many completions as run at once; free again before training
 ---   kept         activations that the sampler leaves for training (native rollouts only): as many layers as fit
 ---   pass         activations of the training pass, cut into micro-batches that fit
----   RESERVE      logits of a decode step, kernels' scratch, Lua
+---   reserve      logits of a decode step (at most 64 MiB), kernels' scratch, Lua
 ---
 --- The cache comes first, at most half of what is left: fewer completions run at once when it is short. Of the rest two thirds are
 --- for what is kept; the pass gets what is left then. The sum is what is predicted; the metrics say what the peak was.
@@ -15,23 +15,24 @@ local C = F.C
 local memory = {}
 
 local MIB = 1024 * 1024
-local RESERVE = 160 * MIB
 local DEFAULT = 2048 * MIB      -- beyond what is resident
-local LEAST = 48 * MIB          -- a pass gets at least this
+local LEAST = 8 * MIB           -- what is kept and a pass get at least this together
 
 -- bytes of one row of the cache: k and v of every layer
 local function cache_row(model)
   return model.n_layers * 2 * model.n_kv_heads * model.head_dim * (model.compute == "f32" and 4 or 2)
 end
 
+local function reserve(model) return math.min(64 * MIB, 64 * 4 * model.vocab) + 48 * MIB end
+
 --- When a trainer is made: its limit, beyond what is resident now.
 function memory.start(t)
   t.resident = tonumber(C.tl_rss_bytes())
   local limit = t.o.memory and t.o.memory > 0 and t.o.memory or t.resident + DEFAULT
-  t.free_memory = limit - t.resident - RESERVE - (t.rollouts == "native" and 0 or t.model.packed_bytes / 2)
-  if t.free_memory < 2 * LEAST then
-    error(("memory: %d MiB are not enough: %d MiB are taken by the model and the program, %d MiB are reserved, and a step needs at least %d MiB more")
-      :format(limit / MIB, t.resident / MIB, RESERVE / MIB, 2 * LEAST / MIB), 0)
+  t.free_memory = limit - t.resident - reserve(t.model) - (t.rollouts == "native" and 0 or t.model.packed_bytes / 2)
+  if t.free_memory < LEAST then
+    error(("memory: %d MiB are not enough: the program and the model take %d MiB, scratch is reserved %d MiB, and a step needs at least %d MiB more")
+      :format(limit / MIB, math.ceil(t.resident / MIB), math.ceil((limit - t.resident - t.free_memory) / MIB), LEAST / MIB), 0)
   end
 end
 
@@ -48,13 +49,13 @@ function memory.plan(t, groups)
   end
   local kept = t.kept_bytes or 0
   local pass = math.max(LEAST, t.free_memory - kept)
-  return { cache = cache, kept = kept, pass = pass, predicted = t.resident + RESERVE + kept + math.max(cache, pass) }
+  return { cache = cache, kept = kept, pass = pass, predicted = t.resident + reserve(t.model) + kept + math.max(cache, pass) }
 end
 
 --- The budget of a pass for a process that may take `limit` bytes in all; nil or 0: the pass's own default.
-function memory.of_pass(limit)
+function memory.of_pass(model, limit)
   if not limit or limit == 0 then return 0 end
-  return math.max(LEAST, limit - tonumber(C.tl_rss_bytes()) - RESERVE)
+  return math.max(LEAST, limit - tonumber(C.tl_rss_bytes()) - reserve(model))
 end
 
 return memory

@@ -47,7 +47,7 @@ function Trainer:step(examples)
   local logprob, d = ffi.new("float[?]", n), ffi.new("float[?]", n)
   for i = 0, n - 1 do d[i] = -1 / n end
   self.adapter:zero_gradient()
-  local p = pass.create(self.model, batch, { adapter = self.adapter, memory = memory.of_pass(self.o.memory), backward = true })
+  local p = pass.create(self.model, batch, { adapter = self.adapter, memory = memory.of_pass(self.model, self.o.memory), backward = true })
   for i = 0, p.n_micro - 1 do
     p:forward(i, logprob, nil)
     p:backward(i, d, nil)
@@ -76,7 +76,7 @@ function Trainer:loss(examples)
     batch:completion(completion)
   end
   local n, sum = batch:n_tokens(), 0
-  local lp = pass.logprobs(self.model, batch, { adapter = self.adapter, memory = memory.of_pass(self.o.memory) })
+  local lp = pass.logprobs(self.model, batch, { adapter = self.adapter, memory = memory.of_pass(self.model, self.o.memory) })
   for i = 0, n - 1 do sum = sum - lp[i] end
   batch:free()
   return sum / n
