@@ -170,12 +170,23 @@ function bench.train(model, o)
   return last
 end
 
+-- a reward that depends on the text, if ms is given after waiting so long, as a verifier does that asks another program
+local function text_reward(ms)
+  if not ms or ms == 0 then return function(_, completion) return #completion.text % 2 end end
+  return loadstring(([[return function(problem, completion)
+    os.execute("sleep %.3f")
+    return #completion.text %% 2
+  end]]):format(ms / 1000))()
+end
+
 --- GRPO steps: `prompts` prompts x `group` completions of up to `new_tokens` tokens. problems: a list; reward by the verifier.
 --- So that a step has something to train on, the reward of a benchmark may be random (verifier = nil): it depends on the text.
+--- verify_ms: the verifier waits that long for every completion.
 function bench.grpo(model, o)
   local trainer = require("tl.grpo").trainer { model = model, adapter = o.adapter, num_generations = o.group, lr = 1e-3,
     max_completion_length = o.new_tokens, rollouts = o.rollouts, verifier = o.verifier, prompt = o.prompt, memory = o.memory, seed = 1,
-    reward = not o.verifier and function(_, completion) return #completion.text % 2 end or nil, max_sequences = o.max_sequences }
+    workers = o.workers, timeout_ms = 10000 + (o.verify_ms or 0),
+    reward = not o.verifier and text_reward(o.verify_ms) or nil, max_sequences = o.max_sequences }
   local t, sampling, verify, update, tokens, lengths = {}, {}, {}, {}, {}, {}
   local function step(rep)
     local batch = {}
@@ -199,6 +210,29 @@ function bench.grpo(model, o)
   return { profile = profile, rollouts = o.rollouts, logp_difference = difference, layers_kept = kept, predicted_rss_bytes = predicted, importance_weight = weight, seconds_per_step = median(t), seconds_per_step_best = math.min(unpack(t)), sample_s = median(sampling), verify_s = median(verify),
     update_s = median(update), tokens_per_step = median(tokens), mean_length = median(lengths), peak_rss_bytes = tonumber(C.tl_peak_rss_bytes()),
     prompts = o.prompts, group = o.group, new_tokens = o.new_tokens, reps = o.reps, peak_gflops = peak_of(model) * 1e-9 }
+end
+
+-- Shapes of known models, for random weights: what a step costs at a size that is not here.
+local SHAPES = {  -- layers, width, heads, kv heads, ffn, vocab
+  ["smollm2-135m"] = { 30, 576, 9, 3, 1536, 49152 }, ["smollm2-360m"] = { 32, 960, 15, 5, 2560, 49152 },
+  ["qwen2.5-0.5b"] = { 24, 896, 14, 2, 4864, 151936 }, ["qwen2.5-1.5b"] = { 28, 1536, 12, 2, 8960, 151936 },
+}
+
+--- A model with random weights in the shape of a known one, or nil.
+function bench.shaped(name, dtype)
+  local s = SHAPES[name]
+  if not s then return nil end
+  local json, path = require "tl.json", os.tmpname()
+  local qwen = name:match "^qwen"
+  local text = json.encode { architectures = { qwen and "Qwen2ForCausalLM" or "LlamaForCausalLM" }, model_type = qwen and "qwen2" or "llama",
+    num_hidden_layers = s[1], hidden_size = s[2], num_attention_heads = s[3], num_key_value_heads = s[4], intermediate_size = s[5], vocab_size = s[6],
+    rms_norm_eps = 1e-5, rope_theta = 10000, max_position_embeddings = 4096, tie_word_embeddings = true, hidden_act = "silu", eos_token_id = 2 }
+  F.check(C.tl_write_file(path, text, #text))
+  local ok, m = pcall(require("tl.model").create, path, { dtype = dtype })
+  os.remove(path)
+  if not ok then error(m, 0) end
+  m.tok = false  -- there is none
+  return m
 end
 
 return bench

@@ -8,7 +8,7 @@
 // embedding is what unpack says.
 #include "conformance.h"
 
-enum { ROWS = 64, MOST = 200, N = 203, K = 150, H = 6, G = 2, D = 38, RANK = 3, KEYS = 90, V = 1031 };
+enum { ROWS = 64, MOST = 200, N = 203, K = 150, H = 6, G = 2, D = 38, RANK = 3, KEYS = 90, LISTS = (1 + ROWS) * KEYS, V = 1031 };
 
 static tlk_packed *w;  // (N, K) for linears, (V, K) for the head and the embedding
 static mat mat_pick(const mat *from, const int *which, int n) {
@@ -98,8 +98,8 @@ static void rope(const int *which, int n, out_rows *o) {
 static void attn_fwd(const int *which, int n, out_rows *o) {
   mat q = mat_pick(&in.q, which, n), y = mat_nan(n, H * D, compute);
   float *lse = vec_nan((size_t)n * H);
-  int32_t *slots = take(4 * KEYS), moved = n == 7 ? KEYS : 0;
-  for (int i = 0; i < KEYS; i++) slots[i] = in.kv_rows[i] + moved;
+  int32_t *slots = take(4 * LISTS), moved = n == 7 ? KEYS : 0;
+  for (int i = 0; i < LISTS; i++) slots[i] = in.kv_rows[i] + moved;
   tlk_attn_map map = {ints_pick(in.kv_off, which, n), ints_pick(in.kv_len, which, n), slots, 0};
   ops->attn_fwd(y.m, lse, q.m, in.k.m, in.v.m, &map, 0.16f, n, H, G, D);
   emit_mat(o, &y);
@@ -172,12 +172,16 @@ static void make_inputs(void) {
   in.lr = (tlk_lowrank){RANK, vec_random(RANK * K, 0.1), vec_random(N * RANK, 0.5), vec_random(3 * RANK * RANK, 0.5), NULL};
   int32_t **ints[] = {&in.variant, &in.ids, &in.pos, &in.kv_off, &in.kv_len};
   for (int i = 0; i < 5; i++) *ints[i] = take(4 * ROWS);
-  in.kv_rows = take(4 * KEYS);
-  for (int i = 0; i < KEYS; i++) in.kv_rows[i] = (i * 37) % KEYS;
+  in.kv_rows = take(4 * LISTS);
+  for (int i = 0; i < LISTS; i++) {  // one list for many rows, then a list a row: all begin alike for 70 keys and then differ
+    int at = i % KEYS;
+    in.kv_rows[i] = i < KEYS || at < 70 ? at * 37 % KEYS : (at * 41 + i / KEYS) % KEYS;
+  }
   in.sample = take(sizeof *in.sample * ROWS);
   for (int t = 0; t < ROWS; t++) {
     in.variant[t] = rng_below(4) - 1, in.ids[t] = rng_below(V), in.pos[t] = rng_below(KEYS);
     in.kv_len[t] = 1 + rng_below(KEYS), in.kv_off[t] = rng_below(KEYS - in.kv_len[t] + 1);
+    if (t % 3) in.kv_off[t] = (1 + t) * KEYS, in.kv_len[t] = 60 + rng_below(KEYS - 59);
     in.sample[t] = (tlk_sample_row){.temperature = t % 5 ? 0.5f + 0.01f * (float)t : 0, .top_p = t % 3 ? 1 : 0.9f};
     in.sample[t].min_p = t % 7 ? 0 : 0.01f, in.sample[t].top_k = t % 4 ? 0 : 20;
     in.sample[t].u = (float)(rng_next() >> 40) * 0x1p-24f;

@@ -566,6 +566,7 @@ static const row rows[] = {
   ROW(attn_fwd, "decode", attn_fwd_case, 0, 9, 64, EXP, PROBS, .G = 3, .map = MAP_DECODE),
   ROW(attn_fwd, "decode, window", attn_fwd_case, 0, 2, 80, EXP, PROBS, .G = 2, .map = MAP_DECODE, .window = 3),
   ROW(attn_fwd, "long", attn_fwd_case, 0, 2, 128, EXP, PROBS, .G = 1, .flags = EXTRA, .map = MAP_PLAIN),
+  ROW(attn_fwd, "long, shared prefix", attn_fwd_case, 0, 4, 64, EXP, PROBS, .G = 2, .flags = EXTRA, .map = MAP_PREFIX),
   ROW(attn_bwd, "causal", attn_bwd_case, 0, 4, 10, EXP, PROBS, .G = 2, .map = MAP_PLAIN),
   ROW(attn_bwd, "shared prefix", attn_bwd_case, 0, 3, 64, EXP, PROBS, .G = 1, .map = MAP_PREFIX),
   ROW(attn_bwd, "window", attn_bwd_case, 0, 3, 22, EXP, PROBS, .G = 3, .map = MAP_PREFIX, .window = 5),

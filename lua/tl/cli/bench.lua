@@ -21,6 +21,9 @@ command.parameters = {
   { "style", { "gsm8k-hash", "grpo: prompt style" } },
   { "rollouts", { "native", "grpo: what samples", choices = { "native", "merged", "int8" } } },
   { "profile", { false, "one more repetition, op by op: time, FLOPs, bytes, share of this machine's limit" } },
+  { "verify_ms", { 0, "grpo: how long the verifier waits for every completion", integer = true, min = 0 } },
+  { "workers", { 2, "grpo: verifier threads", integer = true, min = 1 } },
+  { "shape", { nil, "random weights in the shape of a model instead of --model (not for grpo)", type = "string", choices = { "smollm2-135m", "smollm2-360m", "qwen2.5-0.5b", "qwen2.5-1.5b" } } },
   { "reps", { 3, "measured repetitions, after one to warm up", integer = true, min = 1 } },
   { "memory", { 0, "what the process may take in all (4G); 0: 2 GiB beyond the model", type = "size" } },
 }
@@ -55,9 +58,11 @@ function command.run(p, rest)
   if not kinds[kind] or #rest > 1 then options.usage "tlrun bench wants one of roofline, sample, train, grpo" end
   local int8 = p.dtype == "int8"
   if int8 and (kind == "train" or kind == "grpo") then options.usage "int8 weights cannot be trained; tlrun bench grpo --rollouts int8 samples with them" end
-  local model = tl.model.load(p.model, { dtype = int8 and "bf16" or p.dtype })
+  if p.shape and kind == "grpo" then options.usage "tlrun bench grpo needs a model with a tokenizer: --shape is for roofline, sample and train" end
+  local dtype = int8 and "bf16" or p.dtype
+  local model = p.shape and bench.shaped(p.shape, dtype) or tl.model.load(p.model, { dtype = dtype })
   local o = { reps = p.reps, batch = p.batch, prompt_tokens = p.prompt_tokens, new_tokens = p.new_tokens, sequences = p.sequences,
-    tokens = p.tokens, prompts = p.prompts, group = p.group, memory = p.memory, profile = p.profile, rollouts = p.rollouts, dtype = int8 and "int8" or nil }
+    tokens = p.tokens, prompts = p.prompts, group = p.group, memory = p.memory, profile = p.profile, rollouts = p.rollouts, verify_ms = p.verify_ms, workers = p.workers, dtype = int8 and "int8" or nil }
   if kind == "train" or kind == "grpo" then o.adapter = tl.adapter.create(model, p.adapter, {}) end
   if kind == "grpo" then o.problems = tl.data.load(p.task, { style = p.style, limit = p.prompts * (p.reps + 1) }) end
   local r = bench[kind](model, o)
