@@ -10,6 +10,7 @@
 //   D head size, F feed-forward width, r rank.
 //   "act" is the activation dtype: it equals the compute dtype chosen when the weights were packed
 //   (TLK_BF16: products of bf16 inputs with fp32 accumulation; TLK_F32: fp32 throughout).
+//   TLK_I8 is a compute dtype of weights only, for sampling; its activations are bf16 or fp32 (see pack).
 //   `tlk_mat` is a pointer with a dtype and a row stride (in elements).
 //
 // Numerics contract (the conformance suite checks it)
@@ -27,9 +28,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { TLK_F32 = 0, TLK_BF16 = 1, TLK_F16 = 2, TLK_I32 = 3 };  // equal to tl_dtype in tl.h (asserted there)
+enum { TLK_F32 = 0, TLK_BF16 = 1, TLK_F16 = 2, TLK_I32 = 3, TLK_I8 = 4 };  // equal to tl_dtype in tl.h (asserted there)
 
-static inline size_t tlk_dtype_size(int t) { return t == TLK_BF16 || t == TLK_F16 ? 2 : 4; }
+static inline size_t tlk_dtype_size(int t) { return t == TLK_I8 ? 1 : t == TLK_BF16 || t == TLK_F16 ? 2 : 4; }
 
 // kinds of memory: for the ops alone, or for the host too (pinned on a device: copies from it are asynchronous, ops are slow in it)
 enum { TLK_MEM_OPS = 0, TLK_MEM_BOTH = 1 };
@@ -61,6 +62,15 @@ typedef struct {
   int window;              // sliding window: a query sees only its last `window` keys; 0: all
   int longest;             // no kv_len is larger; 0: not known (a device then has to look)
 } tlk_attn_map;
+
+// One of the linears of linear_fwd_group, all over the same x: the arguments of linear_fwd.
+typedef struct {
+  tlk_mat y;
+  float *z;
+  const tlk_packed *w;
+  const float *bias;
+  const tlk_lowrank *lr;
+} tlk_linear;
 
 // One row of the sampler. temperature 0 means greedy (ties to the lowest id). Otherwise the filters apply in the order top_k,
 // top_p, min_p, each to the candidates the one before it left, with probabilities at the temperature renormalised over those;
@@ -105,6 +115,8 @@ typedef struct tlk_ops {
   //      A row whose R is all zero (or variant -1) gets bit for bit what it gets without lr.
   void (*linear_fwd)(tlk_mat y, float *z, tlk_mat x, const tlk_packed *w, const float *bias, const tlk_lowrank *lr, int T,
                      int accumulate);
+  // fwd_group: n linears of the same x, each y overwritten: the bits of n calls of linear_fwd, in one pass over x and the threads
+  void (*linear_fwd_group)(const tlk_linear *l, int n, tlk_mat x, int T);
   // bwd_x: dx (T, K) F32, overwritten or accumulated into, = dy W + ((dy B) R) A.  dy (T, N) act.
   //      g (T, r) overwritten with dy B when lr is given. dx.p NULL: only g is computed.
   void (*linear_bwd_x)(tlk_mat dx, float *g, tlk_mat dy, const tlk_packed *w, const tlk_lowrank *lr, int T, int accumulate);
@@ -161,10 +173,10 @@ typedef struct tlk_ops {
   void (*head_bwd)(float *dh, float *dw, tlk_mat h, const tlk_packed *w, const int32_t *targets, const float *lse,
                    const float *entropy, const float *dlogprob, const float *dentropy, float inv_temp, int T);
   //      One token per row: ids (T), logprob (T) = log_softmax(l / temperature)[id] over the whole vocabulary (no
-  //      renormalisation after truncation; temperature 0: logprob at temperature 1). Bit-equal to head_fwd's logprob for the
-  //      same h row, target and inv_temp = 1 / temperature. entropy (T) or NULL.
-  void (*head_sample)(int32_t *ids, float *logprob, float *entropy, tlk_mat h, const tlk_packed *w, const tlk_sample_row *rows,
-                      int T);
+  //      renormalisation after truncation; temperature 0: logprob at temperature 1). Bit-equal to head_fwd's logprob, lse
+  //      and entropy for the same h row, target and inv_temp = 1 / temperature. lse (T) or NULL, entropy (T) or NULL.
+  void (*head_sample)(int32_t *ids, float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w,
+                      const tlk_sample_row *rows, int T);
 
   // ---- optimiser and small things on (n) F32 vectors
   //      AdamW (Loshchilov & Hutter 2019), step counts from 1: m, v, param updated in place

@@ -29,7 +29,7 @@ local p = tl.recipe {
   temperature = { 1, "of the rollouts", min = 0 },
   beta        = { 0, "KL coefficient", min = 0 },
   loss_type   = { "grpo", "loss", choices = { "grpo", "dr_grpo", "dapo", "bnpo" } },
-  rollouts    = { "native", "sample with the adapter beside the weights, or from merged weights", choices = { "native", "merged" } },
+  rollouts    = { "native", "sample with the adapter beside the weights, from merged weights, or from int8 weights", choices = { "native", "merged", "int8" } },
   eval        = { 200, "held-out problems; 0: no evaluation", integer = true, min = 0 },
   sequences   = { 64, "completions decoded at once", integer = true, min = 1 },
 }

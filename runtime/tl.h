@@ -31,7 +31,7 @@ typedef enum tl_status {
   TL_E_INTERNAL = 8
 } tl_status;
 
-typedef enum tl_dtype { TL_F32 = 0, TL_BF16 = 1, TL_F16 = 2, TL_I32 = 3 } tl_dtype;
+typedef enum tl_dtype { TL_F32 = 0, TL_BF16 = 1, TL_F16 = 2, TL_I32 = 3, TL_I8 = 4 } tl_dtype;  // TL_I8: of packed weights only
 
 const char *tl_last_error(void);     // message of this thread's last failure; never NULL
 const char *tl_version(void);        // "0.1.0"
@@ -44,8 +44,6 @@ int tl_threads(void);
 double tl_seconds(void);             // monotonic clock, seconds
 int64_t tl_peak_rss_bytes(void);     // peak resident memory of the process
 int64_t tl_rss_bytes(void);
-double tl_machine_gflops(tl_dtype dtype);  // this machine's peak of multiply-adds (2 FLOPs each), measured: TL_BF16 or TL_F32
-double tl_machine_read_gbs(void);    // and of reading memory, GB/s
 // Where this process computes: "cpu", "cuda", "cuda:1" ... The first call, or the first model, decides; another device later is
 // an error. NULL or "cpu" means the CPU, or what the environment variable TL_BACKEND names (also "reference").
 tl_status tl_device_select(const char *device);
@@ -53,6 +51,23 @@ const char *tl_device_warning(void); // NULL, or why the CPU computes although a
 const char *tl_backend_name(void);   // "cpu", "reference", "cuda"
 const char *tl_backend_isa(void);    // "avx512bf16", "avx2", "portable"; of a device its name
 
+// ---------------------------------------------------------------- this machine's limits, and where the time goes
+// Measured on all threads; a limit is the best of many short windows, so that other work on the machine disturbs it little.
+double tl_machine_gflops(tl_dtype dtype);  // multiply-adds in registers, 2 FLOPs each: TL_BF16, TL_F32 or TL_I8 (int32 sums)
+double tl_machine_read_gbs(void);          // reading memory, GB/s
+// A profile: time, FLOPs and bytes by op (and by shape of its weight), and the time of runtime calls outside of ops. start
+// forgets what was there; rows stay until then. What is counted: runtime/base/profile.c.
+typedef struct tl_profile_row {
+  const char *name;         // an op ("linear_fwd") or a part of the runtime ("sampler")
+  int n, k;                 // outputs and inputs of the op's weight; 0: it has none
+  tl_dtype compute;         // the dtype of its products
+  bool is_op;
+  int64_t calls;
+  double seconds, flops, bytes;
+} tl_profile_row;
+void tl_profile_start(void);
+void tl_profile_stop(void);
+bool tl_profile_get(int i, tl_profile_row *out);  // row i, from 0; false: there are no more
 
 // ---------------------------------------------------------------- random numbers
 // Philox4x32-10 (Salmon et al. 2011). A draw is a pure function of (key, counter): out (4) = philox(key (2), counter (4)).
@@ -206,6 +221,11 @@ tl_status tl_model_export(const tl_model *m, const tl_adapter *a, const char *pa
                           bool tokenizer);
 // a copy of the model with the adapter merged in (W + dW rounded to the compute dtype); shares everything else
 tl_status tl_model_merge(const tl_model *m, const tl_adapter *a, tl_model **out);
+// a copy of the model to sample from: linears and head in int8 with a scale per row, everything else shared. Its logprobs differ
+// a little from m's. It takes m's adapters; it cannot be trained.
+tl_status tl_model_quantize(const tl_model *m, tl_model **out);
+// seconds of the matrix products alone of `rows` rows through all linears and the head: the best of `passes` for each weight
+tl_status tl_model_products(const tl_model *m, int rows, int passes, double *seconds);
 // what a model file or directory says, without loading the weights, as a JSON object (family, sizes, dtypes, tensors);
 // release with tl_string_free
 tl_status tl_model_inspect(const char *path, char **json);
@@ -312,6 +332,17 @@ tl_status tl_svd(const float *w, int n, int k, int rank, float *U, float *S, flo
 // ---------------------------------------------------------------- sampling
 typedef struct tl_sampler tl_sampler;
 
+// What a sampler keeps of its forward pass for the training pass that follows (runtime/model/kept.h): the activations of as many
+// of the upper layers as memory_bytes hold. One for all steps of a run: a sampler empties it when it starts.
+typedef struct tl_kept tl_kept;
+typedef struct tl_kept_info {
+  int n_layers;                     // layers that are kept; 0: memory_bytes is too little for one
+  int64_t rows, bytes;              // rows in use; bytes of all rows that were expected
+} tl_kept_info;
+tl_status tl_kept_create(int64_t memory_bytes, tl_kept **out);
+void tl_kept_free(tl_kept *k);
+void tl_kept_get_info(const tl_kept *k, tl_kept_info *out);
+
 typedef struct tl_sampling {
   float temperature, top_p, min_p;  // 0 greedy; 1 off; 0 off
   int top_k;                        // 0 off
@@ -326,6 +357,7 @@ typedef struct tl_sampler_options {
   int max_sequences;                // decoded at once; 0: 64
   int64_t memory_bytes;             // for the KV cache; 0: as needed for max_sequences at the requests' own lengths
   int prefill_tokens;               // rows a prefill pass may take; 0: 512
+  tl_kept *kept;                    // filled for a pass to train from; NULL: nothing is kept
 } tl_sampler_options;
 
 typedef struct tl_completion {
@@ -341,6 +373,7 @@ typedef struct tl_completion {
 typedef struct tl_sampler_stats {
   int64_t prompt_tokens, new_tokens, decode_steps;
   double prefill_seconds, decode_seconds;
+  double fastest_step_seconds;      // of the decode steps in which the most completions continued
   int64_t kv_bytes;
 } tl_sampler_stats;
 
@@ -367,6 +400,10 @@ tl_status tl_batch_create(tl_batch **out);
 void tl_batch_free(tl_batch *b);
 tl_status tl_batch_prompt(tl_batch *b, const int32_t *ids, int n, int *prompt);                       // prompt: its index
 tl_status tl_batch_completion(tl_batch *b, int prompt, const int32_t *ids, int n, int *completion);   // completion: its index
+// completion is what the sampler drew with this sequence id. When every completion of a batch is marked so and is in the pass's
+// tl_kept, and model, adapter and temperature are still those it was sampled with, the pass takes the upper layers from there
+// instead of computing them. The results are the same to the bit; if anything is missing the pass goes the ordinary way.
+tl_status tl_batch_sampled(tl_batch *b, int completion, uint64_t sequence_id);
 int tl_batch_n_completions(const tl_batch *b);
 int64_t tl_batch_n_tokens(const tl_batch *b);            // completion tokens in all = length of the per-token arrays
 int64_t tl_batch_offset(const tl_batch *b, int completion);  // where a completion's tokens start in the per-token arrays
@@ -376,6 +413,7 @@ typedef struct tl_pass_options {
   int64_t memory_bytes;             // budget for activations; 0: 2 GiB. Decides micro-batches and recomputation
   bool backward;                    // gradients will be asked for
   bool want_entropy;                // entropy (and its gradient) is computed
+  tl_kept *kept;                    // what the sampler kept of these completions, or NULL: see tl_batch_sampled
 } tl_pass_options;
 
 // A pass runs a batch through the model in micro-batches of whole prompts. For each micro-batch i, in order:
@@ -384,6 +422,7 @@ typedef struct tl_pass_options {
 tl_status tl_pass_create(tl_model *m, tl_adapter *a, tl_batch *b, const tl_pass_options *o, tl_pass **out);
 void tl_pass_free(tl_pass *p);
 int tl_pass_n_micro(const tl_pass *p);
+int tl_pass_first_kept(const tl_pass *p);                // layers from here on come from tl_kept; n_layers: none does
 bool tl_pass_recomputes(const tl_pass *p);               // true: layers are recomputed in backward to fit the budget
 int64_t tl_pass_planned_bytes(const tl_pass *p);
 // completions of micro-batch i: first .. first + count - 1

@@ -175,7 +175,7 @@ static void run_head_bwd(void *p, int i) {
 static void run_head_sample(void *p, int i) {
   head *c = p;
   for (int t = 0; t < c->T; t++) c->rows[t].u = (float)((t * 37 + i * 11) % 101) / 101;
-  ops->head_sample(c->ids, c->a, NULL, c->h, c->w, c->rows, c->T);
+  ops->head_sample(c->ids, c->a, NULL, NULL, c->h, c->w, c->rows, c->T);
 }
 
 static void bench_head(int V, int C, int T) {

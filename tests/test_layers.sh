@@ -63,7 +63,7 @@ below() {  # what a folder may include
   esac
 }
 # the headers that other folders may include; every other one is private
-shared=" base/base.h base/safetensors.h base/gguf.h tensor/svd.h model/model.h model/layer.h text/tokenizer.h adapter/adapter.h sample/sampler.h comm/comm.h "
+shared=" base/base.h base/profile.h base/safetensors.h base/gguf.h tensor/svd.h model/model.h model/layer.h model/kept.h text/tokenizer.h adapter/adapter.h sample/sampler.h comm/comm.h "
 breaks=$(includes runtime | while read -r file to; do
   case $file in runtime/*/*) ;; *) continue ;; esac
   from=${file#runtime/} from=${from%%/*}

@@ -38,36 +38,82 @@ typedef struct {
   float *sum;    // rows
 } space;
 
-static void tile_item(tlk_mat o, float *lse, const attn *a, int t0, int t1, int g, const space *sp) {
-  int heads = a->H / a->G, rows = (t1 - t0) * heads, D = a->D, size = a->bf16 ? 2 : 4, width = n_panels(D) * PANEL;
-  int last = 0, first = INT32_MAX;
-  for (int t = t0; t < t1; t++) {
-    last = max_int(last, a->map->kv_len[t]);
-    first = min_int(first, first_key(a->map, t));
-  }
-  int j0 = first / PANEL * PANEL, n = div_up(last - j0, PANEL) * PANEL;
+// One tile and key/value head: rows t0 .. t1 of the queries, of which the first `shared` keys are the same for all.
+typedef struct {
+  const attn *a;
+  const space *sp;
+  int t0, t1, g, shared, heads;
+  int j0, n;  // scores are held for positions j0 .. j0 + n
+} tile;
+
+// rows r0 .. returned end: the run with r0's list
+static int run_end(const tile *b, int r0) {
+  int r = r0 + 1;
+  while (r < b->t1 && b->a->map->kv_off[r] == b->a->map->kv_off[r0]) r++;
+  return r;
+}
+
+static int last_key(const tile *b, int r0, int r1) {
+  int last = 0;
+  for (int t = r0; t < r1; t++) last = max_int(last, b->a->map->kv_len[t]);
+  return last;
+}
+
+// scores of rows r0 .. r1, which have the same keys there, for positions from .. to
+static void scores(const tile *b, int r0, int r1, int from, int to) {
+  const attn *a = b->a;
   const void *keys[PANEL];
-  gather_heads(sp->q, a->q, a, t0, t1, g);
-  for (int j = j0; j < last; j += PANEL) {
-    key_rows(keys, a->k, a, t0, g, j, min_int(PANEL, last - j));
-    scores_panel(sp->k, keys, min_int(PANEL, last - j), a);
-    OP(gemm)(a->bf16, rows, sp->q, (ptrdiff_t)D * size, 4, sp->k, D, PANEL, sp->s + (j - j0), n, 0);
+  int first = (r0 - b->t0) * b->heads, D = a->D, size = a->bf16 ? 2 : 4;
+  for (int j = from; j < to; j += PANEL) {
+    int m = min_int(PANEL, to - j);
+    key_rows(keys, a->k, a, r0, b->g, j, m);
+    scores_panel(b->sp->k, keys, m, a);
+    OP(gemm)(a->bf16, (r1 - r0) * b->heads, b->sp->q + (size_t)first * D * size, (ptrdiff_t)D * size, 4, b->sp->k, D, PANEL,
+             b->sp->s + (size_t)first * b->n + (j - b->j0), b->n, 0);
   }
+}
+
+// o of rows r0 .. r1 += P V over positions from .. to
+static void values(const tile *b, int r0, int r1, int from, int to) {
+  const attn *a = b->a;
+  const void *keys[PANEL];
+  int first = (r0 - b->t0) * b->heads, D = a->D, width = n_panels(D) * PANEL;
+  for (int j = from; j < to; j += PANEL) {
+    int m = min_int(PANEL, to - j);
+    key_rows(keys, a->v, a, r0, b->g, j, m);
+    value_panels(b->sp->v, keys, m, PANEL, D, a->v.dtype == TLK_BF16);
+    for (int p = 0; p < n_panels(D); p++)
+      OP(gemm)(0, (r1 - r0) * b->heads, b->sp->s + (size_t)first * b->n + (j - b->j0), (ptrdiff_t)b->n * 4, 4,
+               b->sp->v + (size_t)p * PANEL * PANEL, m, min_int(PANEL, D - p * PANEL), b->sp->o + (size_t)first * width + p * PANEL,
+               width, 1);
+  }
+}
+
+// fn over the shared keys for all rows, then run by run over the rest
+static void over_keys(const tile *b, void (*fn)(const tile *, int, int, int, int)) {
+  if (b->shared) fn(b, b->t0, b->t1, 0, b->shared);
+  for (int r = b->t0, r1; r < b->t1; r = r1) {
+    r1 = run_end(b, r);
+    fn(b, r, r1, b->shared ? b->shared : b->j0, last_key(b, r, r1));
+  }
+}
+
+static void tile_item(tlk_mat o, float *lse, const attn *a, int t0, int t1, int shared, int g, const space *sp) {
+  int heads = a->H / a->G, rows = (t1 - t0) * heads, D = a->D, width = n_panels(D) * PANEL, first = INT32_MAX;
+  for (int t = t0; t < t1; t++) first = min_int(first, first_key(a->map, t));
+  tile b = {a, sp, t0, t1, g, shared, heads, first / PANEL * PANEL, 0};
+  b.n = div_up(last_key(&b, t0, t1) - b.j0, PANEL) * PANEL;
+  gather_heads(sp->q, a->q, a, t0, t1, g);
+  over_keys(&b, scores);
   for (int i = 0; i < rows; i++) {
-    int t = t0 + i / heads;
+    int t = t0 + i / heads, n = div_up(last_key(&b, t, t + 1) - b.j0, PANEL) * PANEL;
     float max;
-    sp->sum[i] = softmax_row(sp->s + (size_t)i * n, j0, n, first_key(a->map, t), a->map->kv_len[t], a->scale, &max);
+    sp->sum[i] = softmax_row(sp->s + (size_t)i * b.n, b.j0, n, first_key(a->map, t), a->map->kv_len[t], a->scale, &max);
     lse[(size_t)t * a->H + g * heads + i % heads] = sp->sum[i] > 0 ? max + logf(sp->sum[i]) : -INFINITY;
+    memset(sp->s + (size_t)i * b.n + n, 0, sizeof(float) * (size_t)(b.n - n));
   }
   memset(sp->o, 0, sizeof(float) * (size_t)rows * width);
-  for (int j = j0; j < last; j += PANEL) {
-    int m = min_int(PANEL, last - j);
-    key_rows(keys, a->v, a, t0, g, j, m);
-    value_panels(sp->v, keys, m, PANEL, D, a->v.dtype == TLK_BF16);
-    for (int p = 0; p < n_panels(D); p++)
-      OP(gemm)(0, rows, sp->s + (j - j0), (ptrdiff_t)n * 4, 4, sp->v + (size_t)p * PANEL * PANEL, m,
-               min_int(PANEL, D - p * PANEL), sp->o + p * PANEL, width, 1);
-  }
+  over_keys(&b, values);
   for (int i = 0; i < rows; i++) {
     char *out = (char *)mat_row_out(o, t0 + i / heads) + (size_t)(g * heads + i % heads) * D * tlk_dtype_size(o.dtype);
     vf inv = v_set(sp->sum[i] > 0 ? 1 / sp->sum[i] : 0);
@@ -80,7 +126,7 @@ typedef struct {
   attn a;
   tlk_mat o;
   float *lse;
-  const int *tiles;
+  const int *tiles, *shared;               // first row of each tile; keys that its rows' lists begin alike with
   char *base;                              // a thread's space is `each` bytes, its parts of the sizes below
   size_t each, nq, nk, nv, no, ns;
 } job;
@@ -91,7 +137,7 @@ static void item(const void *ctx, int i, int thread) {
   float *f = (float *)(p + q->nq + q->nk);
   space sp = {p, (uint32_t *)(p + q->nq), f, f + q->nv / 4, f + (q->nv + q->no) / 4, f + (q->nv + q->no + q->ns) / 4};
   int tile = i / q->a.G;
-  tile_item(q->o, q->lse, &q->a, q->tiles[tile], q->tiles[tile + 1], i % q->a.G, &sp);
+  tile_item(q->o, q->lse, &q->a, q->tiles[tile], q->tiles[tile + 1], q->shared[tile], i % q->a.G, &sp);
 }
 
 static int longest(const tlk_attn_map *map, int T) {
@@ -112,9 +158,12 @@ void OP(attn_fwd)(tlk_mat o, float *lse, tlk_mat q, tlk_mat k, tlk_mat v, const 
   j.ns = (size_t)rows * (div_up(longest(map, T), PANEL) + 1) * STEP_BYTES;
   j.each = j.nq + j.nk + j.nv + j.no + j.ns + round64((size_t)rows * 4);
   j.base = tlk_cpu_scratch(SCRATCH_A, j.each * threads);
-  int *tiles = tlk_cpu_scratch(SCRATCH_B, sizeof(int) * (size_t)(T + 1));
-  for (int t = 0; t < T; t = tile_end(&j.a, t, T)) tiles[n_tiles++] = t;
+  int *tiles = tlk_cpu_scratch(SCRATCH_B, sizeof(int) * 2 * (size_t)(T + 1)), *shared = tiles + T + 1;
+  for (int t = 0; t < T; n_tiles++) {
+    tiles[n_tiles] = t;
+    t = shared_tile_end(&j.a, t, T, &shared[n_tiles]);
+  }
   tiles[n_tiles] = T;
-  j.tiles = tiles;
+  j.tiles = tiles, j.shared = shared;
   tlk_run(n_tiles * G, (double)T * H * D * 2, item, &j);
 }

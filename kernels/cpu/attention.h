@@ -1,7 +1,9 @@
 // attention.h: what attention.c and attention_bwd.c share.
 //
 // Queries are taken in tiles: consecutive rows that name the same list of keys (a run of one sequence; a single row in decode),
-// with the H/G query heads that share a key/value head: up to TILE_ROWS rows of D numbers, copied side by side. Keys come in
+// with the H/G query heads that share a key/value head: up to TILE_ROWS rows of D numbers, copied side by side. In the forward
+// direction rows with different lists share a tile when the lists begin alike for at least one block (a group's completions over
+// their prompt): that part is read and multiplied once for all of them, the rest run by run of equal lists. Keys come in
 // blocks of 64 by absolute position in the list: a block of K, seen as 32-bit words and transposed, is a panel for scores
 // Q K^T; its rows in fp32 are a panel for products over keys. Every score sums over d in order, every sum over keys runs in the
 // order of positions with lanes and blocks fixed by position, and what lies outside a query's range enters as an exact zero:
@@ -28,6 +30,26 @@ static inline int first_key(const tlk_attn_map *m, int t) {
 static inline int tile_end(const attn *a, int t, int end) {
   int most = max_int(1, TILE_ROWS / (a->H / a->G)), e = t + 1;
   while (e < end && e - t < most && a->map->kv_off[e] == a->map->kv_off[t]) e++;
+  return e;
+}
+
+// how many keys, in whole blocks, the lists of two rows begin alike with
+static inline int alike(const tlk_attn_map *m, int t, int u) {
+  const int32_t *a = m->kv_rows + m->kv_off[t], *b = m->kv_rows + m->kv_off[u];
+  int most = min_int(m->kv_len[t], m->kv_len[u]) / PANEL * PANEL, n = 0;
+  while (n < most && memcmp(a + n, b + n, PANEL * sizeof *a) == 0) n += PANEL;
+  return n;
+}
+
+// the same, and rows whose lists begin alike: *shared keys, 0 when all lists are the same
+static inline int shared_tile_end(const attn *a, int t, int end, int *shared) {
+  int most = max_int(1, TILE_ROWS / (a->H / a->G)), e = t + 1, n = 0;
+  for (*shared = 0; e < end && e - t < most; e++) {
+    if (a->map->kv_off[e] == a->map->kv_off[e - 1]) continue;
+    n = a->map->window > 0 ? 0 : alike(a->map, t, e);
+    if (n == 0 || a->map->kv_len[t] < n) break;
+    *shared = *shared ? min_int(*shared, n) : n;
+  }
   return e;
 }
 

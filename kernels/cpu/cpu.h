@@ -9,7 +9,8 @@
 // Panels. The one layout of every right-hand operand B (reduction k, columns j) is the panel of 64 columns:
 //     fp32   panel[k][64]
 //     bf16   panel[k / 2][64][2]     pairs along k, as vdpbf16ps takes them; an odd last k is paired with zero
-// In both a step is 64 words of 32 bits, which is why packing is a transposition of 32-bit words.
+//     int8   panel[k / 4][64][4]     fours along k, as vpdpbusd takes them; filled up with zeros
+// In all a step is 64 words of 32 bits, which is why packing is a transposition of 32-bit words.
 #ifndef TL_CPU_H
 #define TL_CPU_H
 #include "../ops.h"
@@ -22,21 +23,25 @@
 #define OP(name) TLK_PASTE(name, TLK_ISA)
 
 enum { PANEL = 64, STEP_BYTES = PANEL * 4 };
+enum { KIND_F32, KIND_BF16, KIND_I8 };  // of a product's operands; where only the first two can be, the parameter is `bf16`
 
 // W (N, K) as ceil(N / 64) panels over n with the reduction over k; columns beyond N are zero.
 struct tlk_packed {
   int N, K, compute;
-  int steps;           // 32-bit words along k: K, or ceil(K / 2) pairs
+  int steps;           // 32-bit words along k: K, ceil(K / 2) pairs or ceil(K / 4) fours
   size_t panel_words;  // 64 * steps
   size_t bytes;        // of data
   uint32_t *data;
+  float *scale;        // int8: (N up to whole panels) of each row; else NULL
+  int32_t *sum;        // int8: 128 times the sum of each row's integers
 };
 
 static inline int min_int(int a, int b) { return a < b ? a : b; }
 static inline int max_int(int a, int b) { return a > b ? a : b; }
 static inline int div_up(int a, int b) { return (a + b - 1) / b; }
 static inline int n_panels(int n) { return div_up(n, PANEL); }
-static inline int n_steps(int k, int bf16) { return bf16 ? div_up(k, 2) : k; }
+static inline int n_steps(int k, int kind) { return div_up(k, 1 << kind); }
+static inline int kind_of(int compute) { return compute == TLK_I8 ? KIND_I8 : compute == TLK_BF16 ? KIND_BF16 : KIND_F32; }
 static inline const void *mat_row(tlk_mat m, int t) { return (const char *)m.p + (size_t)t * m.ld * tlk_dtype_size(m.dtype); }
 static inline void *mat_row_out(tlk_mat m, int t) { return (char *)m.p + (size_t)t * m.ld * tlk_dtype_size(m.dtype); }
 
@@ -64,14 +69,14 @@ static inline void share(int n, int i, int n_parts, int *a, int *b) {
 // operands, STEP_BYTES for a panel used as the left operand). b is a panel, k the reduction in elements. Each element sums
 // over k in rising order, whatever the number of rows: that is what makes every product here batch-invariant. Whole strips of
 // up to 64 columns are written even when cols is less: C's rows have room for 64, or use gemm_out.
-void OP(gemm)(int bf16, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k, int cols,
+void OP(gemm)(int kind, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k, int cols,
               float *c, ptrdiff_t ldc, int add);
 // the same for a row-major A and 64 columns of a packed weight: meanwhile what follows the panel in memory, which is the next
 // one, is fetched into L2, so that a weight coming from memory is read under the arithmetic of the panel before
-void OP(gemm_weight)(int bf16, int rows, const void *a, ptrdiff_t row_stride, const void *b, int k, float *c, ptrdiff_t ldc,
+void OP(gemm_weight)(int kind, int rows, const void *a, ptrdiff_t row_stride, const void *b, int k, float *c, ptrdiff_t ldc,
                      int add);
 // the same as gemm, writing exactly cols columns
-void OP(gemm_out)(int bf16, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k,
+void OP(gemm_out)(int kind, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k,
                   int cols, float *c, ptrdiff_t ldc, int add);
 
 // ---- panels.c
@@ -89,6 +94,18 @@ tlk_mat OP(as_act)(tlk_mat x, int T, int C, int compute);
 // ---- packed.c
 void OP(packed_row)(float *row, const tlk_packed *p, int n);  // row (K) = row n in fp32
 
+// ---- int8.c
+// x (T, C) as unsigned bytes q + 128 with x about scale q, in SCRATCH_ACT; row stride `ld` bytes, a multiple of 4
+typedef struct {
+  uint8_t *q;
+  float *scale;  // (T)
+  ptrdiff_t ld;
+} bytes_mat;
+bytes_mat OP(as_bytes)(tlk_mat x, int T, int C);
+float OP(quantize_row)(uint8_t *q, uint32_t flip, const void *x, int x_bf16, int n);  // q XOR flip; returns the row's scale
+// c (rows t0..t1, ldc apart; 64 columns) = the product with panel `panel` of an int8 weight, in fp32
+void OP(gemm_bytes)(float *c, ptrdiff_t ldc, const bytes_mat *x, const tlk_packed *w, int t0, int t1, int panel);
+
 // ---- lowrank.c
 // s (T, r) = R z of the row's variant, or z R when transposed; active[t]: the row has a term at all
 void OP(lowrank_s)(float *s, uint8_t *active, const float *z, const tlk_lowrank *lr, int T, int transposed);
@@ -104,14 +121,20 @@ typedef struct {
   float max, sum, weighted;  // of a block: max l, sum e^(l - max), sum e^(l - max) (l - max)
 } head_stats;
 head_stats OP(head_block_stats)(float *l, int n, float inv_temp);  // l *= inv_temp first
+typedef struct {  // the hidden rows as the head's weight takes them
+  tlk_mat act;
+  bytes_mat bytes;
+} head_rows;
+head_rows OP(head_rows_of)(tlk_mat h, int T, const tlk_packed *w);
 // logits of rows t0..t1 by one block into c (t1 - t0, ld); returns the block's number of tokens
-int OP(head_logits)(float *c, ptrdiff_t ld, tlk_mat h, const tlk_packed *w, int t0, int t1, int block);
+int OP(head_logits)(float *c, ptrdiff_t ld, const head_rows *h, const tlk_packed *w, int t0, int t1, int block);
 // Folds n blocks, stride apart, in order.
 void OP(head_finish)(const head_stats *s, int n, size_t stride, float *lse, float *entropy);
 
 #define TLK_CPU_OPS(X)                                                                                                        \
-  X(pack) X(repack) X(unpack) X(packed_free) X(packed_bytes) X(packed_dims) X(linear_fwd) X(linear_bwd_x) X(linear_bwd_w)     \
-  X(colsum) X(lowrank_bwd) X(rmsnorm_fwd) X(rmsnorm_bwd) X(rope_fwd) X(rope_bwd) X(cast) X(gather) X(attn_fwd) X(attn_bwd)              \
+  X(pack) X(repack) X(unpack) X(packed_free) X(packed_bytes) X(packed_dims) X(linear_fwd) X(linear_fwd_group)                 \
+  X(linear_bwd_x) X(linear_bwd_w)                                                                                             \
+  X(colsum) X(lowrank_bwd) X(rmsnorm_fwd) X(rmsnorm_bwd) X(rope_fwd) X(rope_bwd) X(cast) X(gather) X(attn_fwd) X(attn_bwd)    \
   X(swiglu_fwd) X(swiglu_bwd) X(embed_fwd) X(embed_bwd) X(head_fwd) X(head_bwd) X(head_sample) X(adamw) X(sumsq) X(scale)     \
   X(round_to)
 #ifdef TLK_ISA

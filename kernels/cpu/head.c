@@ -44,18 +44,27 @@ void OP(head_finish)(const head_stats *s, int n, size_t stride, float *lse, floa
   if (entropy) *entropy = (float)(log_sum - weighted / sum);
 }
 
-// logits of rows t0..t1 by one block into c, ld HEAD_BLOCK; returns the block's columns
-int OP(head_logits)(float *c, ptrdiff_t ld, tlk_mat h, const tlk_packed *w, int t0, int t1, int block) {
+head_rows OP(head_rows_of)(tlk_mat h, int T, const tlk_packed *w) {
+  head_rows r = {0};
+  if (w->scale) r.bytes = OP(as_bytes)(h, T, w->K);
+  else r.act = OP(as_act)(h, T, w->K, w->compute);
+  return r;
+}
+
+int OP(head_logits)(float *c, ptrdiff_t ld, const head_rows *h, const tlk_packed *w, int t0, int t1, int block) {
   int bf16 = w->compute == TLK_BF16, v0 = block * HEAD_BLOCK, n = min_int(HEAD_BLOCK, w->N - v0);
-  for (int j = 0; j < n; j += PANEL)
-    OP(gemm_weight)(bf16, t1 - t0, mat_row(h, t0), (ptrdiff_t)h.ld * (bf16 ? 2 : 4),
-                    w->data + (size_t)(v0 + j) / PANEL * w->panel_words, w->K, c + j, ld, 0);
+  for (int j = 0; j < n; j += PANEL) {
+    int panel = (v0 + j) / PANEL;
+    if (w->scale) OP(gemm_bytes)(c + j, ld, &h->bytes, w, t0, t1, panel);
+    else OP(gemm_weight)(bf16, t1 - t0, mat_row(h->act, t0), (ptrdiff_t)h->act.ld * (bf16 ? 2 : 4),
+                         w->data + panel * w->panel_words, w->K, c + j, ld, 0);
+  }
   return n;
 }
 
 typedef struct {
   float *logprob, *lse, *entropy;
-  tlk_mat h;
+  head_rows h;
   const tlk_packed *w;
   const int32_t *targets;
   float inv_temp;
@@ -69,7 +78,7 @@ static void block_part(const void *ctx, int i, int thread) {
   float *c = q->buffers + (size_t)ROW_BLOCK * HEAD_BLOCK * thread;
   int b = i / q->parts, v0 = b * HEAD_BLOCK, t0, t1;
   share(q->T, i % q->parts, q->parts, &t0, &t1);
-  int n = OP(head_logits)(c, HEAD_BLOCK, q->h, q->w, t0, t1, b);
+  int n = OP(head_logits)(c, HEAD_BLOCK, &q->h, q->w, t0, t1, b);
   for (int t = t0; t < t1; t++) {
     float *l = c + (size_t)(t - t0) * HEAD_BLOCK;
     q->stats[(size_t)b * q->T + t] = OP(head_block_stats)(l, n, q->inv_temp);
@@ -88,7 +97,7 @@ void OP(head_fwd)(float *logprob, float *lse, float *entropy, tlk_mat h, const t
   if (T <= 0) return;
   int blocks = div_up(w->N, HEAD_BLOCK);
   job q = {.logprob = logprob, .lse = lse, .entropy = entropy, .w = w, .targets = targets, .inv_temp = inv_temp, .T = T};
-  q.h = OP(as_act)(h, T, w->K, w->compute);
+  q.h = OP(head_rows_of)(h, T, w);
   q.blocks = blocks, q.parts = div_up(T, ROW_BLOCK);
   q.stats = tlk_cpu_scratch(SCRATCH_A, sizeof *q.stats * (size_t)blocks * T);
   q.buffers = tlk_cpu_scratch(SCRATCH_B, sizeof(float) * ROW_BLOCK * HEAD_BLOCK * tlk_cpu_threads());

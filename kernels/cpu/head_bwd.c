@@ -48,7 +48,7 @@ static void turn_and_dlogits(const void *ctx, int i, int thread) {
   }
   share(q->rows, i - pc, q->parts, &t0, &t1);
   float *c = q->buffers + (size_t)LOGIT_ROWS * HEAD_BLOCK * thread;
-  OP(head_logits)(c, HEAD_BLOCK, q->h, q->w, q->first + t0, q->first + t1, q->block);
+  OP(head_logits)(c, HEAD_BLOCK, &(head_rows){.act = q->h}, q->w, q->first + t0, q->first + t1, q->block);
   for (int t = t0; t < t1; t++)
     row_dlogits(q, mat_row_out(q->dl, t), c + (size_t)(t - t0) * HEAD_BLOCK, q->first + t, v0, q->n);
 }

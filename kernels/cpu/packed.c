@@ -2,7 +2,7 @@
 //
 // W (N, K) is cut into panels of 64 rows; a panel is the transposition of its rows seen as 32-bit words (one fp32, or two
 // bf16 neighbours), so packing a bf16 checkpoint moves words and never touches a value. Zeros pad N to 64 and an odd K to
-// pairs. There is one copy: the gradient of the input transposes pieces of it on the fly (linear_bwd.c).
+// pairs. int8 rows are rounded first (int8.c), padded to fours, and keep a scale and a sum each. There is one copy: the gradient of the input transposes pieces of it on the fly (linear_bwd.c).
 #define _GNU_SOURCE
 #include "cpu.h"
 #include <sys/mman.h>
@@ -31,11 +31,25 @@ static void convert_row(void *out, int bf16, const void *row, int w_dtype, int K
   if (bf16 && (K & 1)) ((uint16_t *)out)[K] = 0;
 }
 
+// one source row as integers, padded to whole words; its scale and sum
+static void quantize(tlk_packed *p, int n, int8_t *out, float *piece, const void *row, int w_dtype) {
+  int32_t sum = 0;
+  if (w_dtype == TLK_F16) {
+    convert_row(piece, 0, row, w_dtype, p->K);
+    row = piece;
+  }
+  p->scale[n] = OP(quantize_row)((uint8_t *)out, 0, row, w_dtype == TLK_BF16, p->K);
+  for (int k = 0; k < p->K; k++) sum += out[k];
+  for (int k = p->K; k < p->steps * 4; k++) out[k] = 0;
+  p->sum[n] = 128 * sum;
+}
+
 typedef struct {
   tlk_packed *p;
   const void *w;
   int w_dtype, direct;  // direct: rows are whole words of the right kind as they are
-  char *scratch;        // 64 converted rows a thread
+  char *scratch;        // a thread's 64 converted rows, and one in fp32
+  size_t each;
 } fill_job;
 
 static void fill_panel(const void *ctx, int i, int thread) {
@@ -46,16 +60,18 @@ static void fill_panel(const void *ctx, int i, int thread) {
   for (int r = 0; r < n; r++) {
     rows[r] = (const char *)q->w + (size_t)(i * PANEL + r) * p->K * tlk_dtype_size(q->w_dtype);
     if (q->direct) continue;
-    char *tmp = q->scratch + ((size_t)thread * PANEL + r) * p->steps * 4;
-    convert_row(tmp, p->compute == TLK_BF16, rows[r], q->w_dtype, p->K);
-    rows[r] = tmp;
+    char *tmp = q->scratch + q->each * thread, *to = tmp + (size_t)r * p->steps * 4;
+    if (p->scale) quantize(p, i * PANEL + r, (int8_t *)to, (float *)(tmp + (size_t)p->steps * STEP_BYTES), rows[r], q->w_dtype);
+    else convert_row(to, p->compute == TLK_BF16, rows[r], q->w_dtype, p->K);
+    rows[r] = to;
   }
   OP(panel_of_rows)(p->data + (size_t)i * p->panel_words, rows, n, p->steps);
 }
 
 static void fill(tlk_packed *p, const void *w, int w_dtype) {
-  fill_job q = {p, w, w_dtype, w_dtype == p->compute && !(p->compute == TLK_BF16 && (p->K & 1)), NULL};
-  if (!q.direct) q.scratch = tlk_cpu_scratch(SCRATCH_A, (size_t)p->steps * STEP_BYTES * tlk_cpu_threads());
+  fill_job q = {p, w, w_dtype, w_dtype == p->compute && !(p->compute == TLK_BF16 && (p->K & 1)), NULL,
+                (size_t)p->steps * STEP_BYTES + (size_t)div_up(p->K, PANEL) * STEP_BYTES};
+  if (!q.direct) q.scratch = tlk_cpu_scratch(SCRATCH_A, q.each * tlk_cpu_threads());
   tlk_run(n_panels(p->N), (double)p->N * p->K, fill_panel, &q);
 }
 
@@ -64,13 +80,17 @@ tlk_packed *OP(pack)(const void *w, int w_dtype, int N, int K, int compute) {
   tlk_packed *p = calloc(1, sizeof *p);
   if (!p) return NULL;
   p->N = N, p->K = K, p->compute = compute;
-  p->steps = n_steps(K, compute == TLK_BF16);
+  p->steps = n_steps(K, kind_of(compute));
   p->panel_words = (size_t)p->steps * PANEL;
   p->bytes = p->panel_words * 4 * (size_t)n_panels(N);
   size_t align = p->bytes >= (size_t)4 << 20 ? (size_t)2 << 20 : 64;
   p->data = aligned_alloc(align, (p->bytes + align - 1) / align * align);
-  if (!p->data) {
-    free(p);
+  if (compute == TLK_I8) {
+    p->scale = calloc((size_t)n_panels(N) * PANEL, sizeof *p->scale);
+    p->sum = calloc((size_t)n_panels(N) * PANEL, sizeof *p->sum);
+  }
+  if (!p->data || (compute == TLK_I8 && (!p->scale || !p->sum))) {
+    OP(packed_free)(p);
     return NULL;
   }
   if (align > 64) madvise(p->data, p->bytes, MADV_HUGEPAGE);
@@ -82,6 +102,10 @@ void OP(repack)(tlk_packed *p, const float *w) { fill(p, w, TLK_F32); }
 
 void OP(packed_row)(float *row, const tlk_packed *p, int n) {
   const uint32_t *from = p->data + (size_t)(n / PANEL) * p->panel_words + n % PANEL;
+  if (p->scale) {
+    for (int k = 0; k < p->K; k++) row[k] = p->scale[n] * (float)(int8_t)(from[(size_t)(k / 4) * PANEL] >> 8 * (k % 4));
+    return;
+  }
   int bf16 = p->compute == TLK_BF16;
   for (int s = 0; s < p->steps; s++, from += PANEL) {
     if (s + 8 < p->steps) __builtin_prefetch(from + 8 * PANEL);
@@ -110,10 +134,14 @@ void OP(unpack)(float *w, const tlk_packed *p, int n0, int n1) {
 void OP(packed_free)(tlk_packed *p) {
   if (!p) return;
   free(p->data);
+  free(p->scale);
+  free(p->sum);
   free(p);
 }
 
-size_t OP(packed_bytes)(const tlk_packed *p) { return p->bytes + sizeof *p; }
+size_t OP(packed_bytes)(const tlk_packed *p) {
+  return p->bytes + sizeof *p + (p->scale ? (size_t)n_panels(p->N) * PANEL * 8 : 0);
+}
 
 void OP(packed_dims)(const tlk_packed *p, int *N, int *K, int *compute) {
   if (N) *N = p->N;

@@ -158,11 +158,11 @@ static int choose(const row_view *v, const tlk_sample_row *r) {
 
 typedef struct {
   int32_t *ids;
-  float *logprob, *entropy;
-  tlk_mat h;
+  float *logprob, *lse, *entropy;
+  head_rows h;          // all rows
   const tlk_packed *w;
   const tlk_sample_row *rows;
-  int T, blocks, parts;
+  int first, T, blocks, parts;  // the chunk's rows
   size_t Vp;           // V up to whole panels
   float *logits;       // (rows, Vp)
   head_stats *stats;   // (blocks, rows)
@@ -175,7 +175,7 @@ static void block_part(const void *ctx, int i, int thread) {
   int b = i / q->parts, t0, t1;
   share(q->T, i % q->parts, q->parts, &t0, &t1);
   float *l = q->logits + t0 * q->Vp + (size_t)b * HEAD_BLOCK;
-  int n = OP(head_logits)(l, (ptrdiff_t)q->Vp, q->h, q->w, t0, t1, b);
+  int n = OP(head_logits)(l, (ptrdiff_t)q->Vp, &q->h, q->w, q->first + t0, q->first + t1, b);
   for (int t = t0; t < t1; t++, l += q->Vp)
     q->stats[(size_t)b * q->T + t] = OP(head_block_stats)(l, n, inverse(q->rows[t].temperature));
 }
@@ -190,25 +190,25 @@ static void sample_row(const void *ctx, int t, int thread) {
   q->ids[t] = choose(&v, &q->rows[t]);
   OP(head_finish)(v.stats, q->blocks, v.stride, &lse, q->entropy ? &q->entropy[t] : NULL);
   q->logprob[t] = v.l[q->ids[t]] - lse;
+  if (q->lse) q->lse[t] = lse;
 }
 
-void OP(head_sample)(int32_t *ids, float *logprob, float *entropy, tlk_mat h, const tlk_packed *w, const tlk_sample_row *rows,
-                     int T) {
+void OP(head_sample)(int32_t *ids, float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w,
+                     const tlk_sample_row *rows, int T) {
   if (T <= 0) return;
   size_t V = (size_t)w->N, Vp = (size_t)n_panels(w->N) * PANEL;
   int chunk = max_int(1, min_int(T, (int)(CHUNK_BYTES / (Vp * 4)))), blocks = div_up(w->N, HEAD_BLOCK);
   int threads = tlk_cpu_threads();
-  h = OP(as_act)(h, T, w->K, w->compute);
-  job q = {.w = w, .Vp = Vp, .blocks = blocks};
+  job q = {.h = OP(head_rows_of)(h, T, w), .w = w, .Vp = Vp, .blocks = blocks};
   q.logits = tlk_cpu_scratch(SCRATCH_A, Vp * 4 * chunk);
   q.stats = tlk_cpu_scratch(SCRATCH_B, sizeof(head_stats) * (size_t)blocks * chunk);
   q.lists = tlk_cpu_scratch(SCRATCH_C, sizeof(candidate) * V * threads);
   q.heaps = tlk_cpu_scratch(SCRATCH_D, sizeof(float) * (size_t)n_panels(w->N) * threads);
   for (int t = 0; t < T; t += chunk) {
-    q.T = min_int(chunk, T - t);
+    q.first = t, q.T = min_int(chunk, T - t);
     q.parts = div_up(q.T, ROW_BLOCK);
+    q.lse = lse ? lse + t : NULL;
     q.ids = ids + t, q.logprob = logprob + t, q.entropy = entropy ? entropy + t : NULL, q.rows = rows + t;
-    q.h = (tlk_mat){(void *)(uintptr_t)mat_row(h, t), h.dtype, h.ld};
     tlk_run(blocks * q.parts, (double)q.T * V * w->K / 16, block_part, &q);
     tlk_run(q.T, (double)q.T * V, sample_row, &q);
   }

@@ -107,16 +107,16 @@ static int draw(ref_candidate *c, int n, float u) {
   return c[n - 1].id;
 }
 
-void ref_head_sample(int32_t *ids, float *logprob, float *entropy, tlk_mat h, const tlk_packed *w, const tlk_sample_row *rows,
-                     int T) {
+void ref_head_sample(int32_t *ids, float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w,
+                     const tlk_sample_row *rows, int T) {
   for (int t = 0; t < T; t++) {
     float inv_temp = rows[t].temperature > 0 ? 1 / rows[t].temperature : 1;
     ref_candidate *c = w->order;
     for (int j = 0; j < w->N; j++) c[j] = (ref_candidate){logit(h, t, w, j, inv_temp), j};
     qsort(c, (size_t)w->N, sizeof *c, by_logit);
     ids[t] = rows[t].temperature > 0 ? draw(c, filter(c, w->N, &rows[t]), rows[t].u) : c[0].id;
-    float lse;
+    float sum;
     tlk_mat row = {(char *)h.p + (size_t)t * h.ld * tlk_dtype_size(h.dtype), h.dtype, h.ld};
-    ref_head_fwd(&logprob[t], &lse, entropy ? &entropy[t] : NULL, row, w, &ids[t], inv_temp, 1);
+    ref_head_fwd(&logprob[t], lse ? &lse[t] : &sum, entropy ? &entropy[t] : NULL, row, w, &ids[t], inv_temp, 1);
   }
 }

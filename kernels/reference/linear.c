@@ -4,7 +4,8 @@
 //   bwd_x  dx = dy W + ((dy B) R) A
 //   bwd_w  dW = dy^T x,  db = sum_t dy_t
 //
-// A packed weight is a row-major float copy whose values were rounded to the compute dtype. The low-rank term is described in
+// A packed weight is a row-major float copy whose values were rounded to the compute dtype (int8: a whole number of the row's
+// scales; the rows of x that meet it are rounded in the same way as they are read). The low-rank term is described in
 // lowrank.c; for rows without one it is left out, not added as zero, so that even the sign of a zero is that of the plain layer.
 #include "ref.h"
 
@@ -15,6 +16,15 @@ static float load(const void *w, int dtype, size_t i) {
 }
 
 static float round_compute(float f, int compute) { return compute == TLK_BF16 ? ref_from_bf16(ref_to_bf16(f)) : f; }
+
+// p's values, as they were given, to what the compute dtype can hold
+static void round_rows(tlk_packed *p) {
+  for (int n = 0; n < p->N; n++) {
+    float *w = p->w + (size_t)n * p->K, max = 0;
+    for (int k = 0; k < p->K; k++) max = fmaxf(max, fabsf(w[k]));
+    for (int k = 0; k < p->K; k++) w[k] = p->compute == TLK_I8 ? ref_as_byte(w[k], max) : round_compute(w[k], p->compute);
+  }
+}
 
 tlk_packed *ref_pack(const void *w, int w_dtype, int N, int K, int compute) {
   tlk_packed *p = calloc(1, sizeof *p);
@@ -27,12 +37,14 @@ tlk_packed *ref_pack(const void *w, int w_dtype, int N, int K, int compute) {
     ref_packed_free(p);
     return NULL;
   }
-  for (size_t i = 0; i < n; i++) p->w[i] = round_compute(load(w, w_dtype, i), compute);
+  for (size_t i = 0; i < n; i++) p->w[i] = load(w, w_dtype, i);
+  round_rows(p);
   return p;
 }
 
 void ref_repack(tlk_packed *p, const float *w) {
-  for (size_t i = 0; i < (size_t)p->N * p->K; i++) p->w[i] = round_compute(w[i], p->compute);
+  memcpy(p->w, w, sizeof *w * (size_t)p->N * p->K);
+  round_rows(p);
 }
 
 void ref_unpack(float *w, const tlk_packed *p, int n0, int n1) {
@@ -72,6 +84,10 @@ void ref_linear_fwd(tlk_mat y, float *z, tlk_mat x, const tlk_packed *w, const f
       for (int n = n0; n < n1; n++) ref_put(y, t, n, accumulate ? ref_get(y, t, n) + s[n - n0] : s[n - n0]);
     }
   }
+}
+
+void ref_linear_fwd_group(const tlk_linear *l, int n, tlk_mat x, int T) {
+  for (int i = 0; i < n; i++) ref_linear_fwd(l[i].y, l[i].z, x, l[i].w, l[i].bias, l[i].lr, T, 0);
 }
 
 void ref_linear_bwd_x(tlk_mat dx, float *g, tlk_mat dy, const tlk_packed *w, const tlk_lowrank *lr, int T, int accumulate) {

@@ -51,10 +51,21 @@ static inline void ref_put(tlk_mat m, int t, int c, double v) {
   else ((float *)m.p)[i] = (float)v;
 }
 
+// x as a whole number of its row's scales, max / 127 (compute = I8)
+static inline float ref_as_byte(float x, float max) {
+  return max > 0 ? max / 127.0f * (rintf(x * (127.0f / max)) + 0.0f) : 0;  // + 0: an integer has no -0
+}
+
 // h row t . w row n
 static inline double ref_dot(tlk_mat h, int t, const tlk_packed *w, int n) {
   const float *row = ref_row(w, n);
   double s = 0;
+  if (w->compute == TLK_I8) {
+    float max = 0;
+    for (int k = 0; k < w->K; k++) max = fmaxf(max, fabsf((float)ref_get(h, t, k)));
+    for (int k = 0; k < w->K; k++) s += (double)ref_as_byte((float)ref_get(h, t, k), max) * row[k];
+    return s;
+  }
   for (int k = 0; k < w->K; k++) s += ref_get(h, t, k) * row[k];
   return s;
 }
@@ -71,6 +82,7 @@ size_t ref_packed_bytes(const tlk_packed *p);
 void ref_packed_dims(const tlk_packed *p, int *N, int *K, int *compute);
 void ref_linear_fwd(tlk_mat y, float *z, tlk_mat x, const tlk_packed *w, const float *bias, const tlk_lowrank *lr, int T,
                     int accumulate);
+void ref_linear_fwd_group(const tlk_linear *l, int n, tlk_mat x, int T);
 void ref_linear_bwd_x(tlk_mat dx, float *g, tlk_mat dy, const tlk_packed *w, const tlk_lowrank *lr, int T, int accumulate);
 void ref_linear_bwd_w(float *dw, tlk_mat a, tlk_mat b, int T, int N, int K);
 void ref_colsum(float *db, tlk_mat dy, int T, int N);
@@ -97,8 +109,8 @@ void ref_head_fwd(float *logprob, float *lse, float *entropy, tlk_mat h, const t
                   float inv_temp, int T);
 void ref_head_bwd(float *dh, float *dw, tlk_mat h, const tlk_packed *w, const int32_t *targets, const float *lse,
                   const float *entropy, const float *dlogprob, const float *dentropy, float inv_temp, int T);
-void ref_head_sample(int32_t *ids, float *logprob, float *entropy, tlk_mat h, const tlk_packed *w, const tlk_sample_row *rows,
-                     int T);
+void ref_head_sample(int32_t *ids, float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w,
+                     const tlk_sample_row *rows, int T);
 void ref_adamw(float *param, float *m, float *v, const float *grad, size_t n, float lr, float beta1, float beta2, float eps,
                float weight_decay, int step);
 double ref_sumsq(const float *x, size_t n);

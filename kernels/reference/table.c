@@ -28,6 +28,7 @@ static const tlk_ops ops = {
   .packed_bytes = ref_packed_bytes,
   .packed_dims = ref_packed_dims,
   .linear_fwd = ref_linear_fwd,
+  .linear_fwd_group = ref_linear_fwd_group,
   .linear_bwd_x = ref_linear_bwd_x,
   .linear_bwd_w = ref_linear_bwd_w,
   .colsum = ref_colsum,

@@ -1,8 +1,12 @@
 --- bench.lua: throughput and memory of sampling, training and whole GRPO steps, each beside what this machine can do at most
---- (multiply-adds in registers, measured in the same run: tl_machine_gflops). `tlrun bench` is its command line.
+--- (multiply-adds in registers and reads of memory, measured in the same run: runtime/base/machine.c). `tlrun bench` is its
+--- command line.
 ---
---- FLOPs counted: 2 per weight of the linears and the head and token, and the attention's products; a backward for dX alone counts
---- the same as a forward. Nothing else is counted, so roofline_share is a lower bound of how busy the units are.
+--- FLOPs counted for roofline_share: 2 per weight of the linears and the head and token, and the attention's products; a backward
+--- for dX alone counts the same as a forward. Nothing else is counted, so the share is a lower bound of how busy the units are.
+---
+--- With profile = true one more repetition runs under the profiler (runtime/base/profile.c), after those that are timed: profile
+--- lists every op with its time, FLOPs, bytes and its share of the limit, the larger of the shares of arithmetic and of memory.
 local F = require "tl.ffi"
 local ffi = require "ffi"
 local sample = require "tl.sample"
@@ -31,29 +35,99 @@ local function random_ids(model, n, stream)
   return ids
 end
 
-local function peak_of(model) return C.tl_machine_gflops(model.compute == "f32" and C.TL_F32 or C.TL_BF16) * 1e9 end
+local limits_of = {}
+-- the machine's limit for products of a dtype, FLOP/s; measured once
+local function limit(dtype)
+  limits_of[dtype] = limits_of[dtype] or C.tl_machine_gflops(dtype) * 1e9
+  return limits_of[dtype]
+end
+local function bandwidth()
+  limits_of.memory = limits_of.memory or C.tl_machine_read_gbs() * 1e9
+  return limits_of.memory
+end
+local DTYPE = { f32 = C.TL_F32, bf16 = C.TL_BF16, int8 = C.TL_I8 }
+local function peak_of(model, dtype) return limit(DTYPE[dtype or model.compute]) end
+
+-- ---- the profile
+
+local function rows_of_profile()
+  local list, row = {}, ffi.new "tl_profile_row"
+  for i = 0, 1000 do
+    if not C.tl_profile_get(i, row) then break end
+    list[i + 1] = { name = ffi.string(row.name), n = row.n, k = row.k, op = row.is_op, dtype = tonumber(row.compute), calls = tonumber(row.calls),
+      seconds = row.seconds, flops = row.flops, bytes = row.bytes }
+  end
+  return list
+end
+
+--- Runs fn under the profiler. Returns { rows, wall_s, covered }: rows by falling time, the last of them Lua's own part, which is
+--- the wall time that no row of the runtime covers; covered is the others' share of the wall time.
+function bench.profile(fn)
+  C.tl_profile_start()
+  local t0 = C.tl_seconds()
+  local ok, message = pcall(fn)
+  local wall = C.tl_seconds() - t0
+  C.tl_profile_stop()
+  if not ok then error(message, 0) end
+  local rows, sum = rows_of_profile(), 0
+  for _, r in ipairs(rows) do
+    sum = sum + r.seconds
+    r.name = r.n > 0 and ("%s %dx%d"):format(r.name, r.n, r.k) or r.name
+    r.share_of_time = r.seconds / wall
+    if r.op then r.share_of_limit = math.max(r.flops / limit(r.dtype), r.bytes / bandwidth()) / r.seconds end
+  end
+  table.sort(rows, function(a, b) return a.seconds > b.seconds end)
+  rows[#rows + 1] = { name = "Lua", calls = 1, seconds = wall - sum, share_of_time = (wall - sum) / wall, flops = 0, bytes = 0 }
+  return { rows = rows, wall_s = wall, covered = sum / wall }
+end
+
+--- The machine's limits, and the model's products alone (in its own shapes, layer after layer) at several numbers of rows:
+--- the tokens/s that a decode step of so many sequences cannot exceed, by products and by reading the weights once.
+function bench.roofline(model, o)
+  local r = { f32_gflops = limit(C.TL_F32) * 1e-9, bf16_gflops = limit(C.TL_BF16) * 1e-9, int8_gops = limit(C.TL_I8) * 1e-9,
+    memory_gbs = bandwidth() * 1e-9, threads = C.tl_threads(), isa = ffi.string(C.tl_backend_isa()), products = {} }
+  local flops, seconds = layer_flops(model, 0) + head_flops(model), ffi.new "double[1]"
+  local m = o.dtype == "int8" and model:quantize() or model
+  for _, rows in ipairs { 1, 8, 64, 512 } do
+    F.check(C.tl_model_products(m.handle, rows, o.reps * (rows > 64 and 1 or 4), seconds))
+    local s = seconds[0]
+    r.products[#r.products + 1] = { rows = rows, seconds = s, gflops = rows * flops / s * 1e-9, tokens_per_s = rows / s,
+      share_of_limit = math.max(rows * flops / peak_of(model, o.dtype), tonumber(m.packed_bytes) / bandwidth()) / s }
+  end
+  return r
+end
+
+local function decode(model, o, seed)
+  local s = sample.sampler(model, { adapter = o.adapter, max_sequences = o.batch })
+  s:submit(random_ids(model, o.prompt_tokens, 7), o.batch, 0, { temperature = 1, max_new_tokens = o.new_tokens, ignore_eos = true, seed = seed })
+  for _ in s:completions() do end
+  local st = s:stats()
+  s:free()
+  return st
+end
 
 --- Decoding: `batch` completions of one prompt of random tokens, `new_tokens` each, at temperature 1.
---- Returns {tokens_per_s, prefill_tokens_per_s, ms_per_step, roofline_share, peak_rss_bytes, runs}.
+--- Returns {tokens_per_s, prefill_tokens_per_s, ms_per_step, roofline_share, peak_rss_bytes, runs}. tokens_per_s_best is that of
+--- the fastest decode step.
 function bench.sample(model, o)
-  local prompt, rates, prefill, steps = random_ids(model, o.prompt_tokens, 7), {}, {}, {}
+  local rates, prefill, steps, fastest = {}, {}, {}, math.huge
+  local m = o.dtype == "int8" and model:quantize() or model
   for rep = 0, o.reps do
-    local s = sample.sampler(model, { adapter = o.adapter, max_sequences = o.batch })
-    s:submit(prompt, o.batch, 0, { temperature = 1, max_new_tokens = o.new_tokens, ignore_eos = true, seed = rep })
-    for _ in s:completions() do end
-    local st = s:stats()
-    s:free()
+    local st = decode(m, o, rep)
     if rep > 0 then  -- the first warms up
       rates[#rates + 1] = st.new_tokens / st.decode_seconds
       prefill[#prefill + 1] = st.prompt_tokens / st.prefill_seconds
       steps[#steps + 1] = st.decode_seconds / st.decode_steps * 1e3
+      fastest = math.min(fastest, st.fastest_step_seconds)
     end
   end
   local rate = median(rates)
   local flops = layer_flops(model, o.prompt_tokens + o.new_tokens / 2) + head_flops(model)
-  return { tokens_per_s = rate, tokens_per_s_best = math.max(unpack(rates)), prefill_tokens_per_s = median(prefill), ms_per_step = median(steps),
-    roofline_share = rate * flops / peak_of(model), peak_gflops = peak_of(model) * 1e-9, peak_rss_bytes = tonumber(C.tl_peak_rss_bytes()),
-    batch = o.batch, prompt_tokens = o.prompt_tokens, new_tokens = o.new_tokens, reps = o.reps }
+  return { tokens_per_s = rate, tokens_per_s_best = o.batch / fastest, prefill_tokens_per_s = median(prefill), ms_per_step = median(steps),
+    roofline_share = rate * flops / peak_of(model, o.dtype), peak_gflops = peak_of(model, o.dtype) * 1e-9, dtype = o.dtype or model.compute,
+    memory_share = rate / o.batch * m.packed_bytes / bandwidth(), memory_gbs = bandwidth() * 1e-9,
+    profile = o.profile and bench.profile(function() decode(m, o, 0) end) or nil,
+    peak_rss_bytes = tonumber(C.tl_peak_rss_bytes()), batch = o.batch, prompt_tokens = o.prompt_tokens, new_tokens = o.new_tokens, reps = o.reps }
 end
 
 --- Forward and backward (dX and the adapter's gradient) of `sequences` sequences of `tokens` tokens, loss on all but the first.
@@ -69,48 +143,96 @@ function bench.train(model, o)
   local n = batch:n_tokens()
   local lp, d, seconds, last = ffi.new("float[?]", n), ffi.new("float[?]", n), {}, nil
   for i = 0, n - 1 do d[i] = -1 / n end
-  for rep = 0, o.reps do
-    local t0 = C.tl_seconds()
+  local function step()
     o.adapter:zero_gradient()
-    local p = pass.create(model, batch, { adapter = o.adapter, backward = true, memory = o.memory })
+    local p = pass.create(model, batch, { adapter = o.adapter, backward = true, memory = require("tl.memory").of_pass(model, o.memory) })
     for i = 0, p.n_micro - 1 do
       p:forward(i, lp, nil)
       p:backward(i, d, nil)
     end
     last = { micro_batches = p.n_micro, recomputes = p.recomputes, activation_bytes = p.planned_bytes }
     p:free()
+  end
+  for rep = 0, o.reps do
+    local t0 = C.tl_seconds()
+    step()
     if rep > 0 then seconds[#seconds + 1] = C.tl_seconds() - t0 end
   end
+  local profile = o.profile and bench.profile(step) or nil
   batch:free()
   local s = median(seconds)
   local tokens = o.sequences * o.tokens
   local flops = tokens * (layer_flops(model, o.tokens / 2) * (last.recomputes and 3 or 2) + head_flops(model) * 3)
   last.tokens_per_s, last.tokens_per_s_best, last.ms_per_step = tokens / s, tokens / math.min(unpack(seconds)), s * 1e3
+  last.profile = profile
   last.roofline_share, last.peak_gflops = flops / s / peak_of(model), peak_of(model) * 1e-9
   last.peak_rss_bytes, last.sequences, last.tokens, last.reps = tonumber(C.tl_peak_rss_bytes()), o.sequences, o.tokens, o.reps
   return last
 end
 
+-- a reward that depends on the text, if ms is given after waiting so long, as a verifier does that asks another program
+local function text_reward(ms)
+  if not ms or ms == 0 then return function(_, completion) return #completion.text % 2 end end
+  return loadstring(([[return function(problem, completion)
+    os.execute("sleep %.3f")
+    return #completion.text %% 2
+  end]]):format(ms / 1000))()
+end
+
 --- GRPO steps: `prompts` prompts x `group` completions of up to `new_tokens` tokens. problems: a list; reward by the verifier.
 --- So that a step has something to train on, the reward of a benchmark may be random (verifier = nil): it depends on the text.
+--- verify_ms: the verifier waits that long for every completion.
 function bench.grpo(model, o)
   local trainer = require("tl.grpo").trainer { model = model, adapter = o.adapter, num_generations = o.group, lr = 1e-3,
-    max_completion_length = o.new_tokens, verifier = o.verifier, prompt = o.prompt, memory = o.memory, seed = 1,
-    reward = not o.verifier and function(_, completion) return #completion.text % 2 end or nil, max_sequences = o.max_sequences }
+    max_completion_length = o.new_tokens, rollouts = o.rollouts, verifier = o.verifier, prompt = o.prompt, memory = o.memory, seed = 1,
+    workers = o.workers, timeout_ms = 10000 + (o.verify_ms or 0),
+    reward = not o.verifier and text_reward(o.verify_ms) or nil, max_sequences = o.max_sequences }
   local t, sampling, verify, update, tokens, lengths = {}, {}, {}, {}, {}, {}
-  for rep = 0, o.reps do
+  local function step(rep)
     local batch = {}
     for i = 1, o.prompts do batch[i] = o.problems[(rep * o.prompts + i - 1) % #o.problems + 1] end
-    local m, r = trainer:step(batch)
+    return trainer:step(batch)
+  end
+  local difference, weight, kept, predicted
+  for rep = 0, o.reps do
+    local m, r = step(rep)
+    if m["sampling/sampling_logp_difference/mean"] then
+      difference, weight = m["sampling/sampling_logp_difference/mean"], m["sampling/importance_sampling_ratio/mean"]
+    end
     if rep > 0 or o.reps == 0 then
       t[#t + 1], sampling[#sampling + 1], verify[#verify + 1], update[#update + 1] = m.step_time, m.sample_s, m.verify_s, m.update_s
+      kept, predicted = m.layers_kept, m.predicted_rss_bytes
       tokens[#tokens + 1], lengths[#lengths + 1] = r.n_tokens, m["completions/mean_length"]
     end
   end
+  local profile = o.profile and bench.profile(function() step(0) end) or nil
   trainer:free()
-  return { seconds_per_step = median(t), seconds_per_step_best = math.min(unpack(t)), sample_s = median(sampling), verify_s = median(verify),
+  return { profile = profile, rollouts = o.rollouts, logp_difference = difference, layers_kept = kept, predicted_rss_bytes = predicted, importance_weight = weight, seconds_per_step = median(t), seconds_per_step_best = math.min(unpack(t)), sample_s = median(sampling), verify_s = median(verify),
     update_s = median(update), tokens_per_step = median(tokens), mean_length = median(lengths), peak_rss_bytes = tonumber(C.tl_peak_rss_bytes()),
     prompts = o.prompts, group = o.group, new_tokens = o.new_tokens, reps = o.reps, peak_gflops = peak_of(model) * 1e-9 }
+end
+
+-- Shapes of known models, for random weights: what a step costs at a size that is not here.
+local SHAPES = {  -- layers, width, heads, kv heads, ffn, vocab
+  ["smollm2-135m"] = { 30, 576, 9, 3, 1536, 49152 }, ["smollm2-360m"] = { 32, 960, 15, 5, 2560, 49152 },
+  ["qwen2.5-0.5b"] = { 24, 896, 14, 2, 4864, 151936 }, ["qwen2.5-1.5b"] = { 28, 1536, 12, 2, 8960, 151936 },
+}
+
+--- A model with random weights in the shape of a known one, or nil.
+function bench.shaped(name, dtype)
+  local s = SHAPES[name]
+  if not s then return nil end
+  local json, path = require "tl.json", os.tmpname()
+  local qwen = name:match "^qwen"
+  local text = json.encode { architectures = { qwen and "Qwen2ForCausalLM" or "LlamaForCausalLM" }, model_type = qwen and "qwen2" or "llama",
+    num_hidden_layers = s[1], hidden_size = s[2], num_attention_heads = s[3], num_key_value_heads = s[4], intermediate_size = s[5], vocab_size = s[6],
+    rms_norm_eps = 1e-5, rope_theta = 10000, max_position_embeddings = 4096, tie_word_embeddings = true, hidden_act = "silu", eos_token_id = 2 }
+  F.check(C.tl_write_file(path, text, #text))
+  local ok, m = pcall(require("tl.model").create, path, { dtype = dtype })
+  os.remove(path)
+  if not ok then error(m, 0) end
+  m.tok = false  -- there is none
+  return m
 end
 
 return bench

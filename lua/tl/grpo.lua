@@ -6,12 +6,14 @@
 ---   update      micro-batch by micro-batch: forward, objective, backward; then AdamW
 ---
 --- On the native path (the default) the sampler's logprobs are the trainer's, bit for bit, so the importance ratio of the first
---- update is exactly 1. rollouts = "merged" samples from W + dW rounded to the weights' dtype instead; then is_mode corrects.
+--- update is exactly 1. rollouts = "merged" samples from W + dW rounded to the weights' dtype instead, "int8" from int8 weights;
+--- then is_mode corrects with importance weights, and the metrics sampling/... say how far the two are apart.
 local F = require "tl.ffi"
 local ffi = require "ffi"
 local pass = require "tl.pass"
 local sample = require "tl.sample"
 local optim = require "tl.optim"
+local memory = require "tl.memory"
 local C, check = F.C, F.check
 
 local grpo = {}
@@ -43,12 +45,15 @@ end
 --- num_generations (8), max_completion_length (512), temperature (1), top_p, top_k, min_p, stop
 --- loss_type ("dapo"; grpo, dr_grpo, bnpo), epsilon (0.2), epsilon_high (= epsilon), delta, beta (0), entropy_coef (0)
 --- scale_rewards ("group"; batch, none), importance_sampling_level ("token"; sequence), num_iterations (1)
---- rollouts ("native"; merged), is_mode ("truncate" when merged), is_level ("sequence"), is_min (0), is_max (3)
+--- rollouts ("native"; merged, int8), is_mode ("truncate" unless native), is_level ("sequence"), is_min (0), is_max (3)
 --- on_error ("drop": the sample is left out; fail: the run ends; zero), or for each outcome { error =, timeout =, memory =, abstain = }
 --- gate (true): before the first step the verifier is attacked, and refused when it pays for junk (tl.attack)
 --- objective             function(t, out): a per-token objective of your own, see docs/recipes.md
 --- max_grad_norm (1), beta1, beta2, eps, weight_decay (0), total_steps (for schedules), seed (0)
---- workers (2), timeout_ms (the verifier's own, else 1000), instructions (no limit), memory (bytes for activations), max_sequences (64), verifier_config
+--- memory (bytes the process may take in all; default: what it takes when the trainer is made and 2 GiB more): what the cache
+---                       needs comes first; the rest is for activations, kept from sampling (native rollouts: as many layers as
+---                       fit need no forward pass) and of the training pass
+--- workers (2), timeout_ms (the verifier's own, else 1000), instructions (no limit), max_sequences (64), verifier_config
 ---@param o table
 function grpo.trainer(o)
   local t = setmetatable({ o = o, model = o.model or error("grpo.trainer wants a model", 2), adapter = o.adapter or error("grpo.trainer wants an adapter", 2) }, Trainer)
@@ -58,17 +63,18 @@ function grpo.trainer(o)
   t.seed, t.steps, t.sequences = o.seed or 0, 0, 0
   t.tokenizer = t.model:tokenizer()
   t.iterations = o.num_iterations or 1
-  t.merged = choice(o, "rollouts", "native", { native = false, merged = true })
+  t.rollouts = choice(o, "rollouts", "native", { native = "native", merged = "merged", int8 = "int8" })
   t.on_error = require("tl.verify").policy(o.on_error)
   t.scale = choice(o, "scale_rewards", "group", SCALE)
   local eps = o.epsilon or 0.2
   t.opt = ffi.new("tl_grpo_options", { loss_type = choice(o, "loss_type", "dapo", LOSS), epsilon = eps,
     epsilon_high = o.epsilon_high or eps, delta = o.delta or 0, beta = o.beta or 0, entropy_coef = o.entropy_coef or 0,
     max_completion_length = o.max_completion_length or 512, ratio_level = choice(o, "importance_sampling_level", "token", LEVEL),
-    is_mode = choice(o, "is_mode", t.merged and "truncate" or "off", MODE), is_level = choice(o, "is_level", "sequence", LEVEL),
+    is_mode = choice(o, "is_mode", t.rollouts ~= "native" and "truncate" or "off", MODE), is_level = choice(o, "is_level", "sequence", LEVEL),
     is_min = o.is_min or 0, is_max = o.is_max or 3 })
   t.pool = require("tl.verify").pool { verifier = o.verifier or o.reward or error("grpo.trainer wants a verifier or a reward", 2),
     workers = o.workers, timeout_ms = o.timeout_ms, instructions = o.instructions, config = o.verifier_config, inline = o.inline }
+  memory.start(t)
   t.reward_name = type(o.verifier) == "string" and o.verifier:match("[^.]+$") or "reward"
   return t
 end
@@ -86,18 +92,37 @@ function grpo.prompt_ids(tokenizer, make, problem)
   error("the prompt of a problem is messages (a table) or text; got " .. type(p), 3)
 end
 
+-- The model to sample from, the adapter to sample with, and whether this step made the model. A low-rank adapter goes on top of
+-- the int8 weights, which are then made once; a full one is merged first.
+function Trainer:sampling_model()
+  if self.rollouts == "native" then return self.model, self.adapter, false end
+  if self.rollouts == "int8" and self.adapter.kind ~= "full" then
+    self.int8 = self.int8 or self.model:quantize()
+    return self.int8, self.adapter, false
+  end
+  local merged = self.model:merge(self.adapter)
+  if self.rollouts == "merged" then return merged, nil, true end
+  local int8 = merged:quantize()
+  merged:free()
+  return int8, nil, true
+end
+
 --- Samples n completions of every problem; each goes to the verifier pool as it ends.
 function Trainer:rollout(problems)
   local o, began = self.o, C.tl_seconds()
   local r = { groups = {}, problems = problems, n_tokens = 0 }
-  local model = self.merged and self.model:merge(self.adapter) or self.model
-  local s = sample.sampler(model, { adapter = not self.merged and self.adapter or nil, max_sequences = o.max_sequences, memory = o.kv_memory })
+  local model, adapter, own = self:sampling_model()
   local settings = { temperature = o.temperature, top_p = o.top_p, top_k = o.top_k, min_p = o.min_p, stop = o.stop,
     max_new_tokens = o.max_completion_length or 512, seed = self.seed }
   local group_of, job_of = {}, {}
   for i, problem in ipairs(problems) do
-    local ids = grpo.prompt_ids(self.tokenizer, o.prompt, problem)
-    r.groups[i] = { problem = problem, prompt = ids, completions = {} }
+    r.groups[i] = { problem = problem, prompt = grpo.prompt_ids(self.tokenizer, o.prompt, problem), completions = {} }
+  end
+  r.budget = memory.plan(self, r.groups)
+  local s = sample.sampler(model, { adapter = adapter, max_sequences = o.max_sequences, memory = r.budget.cache, kept = self.kept })
+  for i, g in ipairs(r.groups) do
+    local ids = g.prompt
+    r.groups[i].sequence_id = self.sequences
     group_of[s:submit(ids, self.n, self.sequences, settings)] = i
     self.sequences = self.sequences + self.n
   end
@@ -111,7 +136,7 @@ function Trainer:rollout(problems)
   for c in s:completions() do
     local g = r.groups[group_of[c.request]]
     c.text = sample.text(self.tokenizer, c)
-    g.completions[c.index] = c
+    g.completions[c.index], c.sequence_id = c, g.sequence_id + c.index - 1
     r.n_tokens = r.n_tokens + #c.ids
     job_of[self.pool:submit(g.problem, { text = c.text, n_tokens = #c.ids, finish = c.finish })] = c
     waiting = waiting + 1
@@ -122,7 +147,7 @@ function Trainer:rollout(problems)
   while waiting > 0 do take(1000) end
   r.stats, r.sample_s, r.verify_s = s:stats(), sampled - began, C.tl_seconds() - sampled
   s:free()
-  if self.merged then model:free() end
+  if own then model:free() end
   return r
 end
 
@@ -165,7 +190,7 @@ function Trainer:pack(r)
     if alive then
       b.batch:prompt(g.prompt)
       for _, c in ipairs(g.completions) do
-        b.batch:completion(c.ids)
+        b.batch:sampled(b.batch:completion(c.ids), c.sequence_id)
         b.list[#b.list + 1] = c
       end
     end
@@ -207,11 +232,12 @@ function Trainer:update(b)
     entropy = entropy and array(b.n_tokens) or nil, dentropy = entropy and array(b.n_tokens) or nil }
   w.stats.is_min = math.huge
   if #b.list > 0 and self.opt.beta ~= 0 then
-    w.ref = pass.logprobs(self.model, b.batch, { temperature = o.temperature, memory = o.memory })
+    w.ref = pass.logprobs(self.model, b.batch, { temperature = o.temperature, memory = b.memory })
   end
   for iteration = 1, #b.list > 0 and self.iterations or 0 do
     self.adapter:zero_gradient()
-    local p = pass.create(self.model, b.batch, { adapter = self.adapter, temperature = o.temperature, memory = o.memory, backward = true, entropy = entropy })
+    local p = pass.create(self.model, b.batch, { adapter = self.adapter, temperature = o.temperature, memory = b.memory, backward = true,
+      entropy = entropy, kept = self.kept })
     for i = 0, p.n_micro - 1 do
       p:forward(i, w.logprob, w.entropy)
       local first, count = p:range(i)
@@ -219,6 +245,7 @@ function Trainer:update(b)
       p:backward(i, w.dlogprob, w.dentropy)
     end
     b.planned_bytes, b.n_micro = p.planned_bytes, p.n_micro
+    if iteration == 1 then b.layers_kept = self.model.n_layers - p.first_kept end
     p:free()
     if iteration == 1 and self.iterations > 1 then
       w.old = array(b.n_tokens)
@@ -238,6 +265,7 @@ function Trainer:step(problems)
   local r = self:rollout(problems)
   self:judge(r)
   local b = self:pack(r)
+  b.memory = r.budget.pass
   b.lr = self.lr(self.steps, self.o.total_steps or self.steps)
   local stats = self:update(b)
   local m = self:metrics(r, b, stats)
@@ -287,7 +315,8 @@ function Trainer:metrics(r, b, stats)
     ["clip_ratio/region_mean"] = (stats.clip_low + stats.clip_high) / tokens,
     sample_s = r.sample_s, verify_s = r.verify_s, update_s = b.update_s, tokens_per_s = r.n_tokens / math.max(1e-9, r.sample_s + r.verify_s + b.update_s),
     ["verifier/abstain"] = r.outcomes.abstain, ["verifier/error"] = r.outcomes.error, ["verifier/timeout"] = r.outcomes.timeout, ["verifier/memory"] = r.outcomes.memory,
-    samples_trained = #b.list, micro_batches = b.n_micro or 0, activation_bytes = b.planned_bytes or 0 }
+    samples_trained = #b.list, micro_batches = b.n_micro or 0, activation_bytes = b.planned_bytes or 0,
+    layers_kept = b.layers_kept or 0, predicted_rss_bytes = r.budget.predicted, peak_rss_bytes = tonumber(C.tl_peak_rss_bytes()) }
   if self.opt.beta ~= 0 then m.kl = stats.kl / tokens end
   if self.opt.is_mode ~= 0 and #b.list > 0 then
     m["sampling/sampling_logp_difference/mean"], m["sampling/sampling_logp_difference/max"] = stats.logp_diff / tokens, stats.logp_diff_max
@@ -298,6 +327,8 @@ function Trainer:metrics(r, b, stats)
 end
 
 function Trainer:free()
+  if self.int8 then self.int8:free() end
+  if self.kept then self.kept:free() end
   self.pool:free()
 end
 

@@ -33,6 +33,9 @@ function Batch:completion(ids)
   return at[0]
 end
 
+--- Says that a completion is what the sampler drew with this sequence id, for a pass with kept activations.
+function Batch:sampled(completion, sequence_id) check(C.tl_batch_sampled(self.handle, completion, sequence_id), 2) end
+
 function Batch:n_tokens() return tonumber(C.tl_batch_n_tokens(self.handle)) end
 function Batch:n_completions() return C.tl_batch_n_completions(self.handle) end
 
@@ -44,14 +47,14 @@ function Batch:offsets()
   return o
 end
 
---- A pass over a batch. Options: adapter, temperature (1), memory (bytes), backward, entropy.
+--- A pass over a batch. Options: adapter, temperature (1), memory (bytes), backward, entropy, kept (a sample.kept).
 function pass.create(model, batch, o)
   local opt = ffi.new("tl_pass_options", { temperature = o.temperature or 1, memory_bytes = o.memory or 0,
-    backward = o.backward or false, want_entropy = o.entropy or false })
+    backward = o.backward or false, want_entropy = o.entropy or false, kept = o.kept and o.kept.handle or nil })
   local out = ffi.new("tl_pass *[1]")
   check(C.tl_pass_create(model.handle, o.adapter and o.adapter.handle or nil, batch.handle, opt, out), 2)
   return setmetatable({ handle = ffi.gc(out[0], C.tl_pass_free), batch = batch, n_micro = C.tl_pass_n_micro(out[0]),
-    recomputes = C.tl_pass_recomputes(out[0]), planned_bytes = tonumber(C.tl_pass_planned_bytes(out[0])) }, Pass)
+    first_kept = C.tl_pass_first_kept(out[0]), recomputes = C.tl_pass_recomputes(out[0]), planned_bytes = tonumber(C.tl_pass_planned_bytes(out[0])) }, Pass)
 end
 
 --- First completion (from 0) and number of completions of micro-batch i (from 0).

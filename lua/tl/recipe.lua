@@ -30,7 +30,7 @@ local STANDARD = {
   { "json", { false, "one JSON document on stdout at the end" } },
   { "threads", { 0, "CPU threads; 0: all", integer = true, min = 0 } },
   { "device", { "cpu", "where to compute" } },
-  { "memory", { 0, "budget for activations; 0: the default", type = "size" } },
+  { "memory", { 0, "what the process may take in all (4G); 0: 2 GiB beyond the model", type = "size" } },
   { "gate", { true, "refuse to train on a verifier that pays for junk" } },
   { "config", { nil, "YAML file of NAME: VALUE lines", type = "string", value = "FILE" } },
 }

@@ -22,16 +22,37 @@ local function settings(o)
   return p, { list, stop }
 end
 
---- A sampler. Options: adapter, max_sequences (64), memory (bytes for the cache), prefill_tokens (512).
+local Kept = {}
+Kept.__index = Kept
+
+--- Room, in bytes, for activations that a sampler keeps and a pass trains from; one for all steps.
+function sample.kept(memory)
+  local out = ffi.new("tl_kept *[1]")
+  check(C.tl_kept_create(memory, out), 2)
+  return setmetatable({ handle = ffi.gc(out[0], C.tl_kept_free) }, Kept)
+end
+
+--- {n_layers, rows, bytes} of what is kept now
+function Kept:info()
+  local i = ffi.new "tl_kept_info"
+  C.tl_kept_get_info(self.handle, i)
+  return { n_layers = i.n_layers, rows = tonumber(i.rows), bytes = tonumber(i.bytes) }
+end
+
+function Kept:free()
+  if self.handle then C.tl_kept_free(ffi.gc(self.handle, nil)); self.handle = nil end
+end
+
+--- A sampler. Options: adapter, max_sequences (64), memory (bytes for the cache), prefill_tokens (512), kept (a sample.kept).
 ---@param model table a tl.model
 function sample.sampler(model, o)
   o = o or {}
   local opt = ffi.new("tl_sampler_options", { max_sequences = o.max_sequences or 64, memory_bytes = o.memory or 0,
-    prefill_tokens = o.prefill_tokens or 0 })
+    prefill_tokens = o.prefill_tokens or 0, kept = o.kept and o.kept.handle or nil })
   local tok = model:tokenizer()
   local out = ffi.new("tl_sampler *[1]")
   check(C.tl_sampler_create(model.handle, o.adapter and o.adapter.handle or nil, tok and tok.handle or nil, opt, out), 2)
-  return setmetatable({ handle = ffi.gc(out[0], C.tl_sampler_free), model = model, tokenizer = tok, adapter = o.adapter, pending = 0 }, Sampler)
+  return setmetatable({ handle = ffi.gc(out[0], C.tl_sampler_free), model = model, tokenizer = tok, adapter = o.adapter, kept = o.kept, pending = 0 }, Sampler)
 end
 
 --- n completions of a prompt (a table of token ids). sequence_id: the first completion's; the others follow it.
@@ -78,12 +99,12 @@ function Sampler:completions()
   end
 end
 
---- {prompt_tokens, new_tokens, decode_steps, prefill_seconds, decode_seconds, kv_bytes} since the sampler was made
+--- {prompt_tokens, new_tokens, decode_steps, prefill_seconds, decode_seconds, fastest_step_seconds, kv_bytes} since the sampler was made
 function Sampler:stats()
   local s = ffi.new("tl_sampler_stats")
   C.tl_sampler_get_stats(self.handle, s)
   local t = {}
-  for _, k in ipairs { "prompt_tokens", "new_tokens", "decode_steps", "prefill_seconds", "decode_seconds", "kv_bytes" } do t[k] = tonumber(s[k]) end
+  for _, k in ipairs { "prompt_tokens", "new_tokens", "decode_steps", "prefill_seconds", "decode_seconds", "fastest_step_seconds", "kv_bytes" } do t[k] = tonumber(s[k]) end
   return t
 end
 

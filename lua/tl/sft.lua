@@ -2,6 +2,7 @@
 --- Any adapter, full finetuning included: pre-training is sft with adapter.full on documents whose prompt is one token.
 local F = require "tl.ffi"
 local ffi = require "ffi"
+local memory = require "tl.memory"
 local pass = require "tl.pass"
 local optim = require "tl.optim"
 local grpo = require "tl.grpo"
@@ -13,7 +14,7 @@ Trainer.__index = Trainer
 
 --- An SFT trainer. Options: model, adapter, lr (number or function(step, total), 2e-5), prompt (as in tl.grpo), target:
 --- function(problem) -> the completion's text (default problem.solution or problem.answer), max_grad_norm (1), beta1, beta2, eps,
---- weight_decay, total_steps, memory (bytes for activations), eos (true: the end-of-sequence token is learnt too), run.
+--- weight_decay, total_steps, memory (bytes the process may take in all), eos (true: the end-of-sequence token is learnt too), run.
 function sft.trainer(o)
   local t = setmetatable({ o = o, model = o.model or error("sft.trainer wants a model", 2), adapter = o.adapter or error("sft.trainer wants an adapter", 2) }, Trainer)
   t.lr, t.optimizer, t.steps, t.num_tokens = optim.schedule(o.lr or 2e-5), optim.adamw(o.adapter, o), 0, 0
@@ -46,7 +47,7 @@ function Trainer:step(examples)
   local logprob, d = ffi.new("float[?]", n), ffi.new("float[?]", n)
   for i = 0, n - 1 do d[i] = -1 / n end
   self.adapter:zero_gradient()
-  local p = pass.create(self.model, batch, { adapter = self.adapter, memory = self.o.memory, backward = true })
+  local p = pass.create(self.model, batch, { adapter = self.adapter, memory = memory.of_pass(self.model, self.o.memory), backward = true })
   for i = 0, p.n_micro - 1 do
     p:forward(i, logprob, nil)
     p:backward(i, d, nil)
@@ -75,7 +76,7 @@ function Trainer:loss(examples)
     batch:completion(completion)
   end
   local n, sum = batch:n_tokens(), 0
-  local lp = pass.logprobs(self.model, batch, { adapter = self.adapter, memory = self.o.memory })
+  local lp = pass.logprobs(self.model, batch, { adapter = self.adapter, memory = memory.of_pass(self.model, self.o.memory) })
   for i = 0, n - 1 do sum = sum - lp[i] end
   batch:free()
   return sum / n

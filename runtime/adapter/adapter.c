@@ -178,6 +178,8 @@ void tl_adapter_apply(tl_adapter *a) {
   }
   if (a->kind == TL_FULL) tl_full_refresh(a);
   else tl_lowrank_refresh(a);
+  static int64_t versions;
+  a->version = __atomic_add_fetch(&versions, 1, __ATOMIC_RELAXED);
 }
 
 tl_status tl_adapter_refresh(tl_adapter *a) {

@@ -44,6 +44,7 @@ struct tl_adapter {
   int64_t off_embed, off_head, off_norms;  // -1: not trained. norms: laid out by tl_norm_offset
   bool train_embeddings;       // TL_FULL
   tl_adapter_view view;
+  int64_t version;             // of what the forward pass uses: another number after every refresh of any adapter
   // what linear_grad works with
   int32_t *slot;               // (model's n_modules) index into modules; -1 not targeted
   tl_pair dR;                  // (n_dR) double. TinyLoRA, LoRA-XS: every module's (r, r) d loss / d R, summed unit by unit

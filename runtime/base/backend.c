@@ -4,7 +4,7 @@
 // TL_BACKEND names instead. "cuda", "cuda:1" and, in a build with tests, "cusim" are modules: tl_<name>.so beside the program
 // (or in the folder TL_MODULES), opened when they are asked for, so that a program with them starts where no driver is. A module
 // that says it cannot be used here leaves the CPU computing, and tl_device_warning says why.
-#include "base.h"
+#include "profile.h"
 #include <cjson/cJSON.h>
 #include <dlfcn.h>
 #include <pthread.h>
@@ -100,7 +100,8 @@ const tlk_ops *tl_ops(void) {
     unsetenv("TL_BACKEND");
     tl_device_select(NULL);
   }
-  return ops;
+  const tlk_ops *timed = tl_profile_ops();
+  return timed ? timed : ops;
 }
 
 void tl_set_threads(int n) {

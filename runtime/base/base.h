@@ -7,7 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-_Static_assert((int)TL_F32 == TLK_F32 && (int)TL_BF16 == TLK_BF16 && (int)TL_F16 == TLK_F16 && (int)TL_I32 == TLK_I32,
+_Static_assert((int)TL_F32 == TLK_F32 && (int)TL_BF16 == TLK_BF16 && (int)TL_F16 == TLK_F16 && (int)TL_I32 == TLK_I32 &&
+                   (int)TL_I8 == TLK_I8,
                "tl_dtype and the kernels' dtypes are the same numbers");
 
 // Records the message of this thread's failure and returns the status: return tl_fail(TL_E_SHAPE, "%s: ...", path);

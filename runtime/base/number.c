@@ -39,6 +39,7 @@ const char *tl_dtype_name(int dtype) {
   case TL_BF16: return "BF16";
   case TL_F16: return "F16";
   case TL_I32: return "I32";
+  case TL_I8: return "I8";
   default: return "?";
   }
 }

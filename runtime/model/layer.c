@@ -68,14 +68,17 @@ void tl_acts_take(tl_acts *a, const tl_net *net, int T, bool for_backward, bool 
 
 size_t tl_fwd_scratch_bytes(const tl_net *net, int T) {
   const tl_config *c = net->cfg;
-  size_t wide = mat_bytes(TLK_F32, T, c->n_heads * c->head_dim);
-  return mat_bytes(net->act, T, c->width) + wide + mat_bytes(net->act, T, c->ffn) + (c->family->qk_norm ? wide : 0);
+  int hd = c->n_heads * c->head_dim, gd = c->n_kv_heads * c->head_dim;
+  size_t q = mat_bytes(TLK_F32, T, hd), kv = mat_bytes(TLK_F32, T, gd);
+  return mat_bytes(net->act, T, c->width) + q + 2 * kv + mat_bytes(net->act, T, c->ffn) + (c->family->qk_norm ? q : 0);
 }
 
 void tl_fwd_scratch_take(tl_fwd_scratch *s, const tl_net *net, int T, tl_arena *arena) {
   const tl_config *c = net->cfg;
   s->xn = tl_mat_take(arena, net->act, T, c->width);
-  s->wide = tl_mat_take(arena, TLK_F32, T, c->n_heads * c->head_dim);
+  s->q = tl_mat_take(arena, TLK_F32, T, c->n_heads * c->head_dim);
+  s->k = tl_mat_take(arena, TLK_F32, T, c->n_kv_heads * c->head_dim);
+  s->v = tl_mat_take(arena, TLK_F32, T, c->n_kv_heads * c->head_dim);
   s->h = tl_mat_take(arena, net->act, T, c->ffn);
   s->normed = (tlk_mat){0};
   if (c->family->qk_norm) s->normed = tl_mat_take(arena, TLK_F32, T, c->n_heads * c->head_dim);
@@ -132,20 +135,16 @@ static rotated rotated_of(const tl_net *net, int layer, int kind, const tl_acts 
   return (rotated){kind, net->cfg->n_kv_heads, a->k_raw, a->rstd_k, w->norm_k};
 }
 
-// y (row out_rows[t] for t, or t) = the rotated, normed rows xn W^T of q or k
-static void rotated_fwd(const tl_net *net, int layer, rotated r, tlk_mat y, const int32_t *out_rows, const tl_rows *rows,
-                        const tl_acts *a, const tl_fwd_scratch *s) {
+// y (row out_rows[t] for t, or t) = the rotated, normed rows of q or k: raw ones where there is a norm, else those in
+// wide (T, heads*D) F32, which is scratch otherwise
+static void rotated_fwd(const tl_net *net, rotated r, tlk_mat y, tlk_mat wide, const int32_t *out_rows, const tl_rows *rows,
+                        const tl_fwd_scratch *s) {
   const tlk_ops *ops = tl_ops();
   int T = rows->T, D = net->cfg->head_dim, width = r.heads * D;
-  tlk_mat wide = tl_mat_f32(s->wide.p, width);
   if (r.gain) {
-    tlk_mat normed = tl_mat_f32(s->normed.p, width);
-    linear(net, layer, r.kind, r.raw, s->xn, a, T, 0);
     ops->cast(wide, NULL, r.raw, T, width);
     ops->rmsnorm_fwd(tl_mat_f32(s->normed.p, D), r.rstd, wide.p, r.gain, net->cfg->norm_eps, T * r.heads, D);
-    wide = normed;
-  } else {
-    linear(net, layer, r.kind, wide, s->xn, a, T, 0);
+    wide = tl_mat_f32(s->normed.p, width);
   }
   ops->rope_fwd(y, out_rows, wide, rows->pos, net->rope, T, r.heads, D);
 }
@@ -157,25 +156,38 @@ static tlk_attn_map map_of(const tl_net *net, int layer, const tl_rows *rows) {
   return map;
 }
 
+// several linears of the same x, each to its own y
+static void linears(const tl_net *net, int layer, int n, const int *kinds, const tlk_mat *y, tlk_mat x, const tl_acts *a, int T) {
+  tlk_linear group[TL_N_KINDS];
+  tlk_lowrank tmp[TL_N_KINDS];
+  for (int i = 0; i < n; i++) {
+    const tl_linear *l = &net->w->layers[layer].lin[kinds[i]];
+    const tlk_lowrank *lr = lowrank_of(net, layer * TL_N_KINDS + kinds[i], &tmp[i]);
+    group[i] = (tlk_linear){y[i], lr ? a->z[kinds[i]] : NULL, l->w, l->bias, lr};
+  }
+  tl_ops()->linear_fwd_group(group, n, x, T);
+}
+
 void tl_layer_fwd(const tl_net *net, int layer, const tl_rows *rows, float *x, tl_acts *a, const tl_fwd_scratch *s) {
   const tlk_ops *ops = tl_ops();
   const tl_config *c = net->cfg;
   const tl_layer *w = &net->w->layers[layer];
   int T = rows->T, C = c->width, H = c->n_heads, G = c->n_kv_heads, D = c->head_dim;
-  tlk_mat res = tl_mat_f32(x, C), v = tl_mat_f32(s->wide.p, G * D);
+  static const int qkv[] = {TL_Q, TL_K, TL_V}, gate_up[] = {TL_GATE, TL_UP};
+  tlk_mat res = tl_mat_f32(x, C);
   tlk_attn_map map = map_of(net, layer, rows);
+  rotated q = rotated_of(net, layer, TL_Q, a), k = rotated_of(net, layer, TL_K, a);
   if (a->x_in) ops->copy(a->x_in, x, sizeof(float) * (size_t)T * C);
   ops->rmsnorm_fwd(s->xn, a->rstd1, x, w->norm1, c->norm_eps, T, C);
-  rotated_fwd(net, layer, rotated_of(net, layer, TL_Q, a), a->q, NULL, rows, a, s);
-  rotated_fwd(net, layer, rotated_of(net, layer, TL_K, a), a->k, rows->kv_out, rows, a, s);
-  linear(net, layer, TL_V, v, s->xn, a, T, 0);
-  ops->cast(a->v, rows->kv_out, v, T, G * D);
+  linears(net, layer, 3, qkv, (tlk_mat[]){q.gain ? q.raw : s->q, k.gain ? k.raw : s->k, s->v}, s->xn, a, T);
+  rotated_fwd(net, q, a->q, s->q, NULL, rows, s);
+  rotated_fwd(net, k, a->k, s->k, rows->kv_out, rows, s);
+  ops->cast(a->v, rows->kv_out, s->v, T, G * D);
   ops->attn_fwd(a->o, a->lse, a->q, a->k, a->v, &map, net->scale, T, H, G, D);
   linear(net, layer, TL_O, res, a->o, a, T, 1);
   if (a->x_mid) ops->copy(a->x_mid, x, sizeof(float) * (size_t)T * C);
   ops->rmsnorm_fwd(s->xn, a->rstd2, x, w->norm2, c->norm_eps, T, C);
-  linear(net, layer, TL_GATE, a->gate, s->xn, a, T, 0);
-  linear(net, layer, TL_UP, a->up, s->xn, a, T, 0);
+  linears(net, layer, 2, gate_up, (tlk_mat[]){a->gate, a->up}, s->xn, a, T);
   ops->swiglu_fwd(s->h, a->gate, a->up, T, c->ffn);
   linear(net, layer, TL_DOWN, res, s->h, a, T, 1);
 }
@@ -233,7 +245,7 @@ static void rotated_back(const bwd *b, rotated r, const tl_rows *rows, tlk_mat d
     ops->rope_bwd(d_raw, dy, rows->pos, b->net->rope, T, r.heads, D);
     return;
   }
-  tlk_mat d_normed = tl_mat_f32(f->normed.p, width), raw = tl_mat_f32(f->wide.p, width);
+  tlk_mat d_normed = tl_mat_f32(f->normed.p, width), raw = tl_mat_f32(f->q.p, width);
   ops->rope_bwd(d_normed, dy, rows->pos, b->net->rope, T, r.heads, D);
   ops->cast(raw, NULL, r.raw, T, width);
   ops->zero(dy.p, sizeof(float) * (size_t)T * (size_t)width);

@@ -51,7 +51,7 @@ typedef struct tl_acts {
 // Scratch of a forward pass over at most T rows.
 typedef struct tl_fwd_scratch {
   tlk_mat xn;              // (T, C) act
-  tlk_mat wide;            // (T, H*D) F32: q, k, v before rotation
+  tlk_mat q, k, v;         // (T, H*D), (T, G*D), (T, G*D) F32: before rotation and rounding
   tlk_mat h;               // (T, F) act
   tlk_mat normed;          // (T, H*D) F32: q, k after their norm; families with norms on q and k only
 } tl_fwd_scratch;

@@ -45,6 +45,7 @@ void tl_request_free(tl_request *r) {
   free(r->stop);
   free(r->prompt);
   free(r->kv);
+  free(r->kept);
   tl_ops()->release(r->h);
   free(r);
 }
@@ -68,10 +69,29 @@ static void retire(tl_sampler *s, tl_request *r) {
   tl_request_free(r);
 }
 
+static bool all_kept(const int32_t *rows, int n) {
+  for (int i = 0; i < n; i++)
+    if (rows[i] < 0) return false;
+  return true;
+}
+
+// Tells what is kept which rows belong to this completion, and before that to its prompt.
+static void note_kept(tl_kept *k, tl_slot *slot) {
+  tl_request *r = slot->req;
+  if (!k->capacity || !all_kept(r->kept, r->n_prompt) || !all_kept(slot->kept, slot->n - 1)) return;
+  if (r->kept_part < 0) r->kept_part = tl_kept_add(k, &(tl_kept_sequence){.n = r->n_prompt, .rows = r->kept, .prompt = -1});
+  if (r->kept_part < 0) return;
+  tl_kept_sequence c = {.id = r->sequence_id + (uint64_t)slot->index, .n = slot->n - 1, .rows = slot->kept, .prompt = r->kept_part,
+                        .temperature = r->p.temperature > 0 ? r->p.temperature : 1, .logprob = slot->logprobs, .lse = slot->lse,
+                        .entropy = slot->entropy};
+  tl_kept_add(k, &c);
+}
+
 void tl_slot_finish(tl_sampler *s, tl_slot *slot, const char *reason) {
   tl_request *r = slot->req;
   tl_done *d = calloc(1, sizeof *d);
   TL_ASSERT(d != NULL);
+  if (s->opt.kept) note_kept(s->opt.kept, slot);
   *d = (tl_done){.ids = slot->ids, .logprobs = slot->logprobs, .entropy = slot->entropy};
   d->c = (tl_completion){.request = r->id, .index = slot->index, .ids = d->ids, .logprobs = d->logprobs, .entropy = d->entropy,
                          .n_tokens = slot->n, .finish = reason};
@@ -81,6 +101,8 @@ void tl_slot_finish(tl_sampler *s, tl_slot *slot, const char *reason) {
   tl_kv_give(&s->cache, slot->kv + r->n_prompt, slot->n_kv - r->n_prompt);
   s->reserved -= r->p.max_new_tokens;
   free(slot->kv);
+  free(slot->kept);
+  free(slot->lse);
   tl_str_free(&slot->tail);
   *slot = (tl_slot){0};
   s->n_running--;

@@ -11,6 +11,7 @@
 // Memory: the cache is allocated for the budget (or for max_sequences of the longest request so far) and reallocated only while
 // nothing runs; step buffers are an arena for the widest step; a completion's own arrays are allocated when it is admitted.
 #include "sampler.h"
+#include "../base/profile.h"
 
 static tl_status allocate_step(tl_sampler *s) {
   int T = s->opt.prefill_tokens > s->opt.max_sequences ? s->opt.prefill_tokens : s->opt.max_sequences, C = s->net.cfg->width;
@@ -25,15 +26,17 @@ static tl_status allocate_step(tl_sampler *s) {
   s->h = tl_mat_take(&s->arena, s->net.act, T, C);
   s->rstd = tl_arena_take(&s->arena, n * 4);
   TL_TRY(tl_pair_init(&s->in, n * (5 * sizeof(int32_t) + sizeof *s->rows), "the sampler's step"));
-  TL_TRY(tl_pair_init(&s->out, n * 12, "the sampler's step"));
+  TL_TRY(tl_pair_init(&s->out, n * 16, "the sampler's step"));
   int32_t **ints[] = {&s->ids, &s->pos, &s->kv_off, &s->kv_len, &s->kv_out};
   for (size_t i = 0; i < 5; i++) *ints[i] = (int32_t *)s->in.host + i * n;
   s->rows = (tlk_sample_row *)((int32_t *)s->in.host + 5 * n);
   s->tokens = s->out.host;
   s->logprobs = (float *)s->tokens + n;
   s->entropy = s->logprobs + n;
+  s->lse = s->entropy + n;
   s->row_slot = malloc(n * sizeof *s->row_slot);
-  return s->row_slot ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory");
+  s->kept_at = malloc(n * sizeof *s->kept_at);
+  return s->row_slot && s->kept_at ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory");
 }
 
 tl_status tl_sampler_create(tl_model *m, tl_adapter *a, tl_tokenizer *t, const tl_sampler_options *o, tl_sampler **out) {
@@ -44,6 +47,7 @@ tl_status tl_sampler_create(tl_model *m, tl_adapter *a, tl_tokenizer *t, const t
   s->adapter = a ? tl_adapter_retain(a) : NULL;
   s->tokenizer = t;
   if (o) s->opt = *o;
+  if (s->opt.kept) tl_kept_retain(s->opt.kept);
   if (s->opt.max_sequences <= 0) s->opt.max_sequences = 64;
   if (s->opt.prefill_tokens <= 0) s->opt.prefill_tokens = 512;
   s->next_request = 1;
@@ -68,6 +72,8 @@ void tl_sampler_free(tl_sampler *s) {
     free(q->ids);
     free(q->logprobs);
     free(q->entropy);
+    free(q->lse);
+    free(q->kept);
     tl_str_free(&q->tail);
   }
   for (tl_request *r = s->first, *next; r; r = next) next = r->next, tl_request_free(r);
@@ -75,11 +81,13 @@ void tl_sampler_free(tl_sampler *s) {
   tl_done_free(s->popped);
   free(s->slots);
   free(s->row_slot);
+  free(s->kept_at);
   tl_pair_free(&s->lists);
   tl_pair_free(&s->in);
   tl_pair_free(&s->out);
   tl_kv_cache_free(&s->cache);
   tl_arena_free(&s->arena);
+  tl_kept_free(s->opt.kept);
   tl_adapter_free(s->adapter);
   tl_model_free(s->model);
   free(s);
@@ -117,8 +125,10 @@ tl_status tl_sampler_submit(tl_sampler *s, const int32_t *prompt, int n_prompt, 
   r->prompt = malloc(sizeof(int32_t) * (size_t)n_prompt);
   r->kv = malloc(sizeof(int32_t) * (size_t)n_prompt);
   r->h = tl_ops()->alloc((size_t)s->net.cfg->width * tlk_dtype_size(s->net.act), TLK_MEM_OPS);
+  r->kept = malloc(sizeof(int32_t) * (size_t)n_prompt);
+  r->kept_part = -1;
   r->stop = calloc((size_t)p->n_stop + 1, sizeof *r->stop);
-  bool ok = r->prompt && r->kv && r->h && r->stop;
+  bool ok = r->prompt && r->kv && r->kept && r->h && r->stop;
   for (int i = 0; ok && i < p->n_stop; i++) {
     ok = (r->stop[i] = strdup(p->stop[i])) != NULL;
     if (ok && (int)strlen(p->stop[i]) > r->longest_stop) r->longest_stop = (int)strlen(p->stop[i]);
@@ -166,8 +176,10 @@ static tl_status start(tl_sampler *s, tl_request *r, tl_slot *slot) {
   q.ids = malloc(sizeof(int32_t) * m);
   q.logprobs = malloc(sizeof(float) * m);
   q.entropy = malloc(sizeof(float) * m);
-  if (!q.kv || !q.ids || !q.logprobs || !q.entropy) {
-    free(q.kv), free(q.ids), free(q.logprobs), free(q.entropy);
+  q.lse = malloc(sizeof(float) * m);
+  q.kept = malloc(sizeof(int32_t) * m);
+  if (!q.kv || !q.ids || !q.logprobs || !q.entropy || !q.lse || !q.kept) {
+    free(q.kv), free(q.ids), free(q.logprobs), free(q.entropy), free(q.lse), free(q.kept);
     return tl_fail(TL_E_MEMORY, "out of memory");
   }
   if (!r->n_started) {
@@ -210,6 +222,29 @@ static tl_status lists_room(tl_sampler *s, int n) {
 
 static void *seen(const tl_sampler *s, const void *in) { return tl_pair_ops(&s->in, in); }
 
+// One layer over T rows; what it leaves goes to row `at` and following of what is kept, when the layer is.
+static void run_layer(tl_sampler *s, int l, const tl_rows *rows, int at) {
+  tl_acts *a = &s->acts, kept;
+  bool keep = at >= 0 && tl_kept_layer(s->opt.kept, &s->net, l, at, &kept);
+  tlk_mat k = kept.k, v = kept.v;
+  if (keep) a = &kept;
+  a->k = s->cache.k[l];
+  a->v = s->cache.v[l];
+  tl_layer_fwd(&s->net, l, rows, s->x, a, &s->scratch);
+  if (!keep) return;
+  tl_ops()->gather(k, a->k, rows->kv_out, rows->T, k.ld);
+  tl_ops()->gather(v, a->v, rows->kv_out, rows->T, v.ld);
+}
+
+// Takes room for T rows in what is kept and notes each row's place; the first, or -1 when there is none.
+static int keep(tl_sampler *s, int T) {
+  tl_kept *k = s->opt.kept;
+  int at = k && k->used + T <= k->capacity ? k->used : -1;
+  for (int t = 0; t < T; t++) *s->kept_at[t] = at < 0 ? -1 : at + t;
+  if (at >= 0) k->used += T;
+  return at;
+}
+
 // x = hidden states of the T rows described by the index arrays, keys and values written to the cache. lists: entries in kv_rows
 static void run_layers(tl_sampler *s, int T, int lists) {
   const tlk_ops *ops = tl_ops();
@@ -221,11 +256,9 @@ static void run_layers(tl_sampler *s, int T, int lists) {
   tl_pair_send(&s->in, s->ids, (size_t)((char *)s->rows - (char *)s->in.host));
   tl_pair_send(&s->lists, s->kv_rows, sizeof(int32_t) * (size_t)lists);
   ops->embed_fwd(s->x, s->net.w->embed, seen(s, s->ids), T);
-  for (int l = 0; l < c->n_layers; l++) {
-    s->acts.k = s->cache.k[l];
-    s->acts.v = s->cache.v[l];
-    tl_layer_fwd(&s->net, l, &rows, s->x, &s->acts, &s->scratch);
-  }
+  int at = keep(s, T);
+  for (int l = 0; l < c->n_layers; l++) run_layer(s, l, &rows, at);
+  if (at >= 0) ops->copy(s->opt.kept->x_out + (size_t)at * c->width, s->x, sizeof(float) * (size_t)T * c->width);
 }
 
 static void final_norm(tl_sampler *s, tlk_mat out, const float *x, int T) {
@@ -255,6 +288,7 @@ static tl_status prefill(tl_sampler *s) {
           s->kv_off[t] = 0;
           s->kv_len[t] = at + t + 1;
           s->kv_out[t] = r->kv[at + t];
+          s->kept_at[t] = &r->kept[at + t];
         }
         run_layers(s, T, r->n_prompt);
         if (at + T == r->n_prompt) final_norm(s, (tlk_mat){r->h, s->net.act, C}, s->x + (size_t)(T - 1) * C, 1);
@@ -275,6 +309,7 @@ static tl_status prefill(tl_sampler *s) {
         s->kv_off[T + i] = T;
         s->kv_len[T + i] = i + 1;
         s->kv_out[T + i] = end->kv[i];
+        s->kept_at[T + i] = &end->kept[i];
       }
       T += end->n_prompt;
     }
@@ -292,7 +327,7 @@ static tl_status prefill(tl_sampler *s) {
 }
 
 // Rows of this step: first the completions that continue (forward pass), then the new ones (their prompt's hidden state).
-static tl_status forward(tl_sampler *s, int *n_rows) {
+static tl_status forward(tl_sampler *s, int *n_rows, int *n_continued) {
   int T = 0, lists = 0;
   tl_ops()->sync();
   for (int i = 0; i < s->opt.max_sequences; i++) {
@@ -305,6 +340,7 @@ static tl_status forward(tl_sampler *s, int *n_rows) {
     s->kv_off[T] = lists;
     s->kv_len[T] = q->n_kv;
     s->kv_out[T] = q->kv[q->n_kv - 1];
+    s->kept_at[T] = &q->kept[q->n - 1];
     memcpy(s->kv_rows + lists, q->kv, sizeof(int32_t) * (size_t)q->n_kv);
     lists += q->n_kv;
     s->row_slot[T++] = i;
@@ -313,6 +349,7 @@ static tl_status forward(tl_sampler *s, int *n_rows) {
     run_layers(s, T, lists);
     final_norm(s, s->h, s->x, T);
   }
+  *n_continued = T;
   size_t row = (size_t)s->net.cfg->width * tlk_dtype_size(s->net.act);
   for (int i = 0; i < s->opt.max_sequences; i++)
     if (s->slots[i].req && !s->slots[i].n) {
@@ -327,8 +364,8 @@ static tl_status step(tl_sampler *s) {
   TL_TRY(admit(s));
   TL_TRY(prefill(s));
   double t0 = tl_seconds();
-  int T;
-  TL_TRY(forward(s, &T));
+  int T, continued;
+  TL_TRY(forward(s, &T, &continued));
   for (int t = 0; t < T; t++) {
     const tl_slot *q = &s->slots[s->row_slot[t]];
     const tl_sampling *p = &q->req->p;
@@ -337,20 +374,35 @@ static tl_status step(tl_sampler *s) {
   }
   size_t n = (size_t)s->max_rows;
   tl_pair_send(&s->in, s->rows, (size_t)T * sizeof *s->rows);
-  tl_ops()->head_sample(s->out.ops, (float *)s->out.ops + n, (float *)s->out.ops + 2 * n, s->h, s->net.w->head, seen(s, s->rows), T);
-  tl_pair_fetch(&s->out, s->tokens, n * 8 + (size_t)T * 4);
+  tl_ops()->head_sample(s->out.ops, (float *)s->out.ops + n, (float *)s->out.ops + 3 * n,
+                        (float *)s->out.ops + 2 * n, s->h, s->net.w->head, seen(s, s->rows), T);
+  tl_pair_fetch(&s->out, s->tokens, n * 12 + (size_t)T * 4);
   for (int t = 0; t < T; t++) {
     tl_slot *q = &s->slots[s->row_slot[t]];
+    q->lse[q->n] = s->lse[t];
     const char *reason = tl_slot_append(s, q, s->tokens[t], s->logprobs[t], s->entropy[t]);
     if (reason) tl_slot_finish(s, q, reason);
   }
+  double seconds = tl_seconds() - t0;
   s->stats.decode_steps++;
-  s->stats.decode_seconds += tl_seconds() - t0;
+  s->stats.decode_seconds += seconds;
+  if (continued > s->widest_step || (continued == s->widest_step && seconds < s->stats.fastest_step_seconds))
+    s->widest_step = continued, s->stats.fastest_step_seconds = seconds;
   return TL_OK;
 }
 
+// Room for everything that is submitted by the first step; what comes later is not kept.
+static tl_status plan_kept(tl_sampler *s) {
+  int64_t rows = 0;
+  for (const tl_request *r = s->first; r; r = r->next) rows += r->n_prompt + (int64_t)r->n * (r->p.max_new_tokens - 1);
+  s->planned = true;
+  return tl_kept_plan(s->opt.kept, &s->net, s->adapter ? s->adapter->version : 0, rows);
+}
+
 tl_status tl_sampler_run(tl_sampler *s, int max_steps, int *pending) {
+  TL_SECTION("sampler");
   tl_net_init(&s->net, s->model, s->adapter ? tl_adapter_get_view(s->adapter) : NULL);  // the adapter may have been refreshed
+  if (s->opt.kept && !s->planned) TL_TRY(plan_kept(s));
   for (int i = 0; i < max_steps && s->pending && !s->done_first; i++) {
     if (tl_interrupted()) return tl_fail(TL_E_INTERRUPTED, "interrupted");
     TL_TRY(step(s));

@@ -2,6 +2,7 @@
 #ifndef TL_SAMPLER_H
 #define TL_SAMPLER_H
 #include "../adapter/adapter.h"
+#include "../model/kept.h"
 #include "cache.h"
 
 typedef struct tl_request {
@@ -15,6 +16,8 @@ typedef struct tl_request {
   int longest_stop;              // bytes
   bool prefilled;
   int32_t *kv;                   // (n_prompt) rows of the prompt
+  int32_t *kept;                 // (n_prompt) rows in the sampler's tl_kept
+  int kept_part;                 // its part there; -1: not kept
   void *h;                       // (C) act, ops' memory: the hidden state that predicts every completion's first token
   struct tl_request *next;
 } tl_request;
@@ -26,6 +29,8 @@ typedef struct tl_slot {         // one completion being decoded
   int n_kv;                      // rows in use
   int32_t *ids;
   float *logprobs, *entropy;     // (max_new)
+  float *lse;                    // (max_new), when something is kept
+  int32_t *kept;                 // (max_new) rows of its tokens in the sampler's tl_kept, -1: not kept
   int n;                         // tokens so far
   tl_str tail;                   // last bytes of the text, for stop strings
 } tl_slot;
@@ -55,14 +60,17 @@ struct tl_sampler {
   tl_pair in, out, lists;
   int max_rows, max_lists;
   int32_t *ids, *pos, *kv_off, *kv_len, *kv_out, *kv_rows, *tokens;  // host addresses
-  float *logprobs, *entropy;
+  float *logprobs, *entropy, *lse;
   float *x, *rstd;
+  int32_t **kept_at;             // (rows) where the place of each row in tl_kept is noted
+  bool planned;                  // kept has been sized for what was submitted
   tlk_mat xf, h;
   tl_acts acts;
   tl_fwd_scratch scratch;
   tlk_sample_row *rows;          // in `in`
   int *row_slot;                 // the host's alone
   tl_sampler_stats stats;
+  int widest_step;               // completions that continued in the steps of stats.fastest_step_seconds
 };
 
 // finish.c: appends a sampled token to a slot; the finish reason when it ended, else NULL

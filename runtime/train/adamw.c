@@ -5,6 +5,7 @@
 // only the rounded values: with both, a run continues with the bits it stopped with.
 //   safetensors: adamw.m, adamw.v, adamw.master, each F32 (n); metadata: step, format
 #include "../adapter/adapter.h"
+#include "../base/profile.h"
 #include "../base/safetensors.h"
 #include <errno.h>
 #include <math.h>
@@ -47,6 +48,7 @@ void tl_adamw_free(tl_adamw *o) {
 }
 
 tl_status tl_adamw_step(tl_adamw *o, float lr, float max_norm, double *grad_norm) {
+  TL_SECTION("optimiser");
   tl_adapter *a = o->adapter;
   const tlk_ops *ops = tl_ops();
   float *grad = tl_adapter_ops_gradient(a);

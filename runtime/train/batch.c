@@ -71,6 +71,14 @@ tl_status tl_batch_completion(tl_batch *b, int prompt, const int32_t *ids, int n
   return TL_OK;
 }
 
+tl_status tl_batch_sampled(tl_batch *b, int completion, uint64_t sequence_id) {
+  if (completion < 0 || completion >= b->n_sequences)
+    return tl_fail(TL_E_ARG, "the batch has %d completions, there is no completion %d", b->n_sequences, completion);
+  b->sequences[completion].sampled = true;
+  b->sequences[completion].id = sequence_id;
+  return TL_OK;
+}
+
 int tl_batch_n_completions(const tl_batch *b) { return b->n_sequences; }
 int64_t tl_batch_n_tokens(const tl_batch *b) { return b->n_out; }
 int64_t tl_batch_offset(const tl_batch *b, int completion) {

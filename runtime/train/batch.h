@@ -13,6 +13,8 @@ typedef struct tl_sequence {
   int64_t ids;             // where its tokens start in tokens
   int n, prompt;
   int64_t out;             // where its tokens start in the per-token arrays
+  bool sampled;            // id is the sequence id it was sampled with
+  uint64_t id;
 } tl_sequence;
 
 struct tl_batch {

@@ -14,7 +14,7 @@
 // All but bnpo are the same however a step is cut into calls.
 //
 // Everything is summed in double, in the order of tokens. Nothing is allocated.
-#include "../base/base.h"
+#include "../base/profile.h"
 #include <math.h>
 
 // ---------------------------------------------------------------- advantages
@@ -171,6 +171,7 @@ tl_status tl_grpo_objective(const tl_grpo_options *o, int first, int count, cons
                             const float *old, const float *ref, const float *sampler, const float *entropy,
                             const float *advantage, const float *mask, int64_t total_sequences, int64_t total_tokens,
                             float *dlogprob, float *dentropy, tl_grpo_stats *stats) {
+  TL_SECTION("objective");
   TL_TRY(check(o, count, ref, entropy, dentropy, total_sequences));
   if (stats->n_tokens == 0) {
     stats->is_min = INFINITY;

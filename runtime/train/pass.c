@@ -9,9 +9,14 @@
 // Memory. One arena, sized before the first row is computed for the largest micro-batch. Either every layer's activations are
 // kept (keep), or only each layer's input, and a layer is computed again right before its backward (recompute). keep is chosen
 // when micro-batches of reasonable size fit the budget. A unit that does not fit is cut into smaller ones with the same prompt.
+//
+// What the sampler kept (runtime/model/kept.h). When every completion is there, layers from first_kept on are not computed: right
+// before a layer's backward its activations are gathered into one set that these layers share, and logprob, lse and entropy are
+// the sampler's. Only the layers below run forward, and none when first_kept is 0.
 #include "pass.h"
 #include "../adapter/adapter.h"
-#include "../model/layer.h"
+#include "../base/profile.h"
+#include "../model/kept.h"
 
 enum { MIN_KEEP_ROWS = 256 };  // below this a product is bound by reading the weights: recomputing in larger cuts is cheaper
 
@@ -35,13 +40,15 @@ struct tl_pass {
   micro *micros;
   int n_units, n_micro, max_rows, max_out, current;
   bool recompute;
+  int first_kept;            // layers from here on come from what the sampler kept; n_layers: none does
+  const tl_kept_sequence **kept;  // (the batch's sequences), when some do
   int64_t planned;
   tl_arena arena;
   // index arrays of the current micro-batch, and per-token numbers on their way: host addresses in pairs
   tl_pair index, tokens;
-  int32_t *ids, *pos, *kv_off, *kv_len, *kv_rows, *unit_off, *targets, *head_rows;
+  int32_t *ids, *pos, *kv_off, *kv_len, *kv_rows, *unit_off, *targets, *head_rows, *kept_list;
   // activations
-  tl_acts *acts;             // (n_layers): keep: each its own; recompute: one shared set but for x_in
+  tl_acts *acts;             // (n_layers): keep: each its own; recompute: one shared set but for x_in. Kept layers share one
   tl_fwd_scratch fwd;
   tl_bwd_scratch bwd;
   float *x, *rstd, *dx, *dxf, *dh, *lse;
@@ -54,11 +61,11 @@ static size_t plan_bytes(const tl_pass *p, int rows, int out, bool recompute) {
   const tl_config *c = &p->model->cfg;
   size_t T = (size_t)rows, O = (size_t)out, act = tlk_dtype_size(p->net.act), C = (size_t)c->width, slack = 64 * 16;
   bool back = p->opt.backward;
-  int sets = back && !recompute ? c->n_layers : 1;
+  int low = p->first_kept, any = low < c->n_layers, sets = back && !recompute ? low + any : 1;
   size_t n = (size_t)sets * tl_acts_bytes(&p->net, rows, back, true) + tl_fwd_scratch_bytes(&p->net, rows);
   n += T * C * 4 + T * 4 + T * C * act + O * C * act + O * 4;                  // x, rstd, xf, h, lse
   if (back) n += tl_bwd_scratch_bytes(&p->net, rows) + 2 * T * C * 4 + O * C * 4;  // dx, dxf, dh
-  if (back && recompute) n += (size_t)(c->n_layers - 1) * tl_align64(T * C * 4);
+  if (back && recompute) n += (size_t)(low + any - 1) * tl_align64(T * C * 4);
   return n + slack;
 }
 
@@ -148,7 +155,7 @@ static tl_status allocate_index(tl_pass *p) {
       n += (size_t)p->units[k].rows + (size_t)p->units[k].count * (size_t)p->batch->prompts[p->units[k].prompt].n;
     if (n > lists) lists = n;
   }
-  TL_TRY(tl_pair_init(&p->index, sizeof(int32_t) * (4 * T + lists + (T + 1) + 2 * O), "a pass's index"));
+  TL_TRY(tl_pair_init(&p->index, sizeof(int32_t) * (5 * T + lists + (T + 1) + 2 * O), "a pass's index"));
   TL_TRY(tl_pair_init(&p->tokens, sizeof(float) * 4 * O, "a pass's tokens"));
   p->logprob = p->tokens.host;
   p->entropy = p->logprob + O, p->dlogprob = p->entropy + O, p->dentropy = p->dlogprob + O;
@@ -160,6 +167,7 @@ static tl_status allocate_index(tl_pass *p) {
   p->unit_off = p->kv_rows + lists;
   p->targets = p->unit_off + T + 1;
   p->head_rows = p->targets + O;
+  p->kept_list = p->head_rows + O;
   return TL_OK;
 }
 
@@ -173,7 +181,9 @@ static tl_status allocate(tl_pass *p) {
   if (!p->acts) return tl_fail(TL_E_MEMORY, "out of memory");
   tl_acts_take(&p->acts[0], &p->net, T, back, true, &p->arena);
   for (int l = 1; l < L; l++) {
-    if (back && !p->recompute) {
+    if (l > p->first_kept) {
+      p->acts[l] = p->acts[p->first_kept];
+    } else if (back && !p->recompute) {
       tl_acts_take(&p->acts[l], &p->net, T, true, true, &p->arena);
     } else {
       p->acts[l] = p->acts[0];
@@ -198,6 +208,29 @@ static tl_status allocate(tl_pass *p) {
 static bool sink_trains(void *ctx, int module) { return tl_adapter_trains_module(ctx, module); }
 static void sink_linear(void *ctx, const tl_linear_grad *g) { tl_adapter_linear_grad(ctx, g); }
 static float *sink_norm(void *ctx, int layer, int which) { return tl_adapter_grad_norm(ctx, layer, which); }
+
+// Whether the sampler kept this sequence as the batch has it, beside the others of its prompt.
+static bool is_kept(const tl_pass *p, int i) {
+  const tl_sequence *q = &p->batch->sequences[i];
+  const tl_prompt *pr = &p->batch->prompts[q->prompt];
+  const tl_kept_sequence *k = q->sampled ? tl_kept_find(p->opt.kept, q->id) : NULL;
+  p->kept[i] = k;
+  return k && k->n == q->n - 1 && k->temperature == p->opt.temperature && p->opt.kept->sequences[k->prompt].n == pr->n &&
+         p->kept[pr->first]->prompt == k->prompt;
+}
+
+static tl_status find_kept(tl_pass *p) {
+  const tl_kept *k = p->opt.kept;
+  int64_t version = p->adapter ? p->adapter->version : 0;
+  p->first_kept = p->model->cfg.n_layers;
+  if (!k || !p->opt.backward || k->model != p->model || k->version != version) return TL_OK;
+  p->kept = calloc((size_t)p->batch->n_sequences + 1, sizeof(*p->kept));
+  if (!p->kept) return tl_fail(TL_E_MEMORY, "out of memory");
+  for (int i = 0; i < p->batch->n_sequences; i++)
+    if (!is_kept(p, i)) return TL_OK;
+  p->first_kept = k->first_layer;
+  return TL_OK;
+}
 
 static tl_status check_ids(const tl_model *m, const tl_batch *b) {
   for (int64_t i = 0; i < b->n_tokens; i++)
@@ -226,11 +259,13 @@ static tl_status set_up(tl_pass *p) {
                              .needs_x = p->adapter->kind == TL_LORA || p->adapter->kind == TL_FULL,
                              .lowest = tl_adapter_lowest_layer(p->adapter),
                              .embeddings = tl_adapter_grad_embed(p->adapter) != NULL};
+  TL_TRY(find_kept(p));
   TL_TRY(plan(p));
   return p->n_micro ? allocate(p) : TL_OK;
 }
 
 tl_status tl_pass_create(tl_model *m, tl_adapter *a, tl_batch *b, const tl_pass_options *o, tl_pass **out) {
+  TL_SECTION("pass: planning");
   *out = NULL;
   tl_pass *p = calloc(1, sizeof *p);
   if (!p) return tl_fail(TL_E_MEMORY, "out of memory");
@@ -238,6 +273,7 @@ tl_status tl_pass_create(tl_model *m, tl_adapter *a, tl_batch *b, const tl_pass_
   p->adapter = a ? tl_adapter_retain(a) : NULL;
   p->batch = tl_batch_retain(b);
   p->opt = *o;
+  if (p->opt.kept) tl_kept_retain(p->opt.kept);
   p->current = -1;
   if (p->opt.memory_bytes <= 0) p->opt.memory_bytes = (int64_t)2 << 30;
   if (p->opt.temperature <= 0) p->opt.temperature = 1;
@@ -252,6 +288,8 @@ tl_status tl_pass_create(tl_model *m, tl_adapter *a, tl_batch *b, const tl_pass_
 
 void tl_pass_free(tl_pass *p) {
   if (!p) return;
+  free(p->kept);
+  tl_kept_free(p->opt.kept);
   free(p->units);
   free(p->micros);
   tl_pair_free(&p->index);
@@ -265,6 +303,7 @@ void tl_pass_free(tl_pass *p) {
 }
 
 int tl_pass_n_micro(const tl_pass *p) { return p->n_micro; }
+int tl_pass_first_kept(const tl_pass *p) { return p->first_kept; }
 bool tl_pass_recomputes(const tl_pass *p) { return p->recompute; }
 int64_t tl_pass_planned_bytes(const tl_pass *p) { return p->planned; }
 
@@ -282,6 +321,7 @@ static void pack_rows(tl_pass *p, const micro *m) {
   const tl_batch *b = p->batch;
   int t = 0, o = 0, list = 0, longest = 0;
   tl_ops()->sync();
+  bool from_kept = p->first_kept < p->model->cfg.n_layers;
   for (int k = 0; k < m->n_units; k++) {
     const unit *u = &p->units[m->first_unit + k];
     const tl_prompt *pr = &b->prompts[u->prompt];
@@ -294,6 +334,7 @@ static void pack_rows(tl_pass *p, const micro *m) {
       p->kv_off[t] = list0;
       p->kv_len[t] = i + 1;
       p->kv_rows[list++] = t;
+      if (from_kept) p->kept_list[t] = p->opt.kept->sequences[p->kept[u->first]->prompt].rows[i];
     }
     for (int s = u->first; s < u->first + u->count; s++) {
       const tl_sequence *q = &b->sequences[s];
@@ -306,6 +347,7 @@ static void pack_rows(tl_pass *p, const micro *m) {
         p->kv_off[t] = mine;
         p->kv_len[t] = pr->n + i + 1;
         p->kv_rows[list++] = t;
+        if (from_kept) p->kept_list[t] = p->kept[s]->rows[i];
       }
       for (int i = 0; i < q->n; i++, o++) {
         p->targets[o] = b->tokens[q->ids + i];
@@ -321,24 +363,43 @@ static void pack_rows(tl_pass *p, const micro *m) {
                               .longest = longest}};
 }
 
+// The last layer's output, and each token's logprob, lse and entropy, as the sampler kept them.
+static void take_kept(tl_pass *p, const micro *m) {
+  const tlk_ops *ops = tl_ops();
+  int C = p->model->cfg.width, o = 0;
+  ops->gather(tl_mat_f32(p->x, C), tl_mat_f32(p->opt.kept->x_out, C), seen(p, p->kept_list), m->rows, C);
+  for (int s = m->first; s < m->first + m->count; o += p->batch->sequences[s++].n) {
+    size_t bytes = sizeof(float) * (size_t)p->batch->sequences[s].n;
+    memcpy(p->logprob + o, p->kept[s]->logprob, bytes);
+    memcpy(p->entropy + o, p->kept[s]->entropy, bytes);
+    ops->copy(p->lse + o, p->kept[s]->lse, bytes);
+  }
+  tl_pair_send(&p->tokens, p->logprob, sizeof(float) * (size_t)m->out);
+  tl_pair_send(&p->tokens, p->entropy, sizeof(float) * (size_t)m->out);
+}
+
 tl_status tl_pass_forward(tl_pass *p, int i, float *logprobs, float *entropy) {
+  TL_SECTION("pass: forward");
   if (i < 0 || i >= p->n_micro) return tl_fail(TL_E_ARG, "micro-batch %d of %d", i, p->n_micro);
   const tlk_ops *ops = tl_ops();
   const tl_config *c = &p->model->cfg;
   const micro *m = &p->micros[i];
   p->current = -1;
   pack_rows(p, m);
-  ops->embed_fwd(p->x, p->net.w->embed, seen(p, p->ids), m->rows);
-  for (int l = 0; l < c->n_layers; l++) {
+  bool from_kept = p->first_kept < c->n_layers, want = p->opt.want_entropy;
+  int layers = from_kept && p->first_kept <= p->sink.lowest ? 0 : p->first_kept;
+  if (layers) ops->embed_fwd(p->x, p->net.w->embed, seen(p, p->ids), m->rows);
+  for (int l = 0; l < layers; l++) {
     if (tl_interrupted()) return tl_fail(TL_E_INTERRUPTED, "interrupted");
     tl_layer_fwd(&p->net, l, &p->rows, p->x, &p->acts[l], &p->fwd);
   }
+  if (from_kept) take_kept(p, m);
   ops->rmsnorm_fwd(p->xf, p->rstd, p->x, p->net.w->final_norm, c->norm_eps, m->rows, c->width);
   ops->gather(p->h, p->xf, seen(p, p->head_rows), m->out, c->width);
   int64_t at = p->batch->sequences[m->first].out;
-  bool want = p->opt.want_entropy;
-  ops->head_fwd(seen_tokens(p, p->logprob), p->lse, want ? seen_tokens(p, p->entropy) : NULL, p->h, p->net.w->head,
-                seen(p, p->targets), 1.0f / p->opt.temperature, m->out);
+  if (!from_kept)
+    ops->head_fwd(seen_tokens(p, p->logprob), p->lse, want ? seen_tokens(p, p->entropy) : NULL, p->h, p->net.w->head,
+                  seen(p, p->targets), 1.0f / p->opt.temperature, m->out);
   ops->copy(logprobs + at, seen_tokens(p, p->logprob), sizeof(float) * (size_t)m->out);
   if (entropy && want) ops->copy(entropy + at, seen_tokens(p, p->entropy), sizeof(float) * (size_t)m->out);
   p->current = i;
@@ -346,6 +407,7 @@ tl_status tl_pass_forward(tl_pass *p, int i, float *logprobs, float *entropy) {
 }
 
 tl_status tl_pass_backward(tl_pass *p, int i, const float *dlogprob, const float *dentropy) {
+  TL_SECTION("pass: backward");
   if (!p->opt.backward) return tl_fail(TL_E_ARG, "this pass was created for the forward direction only");
   if (i < 0 || i != p->current) return tl_fail(TL_E_ARG, "backward of micro-batch %d must follow its forward", i);
   if (dentropy && !p->opt.want_entropy) return tl_fail(TL_E_ARG, "the gradient of the entropy needs want_entropy");
@@ -368,7 +430,9 @@ tl_status tl_pass_backward(tl_pass *p, int i, const float *dlogprob, const float
   int lowest = p->sink.embeddings ? 0 : p->sink.lowest;
   for (int l = c->n_layers - 1; l >= lowest; l--) {
     if (tl_interrupted()) return tl_fail(TL_E_INTERRUPTED, "interrupted");
-    if (p->recompute) {
+    if (l >= p->first_kept) {
+      tl_kept_gather(p->opt.kept, &p->net, l, seen(p, p->kept_list), m->rows, &p->acts[l]);
+    } else if (p->recompute) {
       ops->copy(p->dxf, p->acts[l].x_in, rows_bytes);  // dxf is free by now
       tl_layer_fwd(&p->net, l, &p->rows, p->dxf, &p->acts[l], &p->fwd);
     }

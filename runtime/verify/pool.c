@@ -18,6 +18,7 @@
 // reference-counted: its owner and every thread hold one, the last one frees it, so that an abandoned thread always finds its
 // mutex.
 #include "verify.h"
+#include "../base/profile.h"
 #include <errno.h>
 #include <math.h>
 #include <pthread.h>
@@ -457,6 +458,7 @@ tl_status tl_pool_submit(tl_pool *p, const char *problem_json, const char *compl
 }
 
 tl_status tl_pool_take(tl_pool *p, int wait_ms, tl_verdict *out, bool *got) {
+  TL_SECTION("verifier: waiting");
   double until = tl_seconds() + wait_ms * 1e-3;
   pthread_mutex_lock(&p->lock);
   job_free(p->taken);

@@ -8,7 +8,7 @@
 // embedding is what unpack says.
 #include "conformance.h"
 
-enum { ROWS = 64, MOST = 200, N = 203, K = 150, H = 6, G = 2, D = 38, RANK = 3, KEYS = 90, V = 1031 };
+enum { ROWS = 64, MOST = 200, N = 203, K = 150, H = 6, G = 2, D = 38, RANK = 3, KEYS = 90, LISTS = (1 + ROWS) * KEYS, V = 1031 };
 
 static tlk_packed *w;  // (N, K) for linears, (V, K) for the head and the embedding
 static mat mat_pick(const mat *from, const int *which, int n) {
@@ -98,8 +98,8 @@ static void rope(const int *which, int n, out_rows *o) {
 static void attn_fwd(const int *which, int n, out_rows *o) {
   mat q = mat_pick(&in.q, which, n), y = mat_nan(n, H * D, compute);
   float *lse = vec_nan((size_t)n * H);
-  int32_t *slots = take(4 * KEYS), moved = n == 7 ? KEYS : 0;
-  for (int i = 0; i < KEYS; i++) slots[i] = in.kv_rows[i] + moved;
+  int32_t *slots = take(4 * LISTS), moved = n == 7 ? KEYS : 0;
+  for (int i = 0; i < LISTS; i++) slots[i] = in.kv_rows[i] + moved;
   tlk_attn_map map = {ints_pick(in.kv_off, which, n), ints_pick(in.kv_len, which, n), slots, 0};
   ops->attn_fwd(y.m, lse, q.m, in.k.m, in.v.m, &map, 0.16f, n, H, G, D);
   emit_mat(o, &y);
@@ -144,7 +144,7 @@ static void head_sample(const int *which, int n, out_rows *o) {
   for (int i = 0; i < n; i++) rows[i] = in.sample[which[i]];
   int32_t *ids = take(4 * (size_t)n);
   float *logprob = vec_nan((size_t)n), *entropy = vec_nan((size_t)n);
-  ops->head_sample(ids, logprob, entropy, h.m, w, rows, n);
+  ops->head_sample(ids, logprob, NULL, entropy, h.m, w, rows, n);
   emit_vec(o, ids, 1, n);
   emit_vec(o, logprob, 1, n);
   emit_vec(o, entropy, 1, n);
@@ -172,12 +172,16 @@ static void make_inputs(void) {
   in.lr = (tlk_lowrank){RANK, vec_random(RANK * K, 0.1), vec_random(N * RANK, 0.5), vec_random(3 * RANK * RANK, 0.5), NULL};
   int32_t **ints[] = {&in.variant, &in.ids, &in.pos, &in.kv_off, &in.kv_len};
   for (int i = 0; i < 5; i++) *ints[i] = take(4 * ROWS);
-  in.kv_rows = take(4 * KEYS);
-  for (int i = 0; i < KEYS; i++) in.kv_rows[i] = (i * 37) % KEYS;
+  in.kv_rows = take(4 * LISTS);
+  for (int i = 0; i < LISTS; i++) {  // one list for many rows, then a list a row: all begin alike for 70 keys and then differ
+    int at = i % KEYS;
+    in.kv_rows[i] = i < KEYS || at < 70 ? at * 37 % KEYS : (at * 41 + i / KEYS) % KEYS;
+  }
   in.sample = take(sizeof *in.sample * ROWS);
   for (int t = 0; t < ROWS; t++) {
     in.variant[t] = rng_below(4) - 1, in.ids[t] = rng_below(V), in.pos[t] = rng_below(KEYS);
     in.kv_len[t] = 1 + rng_below(KEYS), in.kv_off[t] = rng_below(KEYS - in.kv_len[t] + 1);
+    if (t % 3) in.kv_off[t] = (1 + t) * KEYS, in.kv_len[t] = 60 + rng_below(KEYS - 59);
     in.sample[t] = (tlk_sample_row){.temperature = t % 5 ? 0.5f + 0.01f * (float)t : 0, .top_p = t % 3 ? 1 : 0.9f};
     in.sample[t].min_p = t % 7 ? 0 : 0.01f, in.sample[t].top_k = t % 4 ? 0 : 20;
     in.sample[t].u = (float)(rng_next() >> 40) * 0x1p-24f;
@@ -307,14 +311,15 @@ static void no_lowrank_case(void) {
 
 static void sampled_logprob_case(void) {
   int32_t ids[ROWS];
-  float logprob[ROWS], entropy[ROWS], want[3];
-  ops->head_sample(ids, logprob, entropy, in.x.m, w, in.sample, ROWS);
+  float logprob[ROWS], lse[ROWS], entropy[ROWS], want[3];
+  ops->head_sample(ids, logprob, lse, entropy, in.x.m, w, in.sample, ROWS);
   for (int t = 0; t < ROWS; t++) {
     tlk_mat h = {row_at(&in.x, t), compute, in.x.m.ld};
     float temperature = in.sample[t].temperature;
     CHECK(ids[t] >= 0 && ids[t] < V, "id %d", ids[t]);
     ops->head_fwd(&want[0], &want[1], &want[2], h, w, &ids[t], temperature > 0 ? 1 / temperature : 1, 1);
     CHECK(memcmp(&want[0], &logprob[t], 4) == 0, "row %d: sampled %.9g, trained %.9g", t, logprob[t], want[0]);
+    CHECK(memcmp(&want[1], &lse[t], 4) == 0, "row %d: lse %.9g, %.9g", t, lse[t], want[1]);
     CHECK(memcmp(&want[2], &entropy[t], 4) == 0, "row %d: entropy %.9g, %.9g", t, entropy[t], want[2]);
   }
 }

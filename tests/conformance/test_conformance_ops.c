@@ -20,7 +20,7 @@
 #define DOUBLE 1e-12
 
 enum { BIAS = 1, LOWRANK = 2, IDENTITY = 4, VARIANTS = 8, ACCUMULATE = 16, OUT_F32 = 32, OUT_ROWS = 64, NO_DX = 128,
-       EXTRA = 256 };
+       EXTRA = 256, BYTES = 512 };
 
 typedef struct row row;
 struct row {
@@ -42,12 +42,18 @@ typedef struct {
   tlk_packed *want, *got;
 } weights;
 
-static weights pack_both(const float *w, int N, int K) {
-  weights p = {ref->pack(w, TLK_F32, N, K, compute), ops->pack(w, TLK_F32, N, K, compute)};
+static weights pack_both(const float *w, int N, int K, int as) {
+  weights p = {ref->pack(w, TLK_F32, N, K, as), ops->pack(w, TLK_F32, N, K, as)};
   if (!p.want || !p.got) abort();
   return p;
 }
-static weights weights_random(int N, int K) { return pack_both(vec_random((size_t)N * K, 1 / sqrt(K)), N, K); }
+static weights weights_random(int N, int K) { return pack_both(vec_random((size_t)N * K, 1 / sqrt(K)), N, K, compute); }
+// in int8 where the row says so; its last row is zero
+static weights weights_of(const row *r) {
+  float *w = vec_random((size_t)r->N * r->K, 1 / sqrt(r->K));
+  if (r->flags & BYTES) memset(w + (size_t)(r->N - 1) * r->K, 0, sizeof *w * (size_t)r->K);
+  return pack_both(w, r->N, r->K, r->flags & BYTES ? TLK_I8 : compute);
+}
 static void weights_free(weights p) {
   ref->packed_free(p.want);
   ops->packed_free(p.got);
@@ -57,16 +63,16 @@ static void weights_free(weights p) {
 static uint16_t half_pattern(int i) { return (uint16_t)(i * 0x9e3 % 0x7c00 | (i & 1) << 15); }  // finite halves, subnormals too
 
 static void pack_case(const row *r) {
-  int N = r->N, K = r->K;
+  int N = r->N, K = r->K, from = r->flags & 3, as = r->flags & BYTES ? TLK_I8 : compute;
   size_t n = (size_t)N * K;
   float *f = vec_random(n, 1), *want = vec_nan(n), *got = vec_nan(n);
   uint16_t *h = take(2 * n);
   // ties and edges of rounding
   const uint32_t special[] = {0x3f808000, 0x3f818000, 0x80000000, 0x00000001, 0x7f7fffff, 0x3f807fff, 0x3f808001};
   for (size_t i = 0; i < 7 && i < n; i++) memcpy(f + i, &special[i], 4);
-  for (size_t i = 0; i < n; i++) h[i] = r->flags == TLK_F16 ? half_pattern((int)i) : to_bf16(f[i]);
-  const void *w = r->flags == TLK_F32 ? (void *)f : (void *)h;
-  weights p = {ref->pack(w, r->flags, N, K, compute), ops->pack(w, r->flags, N, K, compute)};
+  for (size_t i = 0; i < n; i++) h[i] = from == TLK_F16 ? half_pattern((int)i) : to_bf16(f[i]);
+  const void *w = from == TLK_F32 ? (void *)f : (void *)h;
+  weights p = {ref->pack(w, from, N, K, as), ops->pack(w, from, N, K, as)};
   CHECK(p.want && p.got, "out of memory");
   if (!p.want || !p.got) return;
   ref->unpack(want, p.want, 0, N);
@@ -83,8 +89,8 @@ static void pack_case(const row *r) {
   same_bits("after repack", want, got, n * 4);
   int dims[3];
   ops->packed_dims(p.got, &dims[0], &dims[1], &dims[2]);
-  CHECK(dims[0] == N && dims[1] == K && dims[2] == compute, "dims (%d, %d), compute %d", dims[0], dims[1], dims[2]);
-  CHECK(ops->packed_bytes(p.got) >= n * tlk_dtype_size(compute), "%zu bytes", ops->packed_bytes(p.got));
+  CHECK(dims[0] == N && dims[1] == K && dims[2] == as, "dims (%d, %d), compute %d", dims[0], dims[1], dims[2]);
+  CHECK(ops->packed_bytes(p.got) >= n * tlk_dtype_size(as), "%zu bytes", ops->packed_bytes(p.got));
   weights_free(p);
 }
 
@@ -102,7 +108,7 @@ static tlk_lowrank lowrank_random(const row *r, int T) {
 
 static void linear_fwd_case(const row *r) {
   int T = r->T, N = r->N, K = r->K, acc = (r->flags & ACCUMULATE) != 0;
-  weights w = weights_random(N, K);
+  weights w = weights_of(r);
   mat x = mat_random(T, K, compute, 1), y = acc ? mat_random(T, N, TLK_F32, 1) : mat_nan(T, N, out_dtype(r)), y2 = mat_copy(&y);
   float *bias = r->flags & BIAS ? vec_random((size_t)N, 1) : NULL;
   tlk_lowrank lr = r->flags & LOWRANK ? lowrank_random(r, T) : (tlk_lowrank){0}, *l = r->flags & LOWRANK ? &lr : NULL;
@@ -112,6 +118,31 @@ static void linear_fwd_case(const row *r) {
   close_mat("y", &y, &y2, tolerance(r));
   if (l) close_vec("z", z, z2, (size_t)T * r->r, SUM);
   weights_free(w);
+}
+
+// three linears over one x, of which the first and the last may have a low-rank term: the bits of linear_fwd
+static void linear_group_case(const row *r) {
+  int T = r->T, K = r->K, widths[3] = {r->N, 3, r->N / 2 + 1};
+  mat x = mat_random(T, K, compute, 1), y[3], want[3];
+  weights w[3];
+  tlk_lowrank lr[3];
+  tlk_linear l[3];
+  for (int i = 0; i < 3; i++) {
+    row one = *r;
+    one.N = widths[i];
+    w[i] = weights_of(&one);
+    y[i] = mat_nan(T, widths[i], i == 1 ? TLK_F32 : compute), want[i] = mat_copy(&y[i]);
+    int low = i != 1 && (r->flags & LOWRANK);
+    if (low) lr[i] = lowrank_random(&one, T);
+    float *z = vec_nan((size_t)T * (r->r + 1)), *z2 = vec_nan((size_t)T * (r->r + 1)), *bias = i ? vec_random((size_t)widths[i], 1) : NULL;
+    l[i] = (tlk_linear){y[i].m, low ? z : NULL, w[i].got, bias, low ? &lr[i] : NULL};
+    ops->linear_fwd(want[i].m, low ? z2 : NULL, x.m, w[i].got, bias, low ? &lr[i] : NULL, T, 0);
+  }
+  ops->linear_fwd_group(l, 3, x.m, T);
+  for (int i = 0; i < 3; i++) {
+    same_bits("y", want[i].m.p, y[i].m.p, mat_bytes(&y[i]));
+    weights_free(w[i]);
+  }
 }
 
 static void linear_bwd_x_case(const row *r) {
@@ -354,7 +385,7 @@ static void embed_bwd_case(const row *r) {
 // ---- head. N is the vocabulary, K the width.
 static void head_fwd_case(const row *r) {
   size_t T = (size_t)r->T;
-  weights w = pack_both(vec_random((size_t)r->N * r->K, 3 / sqrt(r->K)), r->N, r->K);
+  weights w = pack_both(vec_random((size_t)r->N * r->K, 3 / sqrt(r->K)), r->N, r->K, r->flags & BYTES ? TLK_I8 : compute);
   mat h = mat_random(r->T, r->K, compute, 1);
   int32_t *targets = r->flags & EXTRA ? NULL : ids_random(r->T, r->N);
   float *want = vec_nan(3 * T), *got = vec_nan(3 * T), inv_temp = 1 / 0.7f;
@@ -372,7 +403,7 @@ static void head_fwd_case(const row *r) {
 static void head_bwd_case(const row *r) {
   size_t T = (size_t)r->T, n = T * (size_t)r->K, nw = (size_t)r->N * r->K;
   int with_entropy = !(r->flags & NO_DX), with_dw = (r->flags & EXTRA) != 0;
-  weights w = pack_both(vec_random(nw, 3 / sqrt(r->K)), r->N, r->K);
+  weights w = pack_both(vec_random(nw, 3 / sqrt(r->K)), r->N, r->K, compute);
   mat h = mat_random(r->T, r->K, compute, 1);
   int32_t *targets = ids_random(r->T, r->N);
   float *stats = vec_nan(3 * T), *dlogprob = vec_random(T, 1), *dentropy = with_entropy ? vec_random(T, 1) : NULL;
@@ -390,17 +421,18 @@ static void head_bwd_case(const row *r) {
 // What is drawn is the subject of test_conformance_sample; here greedy ids, logprob and entropy.
 static void head_sample_case(const row *r) {
   size_t T = (size_t)r->T;
-  weights w = pack_both(vec_random((size_t)r->N * r->K, 3 / sqrt(r->K)), r->N, r->K);
+  weights w = pack_both(vec_random((size_t)r->N * r->K, 3 / sqrt(r->K)), r->N, r->K, r->flags & BYTES ? TLK_I8 : compute);
   mat h = mat_random(r->T, r->K, compute, 1);
   tlk_sample_row *rows = take(sizeof *rows * T);
   for (int t = 0; t < r->T; t++) rows[t] = (tlk_sample_row){.top_p = 1};
   int32_t *ids = take(4 * T), *ids2 = take(4 * T);
-  float *want = vec_nan(2 * T), *got = vec_nan(2 * T);
-  ref->head_sample(ids, want, want + T, h.m, w.want, rows, r->T);
-  ops->head_sample(ids2, got, got + T, h.m, w.got, rows, r->T);
+  float *want = vec_nan(3 * T), *got = vec_nan(3 * T);
+  ref->head_sample(ids, want, want + 2 * T, want + T, h.m, w.want, rows, r->T);
+  ops->head_sample(ids2, got, got + 2 * T, got + T, h.m, w.got, rows, r->T);
   for (int t = 0; t < r->T; t++) CHECK(ids[t] == ids2[t], "row %d: greedy id %d, expected %d", t, ids2[t], ids[t]);
   close_vec("logprob", want, got, T, tolerance(r));
   close_vec("entropy", want + T, got + T, T, tolerance(r));
+  close_vec("lse", want + 2 * T, got + 2 * T, T, tolerance(r));
   weights_free(w);
 }
 
@@ -481,6 +513,16 @@ static const row rows[] = {
   ROW(linear_fwd, "identity or none", linear_fwd_case, 11, 43, 51, SUM, STORE, .r = 4, .flags = LOWRANK | IDENTITY | VARIANTS),
   ROW(linear_fwd, "wide", linear_fwd_case, 130, 517, 1029, SUM, SUM, .r = 2, .flags = LOWRANK | OUT_F32),
 
+  ROW(pack, "int8 from f32", pack_case, 0, 37, 29, EXACT, EXACT, .flags = BYTES | TLK_F32),
+  ROW(pack, "int8 from bf16", pack_case, 0, 131, 78, EXACT, EXACT, .flags = BYTES | TLK_BF16),
+  ROW(pack, "int8 from f16", pack_case, 0, 50, 611, EXACT, EXACT, .flags = BYTES | TLK_F16),
+  ROW(linear_fwd, "int8", linear_fwd_case, 13, 67, 203, SUM, STORE, .flags = BYTES | BIAS),
+  ROW(linear_fwd, "int8, R of each row", linear_fwd_case, 70, 43, 51, SUM, SUM, .r = 3, .flags = BYTES | LOWRANK | VARIANTS | OUT_F32),
+  ROW(linear_fwd, "int8, wide", linear_fwd_case, 130, 517, 1030, SUM, SUM, .flags = BYTES | ACCUMULATE),
+  ROW(linear_fwd_group, "plain", linear_group_case, 70, 131, 53, EXACT, EXACT),
+  ROW(linear_fwd_group, "few rows, R", linear_group_case, 3, 67, 131, EXACT, EXACT, .r = 2, .flags = LOWRANK),
+  ROW(linear_fwd_group, "int8, R", linear_group_case, 9, 67, 131, EXACT, EXACT, .r = 5, .flags = BYTES | LOWRANK | VARIANTS),
+
   ROW(linear_bwd_x, "plain", linear_bwd_x_case, 13, 37, 29, SUM, SUM),
   ROW(linear_bwd_x, "accumulate", linear_bwd_x_case, 67, 101, 77, SUM, SUM, .flags = ACCUMULATE),
   ROW(linear_bwd_x, "R", linear_bwd_x_case, 9, 43, 51, SUM, SUM, .r = 2, .flags = LOWRANK),
@@ -524,6 +566,7 @@ static const row rows[] = {
   ROW(attn_fwd, "decode", attn_fwd_case, 0, 9, 64, EXP, PROBS, .G = 3, .map = MAP_DECODE),
   ROW(attn_fwd, "decode, window", attn_fwd_case, 0, 2, 80, EXP, PROBS, .G = 2, .map = MAP_DECODE, .window = 3),
   ROW(attn_fwd, "long", attn_fwd_case, 0, 2, 128, EXP, PROBS, .G = 1, .flags = EXTRA, .map = MAP_PLAIN),
+  ROW(attn_fwd, "long, shared prefix", attn_fwd_case, 0, 4, 64, EXP, PROBS, .G = 2, .flags = EXTRA, .map = MAP_PREFIX),
   ROW(attn_bwd, "causal", attn_bwd_case, 0, 4, 10, EXP, PROBS, .G = 2, .map = MAP_PLAIN),
   ROW(attn_bwd, "shared prefix", attn_bwd_case, 0, 3, 64, EXP, PROBS, .G = 1, .map = MAP_PREFIX),
   ROW(attn_bwd, "window", attn_bwd_case, 0, 3, 22, EXP, PROBS, .G = 3, .map = MAP_PREFIX, .window = 5),
@@ -538,6 +581,8 @@ static const row rows[] = {
   ROW(head_fwd, "large vocabulary", head_fwd_case, 3, 5003, 131, EXP, EXP),
   ROW(head_fwd, "tiny vocabulary", head_fwd_case, 70, 11, 29, EXP, EXP),
   ROW(head_fwd, "no targets", head_fwd_case, 5, 517, 37, EXP, EXP, .flags = EXTRA),
+  ROW(head_fwd, "int8", head_fwd_case, 13, 517, 39, EXP, EXP, .flags = BYTES),
+  ROW(head_sample, "int8, greedy", head_sample_case, 67, 517, 37, EXP, EXP, .flags = BYTES),
   ROW(head_bwd, "logprob, entropy, dw", head_bwd_case, 13, 517, 37, EXP, PROBS, .flags = EXTRA),
   ROW(head_bwd, "logprob", head_bwd_case, 70, 131, 67, EXP, PROBS, .flags = NO_DX),
   ROW(head_bwd, "large vocabulary", head_bwd_case, 3, 5003, 131, EXP, PROBS, .flags = EXTRA),

@@ -67,7 +67,7 @@ static void draw(const double *logits, tlk_sample_row row, const float *u, int n
   tlk_sample_row *rows = take(sizeof *rows * (size_t)n);
   for (int t = 0; t < n; t++) rows[t] = row, rows[t].u = u[t];
   ids = take(4 * (size_t)n), logprobs = vec_nan((size_t)n);
-  ops->head_sample(ids, logprobs, NULL, h.m, w, rows, n);
+  ops->head_sample(ids, logprobs, NULL, NULL, h.m, w, rows, n);
   ops->packed_free(w);
   memset(count, 0, sizeof *count * V);
   for (int t = 0; t < n; t++) {
@@ -150,7 +150,7 @@ static void ids_case(void) {
     rows[t] = filters[t % N_FILTERS].row;
     rows[t].u = u[t] = t == 0 ? 0 : t == N_FILTERS ? 1 - 0x1p-24f : (float)(rng_next() >> 40) * 0x1p-24f;
   }
-  ops->head_sample(got, logprob, NULL, h.m, w, rows, ROWS);
+  ops->head_sample(got, logprob, NULL, NULL, h.m, w, rows, ROWS);
   for (int t = 0; t < ROWS; t++) {
     double logits[VOCAB], at = 0;
     for (int j = 0; j < VOCAB; j++) {

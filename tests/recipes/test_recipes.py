@@ -135,8 +135,8 @@ def gsm8k(name, *more, steps=2):
     return out
 
 
-def gsm8k_merged():
-    out = gsm8k("merged", "--rollouts", "merged")
+def gsm8k_mismatch(rollouts):
+    out = gsm8k(rollouts, "--rollouts", rollouts)
     names = {k for m in json_lines(out + "/metrics.jsonl") for k in m}
     want(any(k.startswith("sampling/") for k in names), "metrics.jsonl says nothing about the mismatch of sampler and trainer: %s" % sorted(names))
 
@@ -228,9 +228,10 @@ RECIPES = {
     "quickstart": [("quickstart", quickstart),
                    ("quickstart, a second run from the seed, same bytes", lambda: same("again", "--threads", 2)),
                    ("quickstart, one thread, same bytes", lambda: same("threads", "--threads", 1)),
-                   ("quickstart, small memory budget, same bytes", lambda: same("memory", "--threads", 2, "--memory", "8M")),
+                   ("quickstart, small memory budget, same bytes", lambda: same("memory", "--threads", 2, "--memory", "90M")),
                    ("quickstart, another seed, other bytes", other_seed)],
-    "gsm8k_13param": [("gsm8k_13param", gsm8k_native), ("gsm8k_13param --rollouts merged", gsm8k_merged),
+    "gsm8k_13param": [("gsm8k_13param", gsm8k_native), ("gsm8k_13param --rollouts merged", lambda: gsm8k_mismatch("merged")),
+                      ("gsm8k_13param --rollouts int8", lambda: gsm8k_mismatch("int8")),
                       ("gsm8k_13param --beta 0.01", gsm8k_kl),
                       ("gsm8k_13param --loss_type dapo", lambda: gsm8k("dapo", "--loss_type", "dapo"))],
     "sft_baseline": [("sft_baseline --adapter tinylora", lambda: sft("tinylora", 13))] +

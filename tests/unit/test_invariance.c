@@ -1,7 +1,9 @@
 // test_invariance.c: the sampler's logprobs are the trainer's, bit for bit, whatever the batch and the number of threads; a
 // completion's tokens do not depend on what is sampled beside it; gradients do not depend on the cut into micro-batches nor on
 // recomputation; v = 0 changes nothing. Would catch: a kernel that handles leftover rows differently, a reduction split by
-// threads, a cache row written in another precision than the trainer's, a draw that depends on the batch.
+// threads, a cache row written in another precision than the trainer's, a draw that depends on the batch. Training from what the
+// sampler kept gives the same logprobs and gradients as training with a forward pass, to the bit, however many layers are kept;
+// it is not used where it is not the adapter's state any more.
 #include "tiny.h"
 
 enum { NEW = 12, PROMPTS = 9 };
@@ -14,8 +16,8 @@ typedef struct {
 } kept;
 
 // Samples `group` completions of every prompt with room for `width` at once; out[prompt * group + i].
-static void sample_all(tl_model *m, tl_adapter *a, int group, int width, int prefill, kept *out) {
-  tl_sampler_options o = {.max_sequences = width, .prefill_tokens = prefill};
+static void sample_keeping(tl_model *m, tl_adapter *a, int group, int width, int prefill, tl_kept *keep, kept *out) {
+  tl_sampler_options o = {.max_sequences = width, .prefill_tokens = prefill, .kept = keep};
   tl_sampler *s = NULL;
   CHECK_OK(tl_sampler_create(m, a, NULL, &o, &s));
   if (!s) return;
@@ -44,6 +46,10 @@ static void sample_all(tl_model *m, tl_adapter *a, int group, int width, int pre
   tl_sampler_free(s);
 }
 
+static void sample_all(tl_model *m, tl_adapter *a, int group, int width, int prefill, kept *out) {
+  sample_keeping(m, a, group, width, prefill, NULL, out);
+}
+
 static tl_batch *batch_of(const kept *k, int group) {
   tl_batch *b = NULL;
   CHECK_OK(tl_batch_create(&b));
@@ -52,17 +58,23 @@ static tl_batch *batch_of(const kept *k, int group) {
     int at;
     tiny_ids(ids, prompt_length[i], (uint64_t)i);
     CHECK_OK(tl_batch_prompt(b, ids, prompt_length[i], &at));
-    for (int j = 0; j < group; j++) CHECK_OK(tl_batch_completion(b, at, k[i * group + j].ids, k[i * group + j].n, NULL));
+    for (int j = 0; j < group; j++) {
+      int c;
+      CHECK_OK(tl_batch_completion(b, at, k[i * group + j].ids, k[i * group + j].n, &c));
+      CHECK_OK(tl_batch_sampled(b, c, (uint64_t)(100 * i + j)));
+    }
   }
   return b;
 }
 
 // logprobs of the whole batch by the trainer's forward, and the adapter's gradient of sum(w_t logprob_t) when grad is given
-static void train_pass(tl_model *m, tl_adapter *a, tl_batch *b, int64_t memory, float *lp, float *grad, bool *recomputes) {
-  tl_pass_options o = {.temperature = 0.9f, .memory_bytes = memory, .backward = grad != NULL};
+// kept: what the sampler left, or NULL; returns the first layer that came from there
+static int train_from(tl_model *m, tl_adapter *a, tl_batch *b, int64_t memory, tl_kept *keep, float *lp, float *grad, bool *recomputes) {
+  tl_pass_options o = {.temperature = 0.9f, .memory_bytes = memory, .backward = grad != NULL, .kept = keep};
   tl_pass *p = NULL;
   CHECK_OK(tl_pass_create(m, a, b, &o, &p));
-  if (!p) return;
+  if (!p) return -1;
+  int first = tl_pass_first_kept(p);
   int64_t n = tl_batch_n_tokens(b);
   float *d = malloc(sizeof(float) * (size_t)n);
   for (int64_t i = 0; i < n; i++) d[i] = tl_uniform(8, 8, (uint64_t)i) - 0.4f;
@@ -75,6 +87,11 @@ static void train_pass(tl_model *m, tl_adapter *a, tl_batch *b, int64_t memory, 
   if (grad) memcpy(grad, tl_adapter_gradient(a), sizeof(float) * (size_t)tl_adapter_n_parameters(a));
   free(d);
   tl_pass_free(p);
+  return first;
+}
+
+static void train_pass(tl_model *m, tl_adapter *a, tl_batch *b, int64_t memory, float *lp, float *grad, bool *recomputes) {
+  train_from(m, a, b, memory, NULL, lp, grad, recomputes);
 }
 
 static void sampler_equals_trainer(tl_dtype compute, const char *family) {
@@ -151,6 +168,66 @@ static void gradient_cut_bf16(void) { gradient_does_not_depend_on_the_cut(TL_BF1
 static void gradient_cut_qwen3(void) { gradient_does_not_depend_on_the_cut(TL_BF16, "qwen3"); }
 static void gradient_cut_mistral(void) { gradient_does_not_depend_on_the_cut(TL_BF16, "mistral"); }
 
+static int layers_of(const tl_model *m) {
+  tl_model_info info;
+  tl_model_get_info(m, &info);
+  return info.n_layers;
+}
+
+enum { KEPT_GROUP = 3, MOST_GRADIENT = 1 << 16 };
+
+// one budget of what is kept: sampled, then trained from it at two budgets of the pass
+static int train_from_kept(tl_model *m, tl_adapter *a, int64_t budget, const float *lp, const float *grad, const kept *want) {
+  static kept k[PROMPTS * KEPT_GROUP];
+  static float lp2[PROMPTS * KEPT_GROUP * NEW], grad2[MOST_GRADIENT];
+  tl_kept *keep = NULL;
+  int first = -1;
+  CHECK_OK(tl_kept_create(budget, &keep));
+  sample_keeping(m, a, KEPT_GROUP, 7, 13, keep, k);
+  tl_batch *b = batch_of(k, KEPT_GROUP);
+  CHECK(!memcmp(k, want, sizeof k), "keeping changes what is sampled");
+  const int64_t memory[] = {0, 450 << 10};
+  bool by_unit = tl_adapter_get_kind(a) == TL_TINYLORA || tl_adapter_get_kind(a) == TL_LORA_XS;  // gradients do not depend on the cut
+  for (int i = 0; i < (by_unit ? 2 : 1); i++) {
+    memset(lp2, 0, sizeof lp2);
+    first = train_from(m, a, b, memory[i], keep, lp2, grad2, NULL);
+    CHECK(!memcmp(lp, lp2, sizeof(float) * (size_t)tl_batch_n_tokens(b)), "logprobs, layers kept from %d, budget %d", first, i);
+    CHECK(!memcmp(grad, grad2, sizeof(float) * (size_t)tl_adapter_n_parameters(a)), "gradient, layers kept from %d, budget %d: %g, %g",
+          first, i, grad2[0], grad[0]);
+  }
+  CHECK_OK(tl_adapter_refresh(a));  // the same numbers, but the pass cannot know that
+  CHECK(train_from(m, a, b, 0, keep, lp2, grad2, NULL) == layers_of(m), "kept activations of another state were used");
+  tl_batch_free(b);
+  tl_kept_free(keep);
+  return first;
+}
+
+static void training_from_what_was_kept(const char *family, tl_adapter_kind kind) {
+  tl_model *m = tiny_model(family, TL_BF16);
+  tl_adapter *a = m ? tiny_adapter(m, kind, 3, 0.3f) : NULL;
+  if (!a) return;
+  static kept k[PROMPTS * KEPT_GROUP];
+  static float lp[PROMPTS * KEPT_GROUP * NEW], grad[MOST_GRADIENT];
+  CHECK(tl_adapter_n_parameters(a) <= MOST_GRADIENT, "too many");
+  sample_all(m, a, KEPT_GROUP, 64, 512, k);
+  tl_batch *b = batch_of(k, KEPT_GROUP);
+  train_pass(m, a, b, 0, lp, grad, NULL);
+  tl_batch_free(b);
+  int n = 0, firsts[8], layers = layers_of(m);
+  for (int64_t budget = 16 << 10; budget <= 16 << 20; budget *= 2) {  // none, some, all
+    int first = train_from_kept(m, a, budget, lp, grad, k);
+    if (!n || firsts[n - 1] != first) firsts[n++] = first;
+    if (first == 0) break;
+  }
+  CHECK(n >= 2 && firsts[0] == layers && firsts[n - 1] == 0, "budgets kept %d .. %d of %d layers", firsts[0], firsts[n - 1], layers);
+  tl_adapter_free(a);
+  tl_model_free(m);
+}
+static void kept_tinylora(void) { training_from_what_was_kept("llama", TL_TINYLORA); }
+static void kept_lora(void) { training_from_what_was_kept("qwen2", TL_LORA); }
+static void kept_full(void) { training_from_what_was_kept("llama", TL_FULL); }
+static void kept_qk_norm(void) { training_from_what_was_kept("qwen3", TL_LORA_XS); }
+
 static void zero_adapter_changes_nothing(void) {
   for (int kind = TL_TINYLORA; kind <= TL_LORA; kind++)
     for (int compute = 0; compute < 2; compute++) {
@@ -203,6 +280,10 @@ int main(void) {
   RUN(gradient_cut_bf16);
   RUN(gradient_cut_qwen3);
   RUN(gradient_cut_mistral);
+  RUN(kept_tinylora);
+  RUN(kept_lora);
+  RUN(kept_full);
+  RUN(kept_qk_norm);
   RUN(zero_adapter_changes_nothing);
   RUN(budget_too_small_is_said);
   return test_done();

@@ -1,0 +1,61 @@
+--- memory.lua: how a training step shares the memory that the process may take.
+---
+---   resident     when the trainer is made: program, weights, adapter
+---   cache        keys and values of the step's prompts and of as many completions as run at once; free again before training
+---   kept         activations that the sampler leaves for training (native rollouts only): as many layers as fit
+---   pass         activations of the training pass, cut into micro-batches that fit
+---   reserve      logits of a decode step (at most 64 MiB), kernels' scratch, Lua
+---
+--- The cache comes first, at most half of what is left: fewer completions run at once when it is short. Of the rest two thirds are
+--- for what is kept; the pass gets what is left then. The sum is what is predicted; the metrics say what the peak was.
+local F = require "tl.ffi"
+local sample = require "tl.sample"
+local C = F.C
+
+local memory = {}
+
+local MIB = 1024 * 1024
+local DEFAULT = 2048 * MIB      -- beyond what is resident
+local LEAST = 8 * MIB           -- what is kept and a pass get at least this together
+
+-- bytes of one row of the cache: k and v of every layer
+local function cache_row(model)
+  return model.n_layers * 2 * model.n_kv_heads * model.head_dim * (model.compute == "f32" and 4 or 2)
+end
+
+local function reserve(model) return math.min(64 * MIB, 64 * 4 * model.vocab) + 48 * MIB end
+
+--- When a trainer is made: its limit, beyond what is resident now.
+function memory.start(t)
+  t.resident = tonumber(C.tl_rss_bytes())
+  local limit = t.o.memory and t.o.memory > 0 and t.o.memory or t.resident + DEFAULT
+  t.free_memory = limit - t.resident - reserve(t.model) - (t.rollouts == "native" and 0 or t.model.packed_bytes / 2)
+  if t.free_memory < LEAST then
+    error(("memory: %d MiB are not enough: the program and the model take %d MiB, scratch is reserved %d MiB, and a step needs at least %d MiB more")
+      :format(limit / MIB, math.ceil(t.resident / MIB), math.ceil((limit - t.resident - t.free_memory) / MIB), LEAST / MIB), 0)
+  end
+end
+
+--- The budget of a step: { cache, kept, pass, predicted } in bytes. groups: with their prompts' ids.
+function memory.plan(t, groups)
+  local prompts, longest, new = 0, 0, t.o.max_completion_length or 512
+  for _, g in ipairs(groups) do prompts, longest = prompts + #g.prompt, math.max(longest, #g.prompt) end
+  local at_once = math.min(t.o.max_sequences or 64, #groups * t.n)
+  local row = cache_row(t.model)
+  local cache = math.max(row * (longest + new), math.min(row * (prompts + at_once * new), math.floor(t.free_memory / 2)))
+  if t.rollouts == "native" and not t.kept then
+    t.kept_bytes = math.max(0, math.floor((t.free_memory - cache) * 2 / 3))
+    t.kept = sample.kept(t.kept_bytes)
+  end
+  local kept = t.kept_bytes or 0
+  local pass = math.max(LEAST, t.free_memory - kept)
+  return { cache = cache, kept = kept, pass = pass, predicted = t.resident + reserve(t.model) + kept + math.max(cache, pass) }
+end
+
+--- The budget of a pass for a process that may take `limit` bytes in all; nil or 0: the pass's own default.
+function memory.of_pass(model, limit)
+  if not limit or limit == 0 then return 0 end
+  return math.max(LEAST, limit - tonumber(C.tl_rss_bytes()) - reserve(model))
+end
+
+return memory
