@@ -304,13 +304,15 @@ static void bad_files(void) {
   refuses("{\"model\":", "not JSON");
   refuses("\"\xff\"", "bad UTF-8");
   refuses("{}", "not a tokenizer.json");
-  refuses("{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", "model.type is Unigram; supported: byte-level BPE");
+  refuses("{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", "model.type is Unigram; supported: BPE");
   refuses("{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", "WordPiece");
-  refuses("{" MODEL(",\"byte_fallback\":true") BYTES "}", "byte_fallback");
-  refuses("{" MODEL("") ",\"pre_tokenizer\":{\"type\":\"Metaspace\"}}", "pre_tokenizer is Metaspace");
-  refuses("{" MODEL("") "}", "pre_tokenizer is not given");
-  refuses("{" MODEL("") BYTES ",\"normalizer\":{\"type\":\"Lowercase\"}}", "normalizer is Lowercase");
-  refuses("{" MODEL("") BYTES ",\"decoder\":{\"type\":\"Fuse\"}}", "decoder is Fuse");
+  refuses("{" MODEL(",\"byte_fallback\":true") BYTES "}", "byte 0 is not in the vocabulary");
+  refuses("{" MODEL("") ",\"pre_tokenizer\":{\"type\":\"Metaspace\"}}", "Metaspace: replacement is not one character");
+  refuses("{" MODEL("") ",\"pre_tokenizer\":{\"type\":\"UnicodeScripts\"}}", "pre_tokenizer is UnicodeScripts; supported: none,");
+  refuses("{" MODEL("") BYTES ",\"normalizer\":{\"type\":\"Precompiled\"}}", "normalizer is Precompiled; supported: none,");
+  refuses("{" MODEL("") BYTES ",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"(\"},\"content\":\"\"}}",
+          "the normalizer's pattern '(' does not compile");
+  refuses("{" MODEL("") BYTES ",\"decoder\":{\"type\":\"CTC\"}}", "decoder is CTC; supported: none,");
   refuses("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}" BYTES "}", "not an id");
   refuses("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":99999999},\"merges\":[]}" BYTES "}", "99999999");
   refuses("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":1,\"b\":1},\"merges\":[]}" BYTES "}", "both 'a' and 'b'");
