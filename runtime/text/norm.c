@@ -1,7 +1,7 @@
 // norm.c: normalisers: Unicode normal forms, lower case, replacement, prefix, trimming.
 //
-// Normal forms come from utf8proc. The `tokenizers` library's tables are older (Unicode 12): characters that it does not know
-// yet are left as they are here too (see `later`), so that both give the same.
+// Normal forms come from utf8proc. The `tokenizers` library's tables are those of Unicode 9: characters that had no normal form
+// and did not combine then (text_is_later) are left as they are here too, and nothing moves across them.
 #include "text.h"
 #include <utf8proc.h>
 
@@ -58,13 +58,29 @@ static char *map(text_form f, const char *s, size_t n, size_t *n_out) {
   return (char *)out;
 }
 
-static bool normal_form(text_form f, text_piece piece, tl_str *out) {
-  size_t n;
-  char *s = map(f, piece.p, piece.n, &n);
+static bool add_form(text_form f, const char *p, size_t n, tl_str *out) {
+  size_t got = 0;
+  char *s = n ? map(f, p, n, &got) : NULL;
   if (s)
-    tl_str_add(out, s, n);
+    tl_str_add(out, s, got);
   free(s);
-  return s != NULL;
+  return s || !n;
+}
+
+static bool normal_form(text_form f, text_piece piece, tl_str *out) {
+  size_t done = 0;
+  uint32_t c;
+  for (size_t i = 0; i < piece.n;) {
+    size_t len = (size_t)text_utf8_next(piece.p + i, piece.n - i, &c);
+    if (text_is_later(c)) {
+      if (!add_form(f, piece.p + done, i - done, out))
+        return false;
+      tl_str_add(out, piece.p + i, len);
+      done = i + len;
+    }
+    i += len;
+  }
+  return add_form(f, piece.p + done, piece.n - done, out);
 }
 
 static void lowercase(text_piece piece, tl_str *out) {
@@ -75,7 +91,7 @@ static void lowercase(text_piece piece, tl_str *out) {
     if (c == 0x130)
       tl_str_add(out, "i\xCC\x87", 3); // the one letter whose lower case is two characters
     else
-      tl_str_add(out, s, text_utf8_put((uint32_t)utf8proc_tolower((utf8proc_int32_t)c), s));
+      tl_str_add(out, s, text_utf8_put(text_lowercase(c), s));
     i += (size_t)len;
   }
 }

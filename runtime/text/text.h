@@ -12,7 +12,8 @@
 // both texts. The other (SentencePiece's BPE, a space is U+2581) starts from characters; a character outside the vocabulary
 // becomes its bytes' tokens <0x00> .. <0xFF>, or the unknown token.
 //
-//   utf8.c      validity, replacement of bad bytes, character classes   vocab.c     tokens, merges, hash tables
+//   utf8.c      validity, replacement of bad bytes                      vocab.c     tokens, merges, hash tables
+//   unicode.c   character classes, versions of Unicode
 //   norm.c      normalisers                                             added.c     added tokens: matching them in a text
 //   regex.c     Oniguruma's patterns for PCRE2, finding matches         scan.c      the known patterns, written out
 //   split.c     pre-tokenizer steps                                     bpe.c       merging, the cache of pieces
@@ -206,6 +207,13 @@ bool text_is_punctuation(uint32_t c); // ASCII punctuation and the categories P*
 bool text_unspell(const char *s, size_t n, char *out, size_t *n_out);
 size_t text_spell(uint8_t byte, char out[2]); // one byte's character in UTF-8; its length
 int text_byte_token(const char *s, size_t n); // the byte of "<0xHH>"; -1: it is something else
+
+// ---- unicode.c
+bool text_is_word(uint32_t c);        // what \w means to Rust's regex
+bool text_is_punctuation(uint32_t c); // ASCII punctuation and the categories P*
+bool text_is_later(uint32_t c);       // it is no part of normalisation yet
+uint32_t text_lowercase(uint32_t c);
+const char *text_newer(const char *property); // more of "L", "Nd", "w" ..., for the inside of a set; NULL: no such property
 
 // ---- vocab.c
 int32_t text_map_get(const text_map *m, const char *key, size_t n); // -1: absent

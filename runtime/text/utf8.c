@@ -1,9 +1,8 @@
-// utf8.c: UTF-8 validity, character classes, and the byte-level spelling.
+// utf8.c: UTF-8 validity, white space, and the byte-level spelling.
 //
 // Text that is not UTF-8 is not refused: each maximal ill-formed part becomes U+FFFD, as Python's
 // bytes.decode("utf-8", errors="replace") does (Unicode 15, section 3.9, "substitution of maximal subparts").
 #include "text.h"
-#include <utf8proc.h>
 
 int text_utf8_valid(const char *text, size_t n, size_t *skip) {
   const uint8_t *s = (const uint8_t *)text;
@@ -99,45 +98,6 @@ bool text_is_ascii(const char *s, size_t n) {
 bool text_is_space(uint32_t c) {
   return (c >= 9 && c <= 13) || c == 32 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
          c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
-}
-
-// Alphabetic, marks, decimal digits, connector punctuation, joiners (Unicode TR18, annex C). Alphabetic beyond letters, marks
-// and letter numbers is only the circled and squared capitals.
-bool text_is_word(uint32_t c) {
-  switch (utf8proc_category((utf8proc_int32_t)c)) {
-  case UTF8PROC_CATEGORY_LU:
-  case UTF8PROC_CATEGORY_LL:
-  case UTF8PROC_CATEGORY_LT:
-  case UTF8PROC_CATEGORY_LM:
-  case UTF8PROC_CATEGORY_LO:
-  case UTF8PROC_CATEGORY_NL:
-  case UTF8PROC_CATEGORY_MN:
-  case UTF8PROC_CATEGORY_MC:
-  case UTF8PROC_CATEGORY_ME:
-  case UTF8PROC_CATEGORY_ND:
-  case UTF8PROC_CATEGORY_PC:
-    return true;
-  default:
-    return c == 0x200C || c == 0x200D || (c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) ||
-           (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189);
-  }
-}
-
-bool text_is_punctuation(uint32_t c) {
-  if (c < 128)
-    return c > 32 && c < 127 && !(c >= '0' && c <= '9') && !((c | 32) >= 'a' && (c | 32) <= 'z');
-  switch (utf8proc_category((utf8proc_int32_t)c)) {
-  case UTF8PROC_CATEGORY_PC:
-  case UTF8PROC_CATEGORY_PD:
-  case UTF8PROC_CATEGORY_PS:
-  case UTF8PROC_CATEGORY_PE:
-  case UTF8PROC_CATEGORY_PI:
-  case UTF8PROC_CATEGORY_PF:
-  case UTF8PROC_CATEGORY_PO:
-    return true;
-  default:
-    return false;
-  }
 }
 
 size_t text_utf8_put(uint32_t c, char out[4]) {
