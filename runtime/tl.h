@@ -240,8 +240,18 @@ int tl_tokenizer_vocab_size(const tl_tokenizer *t);      // ids are below this; 
 // parse_special: match added special tokens in the text. add_special: what the post-processor adds (BOS).
 tl_status tl_tokenizer_encode(tl_tokenizer *t, const char *text, size_t n_bytes, bool add_special, bool parse_special,
                               int32_t *ids, int capacity, int *n_out);
-// bytes (capacity) of the ids; not NUL-terminated; may end inside a character when the ids do
-tl_status tl_tokenizer_decode(tl_tokenizer *t, const int32_t *ids, int n, bool skip_special, char *bytes, int capacity, int *n_out);
+// text (capacity) of the ids, UTF-8, not NUL-terminated; parts that are not UTF-8 (the ids begin or end inside a character) are
+// U+FFFD, as in the `tokenizers` library. n_out and capacity as above. Ids that no token has are left out.
+tl_status tl_tokenizer_decode(tl_tokenizer *t, const int32_t *ids, int n, bool skip_special, char *text, int capacity, int *n_out);
+// what one id adds to a text that has begun: n bytes, which may be part of a character; owned by t; NULL: no such id
+const char *tl_tokenizer_bytes(tl_tokenizer *t, int id, int *n);
+// Decoding while the ids come. What was given so far is final: a character comes out once its last token is there. All texts of
+// push and finish together are tl_tokenizer_decode's. text (n bytes) is the decoder's until the next call on it.
+typedef struct tl_decoder tl_decoder;
+tl_status tl_decoder_create(tl_tokenizer *t, bool skip_special, tl_decoder **out);
+void tl_decoder_free(tl_decoder *d);
+tl_status tl_decoder_push(tl_decoder *d, int32_t id, const char **text, int *n);
+tl_status tl_decoder_finish(tl_decoder *d, const char **text, int *n);  // the rest; the decoder is as new then
 int tl_tokenizer_id(tl_tokenizer *t, const char *token); // id of a token's exact text ("<|im_end|>"); -1 when absent
 const char *tl_tokenizer_token(tl_tokenizer *t, int id); // the token's text; NULL when out of range
 bool tl_tokenizer_is_special(tl_tokenizer *t, int id);

@@ -43,13 +43,34 @@ function json.object(t, order)
   return setmetatable(t or {}, { __order = order or {} })
 end
 
+-- cJSON ends a string at \u0000. Where a text has one, it is read as a noncharacter (U+FDD0 to U+FDEF) that the text does not
+-- have, and turned back in each string; both escapes have six bytes, so that errors keep their place.
+local function hide_nul(text)
+  if not text:find("\\u0000", 1, true) then return text end
+  local lower = text:lower()
+  for low = 0x90, 0xaf do
+    local mark, escape = "\239\183" .. string.char(low), ("\\ufd%02x"):format(low + 0x40)
+    if not text:find(mark, 1, true) and not lower:find(escape, 1, true) then
+      return text:gsub("\\(.)(0?0?0?0?)", function(c, zeros) if c == "u" and zeros == "0000" then return escape end end), mark
+    end
+  end
+  return text
+end
+
+local nul_mark  -- of the text that is being read
+
+local function string_of(p)
+  local s = ffi.string(p)
+  return nul_mark and s:gsub(nul_mark, "\0") or s
+end
+
 -- cJSON's type bits
 local FALSE, TRUE, NULL, NUMBER, STRING, LIST, OBJECT = 1, 2, 4, 8, 16, 32, 64
 
 local function value_of(item, number)
   local kind = bit.band(item.type, 0xff)
   if kind == NUMBER then return number and number(item.valuedouble) or item.valuedouble end
-  if kind == STRING then return ffi.string(item.valuestring) end
+  if kind == STRING then return (string_of(item.valuestring)) end
   if kind == TRUE then return true end
   if kind == FALSE then return false end
   if kind == NULL then return json.null end
@@ -65,7 +86,7 @@ local function value_of(item, number)
   end
   local order = {}
   while child ~= nil do
-    local key = ffi.string(child.string)
+    local key = string_of(child.string)
     if t[key] == nil then order[#order + 1] = key end
     t[key] = value_of(child, number)
     child = child.next
@@ -108,6 +129,7 @@ end
 ---@return any value, string? message
 function json.parse(text, number)
   local at = ffi.new "const char *[1]"
+  local text, mark = hide_nul(text)
   local buffer = ffi.cast("const char *", text)
   -- with the NUL that ends a Lua string, so that what follows the value is seen
   local root = C.cJSON_ParseWithLengthOpts(buffer, #text + 1, at, 1)
@@ -116,7 +138,9 @@ function json.parse(text, number)
     return nil, "not JSON at " .. where(text, math.min(offset, #text))
   end
   local next_literal = number and literals(text)
+  nul_mark = mark
   local ok, v = pcall(value_of, root, number and function(x) return number(x, next_literal() or "") end)
+  nul_mark = nil
   C.cJSON_Delete(root)
   if not ok then return nil, tostring(v) end
   return v

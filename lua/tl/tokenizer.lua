@@ -61,7 +61,8 @@ local function id_buffer(ids)
   return buffer, n
 end
 
---- The text of token ids: bytes, which end inside a character when the ids do. Ids outside the vocabulary have no text.
+--- The text of token ids: UTF-8, with U+FFFD where the ids begin or end inside a character, as the `tokenizers` library gives
+--- it. Ids outside the vocabulary have no text.
 ---@param ids integer[]
 ---@param o table? {skip_special = boolean}
 ---@return string
@@ -71,51 +72,50 @@ function Tokenizer:decode(ids, o)
   if type(ids) ~= "table" then error("decode wants a list of ids; got " .. type(ids), 2) end
   local buffer, n = id_buffer(ids)
   local skip, room = o and o.skip_special or false, 16 * n + 64
-  local bytes = ffi.new("char[?]", room)
-  check(C.tl_tokenizer_decode(h, buffer, n, skip, bytes, room, count), 2)
+  local text = ffi.new("char[?]", room)
+  check(C.tl_tokenizer_decode(h, buffer, n, skip, text, room, count), 2)
   if count[0] > room then
     room = count[0]
-    bytes = ffi.new("char[?]", room)
-    check(C.tl_tokenizer_decode(h, buffer, n, skip, bytes, room, count), 2)
+    text = ffi.new("char[?]", room)
+    check(C.tl_tokenizer_decode(h, buffer, n, skip, text, room, count), 2)
   end
-  return ffi.string(bytes, count[0])
+  return ffi.string(text, count[0])
 end
 
--- How many bytes at the end of s begin a character that is not complete yet.
-local function unfinished(s)
-  for back = 1, math.min(3, #s) do
-    local b = s:byte(-back)
-    if b >= 0xC0 then
-      local wants = b >= 0xF0 and 4 or b >= 0xE0 and 3 or 2
-      return b < 0xF5 and wants > back and back or 0
-    elseif b < 0x80 then
-      return 0
-    end
-  end
-  return 0
+--- What one id adds to a text that has begun: bytes, which may be part of a character; nil when the vocabulary lacks the id.
+---@param id integer
+---@return string?
+function Tokenizer:bytes(id)
+  local p = C.tl_tokenizer_bytes(handle(self, "bytes"), id, count)
+  return p ~= nil and ffi.string(p, count[0]) or nil
 end
 
 local Stream = {}
 Stream.__index = Stream
 
 --- A decoder that takes ids one by one, for text that is shown while it is made: stream:push(id) returns what can be shown
---- (whole characters only), stream:finish() what was held back.
+--- (whole characters only), stream:finish() what was held back. All that they return, in a row, is decode's text.
 ---@param o table? {skip_special = boolean}
 function Tokenizer:stream(o)
-  return setmetatable({ tokenizer = self, o = o, held = "" }, Stream)
+  local out = ffi.new "tl_decoder *[1]"
+  check(C.tl_decoder_create(handle(self, "stream"), o and o.skip_special or false, out), 2)
+  return setmetatable({ handle = ffi.gc(out[0], C.tl_decoder_free) }, Stream)
 end
 
+local text = ffi.new "const char *[1]"
+
+---@param id integer
+---@return string
 function Stream:push(id)
-  local s = self.held .. self.tokenizer:decode({ id }, self.o)
-  local back = unfinished(s)
-  self.held = s:sub(#s - back + 1)
-  return s:sub(1, #s - back)
+  if type(id) ~= "number" or id % 1 ~= 0 or math.abs(id) > 2 ^ 31 - 1 then error("stream:push wants an id; got " .. tostring(id), 2) end
+  check(C.tl_decoder_push(self.handle, id, text, count), 2)
+  return ffi.string(text[0], count[0])
 end
 
+---@return string
 function Stream:finish()
-  local s = self.held
-  self.held = ""
-  return s
+  check(C.tl_decoder_finish(self.handle, text, count), 2)
+  return ffi.string(text[0], count[0])
 end
 
 --- The id of a token's exact text ("<|im_end|>"); nil when the vocabulary has none.

