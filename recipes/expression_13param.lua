@@ -69,7 +69,7 @@ end
 
 local before = measure "before"
 local trainer = tl.grpo.trainer { model = model, adapter = adapter, reward = reward, lr = p.lr, num_generations = p.group, stop = "\n",
-  temperature = p.temperature, max_completion_length = p.new_tokens, total_steps = p.total, seed = p.seed, memory = p.memory, run = run,
+  temperature = p.temperature, max_completion_length = p.new_tokens, total_steps = p.total, seed = p.seed, gate = p.gate, memory = p.memory, run = run,
   progress = run:ticker() }
 for batch in train:batches { size = p.batch, epochs = 10, seed = p.seed, steps = p.total } do trainer:step(batch) end
 trainer:free()

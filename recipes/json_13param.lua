@@ -14,6 +14,7 @@ local p = tl.recipe {
   batch       = { 8, "problems a step", integer = true, min = 1 },
   group       = { 8, "completions a problem", integer = true, min = 2 },
   lr          = { 3e-3, "AdamW learning rate", min = 0 },
+  temperature = { 0.7, "of the rollouts and of the sampled measurement", min = 0 },
   new_tokens  = { 48, "longest completion in tokens", integer = true, min = 1 },
   eval        = { 100, "held-out problems", integer = true, min = 1 },
   samples     = { 2, "sampled answers to each of them, beside the greedy one", integer = true, min = 1 },
@@ -39,7 +40,7 @@ local began = os.time()
 
 local function measure(name, a)
   local out = {}
-  for mode, o in pairs { sampled = { temperature = 1, samples = p.samples }, greedy = { temperature = 0 } } do
+  for mode, o in pairs { sampled = { temperature = p.temperature, samples = p.samples }, greedy = { temperature = 0 } } do
     local r = tl.eval.run { model = model, adapter = a, problems = held_out, verifier = reward, max_new_tokens = p.new_tokens,
       temperature = o.temperature, samples = o.samples, seed = p.seed }
     local right = 0
@@ -56,7 +57,8 @@ end
 
 local before = measure "before"
 local trainer = tl.grpo.trainer { model = model, adapter = adapter, reward = reward, lr = p.lr, num_generations = p.group,
-  max_completion_length = p.new_tokens, total_steps = p.total, seed = p.seed, gate = p.gate, memory = p.memory, run = run, progress = run:ticker() }
+  temperature = p.temperature, max_completion_length = p.new_tokens, total_steps = p.total, seed = p.seed, gate = p.gate,
+  memory = p.memory, run = run, progress = run:ticker() }
 for batch in train:batches { size = p.batch, epochs = 10, seed = p.seed, steps = p.total } do trainer:step(batch) end
 trainer:free()
 adapter:save(run:file("adapter"))
