@@ -91,7 +91,7 @@ for i in range(a.rounds):
             words = ["--batch", b, "--prompt-tokens", 64, "--new-tokens", a.new_tokens]
             tlrun(f"tlrun bf16 {b}", "sample", *words, "--reps", 1)
             if a.rollout:
-                tlrun(f"tlrun {a.rollout} {b}", "sample", *words, "--reps", 1, "--rollout", a.rollout)
+                tlrun(f"tlrun {a.rollout} {b}", "sample", *words, "--reps", 1, "--dtype", a.rollout)
             for t, path in gguf.items():
                 python(f"llama.cpp {t} {b}", "llamacpp.py", path, *words)
         if "prefill" in what:
