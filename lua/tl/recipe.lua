@@ -140,6 +140,7 @@ function recipe.read(spec, argv)
   local p = options.resolve(list, given, config)
   for key, v in pairs(config) do if given[key] == nil then given[key] = v end end
   p.name, p.args = name, rest
+  if type(p.device) == "string" then F.check(F.C.tl_device_select(p.device), 2) end
   if type(p.threads) == "number" then F.C.tl_set_threads(p.threads) end
   if not recipe.quiet then announce(name, list, p) end
   recipe.last = guarded(p, list, given)

@@ -168,7 +168,10 @@ void tl_adapter_free(tl_adapter *a) {
 tl_adapter_kind tl_adapter_get_kind(const tl_adapter *a) { return a->kind; }
 int64_t tl_adapter_n_parameters(const tl_adapter *a) { return a->n_params; }
 int64_t tl_adapter_n_bytes(const tl_adapter *a) { return a->n_params * (int64_t)tlk_dtype_size(a->storage); }
-float *tl_adapter_parameters(tl_adapter *a) { return a->master; }
+float *tl_adapter_parameters(tl_adapter *a) {
+  a->master_given = true;
+  return a->master;
+}
 const tl_adapter_view *tl_adapter_get_view(const tl_adapter *a) { return &a->view; }
 
 void tl_adapter_apply(tl_adapter *a) {

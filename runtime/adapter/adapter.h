@@ -36,7 +36,7 @@ struct tl_adapter {
   float *master, *grad;
   float *value;                // master rounded to storage: what the forward pass uses
   tl_pair master_pair, grad_pair, value_pair, R;  // R: every module's (r, r), laid out as dR
-  bool basis_sent;
+  bool basis_sent, master_given;  // master_given: the host has the master copy's address and may write to it at any time
   tlk_lowrank *lowrank;        // (model's n_modules), r == 0 where not targeted
   tl_weights full;             // TL_FULL: own weights
   int64_t *full_off_w;         // TL_FULL: (model's n_modules) where each weight starts in the parameter vector; -1 not trained

@@ -52,6 +52,7 @@ tl_status tl_adamw_step(tl_adamw *o, float lr, float max_norm, double *grad_norm
   tl_adapter *a = o->adapter;
   const tlk_ops *ops = tl_ops();
   float *grad = tl_adapter_ops_gradient(a);
+  if (a->master_given) tl_pair_send(&a->master_pair, a->master, a->master_pair.bytes);
   size_t n = (size_t)a->n_params;
   double norm = sqrt(ops->sumsq(grad, n));
   if (grad_norm) *grad_norm = norm;

@@ -7,7 +7,12 @@
 #define CONFORMANCE_H
 #include "../../kernels/ops.h"
 #include "../test.h"
+#include <dlfcn.h>
 #include <stdint.h>
+#include <unistd.h>
+
+static const tlk_ops *ops;  // the backend under test
+static int compute;
 
 // Every op of the table; 1 marks a backward op, which the gradient test must cover. The suite fails when this list and the
 // struct differ in number, or when an op has no row.
@@ -28,8 +33,57 @@ typedef struct {
 #define OP_INFO(name, backward) {#name, backward, offsetof(tlk_ops, name)},
 __attribute__((unused)) static const op_info op_infos[N_OPS] = {OPS(OP_INFO)};
 
-static inline int n_backends(void) { return 2; }
-static inline const tlk_ops *backend(int i) { return i ? tlk_cpu() : tlk_reference(); }
+// ---- backends: the reference, the CPU's, and the CUDA sources on the simulator (tests/cusim): plain in three orders of threads,
+// where a missing barrier shows as another result, and once with every access checked, in another order for every case.
+// TL_TEST_DEVICE=cuda puts the module of a real device in the simulator's place.
+enum { FORWARD, REVERSE, RANDOM, CHECKED };
+static int device_order;
+static char *beside_program(const char *name) {
+  static char path[4200];
+  ssize_t n = readlink("/proc/self/exe", path, 4096);
+  path[n > 0 ? n : 0] = 0;
+  if (n > 0) snprintf(strrchr(path, '/'), 64, "/tl_%s.so", name);
+  return path;
+}
+static const tlk_ops *open_module(const char *name) {
+  char why[256] = "";
+  setenv("TL_SYNC", "1", 1);
+  void *module = dlopen(beside_program(name), RTLD_NOW | RTLD_LOCAL);
+  tlk_open_fn *open = NULL;
+  if (module) *(void **)&open = dlsym(module, TLK_OPEN);
+  const tlk_ops *opened = open ? open(0, why, sizeof why) : NULL;
+  if (!opened) test_skip("the CUDA backend", !module && access(beside_program(name), F_OK) ? "its simulator was not built (cmake -DTL_CUSIM=ON)" : *why ? why : dlerror());
+  return opened;
+}
+static const tlk_ops *device(int order) {
+  static const tlk_ops *plain, *checked;
+  static int tried;
+  const char *real = getenv("TL_TEST_DEVICE");
+  if (!tried++) {
+    plain = open_module(real ? real : "cusim");
+    if (plain && !real) checked = open_module("cusimcheck");
+  }
+  return order == CHECKED ? checked : plain;
+}
+static void set_order(int order, unsigned seed) {
+  void (*set)(int, unsigned) = NULL;
+  void *module = getenv("TL_TEST_DEVICE") ? NULL : dlopen(beside_program(order == CHECKED ? "cusimcheck" : "cusim"), RTLD_NOW | RTLD_NOLOAD);
+  if (module) *(void **)&set = dlsym(module, "cusim_set_order");
+  if (set) set(order == CHECKED ? (int)(seed % 3) : order, seed);
+  device_order = order;
+}
+static inline int n_backends(void) { return !device(FORWARD) ? 2 : getenv("TL_TEST_DEVICE") ? 3 : 6; }
+static inline const tlk_ops *backend(int i) {
+  if (i >= 2) set_order(i - 2, 7);
+  return i == 0 ? tlk_reference() : i == 1 ? tlk_cpu() : device(i - 2);
+}
+__attribute__((unused)) static const char *backend_label(void) {
+  static char text[128];
+  static const char *orders[] = {"forward", "reverse", "random", "checked"};
+  if (ops->host || getenv("TL_TEST_DEVICE")) snprintf(text, sizeof text, "%s(%s)", ops->name, ops->isa);
+  else snprintf(text, sizeof text, "%s(%s, %s)", ops->name, ops->isa, orders[device_order]);
+  return text;
+}
 static inline const char *compute_name(int compute) { return compute == TLK_BF16 ? "bf16" : "f32"; }
 
 // ---- random numbers: splitmix64 (Steele, Lea & Flood 2014)
@@ -47,16 +101,27 @@ static inline int rng_below(int n) { return (int)(rng_next() % (uint64_t)n); }
 
 // ---- memory of one case
 static void *taken[4096];
+static const tlk_ops *taken_from[4096];  // NULL: the host's
 static int n_taken;
+// A device's operands lie in memory that both sides reach.
 static inline void *take(size_t bytes) {
-  void *p = calloc(1, bytes ? bytes : 1);
+  bytes = bytes ? bytes : 1;
+  const tlk_ops *from = ops && !ops->host ? ops : NULL;
+  void *p = from ? from->alloc(bytes, TLK_MEM_BOTH) : calloc(1, bytes);
   if (!p || n_taken == (int)(sizeof taken / sizeof *taken)) abort();
+  if (from) memset(p, 0, bytes);
+  taken_from[n_taken] = from;
   return taken[n_taken++] = p;
 }
-static inline void *take_copy(const void *from, size_t bytes) { return memcpy(take(bytes), from, bytes); }
-static inline void drop_all(void) {
-  while (n_taken > 0) free(taken[--n_taken]);
+static inline void drop_to(int n) {
+  while (n_taken > n) {
+    n_taken--;
+    if (taken_from[n_taken]) taken_from[n_taken]->release(taken[n_taken]);
+    else free(taken[n_taken]);
+  }
 }
+static inline void *take_copy(const void *from, size_t bytes) { return memcpy(take(bytes), from, bytes); }
+static inline void drop_all(void) { drop_to(0); }
 
 // ---- matrices
 enum { GAP = 3 };  // ld - width
@@ -188,7 +253,4 @@ static inline attn_case attn_make(map_kind kind, const int *lengths, int n, int 
   return c;
 }
 
-// ---- one case a line of output: "op backend dtype note"
-static const tlk_ops *ops;
-static int compute;
 #endif

@@ -15,6 +15,7 @@ static inline __half __float2half_rn(float f) {
   uint16_t sign = (uint16_t)(__float_as_uint(f) >> 16 & 0x8000);
   float a = fabsf(f);
   if (f != f) return {0x7fff};
+  if (a == 0) return {sign};
   if (a >= 65520) return {(uint16_t)(sign | 0x7c00)};
   int e;
   frexpf(a, &e);

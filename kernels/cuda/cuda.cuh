@@ -1,0 +1,148 @@
+// cuda.cuh: what the files of the CUDA backend share: launches, scratch, packed weights, access to rows, sums in fixed order.
+//
+// Files follow kernels/cpu name for name. The code keeps to what compiles both with nvcc (CUDA 12 and 13, sm_80 and later) and,
+// unmodified, with a host compiler against tests/cusim: launches are cudaLaunchKernelEx, shared memory is dynamic only, matrix
+// products are wmma fragments of 16 x 16 x 16.
+//
+// Numerics. Fused multiply-adds are written out (the build has -fmad=false), every sum has an order fixed by shapes, there are no
+// atomics on floats; so a row's bits depend on the row alone (kernels/ops.h), and a run repeats bit for bit.
+//
+// Errors. A launch that fails, or a fault noticed later, ends the program with the op's name: ops return nothing, as scratch of
+// kernels/cpu. With TL_SYNC=1 every op is waited for, so that the name is that of the op at fault.
+#ifndef TL_CUDA_CUH
+#define TL_CUDA_CUH
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+extern "C" {
+#include "../ops.h"
+}
+
+typedef __nv_bfloat16 bf16;
+
+// W (N, K) row-major, rows padded with zeros to ld elements (a multiple of 32: 16-byte copies need no tail)
+struct tlk_packed {
+  int N, K, compute, ld;
+  void *data;
+};
+
+// ---- device.cu
+enum { SCRATCH_A, SCRATCH_B, SCRATCH_C, SCRATCH_D, SCRATCH_ACT, N_SCRATCH };
+void *scratch(int slot, size_t bytes);          // device memory, contents undefined, valid until the slot's next call
+cudaStream_t stream();                          // the one stream, on the device that was opened
+int n_multiprocessors();
+void check(cudaError_t e, const char *op);      // ends the program with the op's name
+void after(const char *op);                     // after an op's last launch
+void device_copy(void *dst, const void *src, size_t bytes);
+extern const char *current_op;                  // what check names
+
+template <class... P, class... A>
+static inline void launch(void (*kernel)(P...), dim3 grid, int threads, size_t shared, A... args) {
+  cudaLaunchConfig_t c = {};
+  c.gridDim = grid, c.blockDim = dim3((unsigned)threads), c.dynamicSmemBytes = shared, c.stream = stream();
+  if (shared > 48 << 10) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared), current_op);
+  check(cudaLaunchKernelEx(&c, kernel, args...), current_op);
+}
+
+// an op's first line: OP("rmsnorm_fwd"); at its end errors are looked for
+struct op_scope {
+  explicit op_scope(const char *name) { current_op = name; }
+  ~op_scope() { after(current_op); }
+};
+#define OP(name) op_scope tlk_op_scope_(name)
+
+static inline int div_up(int a, int b) { return (a + b - 1) / b; }
+static inline size_t div_up_size(size_t a, size_t b) { return (a + b - 1) / b; }
+static inline size_t align_up(size_t n, size_t a) { return (n + a - 1) / a * a; }
+static inline unsigned grid_of(size_t n, int threads) { return (unsigned)div_up_size(n, (size_t)threads); }
+
+// ---- device code
+extern __shared__ __align__(1024) unsigned char tlk_shared[];
+
+__device__ static inline float to_float(float v) { return v; }
+__device__ static inline float to_float(bf16 v) { return __bfloat162float(v); }
+template <class T> __device__ static inline T from_float(float v);
+template <> __device__ inline float from_float<float>(float v) { return v; }
+template <> __device__ inline bf16 from_float<bf16>(float v) { return __float2bfloat16_rn(v); }
+
+__device__ static inline float get(const tlk_mat &m, int t, int c) {
+  size_t i = (size_t)t * m.ld + c;
+  return m.dtype == TLK_BF16 ? to_float(((const bf16 *)m.p)[i]) : ((const float *)m.p)[i];
+}
+__device__ static inline void put(const tlk_mat &m, int t, int c, float v) {
+  size_t i = (size_t)t * m.ld + c;
+  if (m.dtype == TLK_BF16) ((bf16 *)m.p)[i] = from_float<bf16>(v);
+  else ((float *)m.p)[i] = v;
+}
+
+enum { ALL_LANES = (int)0xffffffff };
+// over the 32 lanes by a butterfly: every lane gets the same bits
+template <class T> __device__ static inline T warp_sum(T v) {
+  for (int m = 16; m; m /= 2) v += __shfl_xor_sync(0xffffffffu, v, m);
+  return v;
+}
+__device__ static inline float warp_max(float v) {
+  for (int m = 16; m; m /= 2) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, m));
+  return v;
+}
+// over a block of whole warps; s: room for 32 values. Ends with a barrier, so s may be used again at once.
+template <class T> __device__ static inline T block_sum(T v, T *s) {
+  int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32;
+  v = warp_sum(v);
+  if (lane == 0) s[warp] = v;
+  __syncthreads();
+  v = lane < warps ? s[lane] : (T)0;
+  v = warp_sum(v);
+  __syncthreads();
+  return v;
+}
+__device__ static inline float block_max(float v, float *s) {
+  int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32;
+  v = warp_max(v);
+  if (lane == 0) s[warp] = v;
+  __syncthreads();
+  v = lane < warps ? s[lane] : -INFINITY;
+  v = warp_max(v);
+  __syncthreads();
+  return v;
+}
+
+// ---- between files
+tlk_mat as_act(tlk_mat x, int T, int C, int compute);  // x, or a copy of it in the compute dtype (SCRATCH_ACT)
+
+// what a product's epilogue does with element (t, n): v + bias[n] + sum_a factor[n * fn + a * fa] s[t * r + a], then stored or
+// added to y
+struct epilogue {
+  tlk_mat y;
+  const float *bias;
+  const float *s, *factor;  // NULL: no low-rank term
+  const int *active;        // (T) whether the row has one
+  int r, fn, fa, accumulate;
+};
+// y (T, N) = x (T, K) W^T, or x (T, N) W with transposed: fixed order of sums, see gemm.cuh
+void product(epilogue e, tlk_mat x, const tlk_packed *w, int T, bool transposed);
+// dw (N, K) += a (T, N)^T b (T, K)
+void outer(float *dw, tlk_mat a, tlk_mat b, int T, int N, int K);
+// lowrank.cu: z (T, r) = x A^T with A (r, K), or x (T, N) B with B (N, r) when columns; s = R z (or z R) and active
+void rows_dot(float *z, tlk_mat x, const float *A, int r, int T, int K, bool columns);
+void turn(float *s, int *active, const float *z, const tlk_lowrank *lr, int T, bool transposed);
+
+struct head_stats {
+  float max, sum, weighted;  // of 128 tokens: max l, sum e^(l - max), sum e^(l - max) (l - max)
+};
+enum { HEAD_BLOCK = 128 };
+// head.cu: stats (blocks, T) of rows; logits (T, ld) kept when not NULL; target logits to picked (T) when targets is given.
+// inv_temp NULL: one for all
+void head_tiles(head_stats *stats, float *logits, size_t ld, float *picked, tlk_mat h, const tlk_packed *w, const int32_t *targets,
+                float inv_temp, const tlk_sample_row *rows, int T);
+void head_finish(float *logprob, float *lse, float *entropy, const head_stats *stats, int blocks, const float *picked, int T);
+
+#define TLK_CUDA_OPS(X)                                                                                                     \
+  X(pack) X(repack) X(unpack) X(packed_free) X(packed_bytes) X(packed_dims) X(linear_fwd) X(linear_fwd_group) X(linear_bwd_x) X(linear_bwd_w)   \
+  X(colsum) X(lowrank_bwd) X(rmsnorm_fwd) X(rmsnorm_bwd) X(rope_fwd) X(rope_bwd) X(cast) X(gather) X(attn_fwd) X(attn_bwd)  \
+  X(swiglu_fwd) X(swiglu_bwd) X(embed_fwd) X(embed_bwd) X(head_fwd) X(head_bwd) X(head_sample) X(adamw) X(sumsq) X(scale)   \
+  X(round_to)
+#define TLK_CUDA_NAME(name) cuda_##name
+#define TLK_DECLARE(name) extern __typeof__(*((tlk_ops *)0)->name) cuda_##name;
+TLK_CUDA_OPS(TLK_DECLARE)
+#endif
