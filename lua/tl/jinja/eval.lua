@@ -229,7 +229,7 @@ function E.slice(node, scope, rt)
   local v = V.defined(value_of(node.value, scope, rt))
   local start, stop, step = whole(node.start, scope, rt), whole(node.stop, scope, rt), whole(node.step, scope, rt)
   local t = V.type(v)
-  if t ~= "string" and t ~= "list" then return V.undefined(("'%s' object cannot be sliced"):format(V.python_type(v))) end
+  if t ~= "string" and t ~= "list" then V.fail("'%s' object cannot be sliced", V.python_type(v)) end
   return V.slice(v, start, stop, step)
 end
 
