@@ -240,6 +240,7 @@ local function arguments(list, scope, rt)
     if a.star == "*" then
       for _, x in ipairs(V.iter(v)) do args[#args + 1] = x end
     elseif a.star == "**" then
+      if V.type(v) ~= "dict" then V.fail("the argument after ** is a mapping, not %s", V.python_type(V.defined(v))) end
       for _, k in ipairs(V.keys(v)) do
         named[#named + 1] = k
         named[k] = v[k]
