@@ -18,7 +18,7 @@ tl_status tl_json_float(const char *path, const struct cJSON *o, const char *key
 tl_status tl_json_bool(const char *path, const struct cJSON *o, const char *key, bool fallback, bool *out);
 void tl_json_add_float(struct cJSON *o, const char *key, float v);
 // config.json; when gen_path (generation_config.json) is there, its special token ids prevail, as in transformers.
-// init_std: initializer_range (NULL: not wanted).
+// init_std: initializer_range (NULL: not wanted). c is freed by the caller, after a failure too.
 tl_status tl_config_read(const char *path, const char *gen_path, tl_config *c, float *init_std);
 tl_status tl_config_check(const char *path, const tl_config *c);  // what holds for every source
 void tl_config_free(tl_config *c);

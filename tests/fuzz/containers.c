@@ -4,6 +4,7 @@
 #include "../../runtime/model/load.h"
 #include "models.h"
 #include "targets.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -230,11 +231,16 @@ static void seed_gguf(fuzz_put put, void *ctx) {
   tensor(&w, "blk.0.ffn_up.weight", TL_GGML_F16, 32, 32, 32 * 64);
   tensor(&w, "blk.0.ffn_down.weight", TL_GGML_Q8_0, 32, 32, 32 * 34);
   finish(&w, put, ctx, "model");
-  static const struct { int type, bytes; } blocks[] = {{TL_GGML_Q4_K, 144}, {TL_GGML_Q5_K, 176}, {TL_GGML_Q6_K, 210}};
   w = (writer){0};
   key_text(&w, "general.architecture", "llama");
-  for (int i = 0; i < 3; i++)
-    tensor(&w, i == 0 ? "a" : i == 1 ? "b" : "c", blocks[i].type, 256, 0, (size_t)blocks[i].bytes);
+  for (int type = 0; type < 64; type++) { // a row of 256 elements of every type that is read
+    int elements, bytes;
+    char name[16];
+    if (!tl_dequant_known(type) || !tl_ggml_type_block(type, &elements, &bytes))
+      continue;
+    snprintf(name, sizeof name, "t%d", type);
+    tensor(&w, name, type, 256, 0, (size_t)(256 / elements * bytes));
+  }
   finish(&w, put, ctx, "blocks");
   w = (writer){0};
   seed_tokenizer_keys(&w);

@@ -27,10 +27,9 @@ static bool run_config(const uint8_t *data, size_t n) {
   const char *path = fuzz_file("config.json", data, n);
   tl_status s = tl_config_read(path, NULL, &c, &std);
   fuzz_refused(s);
-  if (s == TL_OK) {
+  if (s == TL_OK)
     fuzz_refused(tl_config_check(path, &c));
-    tl_config_free(&c);
-  }
+  tl_config_free(&c);
   return s == TL_OK;
 }
 

@@ -5,6 +5,7 @@
 #include "targets.h"
 #include <lauxlib.h>
 #include <lualib.h>
+#include <luajit.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,6 +26,30 @@ const char *tlrun_exe(void) {
   return "tlrun";
 }
 
+#ifdef TL_FUZZ
+__attribute__((section("__libfuzzer_extra_counters"))) static uint8_t lines[1 << 14];
+
+// One counter a pair of lines, the one before and this one, as libFuzzer counts edges.
+static void count_line(lua_State *L, lua_Debug *ar) {
+  static uint32_t before;
+  lua_getinfo(L, "S", ar);
+  uint32_t here = ((uint32_t)(uintptr_t)ar->source ^ (uint32_t)ar->currentline * 2654435761u) >> 7;
+  uint8_t *c = &lines[(here ^ before >> 1) % sizeof lines];
+  if (*c < 255)
+    ++*c;
+  before = here;
+}
+
+static void count_lines(lua_State *L) {
+  luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
+  lua_sethook(L, count_line, LUA_MASKLINE, 0);
+}
+#else
+static void count_lines(lua_State *L) {
+  (void)L;
+}
+#endif
+
 static lua_State *state(void) {
   static lua_State *L;
   if (L)
@@ -38,6 +63,7 @@ static lua_State *state(void) {
     fprintf(stderr, "%s\n", lua_tostring(L, -1));
     abort();
   }
+  count_lines(L);
   return L; // the table of functions stays at index 1
 }
 

@@ -229,7 +229,7 @@ function E.slice(node, scope, rt)
   local v = V.defined(value_of(node.value, scope, rt))
   local start, stop, step = whole(node.start, scope, rt), whole(node.stop, scope, rt), whole(node.step, scope, rt)
   local t = V.type(v)
-  if t ~= "string" and t ~= "list" then return V.undefined(("'%s' object cannot be sliced"):format(V.python_type(v))) end
+  if t ~= "string" and t ~= "list" then V.fail("'%s' object cannot be sliced", V.python_type(v)) end
   return V.slice(v, start, stop, step)
 end
 
@@ -240,6 +240,7 @@ local function arguments(list, scope, rt)
     if a.star == "*" then
       for _, x in ipairs(V.iter(v)) do args[#args + 1] = x end
     elseif a.star == "**" then
+      if V.type(v) ~= "dict" then V.fail("the argument after ** is a mapping, not %s", V.python_type(V.defined(v))) end
       for _, k in ipairs(V.keys(v)) do
         named[#named + 1] = k
         named[k] = v[k]

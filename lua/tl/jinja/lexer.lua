@@ -150,8 +150,11 @@ function Lexer:inside(at, close)
       if not op:find "^[-+*/%%~%[%](){}<>=.:|,;!]" then fail_at(self:line_at(at), "unexpected character '%s'", c) end
       if op == "(" or op == "[" or op == "{" then
         open[#open + 1] = op
-      elseif CLOSES[op] and table.remove(open) ~= CLOSES[op] then
-        fail_at(self:line_at(at), "unexpected '%s'", op)
+      elseif CLOSES[op] then
+        local opened = table.remove(open)
+        if opened ~= CLOSES[op] then
+          fail_at(self:line_at(at), "found '%s', expected %s", op, opened and "what closes '" .. opened .. "'" or "no closing bracket: none is open")
+        end
       end
       self:add("op", op, at)
       at = at + #op

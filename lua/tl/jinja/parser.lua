@@ -155,7 +155,7 @@ function P:primary()
   end
   if self:accept("op", "[") then return self:node("list", { line = token.line, items = self:items "]" }) end
   if self:accept("op", "{") then return self:dict(token.line) end
-  self:fail("unexpected %s", shown(token))
+  self:fail("expected a value, found %s", shown(token))
 end
 
 function P:items(close)

@@ -89,7 +89,7 @@ function text.split(s, sep, limit)
   s = text.lstrip(s)
   while s ~= "" do
     if #out >= limit then
-      out[#out + 1] = text.rstrip(s)
+      out[#out + 1] = s  -- as it is, with the white space at its end
       break
     end
     local stop = 1
