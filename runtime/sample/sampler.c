@@ -9,7 +9,7 @@
 // (the kernels' contract), so its tokens do not depend on what runs beside it, nor on when it was admitted.
 //
 // Memory: the cache is allocated for the budget (or for max_sequences of the longest request so far) and reallocated only while
-// nothing runs; step buffers are an arena for the widest step; a completion's own arrays are allocated when it is admitted.
+// nothing is in it; step buffers are an arena for the widest step; a completion's own arrays are allocated when it is admitted.
 #include "sampler.h"
 #include "../base/profile.h"
 
@@ -147,7 +147,7 @@ tl_status tl_sampler_submit(tl_sampler *s, const int32_t *prompt, int n_prompt, 
   return TL_OK;
 }
 
-// Called while nothing runs: makes the cache large enough for what waits, within the budget.
+// Called while no row is in use: makes the cache large enough for what waits, within the budget.
 static tl_status size_cache(tl_sampler *s) {
   int64_t want = 0, n = 0, longest = 0, budget = s->opt.memory_bytes / tl_kv_row_bytes(&s->net);
   for (tl_request *r = s->first; r; r = r->next) {  // all that could run together, oldest first
@@ -195,7 +195,7 @@ static tl_status start(tl_sampler *s, tl_request *r, tl_slot *slot) {
 }
 
 static tl_status admit(tl_sampler *s) {
-  if (!s->n_running) TL_TRY(size_cache(s));
+  if (!s->reserved) TL_TRY(size_cache(s));  // nothing runs, and no prompt waits for more of its completions to start
   for (tl_request *r = s->first; r; r = r->next)
     while (r->n_started < r->n) {
       int need = r->p.max_new_tokens + (r->n_started ? 0 : r->n_prompt);
