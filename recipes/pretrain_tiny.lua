@@ -4,6 +4,7 @@
 --   first part    of the other answers nearly all are step by step: here the model learns to read and to calculate
 --   last part     their share of steps falls to `steps`: the model can still do both, and mostly answers at once
 -- The result solves a problem step by step when asked to, cannot solve it at once, and is undecided when not asked.
+-- --size chooses one of the family: the same data, seed and schedule for each. Beside the weights stays the training log.
 -- Every problem is new (one pass, no repetition) and of the split "train"; "test" chains are never seen.
 local tl = require "tl"
 local word, bpe = tl.wordproblems, tl.bpe_train
@@ -11,16 +12,17 @@ local word, bpe = tl.wordproblems, tl.bpe_train
 local p = tl.recipe {
   name        = "pretrain_tiny",
   description = "Trains the embedded model from scratch on synthetic word problems.",
-  save        = { "models/tiny/wordproblems", "folder of the model" },
-  width       = { 128, "width C", integer = true },
-  layers      = { 6, "transformer layers", integer = true },
-  heads       = { 4, "query heads", integer = true },
-  kv_heads    = { 2, "key/value heads", integer = true },
-  ffn         = { 384, "feed-forward width F", integer = true },
+  size        = { "m", "the family's size; it gives what of the next seven is not given", choices = { "xs", "s", "m", "l" } },
+  save        = { nil, "folder of the model", type = "string" },
+  width       = { nil, "width C", type = "number", integer = true },
+  layers      = { nil, "transformer layers", type = "number", integer = true },
+  heads       = { nil, "query heads", type = "number", integer = true },
+  kv_heads    = { nil, "key/value heads", type = "number", integer = true },
+  ffn         = { nil, "feed-forward width F", type = "number", integer = true },
+  lr          = { nil, "AdamW peak learning rate", type = "number" },
   vocab       = { 512, "vocabulary, bytes and special tokens included", integer = true },
   total       = { 1800, "optimiser steps", integer = true, min = 1 },
   batch       = { 64, "documents a step", integer = true, min = 1 },
-  lr          = { 3e-3, "AdamW peak learning rate" },
   decay       = { 0.01, "AdamW weight decay" },
   asked       = { 0.3, "share of questions that ask for a style" },
   first       = { 0.9, "share of step-by-step answers to the others, first part" },
@@ -32,6 +34,17 @@ local p = tl.recipe {
   eval        = { 300, "held-out problems measured at the end", integer = true, min = 1 },
   dtype       = { "bf16", "compute dtype", choices = { "bf16", "f32" } },
 }
+
+-- The family. m, the first made, is the embedded model that "tiny" means; wider models want smaller learning rates.
+local SIZES = {
+  xs = { save = "models/tiny/tiny-xs", width = 64, layers = 4, heads = 2, kv_heads = 1, ffn = 192, lr = 3e-3 },
+  s  = { save = "models/tiny/tiny-s", width = 96, layers = 5, heads = 3, kv_heads = 1, ffn = 288, lr = 3e-3 },
+  m  = { save = "models/tiny/wordproblems", width = 128, layers = 6, heads = 4, kv_heads = 2, ffn = 384, lr = 3e-3 },
+  l  = { save = "models/tiny/tiny-l", width = 256, layers = 5, heads = 8, kv_heads = 4, ffn = 704, lr = 2e-3 },
+}
+for name, value in pairs(SIZES[p.size]) do
+  if p[name] == nil then p[name] = value end
+end
 
 local TEMPLATE = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' "
   .. "+ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -90,6 +103,12 @@ local tok = model:tokenizer()
 local adapter = tl.adapter.full(model)
 local trainer = tl.sft.trainer { model = model, adapter = adapter, lr = schedule, total_steps = p.total, beta2 = 0.95,
   weight_decay = p.decay, max_grad_norm = 1, memory = p.memory, run = run }
+local trained_log = {}
+local function note(...)  -- a line of the training log that stays beside the model
+  trained_log[#trained_log + 1] = string.format(...)
+  write("training.log", table.concat(trained_log, "\n") .. "\n")
+end
+note("recipes/pretrain_tiny.lua --size %s --seed %d --total %d: %d parameters", p.size, p.seed, p.total, model.n_parameters)
 run:log("%d parameters, to %s", model.n_parameters, p.save)
 
 local function documents(step)
@@ -107,6 +126,9 @@ end
 local began, last = os.time(), nil
 for step = 1, p.total do
   last = trainer:step(documents(step))
+  if step % 50 == 0 or step == p.total then
+    note("step %d of %d  loss %.4f  lr %.5f  %.1f M tokens", step, p.total, last.loss, last.learning_rate, last.num_tokens / 1e6)
+  end
   if step % p.save_every == 0 or step == p.total then adapter:save(p.save) end
 end
 local seconds = os.time() - began
@@ -136,7 +158,9 @@ local result = { run = run.path, model = p.save, parameters = model.n_parameters
   direct_asked = measure(0, word.requests.direct) }
 for _, name in ipairs { "greedy", "sampled", "steps_asked", "direct_asked" } do
   local m = result[name]
-  run:log("%-13s right %s  in steps %.0f%%  mean length %.1f", name, tl.report.interval(m.accuracy, m.ci95), 100 * m.in_steps, m.mean_length)
+  local line = ("%-13s right %s  in steps %.0f%%  mean length %.1f"):format(name, tl.report.interval(m.accuracy, m.ci95), 100 * m.in_steps, m.mean_length)
+  note("%s", line)
+  run:log("%s", line)
 end
 run:finish(result)
 return result
