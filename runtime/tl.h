@@ -284,6 +284,7 @@ typedef struct tl_adapter_options {
   float init_std;          // LoRA-XS: R ~ normal(0, init_std), 0: zeros; TinyLoRA: v uniform(-init_std, init_std), 0: zeros
   bool train_embeddings;   // TL_FULL: embeddings, head and norms too (default of the Lua side: true)
   const char *cache_dir;   // SVD cache; NULL: none
+  tl_adapter *basis_of;    // TinyLoRA, LoRA-XS: its A and B are used, not computed again; same modules, ranks and sigma. NULL: own
 } tl_adapter_options;
 
 tl_status tl_adapter_create(tl_model *m, const tl_adapter_options *o, tl_adapter **out);
@@ -337,6 +338,16 @@ tl_status tl_adapter_rebase(const tl_adapter *a, const char *cache_dir, double t
 // ---------------------------------------------------------------- linear algebra
 // Truncated SVD w (n, k) ~ U diag(S) V^T: U (n, rank), S (rank) falling, V (k, rank), computed in double. The entry of largest
 // magnitude of each column of U is positive. error (or NULL): max_i ||w^T u_i - S_i v_i|| / S_1, as reached (runtime/tensor/svd.c)
+
+// ---- populations (runtime/adapter/population.c): several adapters of one model computed with at once, each prompt and its
+// completions with its own. Members (n) are retained: TinyLoRA or LoRA-XS with the same modules and ranks, and equal A and B; what
+// they have of v, R, P, tying, u, seed and dtype is their own. Results are those of each member alone, to the bit. Members may change
+// between passes. A sampler or a pass that is given a population takes no adapter.
+typedef struct tl_population tl_population;
+tl_status tl_population_create(tl_adapter *const *members, int n, tl_population **out);
+void tl_population_free(tl_population *p);
+int tl_population_n_members(const tl_population *p);
+
 tl_status tl_svd(const float *w, int n, int k, int rank, float *U, float *S, float *V, double *error);
 
 // ---------------------------------------------------------------- sampling
@@ -361,6 +372,7 @@ typedef struct tl_sampling {
   const char *const *stop;          // (n_stop) stop strings; a completion ends at the first token that completes one
   int n_stop;
   bool ignore_eos;
+  int member;                       // of the sampler's population, from 0; -1: the base model
 } tl_sampling;
 
 typedef struct tl_sampler_options {
@@ -368,6 +380,7 @@ typedef struct tl_sampler_options {
   int64_t memory_bytes;             // for the KV cache; 0: as needed for max_sequences at the requests' own lengths
   int prefill_tokens;               // rows a prefill pass may take; 0: 512
   tl_kept *kept;                    // filled for a pass to train from; NULL: nothing is kept
+  tl_population *population;        // instead of an adapter, or NULL; a request says whose it is (tl_sampling.member)
 } tl_sampler_options;
 
 typedef struct tl_completion {
@@ -410,6 +423,8 @@ tl_status tl_batch_create(tl_batch **out);
 void tl_batch_free(tl_batch *b);
 tl_status tl_batch_prompt(tl_batch *b, const int32_t *ids, int n, int *prompt);                       // prompt: its index
 tl_status tl_batch_completion(tl_batch *b, int prompt, const int32_t *ids, int n, int *completion);   // completion: its index
+// prompts added from here on belong to this member of the pass's population (at first 0; -1: the base model, not trained)
+void tl_batch_member(tl_batch *b, int member);
 // completion is what the sampler drew with this sequence id. When every completion of a batch is marked so and is in the pass's
 // tl_kept, and model, adapter and temperature are still those it was sampled with, the pass takes the upper layers from there
 // instead of computing them. The results are the same to the bit; if anything is missing the pass goes the ordinary way.
@@ -424,6 +439,7 @@ typedef struct tl_pass_options {
   bool backward;                    // gradients will be asked for
   bool want_entropy;                // entropy (and its gradient) is computed
   tl_kept *kept;                    // what the sampler kept of these completions, or NULL: see tl_batch_sampled
+  tl_population *population;        // instead of an adapter, or NULL: gradients go to each member's own (tl_batch_member)
 } tl_pass_options;
 
 // A pass runs a batch through the model in micro-batches of whole prompts. For each micro-batch i, in order:

@@ -39,6 +39,17 @@ static tl_status check_modules(const tl_model *m, const tl_adapter_options *o) {
   return TL_OK;
 }
 
+static tl_status check_basis_of(const tl_model *m, const tl_adapter_options *o) {
+  const tl_adapter *b = o->basis_of;
+  if (o->kind == TL_LORA || (b->kind != TL_TINYLORA && b->kind != TL_LORA_XS))
+    return tl_fail(TL_E_ARG, "adapter: basis_of: only TinyLoRA and LoRA-XS have an A and B to share");
+  if (b->model != m) return tl_fail(TL_E_ARG, "adapter: basis_of is an adapter of another model");
+  bool same = b->n_modules == o->n_modules && (b->basis_from_file || b->sigma == o->sigma) && !o->signs;
+  for (int i = 0; same && i < o->n_modules; i++)
+    same = b->modules[i].module == o->modules[i] && b->modules[i].rank == (o->ranks ? o->ranks[i] : o->rank);
+  return same ? TL_OK : tl_fail(TL_E_SHAPE, "adapter: basis_of has other target modules, ranks, sigma or signs");
+}
+
 // groups must be 0 .. n-1 without holes
 static tl_status count_groups(const tl_adapter_options *o, int *n_groups) {
   int top = -1;
@@ -74,7 +85,8 @@ static tl_status check_options(const tl_model *m, const tl_adapter_options *o) {
     return tl_fail(TL_E_ARG, "adapter: projection generator %d is neither philox nor torch", (int)o->projection);
   if (!(o->init_std >= 0 && o->init_std < 1e3f))
     return tl_fail(TL_E_ARG, "adapter: init_std %g; wanted 0 or more", (double)o->init_std);
-  return check_modules(m, o);
+  TL_TRY(check_modules(m, o));
+  return o->basis_of ? check_basis_of(m, o) : TL_OK;
 }
 
 tl_status tl_adapter_vectors(tl_adapter *a) {
@@ -161,6 +173,7 @@ void tl_adapter_free(tl_adapter *a) {
   free(a->full_off_w);
   free(a->full_off_b);
   if (a->scaled) tl_ops()->release(a->scaled);
+  tl_adapter_free(a->basis_owner);
   tl_model_free(a->model);
   free(a);
 }
@@ -174,6 +187,11 @@ float *tl_adapter_parameters(tl_adapter *a) {
 }
 const tl_adapter_view *tl_adapter_get_view(const tl_adapter *a) { return &a->view; }
 
+int64_t tl_adapter_next_version(void) {
+  static int64_t versions;
+  return __atomic_add_fetch(&versions, 1, __ATOMIC_RELAXED);
+}
+
 void tl_adapter_apply(tl_adapter *a) {
   if (a->value != a->master) {
     tl_ops()->round_to(a->value_pair.ops, a->master_pair.ops, (size_t)a->n_params, a->storage);
@@ -181,8 +199,7 @@ void tl_adapter_apply(tl_adapter *a) {
   }
   if (a->kind == TL_FULL) tl_full_refresh(a);
   else tl_lowrank_refresh(a);
-  static int64_t versions;
-  a->version = __atomic_add_fetch(&versions, 1, __ATOMIC_RELAXED);
+  a->version = tl_adapter_next_version();
 }
 
 tl_status tl_adapter_refresh(tl_adapter *a) {

@@ -27,6 +27,7 @@ struct tl_adapter {
   tl_sigma sigma;
   tl_projection projection;
   bool basis_from_file;        // A and B were read, not computed from the model
+  tl_adapter *basis_owner;     // whose A and B these modules use; NULL: their own
   int8_t *signs;               // (sum of ranks) as in the options; NULL: none
   int storage;
   uint64_t seed;
@@ -53,6 +54,19 @@ struct tl_adapter {
   bool pending, grad_on_ops, grad_given;
   float *scaled;               // LoRA: the ops' scratch (2, T, r), grows
   size_t scaled_n;
+};
+
+// See population.c. n adapters of one model on the same A and B; their R side by side.
+struct tl_population {
+  int refs;
+  tl_model *model;
+  tl_adapter **members;        // (n)
+  int n;
+  int64_t *versions;           // (n) of the members, as they are in R
+  tl_pair R;                   // module after module, each (n, r, r)
+  tlk_lowrank *lowrank;        // (model's n_modules), r == 0 where not targeted
+  tl_adapter_view view;
+  int64_t version;             // as an adapter's
 };
 
 static inline float *tl_grad_ops(const tl_adapter *a, int64_t at) { return (float *)a->grad_pair.ops + at; }
@@ -100,10 +114,19 @@ bool tl_adapter_trains_module(const tl_adapter *a, int module);
 // adds this linear's contribution to the gradient. TinyLoRA and LoRA-XS sum each unit's dR in double and in the order of
 // units, so that the result does not depend on how a batch was cut into micro-batches of whole units.
 void tl_adapter_linear_grad(tl_adapter *a, const tl_linear_grad *g);
+int64_t tl_adapter_next_version(void);                 // a number that no state of an adapter has had
 // what tl_adapter_refresh does after the master copy has reached the ops: rounds, and rebuilds what the forward pass reads
 void tl_adapter_apply(tl_adapter *a);
 // TL_FULL: where the gradients of other parameters go, in the ops' memory; NULL when not trained
 float *tl_adapter_grad_norm(tl_adapter *a, int layer, int which);  // which: TL_NORM_1 ...; layer == n_layers: final norm
 float *tl_adapter_grad_embed(tl_adapter *a);                       // (V, C)
 float *tl_adapter_grad_head(tl_adapter *a);                        // (V, C); the same as grad_embed when tied
+
+// ---- populations
+tl_population *tl_population_retain(tl_population *p);
+const tl_adapter_view *tl_population_get_view(tl_population *p);   // R as the members are now; then version is right too
+int tl_population_lowest_layer(const tl_population *p);
+bool tl_population_trains_module(const tl_population *p, int module);
+// as tl_adapter_linear_grad, unit i's part to member unit_member[i] (n_units; host; -1: the base's rows, none)
+void tl_population_linear_grad(tl_population *p, const tl_linear_grad *g, const int32_t *unit_member);
 #endif

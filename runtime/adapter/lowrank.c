@@ -70,6 +70,11 @@ tl_status tl_lowrank_layout(tl_adapter *a) {
     m->R = (float *)a->R.host + m->off_dR;
     bool ok = a->kind != TL_TINYLORA || (m->P = malloc(sizeof(float) * (size_t)a->u * rr)) != NULL;
     size_t nA = tl_align64(sizeof(float) * r * in), nB = sizeof(float) * r * out;
+    if (ok && a->basis_owner) {  // A and B are another adapter's
+      m->A = a->basis_owner->modules[i].A;
+      m->B = a->basis_owner->modules[i].B;
+      continue;
+    }
     if (ok && a->kind != TL_LORA) ok = tl_pair_init(&m->basis, nA + nB, "an adapter's basis") == TL_OK;
     if (!ok) return tl_fail(TL_E_MEMORY, "adapter: out of memory for %d modules of rank %d", a->n_modules, a->rank);
     if (a->kind == TL_LORA) continue;  // A and B lie in the value vector
@@ -165,11 +170,13 @@ tl_status tl_lowrank_build(tl_adapter *a, const tl_adapter_options *o) {
     m->rank = o->ranks ? o->ranks[i] : o->rank;
     m->scale = a->kind == TL_TINYLORA ? 1 : o->scales ? o->scales[i] : o->alpha / (float)m->rank;
   }
+  if (o->basis_of) a->basis_owner = tl_adapter_retain(o->basis_of->basis_owner ? o->basis_of->basis_owner : o->basis_of);
   TL_TRY(tl_lowrank_layout(a));
   if (a->kind == TL_LORA) return TL_OK;
   for (int i = 0; a->kind == TL_TINYLORA && i < a->n_modules; i++)
     tl_lowrank_projection(a, i, a->projection, a->modules[i].P);
-  if (a->basis_from_file) return TL_OK;
+  if (a->basis_owner && a->basis_owner->signs) TL_TRY(keep_signs(a, a->basis_owner->signs));
+  if (a->basis_from_file || a->basis_owner) return TL_OK;
   if (o->signs) TL_TRY(keep_signs(a, o->signs));
   return svd_all(a, a->signs, o->cache_dir);
 }
@@ -216,8 +223,8 @@ void tl_lowrank_refresh(tl_adapter *a) {
       m->A = a->value + m->off;
       m->B = a->value + m->off_b;
     }
-    const tl_pair *from = a->kind == TL_LORA ? &a->value_pair : &m->basis;
-    if (a->kind != TL_LORA && !a->basis_sent) tl_pair_send(&m->basis, m->A, m->basis.bytes);
+    const tl_pair *from = a->kind == TL_LORA ? &a->value_pair : a->basis_owner ? &a->basis_owner->modules[i].basis : &m->basis;
+    if (a->kind != TL_LORA && !a->basis_owner && !a->basis_sent) tl_pair_send(&m->basis, m->A, m->basis.bytes);
     a->lowrank[m->module] = (tlk_lowrank){.r = r, .A = tl_pair_ops(from, m->A), .B = tl_pair_ops(from, m->B), .R = tl_pair_ops(&a->R, m->R)};
   }
   a->basis_sent = true;

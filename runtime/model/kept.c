@@ -128,8 +128,8 @@ int tl_kept_add(tl_kept *k, const tl_kept_sequence *s) {
   return k->n_sequences++;
 }
 
-const tl_kept_sequence *tl_kept_find(const tl_kept *k, uint64_t id) {
+const tl_kept_sequence *tl_kept_find(const tl_kept *k, int member, uint64_t id) {
   for (int i = 0; i < k->n_sequences; i++)
-    if (k->sequences[i].prompt >= 0 && k->sequences[i].id == id) return &k->sequences[i];
+    if (k->sequences[i].prompt >= 0 && k->sequences[i].member == member && k->sequences[i].id == id) return &k->sequences[i];
   return NULL;
 }

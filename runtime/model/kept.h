@@ -14,6 +14,7 @@
 // One sequence's part: a prompt's, or a completion's with the prompt it belongs to.
 typedef struct tl_kept_sequence {
   uint64_t id;
+  int member;          // of the sampler's population; ids are the member's own
   int n;               // rows: a prompt's tokens, a completion's but the last
   int32_t *rows;       // (n) where they are
   int prompt;          // completion: index of its prompt's part; prompt: -1
@@ -42,7 +43,7 @@ tl_status tl_kept_plan(tl_kept *k, const tl_net *net, int64_t version, int64_t r
 bool tl_kept_layer(const tl_kept *k, const tl_net *net, int l, int first_row, tl_acts *out);
 // Adds a sequence (its arrays are copied): its index, or -1 when out of memory.
 int tl_kept_add(tl_kept *k, const tl_kept_sequence *s);
-const tl_kept_sequence *tl_kept_find(const tl_kept *k, uint64_t id);  // a completion; NULL: it is not here
+const tl_kept_sequence *tl_kept_find(const tl_kept *k, int member, uint64_t id);  // a completion; NULL: it is not here
 // rows list (T; ops' memory) of a layer's activations to rows 0 .. T-1 of out
 void tl_kept_gather(const tl_kept *k, const tl_net *net, int l, const int32_t *list, int T, tl_acts *out);
 #endif

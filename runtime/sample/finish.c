@@ -80,7 +80,7 @@ static void note_kept(tl_kept *k, tl_slot *slot) {
   if (!k->capacity || !all_kept(r->kept, r->n_prompt) || !all_kept(slot->kept, slot->n - 1)) return;
   if (r->kept_part < 0) r->kept_part = tl_kept_add(k, &(tl_kept_sequence){.n = r->n_prompt, .rows = r->kept, .prompt = -1});
   if (r->kept_part < 0) return;
-  tl_kept_sequence c = {.id = r->sequence_id + (uint64_t)slot->index, .n = slot->n - 1, .rows = slot->kept, .prompt = r->kept_part,
+  tl_kept_sequence c = {.id = r->sequence_id + (uint64_t)slot->index, .member = r->p.member, .n = slot->n - 1, .rows = slot->kept, .prompt = r->kept_part,
                         .temperature = r->p.temperature > 0 ? r->p.temperature : 1, .logprob = slot->logprobs, .lse = slot->lse,
                         .entropy = slot->entropy};
   tl_kept_add(k, &c);

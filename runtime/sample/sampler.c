@@ -25,11 +25,11 @@ static tl_status allocate_step(tl_sampler *s) {
   s->xf = tl_mat_take(&s->arena, s->net.act, T, C);
   s->h = tl_mat_take(&s->arena, s->net.act, T, C);
   s->rstd = tl_arena_take(&s->arena, n * 4);
-  TL_TRY(tl_pair_init(&s->in, n * (5 * sizeof(int32_t) + sizeof *s->rows), "the sampler's step"));
+  TL_TRY(tl_pair_init(&s->in, n * (6 * sizeof(int32_t) + sizeof *s->rows), "the sampler's step"));
   TL_TRY(tl_pair_init(&s->out, n * 16, "the sampler's step"));
-  int32_t **ints[] = {&s->ids, &s->pos, &s->kv_off, &s->kv_len, &s->kv_out};
-  for (size_t i = 0; i < 5; i++) *ints[i] = (int32_t *)s->in.host + i * n;
-  s->rows = (tlk_sample_row *)((int32_t *)s->in.host + 5 * n);
+  int32_t **ints[] = {&s->ids, &s->pos, &s->kv_off, &s->kv_len, &s->kv_out, &s->variant};
+  for (size_t i = 0; i < 6; i++) *ints[i] = (int32_t *)s->in.host + i * n;
+  s->rows = (tlk_sample_row *)((int32_t *)s->in.host + 6 * n);
   s->tokens = s->out.host;
   s->logprobs = (float *)s->tokens + n;
   s->entropy = s->logprobs + n;
@@ -37,6 +37,13 @@ static tl_status allocate_step(tl_sampler *s) {
   s->row_slot = malloc(n * sizeof *s->row_slot);
   s->kept_at = malloc(n * sizeof *s->kept_at);
   return s->row_slot && s->kept_at ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory");
+}
+
+// The model seen through the adapter, or through the members as they are now; a row's variant is its member.
+static void init_net(tl_sampler *s) {
+  tl_population *p = s->opt.population;
+  tl_net_init(&s->net, s->model, p ? tl_population_get_view(p) : s->adapter ? tl_adapter_get_view(s->adapter) : NULL);
+  if (p && s->variant) s->net.variant = tl_pair_ops(&s->in, s->variant);
 }
 
 tl_status tl_sampler_create(tl_model *m, tl_adapter *a, tl_tokenizer *t, const tl_sampler_options *o, tl_sampler **out) {
@@ -48,13 +55,16 @@ tl_status tl_sampler_create(tl_model *m, tl_adapter *a, tl_tokenizer *t, const t
   s->tokenizer = t;
   if (o) s->opt = *o;
   if (s->opt.kept) tl_kept_retain(s->opt.kept);
+  if (s->opt.population) tl_population_retain(s->opt.population);
   if (s->opt.max_sequences <= 0) s->opt.max_sequences = 64;
   if (s->opt.prefill_tokens <= 0) s->opt.prefill_tokens = 512;
   s->next_request = 1;
   s->slots = calloc((size_t)s->opt.max_sequences, sizeof *s->slots);
-  tl_net_init(&s->net, m, a ? tl_adapter_get_view(a) : NULL);
+  init_net(s);
   tl_status st = s->slots ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory");
-  if (st == TL_OK && a && a->model != m && a->model != m->parent) st = tl_fail(TL_E_ARG, "the adapter belongs to another model");
+  const tl_model *of = a ? a->model : s->opt.population ? s->opt.population->model : m;
+  if (st == TL_OK && a && s->opt.population) st = tl_fail(TL_E_ARG, "a sampler takes an adapter or a population, not both");
+  if (st == TL_OK && of != m && of != m->parent) st = tl_fail(TL_E_ARG, "the adapter belongs to another model");
   if (st == TL_OK) st = allocate_step(s);
   if (st != TL_OK) {
     tl_sampler_free(s);
@@ -88,6 +98,7 @@ void tl_sampler_free(tl_sampler *s) {
   tl_kv_cache_free(&s->cache);
   tl_arena_free(&s->arena);
   tl_kept_free(s->opt.kept);
+  tl_population_free(s->opt.population);
   tl_adapter_free(s->adapter);
   tl_model_free(s->model);
   free(s);
@@ -101,6 +112,9 @@ static tl_status check(const tl_sampler *s, const int32_t *prompt, int n_prompt,
   if (!(p->top_p >= 0 && p->top_p <= 1)) return tl_fail(TL_E_ARG, "top_p is %g, it must be within 0 and 1", p->top_p);
   if (!(p->min_p >= 0 && p->min_p <= 1)) return tl_fail(TL_E_ARG, "min_p is %g, it must be within 0 and 1", p->min_p);
   if (p->top_k < 0) return tl_fail(TL_E_ARG, "top_k is %d, it must be 0 (off) or more", p->top_k);
+  int members = s->opt.population ? s->opt.population->n : 0;
+  if (s->opt.population ? p->member < -1 || p->member >= members : p->member != 0)
+    return tl_fail(TL_E_ARG, "member %d of a population of %d", p->member, members);
   if (p->n_stop && !s->tokenizer) return tl_fail(TL_E_ARG, "stop strings need the model's tokenizer");
   for (int i = 0; i < n_prompt; i++)
     if (prompt[i] < 0 || prompt[i] >= s->net.cfg->vocab)
@@ -288,6 +302,7 @@ static tl_status prefill(tl_sampler *s) {
           s->kv_off[t] = 0;
           s->kv_len[t] = at + t + 1;
           s->kv_out[t] = r->kv[at + t];
+          s->variant[t] = r->p.member;
           s->kept_at[t] = &r->kept[at + t];
         }
         run_layers(s, T, r->n_prompt);
@@ -309,6 +324,7 @@ static tl_status prefill(tl_sampler *s) {
         s->kv_off[T + i] = T;
         s->kv_len[T + i] = i + 1;
         s->kv_out[T + i] = end->kv[i];
+        s->variant[T + i] = end->p.member;
         s->kept_at[T + i] = &end->kept[i];
       }
       T += end->n_prompt;
@@ -340,6 +356,7 @@ static tl_status forward(tl_sampler *s, int *n_rows, int *n_continued) {
     s->kv_off[T] = lists;
     s->kv_len[T] = q->n_kv;
     s->kv_out[T] = q->kv[q->n_kv - 1];
+    s->variant[T] = q->req->p.member;
     s->kept_at[T] = &q->kept[q->n - 1];
     memcpy(s->kv_rows + lists, q->kv, sizeof(int32_t) * (size_t)q->n_kv);
     lists += q->n_kv;
@@ -396,12 +413,13 @@ static tl_status plan_kept(tl_sampler *s) {
   int64_t rows = 0;
   for (const tl_request *r = s->first; r; r = r->next) rows += r->n_prompt + (int64_t)r->n * (r->p.max_new_tokens - 1);
   s->planned = true;
-  return tl_kept_plan(s->opt.kept, &s->net, s->adapter ? s->adapter->version : 0, rows);
+  int64_t version = s->opt.population ? s->opt.population->version : s->adapter ? s->adapter->version : 0;
+  return tl_kept_plan(s->opt.kept, &s->net, version, rows);
 }
 
 tl_status tl_sampler_run(tl_sampler *s, int max_steps, int *pending) {
   TL_SECTION("sampler");
-  tl_net_init(&s->net, s->model, s->adapter ? tl_adapter_get_view(s->adapter) : NULL);  // the adapter may have been refreshed
+  init_net(s);  // an adapter may have been refreshed
   if (s->opt.kept && !s->planned) TL_TRY(plan_kept(s));
   for (int i = 0; i < max_steps && s->pending && !s->done_first; i++) {
     if (tl_interrupted()) return tl_fail(TL_E_INTERRUPTED, "interrupted");

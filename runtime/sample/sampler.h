@@ -44,7 +44,7 @@ typedef struct tl_done {
 
 struct tl_sampler {
   tl_model *model;
-  tl_adapter *adapter;
+  tl_adapter *adapter;           // or opt.population, or neither
   tl_tokenizer *tokenizer;
   tl_sampler_options opt;
   tl_net net;
@@ -59,7 +59,7 @@ struct tl_sampler {
   tl_arena arena;
   tl_pair in, out, lists;
   int max_rows, max_lists;
-  int32_t *ids, *pos, *kv_off, *kv_len, *kv_out, *kv_rows, *tokens;  // host addresses
+  int32_t *ids, *pos, *kv_off, *kv_len, *kv_out, *kv_rows, *variant, *tokens;  // host addresses
   float *logprobs, *entropy, *lse;
   float *x, *rstd;
   int32_t **kept_at;             // (rows) where the place of each row in tl_kept is noted

@@ -49,7 +49,7 @@ tl_status tl_batch_prompt(tl_batch *b, const int32_t *ids, int n, int *prompt) {
   if (!grow((void **)&b->prompts, b->n_prompts + 1, &cap, sizeof *b->prompts)) return tl_fail(TL_E_MEMORY, "out of memory");
   b->cap_prompts = (int)cap;
   TL_TRY(add_tokens(b, ids, n, "prompt", &at));
-  b->prompts[b->n_prompts] = (tl_prompt){.ids = at, .n = n, .first = b->n_sequences};
+  b->prompts[b->n_prompts] = (tl_prompt){.ids = at, .n = n, .first = b->n_sequences, .member = b->member};
   if (prompt) *prompt = b->n_prompts;
   b->n_prompts++;
   return TL_OK;
@@ -70,6 +70,8 @@ tl_status tl_batch_completion(tl_batch *b, int prompt, const int32_t *ids, int n
   b->n_sequences++;
   return TL_OK;
 }
+
+void tl_batch_member(tl_batch *b, int member) { b->member = member; }
 
 tl_status tl_batch_sampled(tl_batch *b, int completion, uint64_t sequence_id) {
   if (completion < 0 || completion >= b->n_sequences)

@@ -7,6 +7,7 @@ typedef struct tl_prompt {
   int64_t ids;             // where its tokens start in tokens
   int n;
   int first, count;        // its completions
+  int member;              // of a population
 } tl_prompt;
 
 typedef struct tl_sequence {
@@ -26,5 +27,6 @@ struct tl_batch {
   tl_sequence *sequences;
   int n_sequences, cap_sequences;
   int64_t n_out;           // completion tokens in all
+  int member;              // of the prompts to come
 };
 #endif

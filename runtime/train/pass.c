@@ -31,7 +31,7 @@ typedef struct micro {
 
 struct tl_pass {
   tl_model *model;
-  tl_adapter *adapter;
+  tl_adapter *adapter;       // or opt.population, or neither
   tl_batch *batch;
   tl_pass_options opt;
   tl_net net;
@@ -46,7 +46,8 @@ struct tl_pass {
   tl_arena arena;
   // index arrays of the current micro-batch, and per-token numbers on their way: host addresses in pairs
   tl_pair index, tokens;
-  int32_t *ids, *pos, *kv_off, *kv_len, *kv_rows, *unit_off, *targets, *head_rows, *kept_list;
+  int32_t *ids, *pos, *kv_off, *kv_len, *kv_rows, *unit_off, *targets, *head_rows, *kept_list, *variant;
+  int32_t *unit_member;      // (n_units) whose the units of the current micro-batch are; the host's alone
   // activations
   tl_acts *acts;             // (n_layers): keep: each its own; recompute: one shared set but for x_in. Kept layers share one
   tl_fwd_scratch fwd;
@@ -155,7 +156,7 @@ static tl_status allocate_index(tl_pass *p) {
       n += (size_t)p->units[k].rows + (size_t)p->units[k].count * (size_t)p->batch->prompts[p->units[k].prompt].n;
     if (n > lists) lists = n;
   }
-  TL_TRY(tl_pair_init(&p->index, sizeof(int32_t) * (5 * T + lists + (T + 1) + 2 * O), "a pass's index"));
+  TL_TRY(tl_pair_init(&p->index, sizeof(int32_t) * (6 * T + lists + (T + 1) + 2 * O), "a pass's index"));
   TL_TRY(tl_pair_init(&p->tokens, sizeof(float) * 4 * O, "a pass's tokens"));
   p->logprob = p->tokens.host;
   p->entropy = p->logprob + O, p->dlogprob = p->entropy + O, p->dentropy = p->dlogprob + O;
@@ -168,7 +169,10 @@ static tl_status allocate_index(tl_pass *p) {
   p->targets = p->unit_off + T + 1;
   p->head_rows = p->targets + O;
   p->kept_list = p->head_rows + O;
-  return TL_OK;
+  p->variant = p->kept_list + T;
+  if (p->opt.population) p->net.variant = tl_pair_ops(&p->index, p->variant);
+  p->unit_member = malloc(sizeof(int32_t) * (size_t)p->n_units);
+  return p->unit_member ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory");
 }
 
 static tl_status allocate(tl_pass *p) {
@@ -209,11 +213,36 @@ static bool sink_trains(void *ctx, int module) { return tl_adapter_trains_module
 static void sink_linear(void *ctx, const tl_linear_grad *g) { tl_adapter_linear_grad(ctx, g); }
 static float *sink_norm(void *ctx, int layer, int which) { return tl_adapter_grad_norm(ctx, layer, which); }
 
+// a population's: the context is the pass, which knows whose the units are; only R is trained
+static bool members_train(void *ctx, int module) {
+  const tl_pass *p = ctx;
+  return tl_population_trains_module(p->opt.population, module);
+}
+static void members_linear(void *ctx, const tl_linear_grad *g) {
+  tl_pass *p = ctx;
+  tl_population_linear_grad(p->opt.population, g, p->unit_member);
+}
+static float *members_norm(void *ctx, int layer, int which) {
+  (void)ctx, (void)layer, (void)which;
+  return NULL;
+}
+
+static tl_grad_sink sink_of(tl_pass *p) {
+  tl_adapter *a = p->adapter;
+  if (p->opt.population)
+    return (tl_grad_sink){.ctx = p, .trains = members_train, .linear = members_linear, .norm = members_norm,
+                          .lowest = tl_population_lowest_layer(p->opt.population)};
+  if (!a) return (tl_grad_sink){0};
+  return (tl_grad_sink){.ctx = a, .trains = sink_trains, .linear = sink_linear, .norm = sink_norm,
+                        .needs_x = a->kind == TL_LORA || a->kind == TL_FULL, .lowest = tl_adapter_lowest_layer(a),
+                        .embeddings = tl_adapter_grad_embed(a) != NULL};
+}
+
 // Whether the sampler kept this sequence as the batch has it, beside the others of its prompt.
 static bool is_kept(const tl_pass *p, int i) {
   const tl_sequence *q = &p->batch->sequences[i];
   const tl_prompt *pr = &p->batch->prompts[q->prompt];
-  const tl_kept_sequence *k = q->sampled ? tl_kept_find(p->opt.kept, q->id) : NULL;
+  const tl_kept_sequence *k = q->sampled ? tl_kept_find(p->opt.kept, p->opt.population ? pr->member : 0, q->id) : NULL;
   p->kept[i] = k;
   return k && k->n == q->n - 1 && k->temperature == p->opt.temperature && p->opt.kept->sequences[k->prompt].n == pr->n &&
          p->kept[pr->first]->prompt == k->prompt;
@@ -221,7 +250,7 @@ static bool is_kept(const tl_pass *p, int i) {
 
 static tl_status find_kept(tl_pass *p) {
   const tl_kept *k = p->opt.kept;
-  int64_t version = p->adapter ? p->adapter->version : 0;
+  int64_t version = p->opt.population ? p->opt.population->version : p->adapter ? p->adapter->version : 0;
   p->first_kept = p->model->cfg.n_layers;
   if (!k || !p->opt.backward || k->model != p->model || k->version != version) return TL_OK;
   p->kept = calloc((size_t)p->batch->n_sequences + 1, sizeof(*p->kept));
@@ -241,10 +270,15 @@ static tl_status check_ids(const tl_model *m, const tl_batch *b) {
 
 static tl_status set_up(tl_pass *p) {
   const tl_batch *b = p->batch;
-  if (p->opt.backward && !p->adapter) return tl_fail(TL_E_ARG, "a backward pass needs an adapter: nothing else is trained");
-  if (p->adapter && p->adapter->model != p->model && p->adapter->model != p->model->parent)
-    return tl_fail(TL_E_ARG, "the adapter belongs to another model");
+  tl_population *pop = p->opt.population;
+  if (p->adapter && pop) return tl_fail(TL_E_ARG, "a pass takes an adapter or a population, not both");
+  if (p->opt.backward && !p->adapter && !pop) return tl_fail(TL_E_ARG, "a backward pass needs an adapter: nothing else is trained");
+  const tl_model *of = p->adapter ? p->adapter->model : pop ? pop->model : p->model;
+  if (of != p->model && of != p->model->parent) return tl_fail(TL_E_ARG, "the adapter belongs to another model");
   TL_TRY(check_ids(p->model, b));
+  for (int i = 0; pop && i < b->n_prompts; i++)
+    if (b->prompts[i].member < -1 || b->prompts[i].member >= pop->n)
+      return tl_fail(TL_E_ARG, "prompt %d belongs to member %d of a population of %d", i, b->prompts[i].member, pop->n);
   int longest = 1;
   for (int i = 0; i < b->n_sequences; i++) {
     int n = b->prompts[b->sequences[i].prompt].n + b->sequences[i].n;
@@ -253,12 +287,8 @@ static tl_status set_up(tl_pass *p) {
   for (int i = 0; i < b->n_prompts; i++)
     if (b->prompts[i].n > longest) longest = b->prompts[i].n;
   TL_TRY(tl_model_need_positions(p->model, longest));
-  tl_net_init(&p->net, p->model, p->adapter ? tl_adapter_get_view(p->adapter) : NULL);
-  if (p->adapter)
-    p->sink = (tl_grad_sink){.ctx = p->adapter, .trains = sink_trains, .linear = sink_linear, .norm = sink_norm,
-                             .needs_x = p->adapter->kind == TL_LORA || p->adapter->kind == TL_FULL,
-                             .lowest = tl_adapter_lowest_layer(p->adapter),
-                             .embeddings = tl_adapter_grad_embed(p->adapter) != NULL};
+  tl_net_init(&p->net, p->model, pop ? tl_population_get_view(pop) : p->adapter ? tl_adapter_get_view(p->adapter) : NULL);
+  p->sink = sink_of(p);
   TL_TRY(find_kept(p));
   TL_TRY(plan(p));
   return p->n_micro ? allocate(p) : TL_OK;
@@ -274,6 +304,7 @@ tl_status tl_pass_create(tl_model *m, tl_adapter *a, tl_batch *b, const tl_pass_
   p->batch = tl_batch_retain(b);
   p->opt = *o;
   if (p->opt.kept) tl_kept_retain(p->opt.kept);
+  if (p->opt.population) tl_population_retain(p->opt.population);
   p->current = -1;
   if (p->opt.memory_bytes <= 0) p->opt.memory_bytes = (int64_t)2 << 30;
   if (p->opt.temperature <= 0) p->opt.temperature = 1;
@@ -289,7 +320,9 @@ tl_status tl_pass_create(tl_model *m, tl_adapter *a, tl_batch *b, const tl_pass_
 void tl_pass_free(tl_pass *p) {
   if (!p) return;
   free(p->kept);
+  free(p->unit_member);
   tl_kept_free(p->opt.kept);
+  tl_population_free(p->opt.population);
   free(p->units);
   free(p->micros);
   tl_pair_free(&p->index);
@@ -328,6 +361,7 @@ static void pack_rows(tl_pass *p, const micro *m) {
     int row0 = t, list0 = list;
     longest = pr->n > longest ? pr->n : longest;
     p->unit_off[k] = t;
+    p->unit_member[k] = pr->member;
     for (int i = 0; i < pr->n; i++, t++) {
       p->ids[t] = b->tokens[pr->ids + i];
       p->pos[t] = i;
@@ -354,6 +388,7 @@ static void pack_rows(tl_pass *p, const micro *m) {
         p->head_rows[o] = i ? own + i - 1 : row0 + pr->n - 1;
       }
     }
+    for (int i = row0; i < t; i++) p->variant[i] = pr->member;
   }
   p->unit_off[m->n_units] = t;
   TL_ASSERT(t == m->rows && o == m->out);
@@ -419,13 +454,13 @@ tl_status tl_pass_backward(tl_pass *p, int i, const float *dlogprob, const float
   p->current = -1;
   ops->copy(seen_tokens(p, p->dlogprob), dlogprob + at, sizeof(float) * (size_t)m->out);
   if (dentropy) ops->copy(seen_tokens(p, p->dentropy), dentropy + at, sizeof(float) * (size_t)m->out);
-  ops->head_bwd(p->dh, tl_adapter_grad_head(p->adapter), p->h, p->net.w->head, seen(p, p->targets), p->lse,
+  ops->head_bwd(p->dh, p->adapter ? tl_adapter_grad_head(p->adapter) : NULL, p->h, p->net.w->head, seen(p, p->targets), p->lse,
                 dentropy ? seen_tokens(p, p->entropy) : NULL, seen_tokens(p, p->dlogprob), dentropy ? seen_tokens(p, p->dentropy) : NULL,
                 1.0f / p->opt.temperature, m->out);
   ops->zero(p->dxf, rows_bytes);
   ops->embed_bwd(p->dxf, p->dh, seen(p, p->head_rows), m->out, c->width);  // a scatter-add over rows
   ops->zero(p->dx, rows_bytes);
-  ops->rmsnorm_bwd(p->dx, tl_adapter_grad_norm(p->adapter, c->n_layers, TL_NORM_1), p->dxf, p->x, p->net.w->final_norm, p->rstd, m->rows,
+  ops->rmsnorm_bwd(p->dx, p->sink.norm(p->sink.ctx, c->n_layers, TL_NORM_1), p->dxf, p->x, p->net.w->final_norm, p->rstd, m->rows,
                    c->width);
   int lowest = p->sink.embeddings ? 0 : p->sink.lowest;
   for (int l = c->n_layers - 1; l >= lowest; l--) {
