@@ -212,21 +212,15 @@ function bench.grpo(model, o)
     prompts = o.prompts, group = o.group, new_tokens = o.new_tokens, reps = o.reps, peak_gflops = peak_of(model) * 1e-9 }
 end
 
--- Shapes of known models, for random weights: what a step costs at a size that is not here.
-local SHAPES = {  -- layers, width, heads, kv heads, ffn, vocab
-  ["smollm2-135m"] = { 30, 576, 9, 3, 1536, 49152 }, ["smollm2-360m"] = { 32, 960, 15, 5, 2560, 49152 },
-  ["qwen2.5-0.5b"] = { 24, 896, 14, 2, 4864, 151936 }, ["qwen2.5-1.5b"] = { 28, 1536, 12, 2, 8960, 151936 },
-}
-
---- A model with random weights in the shape of a known one, or nil.
+--- A model with random weights in the shape of a known one (tl.plan.shapes), or nil: what a step costs at a size that is not here.
 function bench.shaped(name, dtype)
-  local s = SHAPES[name]
+  local s = require("tl.plan.shapes").find(name)
   if not s then return nil end
   local json, path = require "tl.json", os.tmpname()
-  local qwen = name:match "^qwen"
-  local text = json.encode { architectures = { qwen and "Qwen2ForCausalLM" or "LlamaForCausalLM" }, model_type = qwen and "qwen2" or "llama",
-    num_hidden_layers = s[1], hidden_size = s[2], num_attention_heads = s[3], num_key_value_heads = s[4], intermediate_size = s[5], vocab_size = s[6],
-    rms_norm_eps = 1e-5, rope_theta = 10000, max_position_embeddings = 4096, tie_word_embeddings = true, hidden_act = "silu", eos_token_id = 2 }
+  local class = { llama = "LlamaForCausalLM", qwen2 = "Qwen2ForCausalLM", qwen3 = "Qwen3ForCausalLM" }
+  local text = json.encode { architectures = { class[s.family] }, model_type = s.family, num_hidden_layers = s.layers, hidden_size = s.width,
+    num_attention_heads = s.heads, num_key_value_heads = s.kv_heads, head_dim = s.head_dim, intermediate_size = s.ffn, vocab_size = s.vocab,
+    rms_norm_eps = 1e-5, rope_theta = 10000, max_position_embeddings = 4096, tie_word_embeddings = s.tied, hidden_act = "silu", eos_token_id = 2 }
   F.check(C.tl_write_file(path, text, #text))
   local ok, m = pcall(require("tl.model").create, path, { dtype = dtype })
   os.remove(path)

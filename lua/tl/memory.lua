@@ -25,10 +25,13 @@ end
 
 local function reserve(model) return math.min(64 * MIB, 64 * 4 * model.vocab) + 48 * MIB end
 
+--- What a process with this model takes in all when no limit is given.
+function memory.default() return tonumber(C.tl_rss_bytes()) + DEFAULT end
+
 --- When a trainer is made: its limit, beyond what is resident now.
 function memory.start(t)
   t.resident = tonumber(C.tl_rss_bytes())
-  local limit = t.o.memory and t.o.memory > 0 and t.o.memory or t.resident + DEFAULT
+  local limit = t.o.memory and t.o.memory > 0 and t.o.memory or memory.default()
   t.free_memory = limit - t.resident - reserve(t.model) - (t.rollouts == "native" and 0 or t.model.packed_bytes / 2)
   if t.free_memory < LEAST then
     error(("memory: %d MiB are not enough: the program and the model take %d MiB, scratch is reserved %d MiB, and a step needs at least %d MiB more")

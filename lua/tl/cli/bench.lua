@@ -23,7 +23,7 @@ command.parameters = {
   { "profile", { false, "one more repetition, op by op: time, FLOPs, bytes, share of this machine's limit" } },
   { "verify_ms", { 0, "grpo: how long the verifier waits for every completion", integer = true, min = 0 } },
   { "workers", { 2, "grpo: verifier threads", integer = true, min = 1 } },
-  { "shape", { nil, "random weights in the shape of a model instead of --model (not for grpo)", type = "string", choices = { "smollm2-135m", "smollm2-360m", "qwen2.5-0.5b", "qwen2.5-1.5b" } } },
+  { "shape", { nil, "random weights in the shape of a model instead of --model (not for grpo)", type = "string", choices = require("tl.plan.shapes").names() } },
   { "reps", { 3, "measured repetitions, after one to warm up", integer = true, min = 1 } },
   { "memory", { 0, "what the process may take in all (4G); 0: 2 GiB beyond the model", type = "size" } },
 }
