@@ -108,6 +108,14 @@ typedef struct tl_process_result {
   int64_t peak_bytes;               // the largest resident size of one of its processes
 } tl_process_result;
 tl_status tl_process_run(const char *const *argv, const char *input, size_t n_input, int wall_ms, int64_t max_output, tl_process_result *out);
+// A process beside this one: argv as above, this process's environment with env ("NAME=VALUE", NULL-terminated, or NULL) before it,
+// no input, its output appended to log_path (NULL: to this process's).
+tl_status tl_child_start(const char *const *argv, const char *const *env, const char *log_path, int64_t *pid);
+// true when it has ended (or is no child of this process): exit_code, or -1 and the signal that ended it. Once per child.
+bool tl_child_poll(int64_t pid, int *exit_code, int *signal);
+void tl_child_kill(int64_t pid);
+void tl_child_of(int64_t parent);                 // for a child: it is killed when its parent ends, at once if that is no longer `parent`
+void tl_sleep(double seconds);
 // What a download has to be, and how it is shown; 0 or NULL: not known, not wanted.
 typedef struct tl_download_options {
   const char *sha256;   // 64 hex digits

@@ -1,0 +1,309 @@
+--- experiment.lua: many runs of one function, over a grid or a list of settings, kept in a store, done by worker processes.
+---
+---   local p = tl.recipe(tl.experiment.options { name = "sweep", lr = ... })       -- adds --store --workers --dry_run --hours
+---   local rows = tl.experiment.run(p, {
+---     runs = tl.experiment.grid { u = { 1, 4, 13 }, lr = { 1e-2, 3e-2 }, seed = { 1, 2, 3 } },
+---     run  = function(s, job) ... return { accuracy = ... } end,                  -- one run: settings in, metrics out
+---     cost = function(s) return 4 * s.u end,                                      -- seconds on one thread, for the plan
+---   })
+---   for _, r in ipairs(tl.experiment.best(rows, { by = { "u" }, best = "lr", judge = "valid" })) do print(r.u, r.lr, r.mean, r.std) end
+---
+--- A worker is this program with the same script and arguments: it gets to the same call, and there claims run after run until none
+--- is left. So `run` may use everything the script has made before; it is never serialised. Workers die with the process that
+--- started them. What is done is in the store and is never done again; a sweep that was killed goes on where it was when the same
+--- command is given again. A run that raises an error is `failed`, with the message, and is tried again at the next call.
+---
+--- Settings are plain values (numbers, texts, true, false). Which run it is goes by a hash of the experiment's name, `version` (raise it when
+--- `run` changes its meaning) and the settings. docs/experiments.md goes through all of it; experiment/store.lua has the table.
+local F = require "tl.ffi"
+local ffi = require "ffi"
+local log = require "tl.log"
+local store = require "tl.experiment.store"
+local summary = require "tl.experiment.summary"
+local C = F.C
+
+local experiment = { best = summary.best, groups = summary.groups, spread = summary.spread, table = summary.table }
+
+local ROLE = "TL_EXPERIMENT_WORKER"  -- in a worker's environment: "NAME PARENT-PID WORKER UNTIL THREADS"
+
+--- Opens a store to ask it: tl.experiment.open("runs/sweep.db"):runs { status = "done" }; see `? tl.experiment.open` and Store:query.
+---@param path string
+function experiment.open(path)
+  if require("tl.fs").kind(path) ~= "file" then error(path .. ": there is no such store", 2) end
+  return store.open(path, { readonly = true })
+end
+
+--- A recipe's parameters with those of an experiment after them, where it has not set its own.
+---@param spec table as for tl.recipe
+function experiment.options(spec)
+  local own = {
+    store = { nil, "SQLite file of the runs; default runs/NAME.db", type = "string", value = "FILE" },
+    workers = { 1, "processes that run at once; 0: in this one", integer = true, min = 0 },
+    dry_run = { false, "print the plan with its cost, and run nothing" },
+    hours = { 0, "begin no run after so long; 0: no limit. The same command goes on from there", min = 0 } }
+  for name, v in pairs(own) do if spec[name] == nil then spec[name] = v end end
+  return spec
+end
+
+local function sorted_names(t)
+  local names = {}
+  for k in pairs(t) do
+    if type(k) ~= "string" then error("tl.experiment.grid: every axis needs a name: u = { 1, 13 }", 3) end
+    names[#names + 1] = k
+  end
+  -- seed outermost: what a sweep has done at any moment covers the settings before it repeats them
+  table.sort(names, function(a, b)
+    if (a == "seed") ~= (b == "seed") then return a == "seed" end
+    return a < b
+  end)
+  return names
+end
+
+--- Every combination of the values of named axes, as a list of settings; a value that is no table is the same in all of them. Axes
+--- vary by their names' order, the last fastest; `seed` slowest. keep: function(settings) -> false to leave one out.
+---@param axes table
+---@param keep function?
+function experiment.grid(axes, keep)
+  local names, out = sorted_names(axes), {}
+  local function walk(i, s)
+    if i > #names then
+      local copy = {}
+      for k, v in pairs(s) do copy[k] = v end
+      if not keep or keep(copy) then out[#out + 1] = copy end
+      return
+    end
+    local values = axes[names[i]]
+    for _, v in ipairs(type(values) == "table" and values or { values }) do
+      s[names[i]] = v
+      walk(i + 1, s)
+    end
+    s[names[i]] = nil
+  end
+  walk(1, {})
+  return out
+end
+
+-- the runs with their hashes; each once
+local function identified(name, o)
+  local list, seen = {}, {}
+  for i, s in ipairs(o.runs or error("tl.experiment.run wants runs, a list of settings", 3)) do
+    for k, v in pairs(s) do
+      if type(k) ~= "string" or type(v) == "table" or type(v) == "function" or type(v) == "userdata" then
+        error(("%s, run %d: setting %s is a %s; numbers, texts, true and false are wanted"):format(name, i, tostring(k), type(v)), 3)
+      end
+    end
+    local hash = store.hash(name, o.version, s)
+    if not seen[hash] then list[#list + 1], seen[hash] = { hash = hash, settings = s }, true end
+  end
+  return list
+end
+
+local function code_version()
+  local v = require("tl.report").versions()
+  return v.tlrun .. (v.commit and " " .. v.commit:sub(1, 12) or "")
+end
+
+local function words(settings)
+  local names, parts = {}, {}
+  for k in pairs(settings) do names[#names + 1] = k end
+  table.sort(names)
+  for i, k in ipairs(names) do parts[i] = ("%s=%s"):format(k, type(settings[k]) == "number" and ("%.6g"):format(settings[k]) or tostring(settings[k])) end
+  return table.concat(parts, " ")
+end
+
+-- ---- the plan
+
+-- seconds a run will take: o.cost, scaled by what done runs took; without it what done runs took on average; nil: unknown
+local function predictor(rows, o)
+  local measured, predicted, n = 0, 0, 0
+  for _, r in ipairs(rows) do
+    if r.status == "done" and r.seconds then
+      measured, n = measured + r.seconds, n + 1
+      if o.cost then predicted = predicted + o.cost(r.settings) end
+    end
+  end
+  if o.cost then
+    local scale = predicted > 0 and measured / predicted or 1
+    return function(s) return scale * o.cost(s) end, n
+  end
+  return function() return n > 0 and measured / n or nil end, n
+end
+
+local function plan(name, st, o, workers)
+  local rows = st:wanted()
+  local predict, n = predictor(rows, o)
+  local left, unknown, old, code = 0, false, 0, code_version()
+  for _, r in ipairs(rows) do
+    local seconds = r.status ~= "done" and predict(r.settings) or nil
+    if r.status ~= "done" then left, unknown = left + (seconds or 0), unknown or not seconds end
+    if r.status == "done" and r.code ~= code then old = old + 1 end
+    r.cost = seconds and log.duration(seconds) or r.status ~= "done" and "?" or ("took %s"):format(log.duration(r.seconds or 0))
+    io.stdout:write(("%-8s %-14s %s\n"):format(r.status, r.cost, words(r.settings)))
+  end
+  local c = st:counts()
+  io.stdout:write(("%s: %d runs, %d done, %d to do; %s of work%s, %s with %d worker%s%s\n"):format(name, #rows, c.done, #rows - c.done,
+    unknown and "unknown seconds" or log.duration(left), n > 0 and (" (by %d done runs)"):format(n) or o.cost and " (estimated)" or "",
+    unknown and "?" or log.duration(left / math.max(1, workers)), math.max(1, workers), workers == 1 and "" or "s",
+    old > 0 and ("; %d of the done runs are of another version of the program"):format(old) or ""))
+end
+
+-- ---- a worker
+
+local function role()
+  local name, parent, worker, till, threads = (os.getenv(ROLE) or ""):match "^(%S+) (%d+) (%d+) (%d+) (%d+)$"
+  return name and { name = name, parent = tonumber(parent), worker = tonumber(worker), till = tonumber(till), threads = tonumber(threads) }
+end
+
+-- Claims and runs until nothing is left or the time is over. tell(row, metrics, error)
+local function work(st, o, till, tell)
+  local owner, code, base = store.owner(), code_version(), st.path:gsub("%.db$", "")
+  while till == 0 or os.time() < till do
+    local row = st:claim(owner, code)
+    if not row then return end
+    local job = { id = row.id, attempt = row.attempts, folder = ("%s-runs/%s%s"):format(base, row.hash:sub(1, 12), row.attempts > 1 and "-" .. row.attempts or "") }
+    local began = C.tl_seconds()
+    local ok, metrics = xpcall(function() return o.run(row.settings, job) end, function(e)
+      if C.tl_interrupted() then return e end
+      return type(e) == "string" and e or tostring(e)
+    end)
+    if C.tl_interrupted() then error("interrupted", 0) end
+    if ok and type(metrics) ~= "table" then ok, metrics = false, ("run returned a %s; a table of metrics is wanted"):format(type(metrics)) end
+    if ok then
+      st:done(row, owner, metrics, C.tl_seconds() - began, require("tl.fs").kind(job.folder) == "folder" and job.folder or nil)
+    else
+      st:failed(owner, tostring(metrics))
+    end
+    if tell then tell(row, ok and metrics or nil, not ok and metrics or nil) end
+    collectgarbage()
+  end
+end
+
+-- ---- the process that starts workers
+
+local function script_argv()
+  local a = rawget(_G, "arg")
+  if not a or not a[0] or a[0] == "-e" or a[0] == "-" then return nil end
+  local argv = { F.exe, a[0] }
+  for _, word in ipairs(a) do argv[#argv + 1] = word end
+  return argv
+end
+
+local function c_strings(list)
+  local out = ffi.new("const char *[?]", #list + 1)
+  for i, s in ipairs(list) do out[i - 1] = s end
+  return out
+end
+
+local function start(argv, name, k, till, threads, log_path)
+  local env = { ("%s=%s %d %d %d %d"):format(ROLE, name, C.getpid(), k, till, threads), "OMP_NUM_THREADS=" .. threads }
+  local pid = ffi.new "int64_t[1]"
+  F.check(C.tl_child_start(c_strings(argv), c_strings(env), log_path, pid))
+  return { pid = tonumber(pid[0]), owner = store.owner(tonumber(pid[0])), k = k }
+end
+
+local function last_line(path)
+  local last
+  local f = io.open(path, "r")
+  if not f then return "" end
+  for line in f:lines() do if line:find "%S" then last = line end end
+  f:close()
+  return last or ""
+end
+
+local function progress(name, st, began, done_before, final)
+  local c = st:counts()
+  local total, fresh = c.pending + c.running + c.done + c.failed, c.done - done_before
+  local left = fresh > 0 and not final and (", %s left"):format(log.duration((C.tl_seconds() - began) / fresh * (c.pending + c.running))) or ""
+  log.info("%s: %d of %d runs done%s%s", name, c.done, total, c.failed > 0 and (", %d failed"):format(c.failed) or "", left)
+end
+
+-- Looks after the workers until all have ended. One that ended badly in the middle of a run has failed that run, and is replaced;
+-- one that ended badly before it began any is not.
+local function supervise(name, st, children, restart, log_path)
+  local began, done_before, shown, seen = C.tl_seconds(), st:counts().done, C.tl_seconds(), -1
+  local code, sig = ffi.new "int[1]", ffi.new "int[1]"
+  while #children > 0 do
+    for i = #children, 1, -1 do
+      local child = children[i]
+      if C.tl_child_poll(child.pid, code, sig) then
+        table.remove(children, i)
+        if code[0] ~= 0 then
+          local why = sig[0] ~= 0 and ("the worker was ended by signal %d"):format(sig[0])
+            or ("the worker ended with code %d: %s"):format(code[0], last_line(log_path))
+          if st:failed(child.owner, why) > 0 then children[#children + 1] = restart(child.k)
+          else error(("%s: %s (%s)"):format(name, why, log_path), 0) end
+        end
+      end
+    end
+    local now = C.tl_seconds()
+    if now - shown > 2 then
+      local c = st:counts()
+      if c.done + c.failed ~= seen then progress(name, st, began, done_before) end
+      shown, seen = now, c.done + c.failed
+    end
+    if #children > 0 then C.tl_sleep(0.02) end
+  end
+  progress(name, st, began, done_before, true)
+end
+
+local function run_workers(name, st, workers, till, log_path)
+  local argv, children = script_argv(), {}
+  local threads = math.max(1, math.floor(C.tl_threads() / workers))
+  local function one(k) return start(argv, name, k, till, threads, log_path) end
+  local ok, why = pcall(function()
+    for k = 1, workers do children[k] = one(k) end
+    supervise(name, st, children, one, log_path)
+  end)
+  if ok then return end
+  for _, child in ipairs(children) do C.tl_child_kill(child.pid) end
+  error(why, 0)
+end
+
+local function tell_failures(st)
+  for _, r in ipairs(st:runs { status = "failed" }) do log.warn("failed: %s: %s", words(r.settings), r.error or "") end
+end
+
+--- Runs an experiment: everything in o.runs that the store does not have as done. p: the recipe's parameters (or a table with store,
+--- workers, dry_run, hours, name). o:
+---   name     the experiment's (p.name); without blanks
+---   runs     a list of settings (tl.experiment.grid)
+---   run      function(settings, job) -> table of metrics; job: {id, attempt, folder}: a folder of its own, that the run may make
+---   cost     function(settings) -> seconds, for the plan
+---   version  part of every run's hash ("")
+--- Returns the runs that are done, in the order of o.runs, with settings and metrics as fields (and with dry_run nil, after printing
+--- the plan), and how many are not.
+---@return table[]? rows, integer missing
+function experiment.run(p, o)
+  local name = o.name or rawget(p, "name") or "experiment"
+  if name:find "%s" then error(("an experiment's name has no blanks; got '%s'"):format(name), 2) end
+  local me, path = role(), rawget(p, "store") or ("runs/%s.db"):format(name)
+  local workers, hours = rawget(p, "workers") or 1, rawget(p, "hours") or 0
+  if not script_argv() then workers = 0 end
+  local st = store.open(path)
+  st:want(name, identified(name, o), not me and not rawget(p, "dry_run"))
+  if me then
+    if me.name == name then
+      C.tl_child_of(me.parent)
+      C.tl_set_threads(me.threads)
+      work(st, o, me.till)
+      st:close()
+      os.exit(0, true)
+    end
+  elseif rawget(p, "dry_run") then
+    plan(name, st, o, workers)
+    st:close()
+    return nil, 0
+  else
+    local c, till = st:counts(), hours > 0 and math.floor(os.time() + 3600 * hours) or 0
+    if c.pending + c.running > 0 then
+      if workers == 0 then work(st, o, till) else run_workers(name, st, math.min(workers, c.pending + c.running), till, path:gsub("%.db$", "") .. "-workers.log") end
+      tell_failures(st)
+    end
+  end
+  local rows, all = {}, st:wanted()
+  for _, r in ipairs(all) do if r.status == "done" then rows[#rows + 1] = r end end
+  st:close()
+  return rows, #all - #rows
+end
+
+return experiment

@@ -1,0 +1,215 @@
+--- experiment/store.lua: the SQLite file that holds the runs of experiments, one row a run.
+---
+---   runs   experiment, hash       which run: the hash (SHA-256) is of experiment, version and settings; unique
+---          settings, metrics      JSON objects
+---          status                 pending -> running -> done | failed
+---          owner, attempts        who runs it ("host pid start"); how often it was begun
+---          error, code            why it failed; the program's version and commit that ran it
+---          started, finished      seconds since 1970;  seconds: what the run took;  folder: its run directory
+---
+--- A row is claimed in a transaction and finished in another, so however a process dies a finished run stays finished, and a run
+--- that was going on is `running` with an owner that is no longer alive: whoever claims next takes it over. Owners of other
+--- machines are taken as alive.
+local F = require "tl.ffi"
+local ffi = require "ffi"
+local json = require "tl.json"
+local sqlite = require "tl.sqlite"
+local C = F.C
+
+pcall(ffi.cdef, "int getpid(void);")
+
+local store = {}
+
+---@class tl.Store
+local Store = {}
+Store.__index = Store
+
+local SCHEMA = [[
+create table if not exists runs (
+  id integer primary key, experiment text not null, hash text not null unique, settings text not null,
+  status text not null default 'pending' check (status in ('pending', 'running', 'done', 'failed')),
+  owner text, attempts integer not null default 0, metrics text, error text, code text,
+  started real, finished real, seconds real, folder text);
+create index if not exists runs_by_experiment on runs (experiment, status);
+create temp table wanted (hash text primary key, position integer);
+]]
+
+--- Opens a store; it is made when it is not there. Option readonly.
+---@param path string
+function store.open(path, o)
+  if o and o.readonly then return setmetatable({ path = path, db = sqlite.open(path, o) }, Store) end
+  local folder = path:match "^(.*)/[^/]*$"
+  if folder and folder ~= "" then require("tl.fs").mkdirs(folder) end
+  local s = setmetatable({ path = path, db = sqlite.open(path) }, Store)
+  s.db:exec(SCHEMA)
+  return s
+end
+
+-- ---- who is alive
+
+local function first_line(path)
+  local f = io.open(path, "r")
+  if not f then return nil end
+  local line = f:read "*l"
+  f:close()
+  return line
+end
+
+-- a process's start time in clock ticks since boot: field 22 of its stat, counted behind the name, which may hold anything
+local function start_of(pid)
+  local line = first_line(("/proc/%d/stat"):format(pid))
+  local state, rest = (line or ""):match "%) (%S) (.*)$"
+  if not rest or state == "Z" or state == "X" then return nil end
+  local n = 3
+  for word in rest:gmatch "%S+" do
+    n = n + 1
+    if n == 22 then return word end
+  end
+end
+
+local function host() return first_line "/proc/sys/kernel/hostname" or "localhost" end
+
+--- The owner's name of a process of this machine.
+function store.owner(pid)
+  pid = pid or C.getpid()
+  return ("%s %d %s"):format(host(), pid, start_of(pid) or "0")
+end
+
+--- Does the process of this name still run?
+function store.alive(owner)
+  local name, pid, start = (owner or ""):match "^(%S+) (%d+) (%d+)$"
+  if not name then return false end
+  return name ~= host() or start_of(tonumber(pid)) == start
+end
+
+-- ---- planning
+
+--- The hash of a run.
+function store.hash(experiment, version, settings)
+  local text = json.encode { experiment, version or "", settings }
+  local out = ffi.new "char[65]"
+  F.check(C.tl_sha256_bytes(text, #text, out))
+  return ffi.string(out)
+end
+
+--- Puts runs ({hash, settings} each) into the store where they are not there yet, and makes them the ones that are claimed here.
+--- retry: failed ones become pending again.
+function Store:want(experiment, runs, retry)
+  self.db:transaction(function()
+    self.db:exec "delete from wanted"
+    for i, r in ipairs(runs) do
+      self.db:run("insert or ignore into runs (experiment, hash, settings) values (?, ?, ?)", experiment, r.hash, json.encode(r.settings))
+      self.db:run("insert into wanted values (?, ?)", r.hash, i)
+    end
+    if retry then self.db:exec "update runs set status = 'pending', error = null where status = 'failed' and hash in (select hash from wanted)" end
+  end)
+end
+
+--- {pending, running, done, failed} of the wanted runs.
+function Store:counts()
+  local c = { pending = 0, running = 0, done = 0, failed = 0 }
+  for _, row in ipairs(self.db:rows "select status, count(*) as n from runs join wanted using (hash) group by status") do c[row.status] = row.n end
+  return c
+end
+
+-- ---- running
+
+--- Takes the next wanted run that nobody is at: its row with settings read, or nil. code: recorded with it.
+function Store:claim(owner, code)
+  local row = self.db:transaction(function()
+    local known = {}
+    for _, r in ipairs(self.db:rows [[select runs.* from runs join wanted using (hash)
+        where status in ('pending', 'running') order by wanted.position]]) do
+      if r.owner and known[r.owner] == nil then known[r.owner] = store.alive(r.owner) end
+      if r.status == "pending" or not known[r.owner] then
+        self.db:run("update runs set status = 'running', owner = ?, attempts = attempts + 1, started = ?, code = ?, error = null where id = ?",
+          owner, os.time(), code, r.id)
+        r.attempts = r.attempts + 1
+        return r
+      end
+    end
+    return false
+  end)
+  if not row then return nil end
+  row.settings = json.decode(row.settings)
+  return row
+end
+
+--- Records a finished run. Refused when another owner has taken it over meanwhile.
+function Store:done(row, owner, metrics, seconds, folder)
+  local n = self.db:run([[update runs set status = 'done', metrics = ?, seconds = ?, finished = ?, folder = ?, error = null
+    where id = ? and status = 'running' and owner = ?]], json.encode(metrics), seconds, os.time(), folder, row.id, owner)
+  if n ~= 1 then error(("run %d is no longer %s's"):format(row.id, owner), 0) end
+end
+
+--- Records that the runs an owner is at have failed.
+function Store:failed(owner, message)
+  return self.db:run("update runs set status = 'failed', error = ?, finished = ? where status = 'running' and owner = ?", message, os.time(), owner)
+end
+
+-- ---- asking
+
+local function object(text)
+  if not text then return {} end
+  local v = json.parse(text)
+  return type(v) == "table" and v or {}
+end
+
+-- a row for people: settings and metrics as tables, and their fields beside the row's own (settings before metrics)
+local function readable(row)
+  row.settings, row.metrics = object(row.settings), object(row.metrics)
+  for _, from in ipairs { row.settings, row.metrics } do
+    for k, v in pairs(from) do
+      if row[k] == nil then row[k] = v ~= json.null and v or nil end
+    end
+  end
+  return row
+end
+
+local function matches(row, want)
+  if type(want) == "function" then return want(row) end
+  for k, v in pairs(want) do
+    local x = row[k]
+    if type(v) == "table" then
+      local any = false
+      for _, y in ipairs(v) do any = any or x == y end
+      if not any then return false end
+    elseif x ~= v then return false end
+  end
+  return true
+end
+
+--- Runs as a list of tables, with settings and metrics as fields: store:runs { status = "done", u = { 1, 13 } }, or a function of
+--- the row that says which. In the order in which they were planned.
+---@param want table|function|nil
+function Store:runs(want)
+  local out = {}
+  for _, row in ipairs(self.db:rows "select * from runs order by id") do
+    row = readable(row)
+    if matches(row, want or {}) then out[#out + 1] = row end
+  end
+  return out
+end
+
+--- The wanted runs, in their order.
+function Store:wanted()
+  local out = {}
+  for i, row in ipairs(self.db:rows "select runs.* from runs join wanted using (hash) order by wanted.position") do out[i] = readable(row) end
+  return out
+end
+
+--- Any query of SQL, with values for its ?: store:query("select json_extract(settings, '$.u') as u, avg(seconds) as s from runs group by 1")
+---@return table[] rows, string[] columns
+function Store:query(sql, ...) return self.db:rows(sql, ...) end
+
+function Store:close() self.db:close() end
+
+function Store:__tostring()
+  local parts = {}
+  for _, r in ipairs(self.db:rows "select experiment, count(*) as n, sum(status = 'done') as done, sum(status = 'failed') as failed from runs group by 1 order by 1") do
+    parts[#parts + 1] = ("%s: %d runs, %d done, %d failed"):format(r.experiment, r.n, r.done, r.failed)
+  end
+  return ("store %s; %s"):format(self.path, #parts > 0 and table.concat(parts, "; ") or "empty")
+end
+
+return store

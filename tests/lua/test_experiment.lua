@@ -1,0 +1,95 @@
+-- Grids, hashes, summaries and the store's queries; SQLite's values there and back. (Sweeps with processes: test_experiment.py.)
+package.path = arg[0]:match "^(.*)/" .. "/?.lua;" .. package.path
+local check = require "check"
+local tl = require "tl"
+local sqlite, store = require "tl.sqlite", require "tl.experiment.store"
+local E = tl.experiment
+
+local function temporary()
+  local path = os.tmpname()
+  os.remove(path)
+  return path .. ".db"
+end
+
+-- a lost byte, a number turned into text, a statement beyond the first left out
+check.test("sqlite: values there and back", function()
+  local db = sqlite.open(temporary())
+  db:exec "create table t (v); create table u (v)"
+  local values = { 1, -3, 0.1, 2 ^ 52, "", "a\0b'\"", true, nil }
+  for i = 1, 8 do db:run("insert into t values (?)", values[i]) end
+  local rows, names = db:rows "select v, typeof(v) as kind from t order by rowid"
+  check.equal(names, { "v", "kind" })
+  local found = {}
+  for i = 1, 8 do found[i] = (type(rows[i].v) == "number" and ("%.17g"):format(rows[i].v) or tostring(rows[i].v)) .. ":" .. rows[i].kind end
+  check.equal(found, { "1:integer", "-3:integer", "0.10000000000000001:real", "4503599627370496:integer", ":text", "a\0b'\":text", "1:integer", "nil:null" })
+  check.equal(db:run("update t set v = 5 where v = ?", 1), 2)
+  check.raises("no such table: nothing", db.rows, db, "select * from nothing")
+  check.raises("1 places for values, 2 given", db.rows, db, "select ?", 1, 2)
+  check.raises("value 1 is a table", db.rows, db, "select ?", {})
+  pcall(db.transaction, db, function() db:run("delete from t"); error "stop" end)
+  check.equal(db:row("select count(*) as n from t").n, 8, "a transaction that fails is undone")
+  db:close()
+end)
+
+check.test("grid: every combination once, seeds slowest", function()
+  local list = E.grid({ seed = { 1, 2 }, u = { 1, 4 }, method = "tinylora" }, function(s) return not (s.seed == 2 and s.u == 4) end)
+  local text = {}
+  for i, s in ipairs(list) do text[i] = s.seed .. s.method .. s.u end
+  check.equal(text, { "1tinylora1", "1tinylora4", "2tinylora1" })
+end)
+
+-- the hash must not depend on the order in which a table was filled, and must on everything else
+check.test("a run's hash", function()
+  local a = store.hash("e", nil, { u = 1, lr = 0.01 })
+  local s = { lr = 0.01 }
+  s.u = 1
+  check.equal(store.hash("e", nil, s), a)
+  for _, other in ipairs { store.hash("f", nil, s), store.hash("e", "2", s), store.hash("e", nil, { u = 1, lr = 0.02 }), store.hash("e", nil, { u = "1", lr = 0.01 }) } do
+    check.equal(other == a, false)
+  end
+end)
+
+-- the choice of lr goes by `valid`, the figures by `accuracy`: choosing by accuracy itself would take lr 2 here
+check.test("best: the choice by one metric, the figures of another", function()
+  local rows = {}
+  for seed = 1, 2 do
+    rows[#rows + 1] = { u = 1, lr = 1, seed = seed, valid = 0.8, accuracy = 0.5 + 0.1 * seed }
+    rows[#rows + 1] = { u = 1, lr = 2, seed = seed, valid = 0.7, accuracy = 0.9 }
+  end
+  rows[#rows + 1] = { u = 4, lr = 2, seed = 1, valid = 0.1, accuracy = 0.3 }
+  local b = E.best(rows, { by = { "u" }, best = "lr", judge = "valid" })
+  check.equal({ b[1].u, b[1].lr, b[1].n, b[1].tried, b[2].u, b[2].n, b[2].std }, { 1, 1, 2, 2, 4, 1, 0 })
+  check.near(b[1].mean, 0.65, 1e-12)
+  check.near(b[1].std, 0.1 / math.sqrt(2), 1e-12, "n - 1")
+  check.equal(E.table(b, { "u", "lr", "n" }), "u  lr  n\n1  1   2\n4  2   1")
+end)
+
+check.test("a store is asked from Lua", function()
+  local path = temporary()
+  local rows, missing = E.run({ store = path, workers = 0, name = "q" }, { runs = E.grid { u = { 1, 2, 3 } }, run = function(s)
+    if s.u == 3 then error("broken", 0) end
+    return { accuracy = s.u / 10, u = 99 }
+  end })
+  check.equal({ #rows, missing, rows[2].u, rows[2].metrics.u, rows[2].accuracy }, { 2, 1, 2, 99, 0.2 })
+  local s = E.open(path)
+  check.equal(#s:runs { status = "done", u = { 2, 3 } }, 1)
+  check.equal(s:runs { status = "failed" }[1].error, "broken")
+  check.equal(s:query("select max(json_extract(metrics, '$.accuracy')) as top from runs where experiment = ?", "q")[1].top, 0.2)
+  check.equal(tostring(s), ("store %s; q: 3 runs, 2 done, 1 failed"):format(path))
+  check.raises("readonly", s.query, s, "delete from runs")
+  check.raises("there is no such store", E.open, path .. "x")
+end)
+
+check.test("settings that are no plain values are refused", function()
+  check.raises("run 1: setting u is a table", E.run, { store = temporary(), workers = 0 }, { runs = { { u = {} } }, run = function() end })
+end)
+
+-- a process is told from another one that has its number by now
+check.test("owners that are alive, and those that are not", function()
+  local me = store.owner()
+  check.equal(store.alive(me), true)
+  check.equal(store.alive((me:gsub("%d+$", "1"))), false)
+  check.equal(store.alive((me:gsub(" %d+ ", " 999999999 "))), false)
+end)
+
+check.done()

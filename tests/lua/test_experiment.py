@@ -1,0 +1,193 @@
+"""Sweeps with worker processes: what is in the store survives any death, and nothing that is done is done again.
+
+The sweep's runs are trivially short; each writes a line to a journal when it begins. Would catch: a finished run lost or changed by a
+kill, a run begun again after it was done, a run left behind by a dead worker, workers that outlive the process that started them.
+"""
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.environ.get("TL_BUILD_DIR", "build")
+TLRUN = os.path.join(BUILD if os.path.isabs(BUILD) else os.path.join(ROOT, BUILD), "tlrun")
+SWEEP = """
+local tl = require "tl"
+local p = tl.recipe(tl.experiment.options { name = "sweep", journal = { "journal", "file" }, pause = { 0.02, "seconds a run" }, break_at = { 0, "a seed" },
+  how = { "error", "how it breaks" }, seeds = { 25, "seeds" } })
+local seeds = {}
+for i = 1, p.seeds do seeds[i] = i end
+local rows, missing = tl.experiment.run(p, { runs = tl.experiment.grid { seed = seeds, x = { 0.5, 2 } }, cost = function(s) return s.x end,
+  run = function(s, job)
+    local f = assert(io.open(p.journal, "a"))
+    f:write(s.seed, " ", s.x, "\\n")
+    f:close()
+    local began = os.clock()
+    while os.clock() - began < p.pause do end
+    if s.seed == p.break_at and p.how == "error" then error("this run is broken", 0) end
+    if s.seed == p.break_at then os.execute "kill -9 $PPID" end
+    return { y = s.seed * s.x, third = s.seed / 3 }
+  end })
+if rows then for _, r in ipairs(rows) do print(r.seed, r.x, r.y) end print("missing", missing) end
+"""
+failures = 0
+
+
+def test(name, body):
+    global failures
+    try:
+        with tempfile.TemporaryDirectory(prefix="tl-sweep-") as folder:
+            with open(os.path.join(folder, "sweep.lua"), "w") as f:
+                f.write(SWEEP)
+            body(folder)
+        print("ok " + name, flush=True)
+    except Exception as e:
+        failures += 1
+        print("not ok %s: %s" % (name, " ".join(str(e).split()) or type(e).__name__), flush=True)
+
+
+def want(condition, why):
+    if not condition:
+        raise AssertionError(why)
+
+
+def command(*options):
+    return [TLRUN, "sweep.lua", "--store", "s.db"] + [str(o) for o in options]
+
+
+def run(folder, *options):
+    done = subprocess.run(command(*options), cwd=folder, capture_output=True, text=True, timeout=120)
+    want(done.returncode == 0, "exit code %d: %s" % (done.returncode, done.stderr.strip().split("\n")[-1]))
+    return done
+
+
+def table(folder, status="done"):
+    db = sqlite3.connect(os.path.join(folder, "s.db"), timeout=20)
+    rows = db.execute("select settings, metrics from runs where status = ?", (status,)).fetchall()
+    db.close()
+    return dict(rows)
+
+
+def journal(folder):
+    try:
+        with open(os.path.join(folder, "journal")) as f:
+            return f.read().split("\n")[:-1]
+    except FileNotFoundError:
+        return []
+
+
+def runs_again(folder):
+    """A sweep that is done does nothing when it is asked for again, and prints the same table."""
+    first = run(folder, "--workers", 2)
+    want(len(first.stdout.split("\n")) == 52 and first.stdout.endswith("missing\t0\n"), "the table is " + first.stdout[-200:])
+    lines = [line.split("\t")[:2] for line in first.stdout.split("\n")[:3]]
+    want(lines == [["1", "0.5"], ["1", "2"], ["2", "0.5"]], "the rows are not in the grid's order: %r" % lines)
+    n = len(journal(folder))
+    want(n == 50, "%d runs were begun, 50 wanted" % n)
+    again = run(folder, "--workers", 2)
+    want(again.stdout == first.stdout and len(journal(folder)) == 50, "the second call ran something, or changed the table")
+    wider = run(folder, "--workers", 2, "--seeds", 26)
+    want(wider.stdout.endswith("missing\t0\n") and len(journal(folder)) == 52, "a wider grid began %d runs, 2 wanted" % (len(journal(folder)) - 50))
+
+
+def dry_run(folder):
+    plan = run(folder, "--dry_run").stdout
+    want(not journal(folder), "--dry_run ran something")
+    want("50 runs, 0 done, 50 to do; 1 min 2 s of work (estimated), 1 min 2 s with 1 worker" in plan, "the plan ends " + plan[-200:])
+
+
+def failing(folder):
+    done = run(folder, "--workers", 2, "--seeds", 4, "--break_at", 2, "--pause", 0)
+    want(done.stdout.endswith("missing\t2\n") and len(table(folder)) == 6, "two of 8 fail, the others are done: " + done.stdout)
+    want(done.stderr.count("this run is broken") == 2, "the errors are not told: " + done.stderr)
+    run(folder, "--workers", 2, "--seeds", 4, "--pause", 0)
+    want(len(table(folder)) == 8, "failed runs are not tried again")
+
+
+def dying_worker(folder):
+    done = run(folder, "--workers", 2, "--seeds", 4, "--break_at", 2, "--how", "signal", "--pause", 0)
+    want(len(table(folder)) == 6 and "ended by signal 9" in done.stderr, "a worker that dies fails its run alone: %s" % done.stderr)
+
+
+def in_process(folder):
+    want(run(folder, "--workers", 0, "--seeds", 3, "--pause", 0).stdout.endswith("missing\t0\n"), "without workers it did not finish")
+
+
+def killed(folder):
+    """20 kills at random moments."""
+    reference = os.path.join(folder, "reference")
+    os.mkdir(reference)
+    os.link(os.path.join(folder, "sweep.lua"), os.path.join(reference, "sweep.lua"))
+    run(reference, "--workers", 2, "--pause", 0)
+    rng, known, in_midst = random.Random(7), {}, 0
+    for _ in range(20):
+        sweep = subprocess.Popen(command("--workers", 2), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0.03, 0.14))
+        in_midst += sweep.poll() is None
+        sweep.send_signal(signal.SIGKILL)
+        sweep.wait()
+        now = table(folder) if os.path.exists(os.path.join(folder, "s.db")) and in_midst and has_table(folder) else {}
+        for settings, metrics in known.items():
+            want(now.get(settings) == metrics, "the finished run %s was %s and is now %s" % (settings, metrics, now.get(settings)))
+        known = now
+    want(in_midst >= 5, "only %d kills met a sweep that was going on" % in_midst)
+    before = len(journal(folder))
+    run(folder, "--workers", 2, "--pause", 0)
+    begun_last = len(journal(folder)) - before
+    want(begun_last == 50 - len(known), "%d were done, and %d were begun after that" % (len(known), begun_last))
+    want(table(folder) == table(reference), "the table is not that of a sweep that was never killed")
+
+
+def has_table(folder):
+    db = sqlite3.connect(os.path.join(folder, "s.db"), timeout=20)
+    n = db.execute("select count(*) from sqlite_master where name = 'runs'").fetchone()[0]
+    db.close()
+    return n == 1
+
+
+def orphans(folder):
+    """Workers are gone soon after the process that started them is killed."""
+    sweep = subprocess.Popen(command("--workers", 2, "--pause", 1), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.time() + 20
+    while time.time() < until and len(journal(folder)) < 2:
+        time.sleep(0.02)
+    children = open("/proc/%d/task/%d/children" % (sweep.pid, sweep.pid)).read().split()
+    want(len(children) == 2, "the sweep has %d workers, 2 wanted" % len(children))
+    sweep.kill()
+    sweep.wait()
+    until = time.time() + 20
+    while time.time() < until and any(alive(pid) for pid in children):
+        time.sleep(0.02)
+    want(not any(alive(pid) for pid in children), "workers outlive the process that started them")
+
+
+def alive(pid):
+    try:
+        return open("/proc/%s/stat" % pid).read().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def bad_store(folder):
+    with open(os.path.join(folder, "s.db"), "w") as f:
+        f.write("this is no database " * 100)
+    done = subprocess.run(command(), cwd=folder, capture_output=True, text=True, timeout=60)
+    want(done.returncode == 1 and "s.db: file is not a database" in done.stderr.split("\n")[-2], "a file that is no store: " + done.stderr[-200:])
+
+
+if not os.path.exists(TLRUN):
+    print("not ok experiment: there is no tlrun (build first, or set TL_BUILD_DIR)")
+    sys.exit(1)
+test("a sweep runs every run once, and a wider one only what is new", runs_again)
+test("the plan of a dry run", dry_run)
+test("runs that fail, and are tried again", failing)
+test("a worker that dies in a run", dying_worker)
+test("a sweep without workers", in_process)
+test("20 kills at random moments lose no finished run", killed)
+test("workers die with their sweep", orphans)
+test("a store that is none", bad_store)
+sys.exit(1 if failures else 0)
