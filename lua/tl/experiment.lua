@@ -154,9 +154,9 @@ local function role()
   return name and { name = name, parent = tonumber(parent), worker = tonumber(worker), till = tonumber(till), threads = tonumber(threads) }
 end
 
--- Claims and runs until nothing is left or the time is over. tell(row, metrics, error)
-local function work(st, o, till, tell)
-  local owner, code, base = store.owner(), code_version(), st.path:gsub("%.db$", "")
+-- Claims and runs until nothing is left or the time is over. sweep: the process that started this one
+local function work(st, o, till, sweep)
+  local owner, code, base = store.owner(nil, sweep), code_version(), st.path:gsub("%.db$", "")
   while till == 0 or os.time() < till do
     local row = st:claim(owner, code)
     if not row then return end
@@ -173,7 +173,6 @@ local function work(st, o, till, tell)
     else
       st:failed(owner, tostring(metrics))
     end
-    if tell then tell(row, ok and metrics or nil, not ok and metrics or nil) end
     collectgarbage()
   end
 end
@@ -198,7 +197,7 @@ local function start(argv, name, k, till, threads, log_path)
   local env = { ("%s=%s %d %d %d %d"):format(ROLE, name, C.getpid(), k, till, threads), "OMP_NUM_THREADS=" .. threads }
   local pid = ffi.new "int64_t[1]"
   F.check(C.tl_child_start(c_strings(argv), c_strings(env), log_path, pid))
-  return { pid = tonumber(pid[0]), owner = store.owner(tonumber(pid[0])), k = k }
+  return { pid = tonumber(pid[0]), owner = store.owner(tonumber(pid[0]), C.getpid()), k = k }
 end
 
 local function last_line(path)
@@ -285,7 +284,7 @@ function experiment.run(p, o)
     if me.name == name then
       C.tl_child_of(me.parent)
       C.tl_set_threads(me.threads)
-      work(st, o, me.till)
+      work(st, o, me.till, me.parent)
       st:close()
       os.exit(0, true)
     end

@@ -3,13 +3,13 @@
 ---   runs   experiment, hash       which run: the hash (SHA-256) is of experiment, version and settings; unique
 ---          settings, metrics      JSON objects
 ---          status                 pending -> running -> done | failed
----          owner, attempts        who runs it ("host pid start"); how often it was begun
+---          owner, attempts        who runs it (host, its process, the sweep that started it); how often it was begun
 ---          error, code            why it failed; the program's version and commit that ran it
 ---          started, finished      seconds since 1970;  seconds: what the run took;  folder: its run directory
 ---
 --- A row is claimed in a transaction and finished in another, so however a process dies a finished run stays finished, and a run
---- that was going on is `running` with an owner that is no longer alive: whoever claims next takes it over. Owners of other
---- machines are taken as alive.
+--- that was going on is `running` with an owner that is no longer alive: whoever claims next takes it over. A worker's death under a
+--- living sweep is the sweep's to record, lest a run that kills its worker be handed on. Owners of other machines are taken as alive.
 local F = require "tl.ffi"
 local ffi = require "ffi"
 local json = require "tl.json"
@@ -69,17 +69,18 @@ end
 
 local function host() return first_line "/proc/sys/kernel/hostname" or "localhost" end
 
---- The owner's name of a process of this machine.
-function store.owner(pid)
+--- The owner's name of a process of this machine, and of the sweep that looks after it (default: itself).
+function store.owner(pid, sweep)
   pid = pid or C.getpid()
-  return ("%s %d %s"):format(host(), pid, start_of(pid) or "0")
+  sweep = sweep or pid
+  return ("%s %d %s %d %s"):format(host(), pid, start_of(pid) or "0", sweep, start_of(sweep) or "0")
 end
 
---- Does the process of this name still run?
+--- Is there still somebody who will finish what this owner is at: its process, or the sweep that records its death?
 function store.alive(owner)
-  local name, pid, start = (owner or ""):match "^(%S+) (%d+) (%d+)$"
+  local name, pid, start, sweep, sweep_start = (owner or ""):match "^(%S+) (%d+) (%d+) (%d+) (%d+)$"
   if not name then return false end
-  return name ~= host() or start_of(tonumber(pid)) == start
+  return name ~= host() or start_of(tonumber(pid)) == start or start_of(tonumber(sweep)) == sweep_start
 end
 
 -- ---- planning
