@@ -50,6 +50,9 @@ local function targets(model, want)
   return out
 end
 
+--- How many modules of a model are targeted ("all" unless said).
+function adapter.count(model, want) return #targets(model, want or "all") end
+
 local function wrap(model, handle)
   local a = setmetatable({ model = model, handle = ffi.gc(handle, C.tl_adapter_free) }, Adapter)
   a.kind = NAMES[tonumber(C.tl_adapter_get_kind(handle))]
