@@ -89,6 +89,7 @@ local function create(model, kind, o, level)
   end
   local cache = svd_cache(o)
   if cache then opt.cache_dir = cache; keep[#keep + 1] = cache end
+  if o.basis then opt.basis_of = o.basis.handle end
   local out = ffi.new("tl_adapter *[1]")
   check(C.tl_adapter_create(model.handle, opt, out), level + 1)
   return wrap(model, out[0])
@@ -96,12 +97,12 @@ end
 
 --- TinyLoRA. Options: rank (2), u (13), tie (tl.tie.full), targets ("all"), sigma ("paper" or "peft"), dtype ("f32"; "bf16"
 --- makes u = 13 an update of 26 bytes), seed (42), projection ("philox", or "torch": P as PEFT draws it from projection_seed =
---- seed), init (0: v starts at zero).
+--- seed), init (0: v starts at zero), basis (an adapter whose A and B are used too, instead of the same ones computed again).
 ---@param model table a tl.model
 ---@param o table? options
 function adapter.tinylora(model, o) return create(model, C.TL_TINYLORA, o or {}, 2) end
 
---- LoRA-XS. Options: rank, alpha (rank), targets, sigma, dtype, seed, init (standard deviation of R, 0).
+--- LoRA-XS. Options: rank, alpha (rank), targets, sigma, dtype, seed, init (standard deviation of R, 0), basis (as tinylora's).
 function adapter.loraxs(model, o)
   o = o or {}
   return create(model, C.TL_LORA_XS, setmetatable({ rank = o.rank or 2 }, { __index = o }), 2)

@@ -5,6 +5,9 @@
 ---   pack        the completions that can carry a gradient, each group's prompt once
 ---   update      micro-batch by micro-batch: forward, objective, backward; then AdamW
 ---
+--- sample, pack and update work on a list of parts, one trainer's share each: a trainer alone has one, a population (tl.population)
+--- one a member.
+---
 --- On the native path (the default) the sampler's logprobs are the trainer's, bit for bit, so the importance ratio of the first
 --- update is exactly 1. rollouts = "merged" samples from W + dW rounded to the weights' dtype instead, "int8" from int8 weights;
 --- then is_mode corrects with importance weights, and the metrics sampling/... say how far the two are apart.
@@ -72,9 +75,9 @@ function grpo.trainer(o)
     max_completion_length = o.max_completion_length or 512, ratio_level = choice(o, "importance_sampling_level", "token", LEVEL),
     is_mode = choice(o, "is_mode", t.rollouts ~= "native" and "truncate" or "off", MODE), is_level = choice(o, "is_level", "sequence", LEVEL),
     is_min = o.is_min or 0, is_max = o.is_max or 3 })
-  t.pool = require("tl.verify").pool { verifier = o.verifier or o.reward or error("grpo.trainer wants a verifier or a reward", 2),
+  t.pool = o.pool or require("tl.verify").pool { verifier = o.verifier or o.reward or error("grpo.trainer wants a verifier or a reward", 2),
     workers = o.workers, timeout_ms = o.timeout_ms, instructions = o.instructions, config = o.verifier_config, inline = o.inline }
-  memory.start(t)
+  if not o.pool then memory.start(t) end  -- else another's: a population looks after both
   t.reward_name = type(o.verifier) == "string" and o.verifier:match("[^.]+$") or "reward"
   return t
 end
@@ -107,45 +110,65 @@ function Trainer:sampling_model()
   return int8, nil, true
 end
 
---- Samples n completions of every problem; each goes to the verifier pool as it ends.
-function Trainer:rollout(problems)
-  local o, began = self.o, C.tl_seconds()
-  local r = { groups = {}, problems = problems, n_tokens = 0 }
-  local model, adapter, own = self:sampling_model()
-  local settings = { temperature = o.temperature, top_p = o.top_p, top_k = o.top_k, min_p = o.min_p, stop = o.stop,
-    max_new_tokens = o.max_completion_length or 512, seed = self.seed }
-  local group_of, job_of = {}, {}
+--- The groups of a rollout that is not sampled yet, with the token ids of their prompts.
+function Trainer:groups(problems)
+  local r = { groups = {}, problems = problems, n_tokens = 0, prompt_tokens = 0 }
   for i, problem in ipairs(problems) do
-    r.groups[i] = { problem = problem, prompt = grpo.prompt_ids(self.tokenizer, o.prompt, problem), completions = {} }
+    local ids = grpo.prompt_ids(self.tokenizer, self.o.prompt, problem)
+    r.groups[i] = { problem = problem, prompt = ids, completions = {} }
+    r.prompt_tokens = r.prompt_tokens + #ids
   end
-  r.budget = memory.plan(self, r.groups)
-  local s = sample.sampler(model, { adapter = adapter, max_sequences = o.max_sequences, memory = r.budget.cache, kept = self.kept })
-  for i, g in ipairs(r.groups) do
-    local ids = g.prompt
-    r.groups[i].sequence_id = self.sequences
-    group_of[s:submit(ids, self.n, self.sequences, settings)] = i
-    self.sequences = self.sequences + self.n
+  return r
+end
+
+--- Samples, with one sampler, the groups of parts: a list of { trainer =, rollout =, member = (in the sampler's population) }. Each
+--- completion goes to the first trainer's verifier pool as it ends.
+function grpo.sample(parts, s)
+  local began, group_of, job_of, waiting = C.tl_seconds(), {}, {}, 0
+  local pool = parts[1].trainer.pool
+  for _, part in ipairs(parts) do
+    local t, o = part.trainer, part.trainer.o
+    local settings = { temperature = o.temperature, top_p = o.top_p, top_k = o.top_k, min_p = o.min_p, stop = o.stop,
+      max_new_tokens = o.max_completion_length or 512, seed = t.seed, member = part.member }
+    for _, g in ipairs(part.rollout.groups) do
+      g.sequence_id, g.part = t.sequences, part
+      group_of[s:submit(g.prompt, t.n, t.sequences, settings)] = g
+      t.sequences = t.sequences + t.n
+    end
   end
-  local waiting = 0
   local function take(wait_ms)
-    local v = self.pool:take(wait_ms)
+    local v = pool:take(wait_ms)
     if not v then return false end
     job_of[v.job].verdict, waiting = v, waiting - 1
     return true
   end
   for c in s:completions() do
-    local g = r.groups[group_of[c.request]]
-    c.text = sample.text(self.tokenizer, c)
+    local g = group_of[c.request]
+    local t, r = g.part.trainer, g.part.rollout
+    c.text = sample.text(t.tokenizer, c)
     g.completions[c.index], c.sequence_id = c, g.sequence_id + c.index - 1
     r.n_tokens = r.n_tokens + #c.ids
-    job_of[self.pool:submit(g.problem, { text = c.text, n_tokens = #c.ids, finish = c.finish })] = c
+    job_of[pool:submit(g.problem, { text = c.text, n_tokens = #c.ids, finish = c.finish })] = c
     waiting = waiting + 1
     while take(0) do end
-    if o.progress then o.progress(self, r) end
+    if t.o.progress then t.o.progress(t, r) end
   end
   local sampled = C.tl_seconds()
   while waiting > 0 do take(1000) end
-  r.stats, r.sample_s, r.verify_s = s:stats(), sampled - began, C.tl_seconds() - sampled
+  local stats, sample_s, verify_s = s:stats(), sampled - began, C.tl_seconds() - sampled
+  for _, part in ipairs(parts) do
+    for _, g in ipairs(part.rollout.groups) do g.part = nil end
+    part.rollout.stats, part.rollout.sample_s, part.rollout.verify_s = stats, sample_s, verify_s
+  end
+end
+
+--- Samples n completions of every problem; each goes to the verifier pool as it ends.
+function Trainer:rollout(problems)
+  local r = self:groups(problems)
+  local model, adapter, own = self:sampling_model()
+  r.budget = memory.plan(self, r.groups)
+  local s = sample.sampler(model, { adapter = adapter, max_sequences = self.o.max_sequences, memory = r.budget.cache, kept = self.kept })
+  grpo.sample({ { trainer = self, rollout = r } }, s)
   s:free()
   if own then model:free() end
   return r
@@ -180,20 +203,27 @@ function Trainer:judge(r)
   end
 end
 
---- The batch of completions that can carry a gradient: without a KL term or an entropy bonus, those of groups with any advantage.
-function Trainer:pack(r)
-  local b = { batch = pass.batch(), list = {}, total_sequences = #r.groups * self.n, total_tokens = r.n_tokens }
-  local all = self.opt.beta ~= 0 or self.opt.entropy_coef ~= 0 or self.o.objective
-  for _, g in ipairs(r.groups) do
-    local alive = all
-    for _, c in ipairs(g.completions) do alive = alive or c.advantage ~= 0 end
-    if alive then
-      b.batch:prompt(g.prompt)
-      for _, c in ipairs(g.completions) do
-        b.batch:sampled(b.batch:completion(c.ids), c.sequence_id)
-        b.list[#b.list + 1] = c
+--- The batch of the completions that can carry a gradient: without a KL term or an entropy bonus, those of groups with any
+--- advantage. A part's own are the part.count from part.first (counted from 0) on.
+function grpo.pack(parts)
+  local b = { batch = pass.batch(), list = {} }
+  for _, part in ipairs(parts) do
+    local t, r = part.trainer, part.rollout
+    local all = t.opt.beta ~= 0 or t.opt.entropy_coef ~= 0 or t.o.objective
+    part.first, part.total_sequences, part.total_tokens = #b.list, #r.groups * t.n, r.n_tokens
+    b.batch:member(part.member or 0)
+    for _, g in ipairs(r.groups) do
+      local alive = all
+      for _, c in ipairs(g.completions) do alive = alive or c.advantage ~= 0 end
+      if alive then
+        b.batch:prompt(g.prompt)
+        for _, c in ipairs(g.completions) do
+          b.batch:sampled(b.batch:completion(c.ids), c.sequence_id)
+          b.list[#b.list + 1] = c
+        end
       end
     end
+    part.count = #b.list - part.first
   end
   local n_tokens, n = b.batch:n_tokens(), #b.list
   b.offsets, b.n_tokens = b.batch:offsets(), n_tokens
@@ -208,53 +238,69 @@ end
 
 local function array(n) return ffi.new("float[?]", math.max(1, n)) end
 
--- the objective of one micro-batch: fills w.dlogprob (and w.dentropy)
-local function objective(self, b, w, first, count)
+-- the objective of a part's completions in one micro-batch: fills w.dlogprob (and w.dentropy)
+local function objective(part, b, w, first, count)
+  local self = part.trainer
   if self.o.objective then
     local t = { n = tonumber(b.offsets[first + count] - b.offsets[first]), first = first, count = count, offsets = b.offsets,
       logprob = w.logprob, old = w.old or w.logprob, ref = w.ref, sampler = b.sampler, entropy = w.entropy,
-      advantage = b.advantage, total_sequences = b.total_sequences, total_tokens = b.total_tokens }
+      advantage = b.advantage, total_sequences = part.total_sequences, total_tokens = part.total_tokens }
     local out = { dlogprob = w.dlogprob, loss = 0 }
     self.o.objective(t, out)
-    w.stats.loss = w.stats.loss + (out.loss or 0)
-    w.stats.n_tokens = w.stats.n_tokens + t.n
+    part.stats.loss = part.stats.loss + (out.loss or 0)
+    part.stats.n_tokens = part.stats.n_tokens + t.n
     return
   end
   check(C.tl_grpo_objective(self.opt, first, count, b.offsets, w.logprob, w.old, w.ref, self.opt.is_mode ~= 0 and b.sampler or nil,
-    w.entropy, b.advantage, nil, b.total_sequences, b.total_tokens, w.dlogprob, w.dentropy, w.stats))
+    w.entropy, b.advantage, nil, part.total_sequences, part.total_tokens, w.dlogprob, w.dentropy, part.stats))
 end
 
---- One optimiser update per iteration over the packed batch. Returns the objective's statistics.
-function Trainer:update(b)
-  local o, began = self.o, C.tl_seconds()
-  local entropy = self.opt.entropy_coef ~= 0
-  local w = { logprob = array(b.n_tokens), dlogprob = array(b.n_tokens), stats = ffi.new("tl_grpo_stats"),
-    entropy = entropy and array(b.n_tokens) or nil, dentropy = entropy and array(b.n_tokens) or nil }
-  w.stats.is_min = math.huge
-  if #b.list > 0 and self.opt.beta ~= 0 then
-    w.ref = pass.logprobs(self.model, b.batch, { temperature = o.temperature, memory = b.memory })
-  end
-  for iteration = 1, #b.list > 0 and self.iterations or 0 do
-    self.adapter:zero_gradient()
-    local p = pass.create(self.model, b.batch, { adapter = self.adapter, temperature = o.temperature, memory = b.memory, backward = true,
-      entropy = entropy, kept = self.kept })
-    for i = 0, p.n_micro - 1 do
-      p:forward(i, w.logprob, w.entropy)
-      local first, count = p:range(i)
-      objective(self, b, w, first, count)
-      p:backward(i, w.dlogprob, w.dentropy)
+-- forward, objective and backward of the whole batch; returns the pass
+local function gradients(parts, b, w, o)
+  for _, part in ipairs(parts) do part.trainer.adapter:zero_gradient() end
+  local p = pass.create(o.model, b.batch, { adapter = o.adapter, population = o.population, temperature = o.temperature, memory = b.memory,
+    backward = true, entropy = w.entropy ~= nil, kept = o.kept })
+  for i = 0, p.n_micro - 1 do
+    p:forward(i, w.logprob, w.entropy)
+    local first, count = p:range(i)
+    for _, part in ipairs(parts) do
+      local from, to = math.max(first, part.first), math.min(first + count, part.first + part.count)
+      if from < to then objective(part, b, w, from, to - from) end
     end
+    p:backward(i, w.dlogprob, w.dentropy)
+  end
+  return p
+end
+
+--- One optimiser update of every part per iteration over the packed batch. o: model, adapter or population, kept. The number of
+--- iterations, the temperature and whether there is an entropy bonus are the first trainer's. Fills part.stats, the objective's
+--- statistics, and part.grad_norm.
+function grpo.update(parts, b, o)
+  local began, lead = C.tl_seconds(), parts[1].trainer
+  local entropy, reference = lead.opt.entropy_coef ~= 0, false
+  local w = { logprob = array(b.n_tokens), dlogprob = array(b.n_tokens), entropy = entropy and array(b.n_tokens) or nil,
+    dentropy = entropy and array(b.n_tokens) or nil }
+  for _, part in ipairs(parts) do
+    part.stats = ffi.new "tl_grpo_stats"
+    part.stats.is_min = math.huge
+    reference = reference or part.trainer.opt.beta ~= 0
+  end
+  o.temperature = lead.o.temperature
+  if #b.list > 0 and reference then w.ref = pass.logprobs(o.model, b.batch, { temperature = o.temperature, memory = b.memory }) end
+  for iteration = 1, #b.list > 0 and lead.iterations or 0 do
+    local p = gradients(parts, b, w, o)
     b.planned_bytes, b.n_micro = p.planned_bytes, p.n_micro
-    if iteration == 1 then b.layers_kept = self.model.n_layers - p.first_kept end
+    if iteration == 1 then b.layers_kept = o.model.n_layers - p.first_kept end
     p:free()
-    if iteration == 1 and self.iterations > 1 then
+    if iteration == 1 and lead.iterations > 1 then
       w.old = array(b.n_tokens)
       ffi.copy(w.old, w.logprob, 4 * b.n_tokens)
     end
-    b.grad_norm = self.optimizer:step(b.lr)
+    for _, part in ipairs(parts) do
+      if part.count > 0 then part.grad_norm = part.trainer.optimizer:step(part.lr) end
+    end
   end
   b.update_s = C.tl_seconds() - began
-  return w.stats
 end
 
 --- One step on a list of problems; returns its metrics (TRL's names) and the rollout.
@@ -264,11 +310,11 @@ function Trainer:step(problems)
   self.steps = self.steps + 1
   local r = self:rollout(problems)
   self:judge(r)
-  local b = self:pack(r)
+  local part = { trainer = self, rollout = r, lr = self.lr(self.steps, self.o.total_steps or self.steps) }
+  local b = grpo.pack { part }
   b.memory = r.budget.pass
-  b.lr = self.lr(self.steps, self.o.total_steps or self.steps)
-  local stats = self:update(b)
-  local m = self:metrics(r, b, stats)
+  grpo.update({ part }, b, { model = self.model, adapter = self.adapter, kept = self.kept })
+  local m = self:metrics(part, b)
   m.step_time = C.tl_seconds() - began
   b.batch:free()
   if self.o.run then self.o.run:step(m, r) end
@@ -287,8 +333,9 @@ local function spread(values)
   return mean, n > 1 and math.sqrt(sq / (n - 1)) or 0, n
 end
 
---- TRL's metrics of a step.
-function Trainer:metrics(r, b, stats)
+--- TRL's metrics of a step, of this trainer's part of the batch.
+function Trainer:metrics(part, b)
+  local r, stats = part.rollout, part.stats
   local rewards, stds, lengths, ended, entropy, longest, shortest, clipped = {}, {}, {}, {}, 0, 0, math.huge, 0
   for _, g in ipairs(r.groups) do
     local group = {}
@@ -304,21 +351,21 @@ function Trainer:metrics(r, b, stats)
   end
   local tokens = math.max(1, tonumber(stats.n_tokens))
   local reward, reward_std = spread(rewards)
-  self.num_tokens = (self.num_tokens or 0) + r.n_tokens + r.stats.prompt_tokens
+  self.num_tokens = (self.num_tokens or 0) + r.n_tokens + r.prompt_tokens
   local m = { step = self.steps, reward = reward, reward_std = (spread(stds)), frac_reward_zero_std = r.zero_std / #r.groups,
     ["rewards/" .. self.reward_name .. "/mean"] = reward, ["rewards/" .. self.reward_name .. "/std"] = reward_std,
     ["completions/mean_length"] = (spread(lengths)), ["completions/min_length"] = shortest, ["completions/max_length"] = longest,
     ["completions/mean_terminated_length"] = #ended > 0 and (spread(ended)) or 0, ["completions/clipped_ratio"] = clipped / #lengths,
-    num_tokens = self.num_tokens, loss = stats.loss, learning_rate = b.lr, grad_norm = b.grad_norm or 0,
+    num_tokens = self.num_tokens, loss = stats.loss, learning_rate = part.lr, grad_norm = part.grad_norm or 0,
     entropy = r.n_tokens > 0 and entropy / r.n_tokens or 0,
     ["clip_ratio/low_mean"] = stats.clip_low / tokens, ["clip_ratio/high_mean"] = stats.clip_high / tokens,
     ["clip_ratio/region_mean"] = (stats.clip_low + stats.clip_high) / tokens,
     sample_s = r.sample_s, verify_s = r.verify_s, update_s = b.update_s, tokens_per_s = r.n_tokens / math.max(1e-9, r.sample_s + r.verify_s + b.update_s),
     ["verifier/abstain"] = r.outcomes.abstain, ["verifier/error"] = r.outcomes.error, ["verifier/timeout"] = r.outcomes.timeout, ["verifier/memory"] = r.outcomes.memory,
-    samples_trained = #b.list, micro_batches = b.n_micro or 0, activation_bytes = b.planned_bytes or 0,
+    samples_trained = part.count, micro_batches = b.n_micro or 0, activation_bytes = b.planned_bytes or 0,
     layers_kept = b.layers_kept or 0, predicted_rss_bytes = r.budget.predicted, peak_rss_bytes = tonumber(C.tl_peak_rss_bytes()) }
   if self.opt.beta ~= 0 then m.kl = stats.kl / tokens end
-  if self.opt.is_mode ~= 0 and #b.list > 0 then
+  if self.opt.is_mode ~= 0 and part.count > 0 then
     m["sampling/sampling_logp_difference/mean"], m["sampling/sampling_logp_difference/max"] = stats.logp_diff / tokens, stats.logp_diff_max
     m["sampling/importance_sampling_ratio/mean"], m["sampling/importance_sampling_ratio/min"], m["sampling/importance_sampling_ratio/max"] =
       stats.is_sum / tokens, stats.is_min, stats.is_max
@@ -329,7 +376,7 @@ end
 function Trainer:free()
   if self.int8 then self.int8:free() end
   if self.kept then self.kept:free() end
-  self.pool:free()
+  if not self.o.pool then self.pool:free() end
 end
 
 return grpo

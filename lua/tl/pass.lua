@@ -26,6 +26,9 @@ function Batch:prompt(ids)
   self.at = at[0]
 end
 
+--- Says whose the prompts that follow are: a member of the pass's population, from 0 (at first 0; -1: the base, not trained).
+function Batch:member(k) C.tl_batch_member(self.handle, k) end
+
 --- Adds a completion of the last prompt; returns its index, from 0.
 function Batch:completion(ids)
   local at = ffi.new("int[1]")
@@ -47,10 +50,11 @@ function Batch:offsets()
   return o
 end
 
---- A pass over a batch. Options: adapter, temperature (1), memory (bytes), backward, entropy, kept (a sample.kept).
+--- A pass over a batch. Options: adapter or population (a tl.population.of), temperature (1), memory (bytes), backward, entropy, kept (a sample.kept).
 function pass.create(model, batch, o)
   local opt = ffi.new("tl_pass_options", { temperature = o.temperature or 1, memory_bytes = o.memory or 0,
-    backward = o.backward or false, want_entropy = o.entropy or false, kept = o.kept and o.kept.handle or nil })
+    backward = o.backward or false, want_entropy = o.entropy or false, kept = o.kept and o.kept.handle or nil,
+    population = o.population and o.population.handle or nil })
   local out = ffi.new("tl_pass *[1]")
   check(C.tl_pass_create(model.handle, o.adapter and o.adapter.handle or nil, batch.handle, opt, out), 2)
   return setmetatable({ handle = ffi.gc(out[0], C.tl_pass_free), batch = batch, n_micro = C.tl_pass_n_micro(out[0]),

@@ -9,7 +9,7 @@ local Sampler = {}
 Sampler.__index = Sampler
 
 --- Settings of a request: temperature (1; 0 is greedy), top_p (1), top_k (0), min_p (0), max_new_tokens (512), seed (0),
---- stop (strings), ignore_eos.
+--- stop (strings), ignore_eos, member (0: of the sampler's population, from 0; -1: the base).
 local function settings(o)
   local stop = o.stop or {}
   if type(stop) == "string" then stop = { stop } end
@@ -17,7 +17,7 @@ local function settings(o)
   for i, s in ipairs(stop) do list[i - 1] = s end
   local p = ffi.new("tl_sampling", { temperature = o.temperature or 1, top_p = o.top_p or 1, min_p = o.min_p or 0,
     top_k = o.top_k or 0, max_new_tokens = o.max_new_tokens or 512, seed = o.seed or 0, n_stop = #stop,
-    ignore_eos = o.ignore_eos or false })
+    ignore_eos = o.ignore_eos or false, member = o.member or 0 })
   p.stop = list
   return p, { list, stop }
 end
@@ -43,16 +43,18 @@ function Kept:free()
   if self.handle then C.tl_kept_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
 
---- A sampler. Options: adapter, max_sequences (64), memory (bytes for the cache), prefill_tokens (512), kept (a sample.kept).
+--- A sampler. Options: adapter, max_sequences (64), memory (bytes for the cache), prefill_tokens (512), kept (a sample.kept),
+--- population (a tl.population.of, instead of adapter).
 ---@param model table a tl.model
 function sample.sampler(model, o)
   o = o or {}
   local opt = ffi.new("tl_sampler_options", { max_sequences = o.max_sequences or 64, memory_bytes = o.memory or 0,
-    prefill_tokens = o.prefill_tokens or 0, kept = o.kept and o.kept.handle or nil })
+    prefill_tokens = o.prefill_tokens or 0, kept = o.kept and o.kept.handle or nil,
+    population = o.population and o.population.handle or nil })
   local tok = model:tokenizer()
   local out = ffi.new("tl_sampler *[1]")
   check(C.tl_sampler_create(model.handle, o.adapter and o.adapter.handle or nil, tok and tok.handle or nil, opt, out), 2)
-  return setmetatable({ handle = ffi.gc(out[0], C.tl_sampler_free), model = model, tokenizer = tok, adapter = o.adapter, kept = o.kept, pending = 0 }, Sampler)
+  return setmetatable({ handle = ffi.gc(out[0], C.tl_sampler_free), model = model, tokenizer = tok, adapter = o.adapter, population = o.population, kept = o.kept, pending = 0 }, Sampler)
 end
 
 --- n completions of a prompt (a table of token ids). sequence_id: the first completion's; the others follow it.

@@ -32,38 +32,57 @@ local function example_ids(self, e)
   return grpo.prompt_ids(tok, self.o.prompt, e), ids
 end
 
---- One step on a list of problems, or of {prompt_ids, completion_ids}; returns its metrics.
-function Trainer:step(examples)
-  local began = C.tl_seconds()
-  self.steps = self.steps + 1
-  local batch, rows = pass.batch(), 0
+--- Adds a trainer's examples to a batch; returns its part: { trainer =, first =, n = (its tokens from there), rows = }.
+function sft.pack(self, batch, examples)
+  local part = { trainer = self, first = batch:n_tokens(), rows = 0 }
   for _, e in ipairs(examples) do
     local prompt, completion = example_ids(self, e)
     batch:prompt(prompt)
     batch:completion(completion)
-    rows = rows + #prompt + #completion
+    part.rows = part.rows + #prompt + #completion
   end
-  local n = batch:n_tokens()
-  local logprob, d = ffi.new("float[?]", n), ffi.new("float[?]", n)
-  for i = 0, n - 1 do d[i] = -1 / n end
-  self.adapter:zero_gradient()
-  local p = pass.create(self.model, batch, { adapter = self.adapter, memory = memory.of_pass(self.model, self.o.memory), backward = true })
+  part.n = batch:n_tokens() - part.first
+  return part
+end
+
+--- One optimiser update of every part; returns the parts' metrics. o: model, adapter or population, memory.
+function sft.update(parts, batch, o)
+  local began, total, rows = C.tl_seconds(), batch:n_tokens(), 0
+  local logprob, d = ffi.new("float[?]", total), ffi.new("float[?]", total)
+  for _, part in ipairs(parts) do
+    for i = part.first, part.first + part.n - 1 do d[i] = -1 / part.n end
+    part.trainer.adapter:zero_gradient()
+    rows = rows + part.rows
+  end
+  local p = pass.create(o.model, batch, { adapter = o.adapter, population = o.population, memory = memory.of_pass(o.model, o.memory), backward = true })
   for i = 0, p.n_micro - 1 do
     p:forward(i, logprob, nil)
     p:backward(i, d, nil)
   end
-  local loss = 0
-  for i = 0, n - 1 do loss = loss - logprob[i] / n end
-  local lr = self.lr(self.steps, self.o.total_steps or self.steps)
-  local norm = self.optimizer:step(lr)
-  self.num_tokens = self.num_tokens + rows
-  local m = { step = self.steps, loss = loss, learning_rate = lr, grad_norm = norm, num_tokens = self.num_tokens,
-    completion_tokens = n, micro_batches = p.n_micro, activation_bytes = p.planned_bytes }
+  local list = {}
+  for k, part in ipairs(parts) do
+    local t, loss = part.trainer, 0
+    for i = part.first, part.first + part.n - 1 do loss = loss - logprob[i] / part.n end
+    t.steps, t.num_tokens = t.steps + 1, t.num_tokens + part.rows
+    local lr = t.lr(t.steps, t.o.total_steps or t.steps)
+    list[k] = { step = t.steps, loss = loss, learning_rate = lr, grad_norm = t.optimizer:step(lr), num_tokens = t.num_tokens,
+      completion_tokens = part.n, micro_batches = p.n_micro, activation_bytes = p.planned_bytes }
+  end
   p:free()
+  local seconds = C.tl_seconds() - began
+  for k, m in ipairs(list) do
+    m.step_time, m.tokens_per_s = seconds, rows / seconds
+    if parts[k].trainer.o.run then parts[k].trainer.o.run:step(m) end
+  end
+  return list
+end
+
+--- One step on a list of problems, or of {prompt_ids, completion_ids}; returns its metrics.
+function Trainer:step(examples)
+  local batch = pass.batch()
+  local part = sft.pack(self, batch, examples)
+  local m = sft.update({ part }, batch, { model = self.model, adapter = self.adapter, memory = self.o.memory })[1]
   batch:free()
-  m.step_time = C.tl_seconds() - began
-  m.tokens_per_s = rows / m.step_time
-  if self.o.run then self.o.run:step(m) end
   return m
 end
 

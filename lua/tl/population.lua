@@ -1,0 +1,232 @@
+--- population.lua: many adapters trained at once on one base in one process. Every prompt of a batch, with its completions, belongs
+--- to a member; the base's products are computed for all of them together, so that the weights are read once for all. What a
+--- member gets is, to the bit, what a trainer of its own gives it: its completions, gradients, AdamW state and numbers.
+---
+---   local pop = tl.population {                       -- GRPO; tl.population.sft {...} is the same for SFT
+---     model = model, verifier = "verifiers.math", num_generations = 4,
+---     adapter = { rank = 2, u = 13, tie = "full" },   -- for all; a table of tl.adapter.tinylora's options, kind = "loraxs" for others
+---     grid = { lr = { 1e-3, 1e-2 }, seed = { 1, 2, 3 } },        -- six members; or members = { { lr = .., seed = .. }, ... }
+---   }
+---   for batch in problems:batches { size = 4, epochs = 1 } do pop:step(batch) end
+---   pop.members[3].adapter:save "third"
+---
+--- A member is a table of the trainer's options (tl.grpo, tl.sft) that it does not share with the others: lr, seed, adapter (a table
+--- over the common one, or an adapter), beta, loss_type, weight_decay, run ... Members may differ in all but the modules, the rank and
+--- sigma of their adapters (A and B are the base's), the temperature, num_iterations, rollouts ("native" or "int8"), the verifier, and
+--- whether they have an entropy bonus. LoRA and full finetuning train more than R and cannot be members.
+local F = require "tl.ffi"
+local ffi = require "ffi"
+local adapters = require "tl.adapter"
+local grpo = require "tl.grpo"
+local sft = require "tl.sft"
+local pass = require "tl.pass"
+local sample = require "tl.sample"
+local memory = require "tl.memory"
+local C, check = F.C, F.check
+
+local population = {}
+
+-- ---- adapters side by side, for the sampler and the pass
+
+local Set = {}
+Set.__index = Set
+
+--- Adapters of one model as the sampler and the pass take them together: sample.sampler(model, { population = set }), then
+--- submit(..., { member = k }); pass.create(model, batch, { population = set }), with batch:member(k) before a member's prompts. k counts
+--- from 0; -1 is the base.
+---@param list table[] tl.adapter.tinylora or tl.adapter.loraxs, with equal targets, rank and sigma
+function population.of(list)
+  if type(list) ~= "table" or #list == 0 then error("population.of wants a list of adapters", 2) end
+  local handles = ffi.new("tl_adapter *[?]", #list)
+  for i, a in ipairs(list) do handles[i - 1] = a.handle end
+  local out = ffi.new "tl_population *[1]"
+  check(C.tl_population_create(handles, #list, out), 2)
+  return setmetatable({ handle = ffi.gc(out[0], C.tl_population_free), adapters = list, model = list[1].model }, Set)
+end
+
+function Set:free()
+  if self.handle then C.tl_population_free(ffi.gc(self.handle, nil)); self.handle = nil end
+end
+
+-- ---- members
+
+local function over(base, own)
+  local t = {}
+  for k, v in pairs(base or {}) do t[k] = v end
+  for k, v in pairs(own or {}) do t[k] = v end
+  return t
+end
+
+local function is_adapter(a) return type(a) == "table" and a.handle ~= nil end
+
+--- Every combination of a grid's values: { lr = {1, 2}, seed = {1, 2, 3} } -> six tables, names in alphabetical order, the last one
+--- changing fastest.
+function population.grid(grid)
+  local names, list = {}, { {} }
+  for name, values in pairs(grid) do
+    if type(values) ~= "table" or #values == 0 then error(("grid: %s wants a list of values"):format(tostring(name)), 2) end
+    names[#names + 1] = name
+  end
+  table.sort(names)
+  for _, name in ipairs(names) do
+    local longer = {}
+    for _, t in ipairs(list) do
+      for _, v in ipairs(grid[name]) do longer[#longer + 1] = over(t, { [name] = v }) end
+    end
+    list = longer
+  end
+  return list
+end
+
+local function adapter_of(o, own, first)
+  local a = own.adapter
+  if is_adapter(a) then return a end
+  a = over(is_adapter(o.adapter) and {} or o.adapter, a)
+  local kind = a.kind or "tinylora"
+  if kind == "tinylora" or kind == "loraxs" then a.basis = a.basis or first end
+  return adapters.create(o.model, kind, a)
+end
+
+-- the members' own options over the common ones, each with its adapter
+local function options_of(o, level)
+  if not o.model then error("a population wants a model", level + 1) end
+  if (o.members == nil) == (o.grid == nil) then error("a population wants members = { {...}, ... } or grid = { lr = {...}, ... }", level + 1) end
+  if is_adapter(o.adapter) then error("a population's adapter is a table of options; give ready adapters to the members", level + 1) end
+  local list, first = {}, nil
+  for k, own in ipairs(o.members or population.grid(o.grid)) do
+    list[k] = over(o, own)
+    list[k].members, list[k].grid, list[k].run, list[k].progress = nil, nil, own.run, nil
+    list[k].adapter = adapter_of(o, own, first)
+    first = first or list[k].adapter
+  end
+  if #list == 0 then error("a population wants at least one member", level + 1) end
+  return list
+end
+
+-- what the batch has once: equal for all members
+local function same(list, name, default, level)
+  for k, own in ipairs(list) do
+    local a, b = list[1][name], own[name]
+    if a == nil then a = default end
+    if b == nil then b = default end
+    if a ~= b then error(("%s is %s in member %d and %s in member 1: it is one for the whole population"):format(name, tostring(b), k, tostring(a)), level + 1) end
+  end
+end
+
+local function adapters_of(list)
+  local out = {}
+  for k, own in ipairs(list) do out[k] = own.adapter end
+  return out
+end
+
+-- the problems of a step: one list for all, or what a function says for member k (from 1)
+local function problems_of(problems, k) return type(problems) == "function" and problems(k) or problems end
+
+-- ---- GRPO
+
+local Grpo = {}
+Grpo.__index = Grpo
+
+--- A population trained by GRPO: the options of tl.grpo.trainer for all members, and members or grid (see `? tl.population`).
+--- p.members[k] is the trainer of member k: .adapter, .steps, .optimizer; p.options[k] are its options.
+---@param o table
+function population.grpo(o)
+  local list = options_of(o, 2)
+  for name, default in pairs { temperature = 1, num_iterations = 1, rollouts = "native" } do same(list, name, default, 2) end
+  for _, own in ipairs(list) do own.bonus = (own.entropy_coef or 0) ~= 0 end
+  same(list, "bonus", false, 2)
+  if o.rollouts == "merged" then error('rollouts of a population are "native" or "int8": members have no merged weights of their own', 2) end
+  local p = setmetatable({ o = o, model = o.model, options = list, members = {}, n = 0, steps = 0 }, Grpo)
+  p.pool = require("tl.verify").pool { verifier = o.verifier or o.reward or error("a population wants a verifier or a reward", 2),
+    workers = o.workers, timeout_ms = o.timeout_ms, instructions = o.instructions, config = o.verifier_config, inline = o.inline }
+  for k, own in ipairs(list) do
+    own.pool = p.pool
+    p.members[k] = grpo.trainer(own)
+    p.n = math.max(p.n, p.members[k].n)
+  end
+  p.set, p.rollouts, p.reward_name = population.of(adapters_of(list)), p.members[1].rollouts, p.members[1].reward_name
+  memory.start(p)
+  return p
+end
+
+--- One step of every member. problems: a list, for all; or function(k) -> the list of member k. Returns the members' metrics, their
+--- rollouts, and { step_time, sample_s, verify_s, update_s, n_tokens } of the whole.
+function Grpo:step(problems)
+  local began = C.tl_seconds()
+  if self.steps == 0 and self.o.gate ~= false then require("tl.attack").gate(self.pool, problems_of(problems, 1), self.reward_name) end
+  self.steps = self.steps + 1
+  local parts, groups = {}, {}
+  for k, t in ipairs(self.members) do
+    t.steps = t.steps + 1
+    parts[k] = { trainer = t, member = k - 1, rollout = t:groups(problems_of(problems, k)), lr = t.lr(t.steps, t.o.total_steps or t.steps) }
+    for _, g in ipairs(parts[k].rollout.groups) do groups[#groups + 1] = g end
+  end
+  local budget = memory.plan(self, groups)
+  if self.rollouts == "int8" then self.int8 = self.int8 or self.model:quantize() end
+  local s = sample.sampler(self.int8 or self.model, { population = self.set, max_sequences = self.o.max_sequences, memory = budget.cache, kept = self.kept })
+  grpo.sample(parts, s)
+  s:free()
+  for _, part in ipairs(parts) do
+    part.rollout.budget = budget
+    part.trainer:judge(part.rollout)
+  end
+  local b = grpo.pack(parts)
+  b.memory = budget.pass
+  grpo.update(parts, b, { model = self.model, population = self.set, kept = self.kept })
+  return self:report(parts, b, began)
+end
+
+function Grpo:report(parts, b, began)
+  local list, rollouts, first = {}, {}, parts[1].rollout
+  local whole = { sample_s = first.sample_s, verify_s = first.verify_s, update_s = b.update_s, n_tokens = 0 }
+  for k, part in ipairs(parts) do
+    list[k], rollouts[k] = part.trainer:metrics(part, b), part.rollout
+    whole.n_tokens = whole.n_tokens + part.rollout.n_tokens
+  end
+  b.batch:free()
+  whole.step_time = C.tl_seconds() - began
+  for k, part in ipairs(parts) do
+    list[k].step_time = whole.step_time
+    if part.trainer.o.run then part.trainer.o.run:step(list[k], part.rollout) end
+  end
+  return list, rollouts, whole
+end
+
+function Grpo:free()
+  for _, t in ipairs(self.members) do t:free() end
+  if self.int8 then self.int8:free() end
+  if self.kept then self.kept:free() end
+  self.pool:free()
+  self.set:free()
+end
+
+-- ---- SFT
+
+local Sft = {}
+Sft.__index = Sft
+
+--- A population trained by SFT: the options of tl.sft.trainer for all members, and members or grid (see `? tl.population`).
+---@param o table
+function population.sft(o)
+  local list = options_of(o, 2)
+  local p = setmetatable({ o = o, model = o.model, options = list, members = {} }, Sft)
+  for k, own in ipairs(list) do p.members[k] = sft.trainer(own) end
+  p.set = population.of(adapters_of(list))
+  return p
+end
+
+--- One step of every member, as tl.population.grpo's; returns the members' metrics.
+function Sft:step(problems)
+  local batch, parts = pass.batch(), {}
+  for k, t in ipairs(self.members) do
+    batch:member(k - 1)
+    parts[k] = sft.pack(t, batch, problems_of(problems, k))
+  end
+  local list = sft.update(parts, batch, { model = self.model, population = self.set, memory = self.o.memory })
+  batch:free()
+  return list
+end
+
+function Sft:free() self.set:free() end
+
+return setmetatable(population, { __call = function(_, o) return population.grpo(o) end })
