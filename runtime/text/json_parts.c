@@ -142,7 +142,7 @@ static tl_status read_byte_level(tl_tokenizer *t, const cJSON *o) {
     TL_TRY(text_new_step(t, (text_step){.kind = TEXT_SPACE}));
   if (!json_flag(o, "use_regex", true))
     return TL_OK;
-  return text_add_split(t, text_gpt2_pattern, TEXT_ONIGURUMA, TEXT_ISOLATED, false);
+  return text_add_split(t, TEXT_GPT2_PATTERN, TEXT_ONIGURUMA, TEXT_ISOLATED, false);
 }
 
 static tl_status read_chars(tl_tokenizer *t, bool (*is)(uint32_t), text_behavior behavior) {

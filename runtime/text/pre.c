@@ -1,9 +1,10 @@
 // pre.c: what `tokenizer.ggml.pre` stands for. A GGUF names its pre-tokenizer and leaves the splits to the reader; these are
-// the splits that the models' own tokenizer.json files have, or, where only llama.cpp knows the name, llama.cpp's.
+// the splits that the models' own tokenizer.json files have, spelled as there, or, where only llama.cpp knows the name,
+// llama.cpp's. The one table serves reading a GGUF, finding the name for a tokenizer.json's splits, and spelling them out again.
 //
 // Two deliberate differences from llama.cpp: qwen2 has the NFC of Qwen's own tokenizer, and digits of smollm, starcoder and
 // the like are those of the Digits pre-tokenizer. An unknown name is refused: wrong splits give wrong ids without a word.
-#include "text.h"
+#include "convert.h"
 
 #define CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define SPACES "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
@@ -31,73 +32,64 @@
   "\\x{10c80}-\\x{10cb2}\\x{10cc0}-\\x{10cf2}\\x{118a0}-\\x{118df}\\x{1e900}-\\x{1e943}"
 #define DEEPSEEK_CJK "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+"
 
-enum { GPT2, QWEN2, LLAMA3, DIGITS_GPT2, N_PRE_SCANS };
-typedef struct pre {
-  const char *names;       // with a space on either side of each
-  const char *patterns[5]; // splits, isolated, in this order; none: scan
-  int scan;
-  bool nfc, ignore_merges, bos;
-} pre;
-static const pre table[] = {
-    {.names = " gpt-2 phi-2 mpt olmo jais gigachat modern-bert a.x-4.0 mellum exaone4 trillion granite-docling ", .scan = GPT2},
-    {.names = " smollm starcoder refact command-r codeshell exaone minerva-7b ", .scan = DIGITS_GPT2},
-    {.names = " qwen2 deepseek-r1-qwen kormo ", .scan = QWEN2, .nfc = true},
-    {.names = " stablelm2 megrez hunyuan ", .scan = QWEN2},
+#define DIGITS text_pre_digits
+const char text_pre_digits[] = "single digits";
+const text_pre text_pre_list[] = {
+    {.names = " gpt-2 phi-2 mpt olmo jais gigachat modern-bert a.x-4.0 mellum exaone4 trillion granite-docling ",
+     .splits = {TEXT_GPT2_PATTERN}},
+    {.names = " smollm starcoder refact command-r codeshell exaone minerva-7b ", .splits = {DIGITS, TEXT_GPT2_PATTERN}},
+    {.names = " qwen2 deepseek-r1-qwen kormo ", .splits = {TEXT_QWEN2_PATTERN}, .nfc = true},
+    {.names = " stablelm2 megrez hunyuan ", .splits = {TEXT_QWEN2_PATTERN}},
     {.names = " llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 ",
-     .scan = LLAMA3,
+     .splits = {TEXT_LLAMA3_PATTERN},
      .ignore_merges = true,
      .bos = true},
-    {.names = " dbrx smaug-bpe glm4 chatglm-bpe ", .scan = LLAMA3},
-    {.names = " default ", .patterns = {"[\\p{P}\\$\\+<=>\\^~\\|]+", "gpt-2", "\\p{N}+", "[0-9][0-9][0-9]"}},
-    {.names = " falcon ", .patterns = {"[\\p{P}\\$\\+<=>\\^~\\|`]+", "gpt-2", "[0-9][0-9][0-9]"}},
+    {.names = " smaug-bpe dbrx glm4 chatglm-bpe ", .splits = {TEXT_LLAMA3_PATTERN}},
+    {.names = " default ", .splits = {"[\\p{P}\\$\\+<=>\\^~\\|]+", TEXT_GPT2_PATTERN, "\\p{N}+", "[0-9][0-9][0-9]"}},
+    {.names = " falcon ", .splits = {"[\\p{P}\\$\\+<=>\\^~\\|`]+", TEXT_GPT2_PATTERN, "[0-9][0-9][0-9]"}},
     {.names = " deepseek-llm ",
-     .patterns = {"[\\r\\n]", "\\s?[" DEEPSEEK_LETTERS "]+",
-                  "\\s?[!-/:-~\\x{ff01}-\\x{ff0f}\\x{ff1a}-\\x{ff5e}\\x{2018}-\\x{201f}\\x{3000}-\\x{3002}]+", "\\s+$",
-                  DEEPSEEK_CJK "|\\p{N}+"}},
-    {.names = " deepseek-coder ", .patterns = {"[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", DEEPSEEK_CJK, "\\p{N}"}},
+     .splits = {"[\\r\\n]", "\\s?[" DEEPSEEK_LETTERS "]+",
+                "\\s?[!-/:-~\\x{ff01}-\\x{ff0f}\\x{ff1a}-\\x{ff5e}\\x{2018}-\\x{201f}\\x{3000}-\\x{3002}]+", "\\s+$",
+                DEEPSEEK_CJK "|\\p{N}+"}},
+    {.names = " deepseek-coder ", .splits = {"[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", DEEPSEEK_CJK, "\\p{N}"}},
     {.names = " deepseek-v3 hunyuan-dense ",
-     .patterns = {"\\p{N}{1,3}", "[一-龥\\x{3040}-ゟ゠-ヿ]+",
-                  "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
-                  " ?[\\p{P}\\p{S}]+[\\r\\n]*|" SPACES}},
-    {.names = " tekken ", .patterns = {CASED("") "\\p{N}|" SYMBOLS SPACES}, .ignore_merges = true, .bos = true},
-    {.names = " gpt-4o llama4 ", .patterns = {CASED(CONTRACTIONS "?") "\\p{N}{1,3}|" SYMBOLS SPACES}},
-    {.names = " bloom gpt3-finnish poro-chat ", .patterns = {" ?[^(\\s|.,!?…。，、।۔،)]+"}},
-    {.names = " viking ", .patterns = {" ?[^(\\s|.,!?…。，、।۔،)]+", "\\p{N}"}},
+     .splits = {"\\p{N}{1,3}", "[一-龥\xE3\x81\x80-ゟ゠-ヿ]+",
+                "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
+                " ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"}},
+    {.names = " tekken ", .splits = {CASED("") "\\p{N}|" SYMBOLS SPACES}, .ignore_merges = true, .bos = true},
+    {.names = " gpt-4o llama4 ", .splits = {CASED(CONTRACTIONS "?") "\\p{N}{1,3}|" SYMBOLS SPACES}},
+    {.names = " bloom gpt3-finnish poro-chat ", .splits = {" ?[^(\\s|.,!?…。，、।۔،)]+"}},
+    {.names = " viking ", .splits = {" ?[^(\\s|.,!?…。，、।۔،)]+", "\\p{N}"}},
 };
+const int text_n_pre = sizeof text_pre_list / sizeof *text_pre_list;
 
-static tl_status add_scans(tl_tokenizer *t, int scan) {
-  static const text_scanner scanners[N_PRE_SCANS] = {text_scan_gpt2, text_scan_qwen2, text_scan_llama3, text_scan_gpt2};
-  if (scan == DIGITS_GPT2)
-    TL_TRY(text_new_step(t, (text_step){.kind = TEXT_SCAN, .scan = text_scan_digits}));
-  return text_new_step(t, (text_step){.kind = TEXT_SCAN, .scan = scanners[scan]});
+const text_pre *text_pre_named(const char *name, size_t n) {
+  char key[80];
+  if (n > 64 || memchr(name, ' ', n))
+    return NULL;
+  snprintf(key, sizeof key, " %.*s ", (int)n, name);
+  for (int i = 0; i < text_n_pre; i++)
+    if (strstr(text_pre_list[i].names, key))
+      return &text_pre_list[i];
+  return NULL;
 }
 
 tl_status text_pre_by_name(tl_tokenizer *t, const char *name, bool *bos) {
-  char key[80];
-  bool known = strlen(name) < 64 && !strchr(name, ' ');
-  snprintf(key, sizeof key, " %.64s ", name);
-  for (size_t i = 0; known && i < sizeof table / sizeof *table; i++) {
-    const pre *p = &table[i];
-    if (!strstr(p->names, key))
-      continue;
-    *bos = p->bos;
-    t->ignore_merges = p->ignore_merges;
-    if (p->nfc)
-      TL_TRY(text_new_norm(t, (text_norm){.kind = TEXT_FORM, .form = TEXT_NFC}));
-    if (!p->patterns[0])
-      return add_scans(t, p->scan);
-    for (int k = 0; k < 5 && p->patterns[k]; k++) {
-      if (!strcmp(p->patterns[k], "gpt-2"))
-        TL_TRY(add_scans(t, GPT2));
-      else
-        TL_TRY(text_add_split(t, p->patterns[k], TEXT_ONIGURUMA, TEXT_ISOLATED, false));
-    }
-    return TL_OK;
+  const text_pre *p = text_pre_named(name, strlen(name));
+  if (!p) {
+    tl_str names = {0};
+    for (int i = 0; i < text_n_pre; i++)
+      tl_str_printf(&names, "%.*s", (int)strlen(text_pre_list[i].names) - 1, text_pre_list[i].names);
+    tl_status status = tl_fail(TL_E_UNSUPPORTED, "%s: tokenizer.ggml.pre is '%.60s'; supported:%s", t->path, name, names.p);
+    tl_str_free(&names);
+    return status;
   }
-  tl_str names = {0};
-  for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-    tl_str_printf(&names, "%.*s", (int)strlen(table[i].names) - 1, table[i].names);
-  tl_status status = tl_fail(TL_E_UNSUPPORTED, "%s: tokenizer.ggml.pre is '%.60s'; supported:%s", t->path, name, names.p);
-  tl_str_free(&names);
-  return status;
+  *bos = p->bos;
+  t->ignore_merges = p->ignore_merges;
+  if (p->nfc)
+    TL_TRY(text_new_norm(t, (text_norm){.kind = TEXT_FORM, .form = TEXT_NFC}));
+  for (int k = 0; k < TEXT_PRE_SPLITS && p->splits[k]; k++)
+    TL_TRY(p->splits[k] == text_pre_digits ? text_new_step(t, (text_step){.kind = TEXT_SCAN, .scan = text_scan_digits})
+                                           : text_add_split(t, p->splits[k], TEXT_ONIGURUMA, TEXT_ISOLATED, false));
+  return TL_OK;
 }

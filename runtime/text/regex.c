@@ -9,14 +9,6 @@
 // Classes get the characters that Unicode 15 and 16 added to the tables of PCRE2 10.42 (unicode.c).
 #include "text.h"
 
-// The three pre-tokenizers that nearly every byte-level vocabulary was trained with. GPT-2: contractions, one space with the
-// word after it. Qwen2: any one character with the word, digits singly, line ends together. Llama 3: digits in threes.
-const char *const text_gpt2_pattern = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-const char *const text_qwen2_pattern = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|"
-                                       " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-const char *const text_llama3_pattern = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|"
-                                        " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-
 static void add(tl_str *s, const char *text) {
   tl_str_add(s, text, strlen(text));
 }

@@ -230,9 +230,9 @@ const char *text_scan_words(const char *p, const char *end) {
 }
 
 text_scanner text_known_scanner(const char *pattern) {
-  if (!strcmp(pattern, text_gpt2_pattern))
+  if (!strcmp(pattern, TEXT_GPT2_PATTERN))
     return text_scan_gpt2;
-  if (!strcmp(pattern, text_qwen2_pattern))
+  if (!strcmp(pattern, TEXT_QWEN2_PATTERN))
     return text_scan_qwen2;
-  return strcmp(pattern, text_llama3_pattern) ? NULL : text_scan_llama3;
+  return strcmp(pattern, TEXT_LLAMA3_PATTERN) ? NULL : text_scan_llama3;
 }

@@ -20,6 +20,7 @@
 //   encode.c    the pipeline above                                      decode.c    ids to text, whole and as a stream
 //   json.c      tokenizer.json: model, added tokens, template           json_parts.c  its normalizer, pre-tokenizer, decoder
 //   config.c    what lies beside tokenizer.json                         gguf.c, pre.c, spm.c  a GGUF's metadata
+//   to_gguf.c, to_gguf_spm.c, to_json.c   from one of the two to the other
 //   tokenizer.c the public functions
 #ifndef TL_TEXT_H
 #define TL_TEXT_H
@@ -249,7 +250,6 @@ tl_status text_new_norm(tl_tokenizer *t, text_norm n); // takes over n.re and n.
 tl_status text_normalise(const tl_tokenizer *t, text_work *w, text_piece *piece);
 
 // ---- regex.c
-extern const char *const text_gpt2_pattern, *const text_qwen2_pattern, *const text_llama3_pattern;
 typedef enum text_syntax { TEXT_ONIGURUMA, TEXT_LITERAL, TEXT_PCRE2 } text_syntax;
 // what: "the pre-tokenizer's pattern", for the error
 tl_status text_compile(const char *path, const char *what, const char *pattern, text_syntax syntax, pcre2_code **out);
@@ -264,6 +264,14 @@ text_matcher text_matches(const char *path, pcre2_match_data *match, const pcre2
 tl_status text_next_match(text_matcher *m, bool *found, size_t *start, size_t *end);
 
 // ---- scan.c
+// The three pre-tokenizers that nearly every byte-level vocabulary was trained with. GPT-2: contractions, one space with the
+// word after it. Qwen2: any one character with the word, digits singly, line ends together. Llama 3: digits in threes.
+#define TEXT_GPT2_PATTERN "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+#define TEXT_WORDS_PATTERN(digits)                                                                                             \
+  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits                                                             \
+  "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define TEXT_QWEN2_PATTERN TEXT_WORDS_PATTERN("\\p{N}")
+#define TEXT_LLAMA3_PATTERN TEXT_WORDS_PATTERN("\\p{N}{1,3}")
 const char *text_scan_gpt2(const char *p, const char *end);
 const char *text_scan_qwen2(const char *p, const char *end);
 const char *text_scan_llama3(const char *p, const char *end);

@@ -1,57 +1,20 @@
 // to_gguf.c: a tokenizer as a GGUF's metadata (tokenizer.ggml.*), from the files of a Hugging Face folder or from another GGUF.
 //
 // From a GGUF its keys are copied as they are. From tokenizer.json: a byte-level BPE whose splits, normal form and
-// ignore_merges are those of a pre-tokenizer that GGUF has a name for (known.h). What a GGUF cannot express (other splits, a
-// template other than BOS in front and EOS behind, added tokens that eat blanks) is refused with its reason: other ids without
-// a word are worse.
+// ignore_merges are those of a pre-tokenizer that GGUF has a name for (pre.c), or SentencePiece's BPE (to_gguf_spm.c). What a
+// GGUF cannot express (other splits, a template other than BOS in front and EOS behind, added tokens that eat blanks) is
+// refused with its reason: other ids without a word are worse.
 //
 // Tokens: an id that no token has becomes "[PAD<id>]" of type unused, as llama.cpp wants one token for each embedding row.
-#include "known.h"
-#include "../base/gguf.h"
-#include <cjson/cJSON.h>
-
-enum { NORMAL = 1, CONTROL = 3, USER_DEFINED = 4, UNUSED = 5 };
-
-const text_known text_known_list[TEXT_N_KNOWN] = {
-    {" gpt-2 phi-2 mpt olmo ", &text_gpt2_pattern, false, false, false, false},
-    {" smollm starcoder refact command-r codeshell exaone ", &text_gpt2_pattern, true, false, false, false},
-    {" qwen2 deepseek-r1-qwen ", &text_qwen2_pattern, false, true, false, false},
-    {" stablelm2 ", &text_qwen2_pattern, false, false, false, false},
-    {" llama-bpe llama3 llama-v3 ", &text_llama3_pattern, false, false, true, true},
-    {" smaug-bpe dbrx ", &text_llama3_pattern, false, false, false, false},
-};
-
-const text_known *text_known_named(const char *name, size_t n) {
-  char key[80];
-  if (n > 64 || memchr(name, ' ', n))
-    return NULL;
-  snprintf(key, sizeof key, " %.*s ", (int)n, name);
-  for (int i = 0; i < TEXT_N_KNOWN; i++)
-    if (strstr(text_known_list[i].names, key))
-      return &text_known_list[i];
-  return NULL;
-}
-
-// stands for the Digits pre-tokenizer, each digit by itself, in a list of splits
-static const char single_digits[] = "single digits";
-
-static const cJSON *get(const cJSON *o, const char *key) {
-  return cJSON_GetObjectItemCaseSensitive(o, key);
-}
-static const char *get_string(const cJSON *o, const char *key) {
-  return cJSON_GetStringValue(get(o, key));
-}
-static const char *type_of(const cJSON *o) {
-  const char *s = get_string(o, "type");
-  return s ? s : "none";
-}
+#include "convert.h"
 
 typedef struct source {
   const char *path;
   const cJSON *json;
-  const char *splits[4]; // regexes, matches isolated; or single_digits
-  int n_splits, n_forms;
-  bool nfc, odd; // odd: something that no known pre-tokenizer has
+  const char *splits[TEXT_PRE_SPLITS]; // regexes, matches isolated; or text_pre_digits
+  int n_splits;
+  bool byte_level; // a ByteLevel was seen; what stands behind it works on its spelling
+  bool nfc, odd;   // odd: something that no known pre-tokenizer has
   char why[160];
 } source;
 
@@ -67,30 +30,33 @@ static void odd(source *s, const char *what, const char *detail) {
 }
 
 static void add_split(source *s, const char *pattern) {
-  if (s->n_splits < 4)
+  if (s->n_splits < TEXT_PRE_SPLITS)
     s->splits[s->n_splits++] = pattern;
   else
-    odd(s, "more than four splits", NULL);
+    odd(s, "more splits than any known pre-tokenizer has", NULL);
 }
 
 static void read_pre(source *s, const cJSON *o, int depth) {
   const cJSON *item;
-  const char *type = type_of(o);
+  const char *type = json_type(o);
+  if (s->byte_level)
+    odd(s, "a pre-tokenizer behind ByteLevel:", type);
   if (strcmp(type, "Sequence") == 0 && depth < 4) {
-    cJSON_ArrayForEach(item, get(o, "pretokenizers")) read_pre(s, item, depth + 1);
+    cJSON_ArrayForEach(item, json_get(o, "pretokenizers")) read_pre(s, item, depth + 1);
   } else if (strcmp(type, "Split") == 0) {
-    const char *re = get_string(get(o, "pattern"), "Regex"), *behavior = get_string(o, "behavior");
-    if (!re || !behavior || strcmp(behavior, "Isolated") != 0 || cJSON_IsTrue(get(o, "invert")))
+    const char *re = json_string(json_get(o, "pattern"), "Regex"), *behavior = json_string(o, "behavior");
+    if (!re || !behavior || strcmp(behavior, "Isolated") != 0 || cJSON_IsTrue(json_get(o, "invert")))
       odd(s, "a Split that is not an isolated regex:", re);
     else
       add_split(s, re);
-  } else if (strcmp(type, "Digits") == 0 && cJSON_IsTrue(get(o, "individual_digits"))) {
-    add_split(s, single_digits);
+  } else if (strcmp(type, "Digits") == 0 && cJSON_IsTrue(json_get(o, "individual_digits"))) {
+    add_split(s, text_pre_digits);
   } else if (strcmp(type, "ByteLevel") == 0) {
-    if (!cJSON_IsFalse(get(o, "add_prefix_space")))
+    s->byte_level = true;
+    if (!cJSON_IsFalse(json_get(o, "add_prefix_space")))
       odd(s, "ByteLevel with add_prefix_space", NULL);
-    if (!cJSON_IsFalse(get(o, "use_regex")))
-      add_split(s, text_gpt2_pattern);
+    if (!cJSON_IsFalse(json_get(o, "use_regex")))
+      add_split(s, TEXT_GPT2_PATTERN);
   } else {
     odd(s, "the pre-tokenizer", type);
   }
@@ -100,27 +66,31 @@ static void read_normalizer(source *s, const cJSON *o) {
   const cJSON *item;
   if (!cJSON_IsObject(o))
     return;
-  if (strcmp(type_of(o), "Sequence") == 0) {
-    cJSON_ArrayForEach(item, get(o, "normalizers")) read_normalizer(s, item);
-  } else if (strcmp(type_of(o), "NFC") == 0) {
+  if (strcmp(json_type(o), "Sequence") == 0) {
+    cJSON_ArrayForEach(item, json_get(o, "normalizers")) read_normalizer(s, item);
+  } else if (strcmp(json_type(o), "NFC") == 0) {
     s->nfc = true;
   } else {
-    odd(s, "the normalizer", type_of(o));
+    odd(s, "the normalizer", json_type(o));
   }
 }
 
+static bool same_splits(const source *s, const text_pre *k) {
+  int n = 0;
+  for (; n < TEXT_PRE_SPLITS && k->splits[n]; n++)
+    if (n == s->n_splits || strcmp(s->splits[n], k->splits[n]) != 0)
+      return false;
+  return n == s->n_splits;
+}
+
 // the known pre-tokenizer that this tokenizer.json spells out
-static tl_status find_known(source *s, const text_known **out) {
-  const cJSON *model = get(s->json, "model");
-  bool ignore = cJSON_IsTrue(get(model, "ignore_merges"));
-  read_pre(s, get(s->json, "pre_tokenizer"), 0);
-  read_normalizer(s, get(s->json, "normalizer"));
-  for (int i = 0; i < TEXT_N_KNOWN && !s->odd; i++) {
-    const text_known *k = &text_known_list[i];
-    int n = k->digits ? 2 : 1;
-    bool same = s->n_splits == n && (!k->digits || s->splits[0] == single_digits) && strcmp(s->splits[n - 1], *k->split) == 0 &&
-                s->nfc == k->nfc && ignore == k->ignore_merges;
-    if (same)
+static tl_status find_known(source *s, const text_pre **out) {
+  bool ignore = json_flag(json_get(s->json, "model"), "ignore_merges", false);
+  read_pre(s, json_get(s->json, "pre_tokenizer"), 0);
+  read_normalizer(s, json_get(s->json, "normalizer"));
+  for (int i = 0; i < text_n_pre && !s->odd; i++) {
+    const text_pre *k = &text_pre_list[i];
+    if (same_splits(s, k) && s->nfc == k->nfc && ignore == k->ignore_merges)
       return *out = k, TL_OK;
   }
   char why[400];
@@ -132,66 +102,71 @@ static tl_status find_known(source *s, const text_known **out) {
 
 // ---------------------------------------------------------------- tokens
 
-typedef struct token {
-  const char *text;
-  int type;
-} token;
-
-static tl_status place(const source *s, token *list, int n, const cJSON *id, const char *text, int type) {
+static tl_status place(const source *s, text_entry *list, int n, const cJSON *id, const char *text, int type) {
   if (!text || !cJSON_IsNumber(id) || id->valuedouble < 0)
     return tl_fail(TL_E_FORMAT, "%s: a token without text or id", s->path);
   if (id->valuedouble >= n)
     return tl_fail(TL_E_SHAPE, "%s: token '%.60s' has id %.0f, the model's embedding has %d rows", s->path, text,
                    id->valuedouble, n);
-  list[(int)id->valuedouble] = (token){text, type};
+  list[(int)id->valuedouble] = (text_entry){text, type};
   return TL_OK;
 }
 
-static tl_status read_added(const source *s, token *list, int n) {
+static tl_status read_added(const source *s, text_entry *list, int n) {
   const cJSON *a;
-  cJSON_ArrayForEach(a, get(s->json, "added_tokens")) {
+  cJSON_ArrayForEach(a, json_get(s->json, "added_tokens")) {
     char why[160];
-    const char *text = get_string(a, "content");
+    const char *text = json_string(a, "content");
     snprintf(why, sizeof why, "the added token %.60s is single_word, lstrip or rstrip", text ? text : "");
-    if (cJSON_IsTrue(get(a, "single_word")) || cJSON_IsTrue(get(a, "lstrip")) || cJSON_IsTrue(get(a, "rstrip")))
+    if (cJSON_IsTrue(json_get(a, "single_word")) || cJSON_IsTrue(json_get(a, "lstrip")) || cJSON_IsTrue(json_get(a, "rstrip")))
       return refuse(s, why);
-    TL_TRY(place(s, list, n, get(a, "id"), text, cJSON_IsTrue(get(a, "special")) ? CONTROL : USER_DEFINED));
+    int type = cJSON_IsTrue(json_get(a, "special")) ? TEXT_CONTROL : TEXT_USER_DEFINED;
+    TL_TRY(place(s, list, n, json_get(a, "id"), text, type));
   }
   return TL_OK;
 }
 
-static tl_status put_tokens(const source *s, int n, tl_gguf_writer *w) {
-  token *list = calloc((size_t)n + 1, sizeof *list);
-  if (!list)
-    return tl_fail(TL_E_MEMORY, "%s: out of memory", s->path);
+// A `normalized` added token is looked for in normalised text: a GGUF can only say this where it makes no difference.
+static tl_status check_normalized(const source *s, const tl_tokenizer *t) {
+  char why[160];
+  for (size_t i = 0; i < t->normal.n; i++) {
+    const text_added *a = &t->normal.items[i];
+    const text_token *k = &t->tokens[a->id];
+    snprintf(why, sizeof why, "the added token %.60s is looked for as '%.60s', in normalised text", k->text, a->content);
+    if (a->n != k->n_text || memcmp(a->content, k->text, a->n) != 0)
+      return refuse(s, why);
+  }
+  return TL_OK;
+}
+
+// Each id's token. SentencePiece's vocabularies tell bytes and the unknown token from others.
+static tl_status list_tokens(const source *s, const tl_tokenizer *t, text_entry *list, int n) {
   const cJSON *v;
-  tl_status st = TL_OK;
-  cJSON_ArrayForEach(v, get(get(s->json, "model"), "vocab")) {
-    if (st == TL_OK)
-      st = place(s, list, n, v, v->string, NORMAL);
+  cJSON_ArrayForEach(v, json_get(json_get(s->json, "model"), "vocab"))
+      TL_TRY(place(s, list, n, v, v->string, t->byte_level || text_byte_token(v->string, strlen(v->string)) < 0 ? TEXT_NORMAL : TEXT_BYTE));
+  TL_TRY(read_added(s, list, n));
+  if (!t->byte_level && t->unk >= 0 && t->unk < n)
+    list[t->unk].type = TEXT_UNKNOWN;
+  return check_normalized(s, t);
+}
+
+static void put_tokens(const text_entry *list, int n, tl_gguf_writer *w) {
+  char pad[32];
+  tl_gguf_put_array(w, "tokenizer.ggml.tokens", TL_GGUF_STRING, (uint64_t)n);
+  for (int i = 0; i < n; i++) {
+    snprintf(pad, sizeof pad, "[PAD%d]", i);
+    const char *text = list[i].text ? list[i].text : pad;
+    tl_gguf_item_text(w, text, strlen(text));
   }
-  if (st == TL_OK)
-    st = read_added(s, list, n);
-  if (st == TL_OK) {
-    char pad[32];
-    tl_gguf_put_array(w, "tokenizer.ggml.tokens", TL_GGUF_STRING, (uint64_t)n);
-    for (int i = 0; i < n; i++) {
-      snprintf(pad, sizeof pad, "[PAD%d]", i);
-      const char *text = list[i].text ? list[i].text : pad;
-      tl_gguf_item_text(w, text, strlen(text));
-    }
-    tl_gguf_put_array(w, "tokenizer.ggml.token_type", TL_GGUF_I32, (uint64_t)n);
-    for (int i = 0; i < n; i++) {
-      int32_t type = list[i].text ? list[i].type : UNUSED;
-      tl_gguf_item_raw(w, &type, sizeof type);
-    }
+  tl_gguf_put_array(w, "tokenizer.ggml.token_type", TL_GGUF_I32, (uint64_t)n);
+  for (int i = 0; i < n; i++) {
+    int32_t type = list[i].text ? list[i].type : TEXT_UNUSED;
+    tl_gguf_item_raw(w, &type, sizeof type);
   }
-  free(list);
-  return st;
 }
 
 static tl_status put_merges(const source *s, tl_gguf_writer *w) {
-  const cJSON *merges = get(get(s->json, "model"), "merges"), *m;
+  const cJSON *merges = json_get(json_get(s->json, "model"), "merges"), *m;
   uint64_t n = 0;
   cJSON_ArrayForEach(m, merges) n += !(cJSON_IsString(m) && strncmp(m->valuestring, "#version", 8) == 0);
   tl_gguf_put_array(w, "tokenizer.ggml.merges", TL_GGUF_STRING, n);
@@ -229,25 +204,63 @@ static tl_status put_template(const source *s, const tl_tokenizer *t, tl_gguf_wr
   return TL_OK;
 }
 
-static tl_status from_json(source *s, const tl_tokenizer *t, int n_rows, tl_gguf_writer *w) {
-  const char *model = type_of(get(s->json, "model"));
-  if (cJSON_IsTrue(get(get(s->json, "model"), "byte_fallback")) || strcmp(type_of(get(s->json, "decoder")), "ByteLevel") != 0)
-    return refuse(s, "it is not a byte-level BPE");
-  if (strcmp(model, "none") != 0 && strcmp(model, "BPE") != 0)
-    return refuse(s, "its model is not BPE");
-  const text_known *k;
+static tl_status byte_level_from_json(source *s, const tl_tokenizer *t, const text_entry *list, int n, tl_gguf_writer *w) {
+  if (json_flag(json_get(s->json, "model"), "byte_fallback", false) || !json_is(json_get(s->json, "decoder"), "ByteLevel"))
+    return refuse(s, "it is neither a byte-level BPE nor SentencePiece's");
+  const text_pre *k;
   TL_TRY(find_known(s, &k));
   char pre[64];
   sscanf(k->names, " %63s", pre);
   tl_gguf_put_string(w, "tokenizer.ggml.model", "gpt2");
   tl_gguf_put_string(w, "tokenizer.ggml.pre", pre);
-  TL_TRY(put_tokens(s, n_rows, w));
+  put_tokens(list, n, w);
   TL_TRY(put_merges(s, w));
-  TL_TRY(put_template(s, t, w));
   tl_gguf_put_bool(w, "tokenizer.ggml.add_space_prefix", false);
-  if (t->chat_template)
+  return put_template(s, t, w);
+}
+
+static tl_status spm_from_json(const source *s, const tl_tokenizer *t, const text_entry *list, int n, tl_gguf_writer *w) {
+  const char *form;
+  char why[200];
+  bool prefix;
+  if (!text_spm_form(s->json, &prefix, &form))
+    return refuse(s, form);
+  for (int b = 0; b < 256; b++)
+    if (t->byte_id[b] < 0)
+      return refuse(s, "its vocabulary has not all of <0x00> to <0xFF>");
+  if (t->unk < 0 || t->ignore_merges)
+    return refuse(s, t->unk < 0 ? "it has no unk_token" : "it has ignore_merges");
+  float *scores = malloc(((size_t)n + 1) * sizeof *scores);
+  if (!scores)
+    return tl_fail(TL_E_MEMORY, "%s: out of memory", s->path);
+  bool fine = text_spm_scores(t, list, n, scores, why, sizeof why);
+  if (fine) {
+    tl_gguf_put_string(w, "tokenizer.ggml.model", "llama");
+    tl_gguf_put_string(w, "tokenizer.ggml.pre", "default");
+    put_tokens(list, n, w);
+    tl_gguf_put_array(w, "tokenizer.ggml.scores", TL_GGUF_F32, (uint64_t)n);
+    tl_gguf_item_raw(w, scores, (size_t)n * sizeof *scores);
+    tl_gguf_put_u32(w, "tokenizer.ggml.unknown_token_id", (uint32_t)t->unk);
+    tl_gguf_put_bool(w, "tokenizer.ggml.add_space_prefix", prefix);
+  }
+  free(scores);
+  return fine ? put_template(s, t, w) : refuse(s, why);
+}
+
+static tl_status from_json(source *s, const tl_tokenizer *t, int n_rows, tl_gguf_writer *w) {
+  const char *model = json_type(json_get(s->json, "model"));
+  if (json_string(json_get(s->json, "model"), "type") && strcmp(model, "BPE") != 0)
+    return refuse(s, "its model is not BPE");
+  text_entry *list = calloc((size_t)n_rows + 1, sizeof *list);
+  if (!list)
+    return tl_fail(TL_E_MEMORY, "%s: out of memory", s->path);
+  tl_status st = list_tokens(s, t, list, n_rows);
+  if (st == TL_OK)
+    st = text_is_spm(s->json) ? spm_from_json(s, t, list, n_rows, w) : byte_level_from_json(s, t, list, n_rows, w);
+  free(list);
+  if (st == TL_OK && t->chat_template)
     tl_gguf_put_string(w, "tokenizer.chat_template", t->chat_template);
-  return TL_OK;
+  return st;
 }
 
 static tl_status copy_keys(const char *path, tl_gguf_writer *w) {

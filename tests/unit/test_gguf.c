@@ -3,7 +3,6 @@
 #include "../test.h"
 #include "../../runtime/base/gguf.h"
 #include "../../runtime/model/load.h"
-#include "../../runtime/text/tokenizer.h"
 #include "modelfile.h"
 
 // ---------------------------------------------------------------- composing a file
@@ -478,67 +477,6 @@ static void damaged(void) {
   tl_str_free(&all);
 }
 
-static void tokenizer_keys(tl_gguf_writer *w) {
-  static const char *const tokens[] = {"a", "b", "ab", "\"\n<|end|>"}, merge[] = "a b";
-  int32_t types[] = {1, 1, 1, 3};
-  tl_gguf_put_string(w, "tokenizer.ggml.model", "gpt2");
-  tl_gguf_put_string(w, "tokenizer.ggml.pre", "llama-bpe");
-  tl_gguf_put_array(w, "tokenizer.ggml.tokens", TL_GGUF_STRING, 4);
-  for (int i = 0; i < 4; i++) tl_gguf_item_text(w, tokens[i], strlen(tokens[i]));
-  tl_gguf_put_array(w, "tokenizer.ggml.token_type", TL_GGUF_I32, 4);
-  tl_gguf_item_raw(w, types, sizeof types);
-  tl_gguf_put_array(w, "tokenizer.ggml.merges", TL_GGUF_STRING, 1);
-  tl_gguf_item_text(w, merge, 3);
-  tl_gguf_put_u32(w, "tokenizer.ggml.bos_token_id", 3);
-  tl_gguf_put_u32(w, "tokenizer.ggml.eos_token_id", 3);
-  tl_gguf_put_bool(w, "tokenizer.ggml.add_bos_token", true);
-  tl_gguf_put_bool(w, "tokenizer.ggml.add_eos_token", true);
-  tl_gguf_put_string(w, "tokenizer.chat_template", "{{ \"x\" }}");
-}
-
-static tl_status no_tensor(void *ctx, size_t i, uint8_t *dst) { return TL_E_INTERNAL; }
-
-static void swap_bytes(const tl_str *all, size_t i, uint8_t value, int *taken, int *refused_ones) {
-  char *json, *config, keep = all->p[i];
-  all->p[i] = (char)value;
-  put_file("flip-t.gguf", all->p, all->n);
-  all->p[i] = keep;
-  tl_status st = tl_tokenizer_to_json(at("flip-t.gguf"), &json, &config);
-  st == TL_OK ? (*taken)++ : (*refused_ones)++;
-  cJSON *j = json ? cJSON_Parse(json) : NULL, *c = config ? cJSON_Parse(config) : NULL;
-  CHECK(st == TL_OK ? j && c : !json && !config && !strchr(tl_last_error(), '\n'), "byte %zu as %d", i, value);
-  cJSON_Delete(j);
-  cJSON_Delete(c);
-  free(json);
-  free(config);
-}
-
-// What the writer writes is read; a tokenizer cut at any length is refused, and damaged at any byte gives valid JSON or a refusal.
-static void damaged_tokenizer(void) {
-  tl_gguf_writer w = {0};
-  tl_str all = {0};
-  char *json, *config;
-  tokenizer_keys(&w);
-  CHECK_OK(tl_gguf_write(&w, at("tok.gguf"), no_tensor, NULL));
-  tl_gguf_writer_free(&w);
-  CHECK_OK(tl_tokenizer_to_json(at("tok.gguf"), &json, &config));
-  free(json);
-  free(config);
-  CHECK_OK(tl_read_file(at("tok.gguf"), &all.p, &all.n));
-  size_t end = all.n;
-  while (end > 0 && all.p[end - 1] != '}') end--;  // behind the template, the last key: padding
-  for (size_t len = 0; len < end; len++) {
-    put_file("cut-t.gguf", all.p, len);
-    CHECK(tl_tokenizer_to_json(at("cut-t.gguf"), &json, &config) != TL_OK && !json && !config, "length %zu", len);
-  }
-  static const uint8_t values[] = {0, 1, 0x7f, 0xff};
-  int taken = 0, refused_ones = 0;
-  for (size_t i = 0; i < end; i++)
-    for (int v = 0; v < 4; v++) swap_bytes(&all, i, values[v], &taken, &refused_ones);
-  CHECK(taken > 0 && refused_ones > 0, "%d taken, %d refused", taken, refused_ones);
-  tl_str_free(&all);
-}
-
 static void gguf_refused_by_name(void) {
   sizes z = llama_sizes;
   composer c = {0};
@@ -609,7 +547,6 @@ int main(void) {
   RUN(rope_tensor);
   RUN(gguf_refused_by_name);
   RUN(damaged);
-  RUN(damaged_tokenizer);
   temp_end();
   return test_done();
 }

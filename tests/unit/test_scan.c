@@ -17,9 +17,9 @@ static void compile_pairs(void) {
   static char runs[300], singles[300];
   snprintf(singles, sizeof singles, "%s|(?:(?!%s)[\\s\\S])+", digit, digit);
   snprintf(runs, sizeof runs, "%s+|(?:(?!%s)[\\s\\S])+", digit, digit);
-  pairs[0] = (pair){"gpt2", text_gpt2_pattern, text_scan_gpt2, NULL};
-  pairs[1] = (pair){"qwen2", text_qwen2_pattern, text_scan_qwen2, NULL};
-  pairs[2] = (pair){"llama3", text_llama3_pattern, text_scan_llama3, NULL};
+  pairs[0] = (pair){"gpt2", TEXT_GPT2_PATTERN, text_scan_gpt2, NULL};
+  pairs[1] = (pair){"qwen2", TEXT_QWEN2_PATTERN, text_scan_qwen2, NULL};
+  pairs[2] = (pair){"llama3", TEXT_LLAMA3_PATTERN, text_scan_llama3, NULL};
   pairs[3] = (pair){"digits", singles, text_scan_digits, NULL};
   pairs[4] = (pair){"digit runs", runs, text_scan_digit_runs, NULL};
   match = pcre2_match_data_create(8, NULL);
@@ -76,13 +76,13 @@ static void random_text(void) {
 
 // the pre-tokenizer takes the scanner for these patterns, and only where it gives the same
 static void which_are_known(void) {
-  CHECK(text_known_scanner(text_gpt2_pattern) == text_scan_gpt2 && text_known_scanner(text_qwen2_pattern) == text_scan_qwen2);
-  CHECK(text_known_scanner(text_llama3_pattern) == text_scan_llama3 && !text_known_scanner("\\s+"));
+  CHECK(text_known_scanner(TEXT_GPT2_PATTERN) == text_scan_gpt2 && text_known_scanner(TEXT_QWEN2_PATTERN) == text_scan_qwen2);
+  CHECK(text_known_scanner(TEXT_LLAMA3_PATTERN) == text_scan_llama3 && !text_known_scanner("\\s+"));
   tl_tokenizer t = {.path = "test"};
-  CHECK_OK(text_add_split(&t, text_gpt2_pattern, TEXT_ONIGURUMA, TEXT_ISOLATED, false));
-  CHECK_OK(text_add_split(&t, text_gpt2_pattern, TEXT_ONIGURUMA, TEXT_REMOVED, true));
-  CHECK_OK(text_add_split(&t, text_gpt2_pattern, TEXT_ONIGURUMA, TEXT_REMOVED, false));
-  CHECK_OK(text_add_split(&t, text_gpt2_pattern, TEXT_LITERAL, TEXT_ISOLATED, false));
+  CHECK_OK(text_add_split(&t, TEXT_GPT2_PATTERN, TEXT_ONIGURUMA, TEXT_ISOLATED, false));
+  CHECK_OK(text_add_split(&t, TEXT_GPT2_PATTERN, TEXT_ONIGURUMA, TEXT_REMOVED, true));
+  CHECK_OK(text_add_split(&t, TEXT_GPT2_PATTERN, TEXT_ONIGURUMA, TEXT_REMOVED, false));
+  CHECK_OK(text_add_split(&t, TEXT_GPT2_PATTERN, TEXT_LITERAL, TEXT_ISOLATED, false));
   CHECK(t.n_steps == 4 && t.steps[0].kind == TEXT_SCAN && t.steps[1].kind == TEXT_SCAN && t.steps[2].kind == TEXT_REGEX &&
         t.steps[3].kind == TEXT_REGEX);
   for (int i = 0; i < t.n_steps; i++) pcre2_code_free(t.steps[i].re);
