@@ -47,6 +47,18 @@ typedef struct text_entry { // a token to be written; text NULL: no token has th
 #define TEXT_SPM_DECODER                                                                                                       \
   "{\"type\":\"Sequence\",\"decoders\":[" TEXT_SPM_DECODERS ",{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]}"
 
+// A token cut into two, as transformers sorts them: by score, then the longer left part, then the longer right part, then id.
+typedef struct text_cut {
+  float score;          // to_json.c
+  uint32_t rank;        // to_gguf_spm.c: where the merge stands
+  int32_t id;           // the token
+  uint32_t left, right; // characters of the parts
+  uint32_t at;          // bytes of the left part
+} text_cut;
+// The next cut of s behind *at bytes; *at is moved there. Sets left, right and at. false: there is none
+bool text_next_cut(const char *s, size_t n, size_t *at, text_cut *c);
+int text_compare_cuts(const void *a, const void *b); // of text_cut
+
 // to_gguf_spm.c. text_is_spm: the model falls back to bytes and is of characters. text_spm_form: its normalizer, pre-tokenizer
 // and decoder are those above; prefix is set. text_spm_scores: (n) such that joining by score is merging by rank.
 // Failing, why says what differs.

@@ -1,11 +1,12 @@
 // to_gguf_spm.c: SentencePiece's BPE of a tokenizer.json as scores of a GGUF (tokenizer.ggml.model = llama; spm.c reads them).
 //
-// transformers makes a list of merges of a SentencePiece model: every way to cut a piece into two pieces, by the piece's score.
-// That list is turned round here: the scores are found again when the merges of one piece stand together and no cut is missing.
-// A list that was learnt otherwise has joins of its own, which scores cannot express: it is refused with an example.
+// transformers makes a list of merges of a SentencePiece model: every way to cut a piece into two pieces, by the piece's score,
+// then the longer left part first. That list is turned round here: a piece whose merges stand together gets a score of its
+// own, pieces whose merges stand among one another in that order share one, and no cut may be missing. A list that was learnt
+// otherwise has joins of its own, which scores cannot express: it is refused with an example.
 //
-// The two are not quite the same machine, whoever converts: of several places where the same piece could be joined by
-// different cuts, SentencePiece takes the leftmost, a list of merges the cut that stands first.
+// The two are not quite the same machine, whoever converts: of several places where pieces of the same score could be joined,
+// SentencePiece takes the leftmost, a list of merges the cut that stands first.
 #include "convert.h"
 
 bool text_is_spm(const cJSON *tokenizer) {
@@ -49,16 +50,43 @@ bool text_spm_form(const cJSON *tokenizer, bool *prefix, const char **why) {
   return !*why;
 }
 
+// ---------------------------------------------------------------- cuts
+bool text_next_cut(const char *s, size_t n, size_t *at, text_cut *c) {
+  uint32_t code;
+  if (*at == 0) {
+    c->left = c->right = 0;
+    for (size_t i = 0; i < n; c->right++)
+      i += (size_t)text_utf8_next(s + i, n - i, &code);
+  }
+  if (*at < n)
+    *at += (size_t)text_utf8_next(s + *at, n - *at, &code);
+  c->at = (uint32_t)*at;
+  c->left++;
+  c->right--;
+  return *at < n;
+}
+
+int text_compare_cuts(const void *x, const void *y) {
+  const text_cut *a = x, *b = y;
+  if (a->score != b->score)
+    return a->score > b->score ? -1 : 1;
+  if (a->left != b->left)
+    return a->left > b->left ? -1 : 1;
+  if (a->right != b->right)
+    return a->right > b->right ? -1 : 1;
+  return (a->id > b->id) - (a->id < b->id);
+}
+
 // ---------------------------------------------------------------- merges to scores
 
-typedef struct block { // a token's merges in the list
-  uint32_t first, last;
-  int32_t id;
-} block;
+typedef struct cuts {
+  text_cut *p;
+  size_t n, cap;
+} cuts;
 
-static int by_first(const void *x, const void *y) {
-  const block *a = x, *b = y;
-  return (a->first > b->first) - (a->first < b->first);
+static int by_rank(const void *x, const void *y) {
+  const text_cut *a = x, *b = y;
+  return (a->rank > b->rank) - (a->rank < b->rank);
 }
 
 // Joins can make it: other kinds of tokens are matched before anything is joined. Text in which they were not found still
@@ -67,15 +95,13 @@ static bool joins(const text_entry *e) {
   return e->text && (e->type == TEXT_NORMAL || (e->type == TEXT_USER_DEFINED && strstr(e->text, TEXT_SPM_MARK)));
 }
 
-// every cut of the token into two tokens must be a merge; b: where in the list these stand
-static bool find_block(const tl_tokenizer *t, const text_map *all, const text_entry *list, int id, block *b, char *why, size_t n_why) {
+// every cut of the token into two tokens must be a merge
+static bool add_cuts(const tl_tokenizer *t, const text_map *all, const text_entry *list, int id, cuts *o, char *why, size_t n_why) {
   const char *s = list[id].text;
   size_t n = strlen(s);
-  uint32_t c;
-  *b = (block){UINT32_MAX, 0, id};
-  for (size_t i = 0; i < n;) {
-    i += (size_t)text_utf8_next(s + i, n - i, &c);
-    int32_t left = text_map_get(all, s, i), right = i < n ? text_map_get(all, s + i, n - i) : -1;
+  text_cut c = {.id = id};
+  for (size_t at = 0; text_next_cut(s, n, &at, &c);) {
+    int32_t left = text_map_get(all, s, at), right = text_map_get(all, s + at, n - at);
     if (left < 0 || right < 0)
       continue;
     const text_merge *m = text_find_merge(t, left, right);
@@ -84,21 +110,36 @@ static bool find_block(const tl_tokenizer *t, const text_map *all, const text_en
                list[right].text);
       return false;
     }
-    b->first = m->rank < b->first ? m->rank : b->first;
-    b->last = m->rank > b->last ? m->rank : b->last;
+    if (o->n == o->cap) {
+      size_t cap = o->cap ? 2 * o->cap : 4096;
+      text_cut *p = realloc(o->p, cap * sizeof *p);
+      if (!p)
+        return false;
+      o->p = p;
+      o->cap = cap;
+    }
+    c.rank = m->rank;
+    o->p[o->n++] = c;
   }
   return true;
 }
 
-static bool order_blocks(const text_entry *list, block *b, size_t n, float *scores, char *why, size_t n_why) {
-  qsort(b, n, sizeof *b, by_first);
-  for (size_t i = 0; i < n; i++) {
-    if (i && b[i].first < b[i - 1].last) {
+// Merges in the list's order fall into stretches that share no piece with others: one score for each.
+static bool score_stretches(const text_entry *list, const cuts *o, size_t *last, float *scores, char *why, size_t n_why) {
+  size_t end = 0, from = 0, k = 0;
+  for (size_t i = 0; i < o->n; i++)
+    last[o->p[i].id] = i;
+  for (size_t i = 0; i < o->n; i++) {
+    const text_cut *c = &o->p[i];
+    scores[c->id] = -(float)k;
+    if (i > from && c->id != c[-1].id && text_compare_cuts(c - 1, c) > 0) {
       snprintf(why, n_why, "the merges that make '%.40s' and '%.40s' stand among one another, which scores cannot say",
-               list[b[i - 1].id].text, list[b[i].id].text);
+               list[c[-1].id].text, list[c->id].text);
       return false;
     }
-    scores[b[i].id] = -(float)i;
+    end = last[c->id] > end ? last[c->id] : end;
+    if (i == end)
+      from = i + 1, k++;
   }
   return true;
 }
@@ -106,27 +147,25 @@ static bool order_blocks(const text_entry *list, block *b, size_t n, float *scor
 bool text_spm_scores(const tl_tokenizer *t, const text_entry *list, int n, float *scores, char *why, size_t n_why) {
   enum { ALONE = 1 }; // nothing is joined into it; scores are not above 0
   text_map all = {0};
-  block *blocks = malloc(((size_t)n + 1) * sizeof *blocks), b;
-  size_t m = 0, below = 0;
-  bool fine = blocks != NULL;
+  cuts o = {0};
+  size_t *last = malloc(((size_t)n + 1) * sizeof *last), below = 0;
+  bool fine = last != NULL;
   snprintf(why, n_why, "out of memory");
   for (int i = 0; i < n && fine; i++)
     fine = !joins(&list[i]) || text_map_put(&all, list[i].text, strlen(list[i].text), i);
   for (int i = 0; i < n && fine; i++) {
-    scores[i] = 0;
-    if (!joins(&list[i]))
-      continue;
-    fine = find_block(t, &all, list, i, &b, why, n_why);
-    if (fine && b.first != UINT32_MAX)
-      blocks[m++] = b;
-    else
-      scores[i] = ALONE;
+    scores[i] = joins(&list[i]) ? ALONE : 0;
+    fine = scores[i] == 0 || add_cuts(t, &all, list, i, &o, why, n_why);
   }
-  fine = fine && order_blocks(list, blocks, m, scores, why, n_why);
+  if (fine && o.n) {
+    qsort(o.p, o.n, sizeof *o.p, by_rank);
+    fine = score_stretches(list, &o, last, scores, why, n_why);
+  }
   for (int i = 0; i < n && fine; i++)
     if (scores[i] == ALONE)
-      scores[i] = -(float)(m + below++); // below all others, as SentencePiece has its characters
+      scores[i] = -(float)(o.n + below++); // below all others, as SentencePiece has its characters
   text_map_free(&all);
-  free(blocks);
+  free(o.p);
+  free(last);
   return fine;
 }

@@ -5,9 +5,8 @@
 // Control tokens become special added tokens, user-defined ones added tokens, as reading a GGUF takes them; "[PAD<id>]" of type
 // unused are the writer's filling and are left out.
 //
-// Merges of scores: every cut of a token into two tokens, best score first, as transformers makes them of a SentencePiece model.
-// Scores of different tokens must differ: a list of merges has no ties. Of one token's cuts those stand first whose left part
-// the token repeats (t = xy = yz): where two such joins overlap, SentencePiece takes the leftmost, which is (x, y).
+// Merges of scores: the list that transformers makes of a SentencePiece model: every cut of a token into two tokens, best score
+// first. See to_gguf_spm.c for the way back and for what no list can say.
 #include "convert.h"
 
 typedef struct source {
@@ -179,58 +178,39 @@ static tl_status add_merges(tl_str *o, const source *s) {
 
 // ---------------------------------------------------------------- scores to merges
 
-typedef struct scored {
-  float score;
-  int32_t id;
-} scored;
-
-static int by_score(const void *x, const void *y) {
-  const scored *a = x, *b = y;
-  return a->score != b->score ? (a->score < b->score) - (a->score > b->score) : (a->id > b->id) - (a->id < b->id);
-}
-
-// One token's cuts: those whose left part it repeats (round 0), then the others. The number of them.
-static size_t add_cuts(tl_str *o, const source *s, int32_t id, bool first) {
-  const char *p = s->tokens[id].p;
-  size_t n = s->tokens[id].n, found = 0;
-  uint32_t c;
-  for (int round = 0; round < 2; round++)
-    for (size_t i = 0; i < n;) {
-      i += (size_t)text_utf8_next(p + i, n - i, &c);
-      bool repeats = i < n && memcmp(p, p + i, n - i) == 0;
-      if (i == n || repeats != (round == 0) || id_of_text(s, p, i) < 0 || id_of_text(s, p + i, n - i) < 0)
-        continue;
-      add_merge(o, first && !found, p, i, p + i, n - i);
-      found++;
-    }
-  return found;
+// Room for every cut: a token of n characters has n - 1.
+static text_cut *list_cuts(const source *s, size_t *n_cuts) {
+  size_t room = 1;
+  for (size_t i = 0; i < s->n; i++)
+    room += s->tokens[i].n;
+  text_cut *list = malloc(room * sizeof *list);
+  *n_cuts = 0;
+  for (size_t i = 0; i < s->n && list; i++) {
+    int type = type_at(s, i);
+    if (type == TEXT_UNKNOWN || type == TEXT_CONTROL || type == TEXT_BYTE || filling(s, i))
+      continue;
+    const char *p = s->tokens[i].p;
+    size_t n = s->tokens[i].n;
+    text_cut c = {.score = s->scores[i], .id = (int32_t)i};
+    for (size_t at = 0; text_next_cut(p, n, &at, &c);)
+      if (id_of_text(s, p, at) >= 0 && id_of_text(s, p + at, n - at) >= 0)
+        list[(*n_cuts)++] = c;
+  }
+  return list;
 }
 
 static tl_status add_spm_merges(tl_str *o, const source *s) {
-  scored *order = malloc((s->n ? s->n : 1) * sizeof *order), before = {0};
-  if (!order)
+  size_t n;
+  text_cut *list = list_cuts(s, &n);
+  if (!list)
     return tl_fail(TL_E_MEMORY, "%s: out of memory", s->path);
-  size_t m = 0, written = 0;
-  for (size_t i = 0; i < s->n; i++) {
-    int type = type_at(s, i);
-    if (type != TEXT_UNKNOWN && type != TEXT_CONTROL && type != TEXT_BYTE && !filling(s, i))
-      order[m++] = (scored){s->scores[i], (int32_t)i};
+  qsort(list, n, sizeof *list, text_compare_cuts);
+  for (size_t i = 0; i < n; i++) {
+    const tl_gguf_text *k = &s->tokens[list[i].id];
+    add_merge(o, i == 0, k->p, list[i].at, k->p + list[i].at, k->n - list[i].at);
   }
-  qsort(order, m, sizeof *order, by_score);
-  tl_status st = TL_OK;
-  for (size_t i = 0; i < m && st == TL_OK; i++) {
-    size_t found = add_cuts(o, s, order[i].id, written == 0);
-    if (found && written && before.score == order[i].score)
-      st = tl_fail(TL_E_UNSUPPORTED,
-                   "%s: tokens %d and %d have the same score, which merges of a tokenizer.json cannot express; --no-tokenizer "
-                   "writes the model without one",
-                   s->path, before.id, order[i].id);
-    if (found)
-      before = order[i];
-    written += found;
-  }
-  free(order);
-  return st;
+  free(list);
+  return TL_OK;
 }
 
 static tl_status add_model(tl_str *o, const source *s) {
