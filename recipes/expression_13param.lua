@@ -56,15 +56,8 @@ run:log("%s", tostring(adapter))
 local began = os.time()
 
 local function measure(name, a)
-  local out = {}
-  for _, o in ipairs { { "greedy", 0, 1 }, { "sampled", p.temperature, p.samples } } do
-    local r = tl.eval.run { model = model, adapter = a, problems = held_out, verifier = reward, max_new_tokens = p.new_tokens, stop = "\n",
-      temperature = o[2], samples = o[3], seed = p.seed }
-    run:log("%s, %s: %s right, %.1f tokens", name, o[1], tl.report.interval(r.accuracy, r.ci95), r.mean_length)
-    out[o[1]] = tl.eval.summary(r)
-  end
-  for k, v in pairs(out.greedy) do out[k] = v end
-  return out
+  return tl.eval.greedy_and_sampled { model = model, adapter = a, problems = held_out, verifier = reward, max_new_tokens = p.new_tokens, stop = "\n",
+    temperature = p.temperature, samples = p.samples, seed = p.seed, name = name, log = function(...) run:log(...) end }
 end
 
 local before = measure "before"

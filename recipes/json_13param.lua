@@ -38,21 +38,12 @@ local run = tl.report.run { name = p.name, out = p.out, config = p, seed = p.see
 run:log("%s", tostring(adapter))
 local began = os.time()
 
-local function measure(name, a)
-  local out = {}
-  for mode, o in pairs { sampled = { temperature = p.temperature, samples = p.samples }, greedy = { temperature = 0 } } do
-    local r = tl.eval.run { model = model, adapter = a, problems = held_out, verifier = reward, max_new_tokens = p.new_tokens,
-      temperature = o.temperature, samples = o.samples, seed = p.seed }
-    local right = 0
-    for _, item in ipairs(r.items) do if item.reward == 2 then right = right + 1 end end
-    run:log("%s, %s: JSON %s, and the number right %s, %.1f tokens", name, mode, tl.report.interval(r.accuracy, r.ci95),
-      tl.report.percent(right, #r.items), r.mean_length)
-    out[mode] = tl.eval.summary(r)
-    out[mode].number_right = right / #r.items
-  end
-  run:scalars("eval", { json = out.sampled.accuracy, number_right = out.sampled.number_right })
-  for k, v in pairs(out.sampled) do out[k] = v end
-  return out
+local function measure(name, a)  -- right: the form is
+  local r = tl.eval.greedy_and_sampled { model = model, adapter = a, problems = held_out, verifier = reward, max_new_tokens = p.new_tokens,
+    temperature = p.temperature, samples = p.samples, seed = p.seed, headline = "sampled", name = name,
+    also = { number_right = function(item) return item.reward == 2 end }, log = function(...) run:log(...) end }
+  run:scalars("eval", { json = r.accuracy, number_right = r.number_right })
+  return r
 end
 
 local before = measure "before"

@@ -1,7 +1,7 @@
 --- eval.lua: accuracy of a model on problems, with its interval, and always beside the same-prompt base model (tlrun eval).
 ---
 --- One sample a problem: the interval is Wilson's. k samples: avg@k (the accuracy), pass@k (unbiased), maj@k (the answer most samples give), and
---- the interval is the bootstrap's over problems. eval/stats.lua has the formulas, eval/protocols.lua the known evaluations by name, eval/items.lua
+--- the interval is the bootstrap's over problems (Wilson's on their number where all score alike). eval/stats.lua has the formulas, eval/protocols.lua the known evaluations by name, eval/items.lua
 --- the file of items by which a run goes on and two runs are compared.
 local sample = require "tl.sample"
 local grpo = require "tl.grpo"
@@ -98,9 +98,10 @@ local function accuracy(r, field, k, seed)
     scores[i] = share(list, field)
     for _, item in ipairs(list) do right = right + (item[field] and 1 or 0) end
   end
-  local total = math.max(1, #r.items)
-  local lo, hi
-  if k == 1 then lo, hi = require("tl.report").wilson(right, total) else lo, hi = stats.bootstrap(scores, seed) end
+  local total, n = math.max(1, #r.items), math.max(1, #r.by_problem)
+  local lo, hi = 0, 0
+  if k > 1 then lo, hi = stats.bootstrap(scores, seed) end
+  if lo == hi then lo, hi = require("tl.report").wilson(right / total * n, n) end -- one sample; or all problems alike, where the bootstrap has no width
   return right / total, { lo, hi }, scores
 end
 
@@ -184,6 +185,30 @@ end
 function eval.summary(r)
   return { n = r.n, accuracy = r.accuracy, ci95 = r.ci95, mean_length = r.mean_length, clipped_ratio = r.clipped_ratio, repetition_ratio = r.repetition_ratio,
     outcomes = r.outcomes, samples = r.samples, flexible = r.flexible, pass_at = r.pass_at, majority = r.majority }
+end
+
+--- Greedy and sampled accuracy on the same problems, as a training recipe measures before and after. Options: those of eval.run, with `temperature`
+--- and `samples` for the sampled half; name and log = function(format, ...): each half is told as a line; also = { NAME = function(item) -> boolean }:
+--- shares of the completions that are counted beside the accuracy; headline ("greedy"): the half whose fields the result has at its top too.
+--- Returns { greedy = summary, sampled = summary, and the headline's fields }.
+function eval.greedy_and_sampled(o)
+  local out = {}
+  for _, mode in ipairs { "greedy", "sampled" } do
+    local run = setmetatable(mode == "greedy" and { temperature = 0, samples = 1 } or {}, { __index = o })
+    local r = eval.run(run)
+    local s, words = eval.summary(r), {}
+    for name, holds in pairs(o.also or {}) do
+      local n = 0
+      for _, item in ipairs(r.items) do n = n + (holds(item) and 1 or 0) end
+      s[name] = n / math.max(1, #r.items)
+      words[#words + 1] = (", %s %s"):format(name:gsub("_", " "), require("tl.report").percent(n, #r.items))
+    end
+    table.sort(words)
+    if o.log then o.log("%s, %s: right %s%s, %.1f tokens", o.name or "model", mode, require("tl.report").interval(r.accuracy, r.ci95), table.concat(words), r.mean_length) end
+    out[mode] = s
+  end
+  for k, v in pairs(out[o.headline or "greedy"]) do out[k] = v end
+  return out
 end
 
 --- Two files of items, compared problem by problem: per task { n, a, b, fixed, broken, p, difference, ci95, fixed_ids, broken_ids }. arm: "adapter"
