@@ -147,6 +147,34 @@ check.test("tlrun verify --test and --attack", function()
   os.remove "/tmp/anywhere_verifier.lua"
 end)
 
+check.test("labelled solutions in the form of GSM8K's example_model_solutions.jsonl", function()
+  local line = [[{"question": "2 hens lay 3 eggs each. How many eggs?", "ground_truth": "2 * 3 = <<2*3=6>>6\nA: 6", "6b_finetuning": {"is_correct": %s, "solution": "2 + 3 = <<2+3=5>>5\nA: 5"}, ]]
+    .. [["175b_verification": {"is_correct": true, "solution": "6 eggs.\nA: 6"}, "175b_finetuning": {"is_correct": false, "solution": "A: 6\nbut the 2nd hen lays"}, ]]
+    .. [["6b_verification": {"is_correct": true, "solution": "#### 6"}}]] .. "\n"
+  local path = check.file(line:format "false", ".jsonl")
+  local code, out, err = check.run(("%s verify --test %s"):format(tlrun, path))
+  check.equal({ code, out, err }, { 0, "", "4 passed, 0 failed\n" })
+  tl.fs.write(path, line:format "false" .. line:format "true")
+  code, out = check.run(("%s verify --test %s"):format(tlrun, path))
+  check.equal(code, 1)
+  check.equal(out:find(":2: reward 0, wants reward 1", 1, true) ~= nil, true, out)
+  for text, message in pairs { ['{"ground_truth": "A: 6"}'] = "no field { solution, is_correct }", ['{"ground_truth": "A: 6", "m": {"is_correct": 1, "solution": "x"}}'] = "m wants a text 'solution'",
+    ['{"ground_truth": 6}'] = "ground_truth is not a text" } do
+    tl.fs.write(path, text .. "\n")
+    local bad, _, why = check.run(("%s verify --test %s"):format(tlrun, path))
+    check.equal({ bad, why:find("line 1", 1, true) ~= nil and why:find(message, 1, true) ~= nil }, { 1, true }, why)
+  end
+  os.remove(path)
+end)
+
+check.test("an interval has a width where every problem scores alike", function()
+  local r = tl.eval.greedy_and_sampled { model = tl.model.load "tiny", problems = tl.data.load("wordproblems", { n = 3, style = "chat" }), inline = true, temperature = 1, samples = 2,
+    max_new_tokens = 2, headline = "sampled", verifier = function() return 0 end, also = { stopped = function(item) return item.finish == "stop" end } }
+  check.equal({ r.accuracy, r.samples, r.greedy.samples, r.greedy.n }, { 0, 2, 1, 3 })
+  check.near(r.ci95[2], select(2, tl.report.wilson(0, 3)), 1e-12)
+  check.equal(r.stopped >= 0 and r.stopped <= 1 and r.greedy.stopped ~= nil, true)
+end)
+
 check.test("a trainer refuses a verifier that pays for junk, and takes each outcome as it is told", function()
   local model = tl.model.load "tiny"
   local adapter = tl.adapter.tinylora(model, { rank = 2, u = 1 })

@@ -8,7 +8,9 @@ local command = { summary = "rewards of responses, by a verifier; its tests, and
 command.help = 'A JSON object a line on stdin, {"gold", "response"}, to a line {"reward", "outcome"} out, in the same order.\n'
   .. "outcome is ok, abstain, error, timeout or memory; reward is null unless it is ok. Other fields of the input reach the verifier\n"
   .. "as fields of the problem, n_tokens and finish as the completion's.\n\n"
-  .. '--test FILE.jsonl    each line is such an object with the "reward" (or the "outcome") that is right; prints what is not, exit code 1\n'
+  .. '--test FILE.jsonl    each line is such an object with the "reward" (or the "outcome") that is right; prints what is not, exit code 1.\n'
+  .. "                     A line of GSM8K's example_model_solutions.jsonl (question, ground_truth, and a { solution, is_correct } for each model)\n"
+  .. "                     is as many tests as it has solutions\n"
   .. "--attack             judges known hacks (several boxes, A or B or C, echoed numbers, programs that end early ...) on the problems of --task, or on\n"
   .. "                     the objects of stdin, and lists those that are paid; exit code 1 when there are any"
 
@@ -115,9 +117,42 @@ local function file_lines(path)
   end
 end
 
+-- The final line "A: 18" of GSM8K's published model solutions is the "#### 18" of its data set under an older mark.
+local function marked(text) return (text:gsub("%f[^%z\n]A: ([^\n]*)%s*$", "#### %1")) end
+
+-- A line of GSM8K's example_model_solutions.jsonl as a list of tests; nil when it is none. Every field { solution =, is_correct = } is one.
+local function labelled(v, where)
+  if v.ground_truth == nil then return nil end
+  if type(v.ground_truth) ~= "string" then options.exit(1, where .. ": ground_truth is not a text") end
+  local list, names = {}, {}
+  for name, s in pairs(v) do if type(s) == "table" and s.is_correct ~= nil then names[#names + 1] = name end end
+  table.sort(names)
+  for _, name in ipairs(names) do
+    local s = v[name]
+    if type(s.solution) ~= "string" or type(s.is_correct) ~= "boolean" then options.exit(1, ("%s: %s wants a text 'solution' and 'is_correct', true or false"):format(where, name)) end
+    list[#list + 1] = { question = v.question, gold = marked(v.ground_truth), response = marked(s.solution), reward = s.is_correct and 1 or 0 }
+  end
+  if #list == 0 then options.exit(1, where .. ": has a ground_truth and no field { solution, is_correct }") end
+  return list
+end
+
+-- the tests of a file, with the number of the line that each stands in
+local function tests_of(path)
+  local next_line, list, at, number = file_lines(path), {}, 0, 0
+  return function()
+    at = at + 1
+    if not list[at] then
+      local v, n = next_line()
+      if not v then return nil end
+      list, at, number = labelled(v, ("%s, line %d"):format(path, n)) or { v }, 1, n
+    end
+    return list[at], number
+  end
+end
+
 local function test(pool, p)
   local passed, failed = 0, 0
-  judge(pool, file_lines(p.test), p.test, false, function(v, o, n)
+  judge(pool, tests_of(p.test), p.test, false, function(v, o, n)
     local wanted = o.reward ~= json.null and o.reward or nil
     if wanted == true then wanted = 1 elseif wanted == false then wanted = 0 end
     local outcome = type(o.outcome) == "string" and o.outcome or "ok"
