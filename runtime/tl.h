@@ -523,7 +523,8 @@ tl_status tl_adamw_load(tl_adamw *o, const char *path);
 typedef struct tl_pool tl_pool;
 typedef struct tl_pool_options {
   int n_workers;                    // 0: 2
-  int timeout_ms;                   // per call; 0: 1000
+  int timeout_ms;                   // per call; 0: 1000. Time in which a worker waits for a processor is not counted
+  int nice;                         // 0 to 19: how far the workers' priority is below that of other threads; 19: they only take what is left
   int64_t memory_bytes;             // per worker's Lua state; 0: 256 MiB
   int64_t instructions;             // of the Lua VM per call, counted in thousands: strikes at the same place on every machine; 0: no limit
   const char *lua_path;             // package.path of the workers

@@ -10,8 +10,9 @@
 ---   config.wall_ms (5000), cpu_s (5), memory (512 MiB), processes (16), disk (16 MiB), max_output (1 MiB): limits of one run
 ---
 --- The program is the last ``` block of the completion (of the language, when blocks are marked), or the whole text when there is none.
---- info = { status, passed, total, why }: status is "passed", "wrong" (ran, other output, or an assert failed), "crash", "timeout", "memory",
---- "disk", "output" (too much of it), "compile", "no program".
+--- info = { status, passed, total, why, limits }: status is "passed", "wrong" (ran, other output, or an assert failed), "crash", "timeout", "memory",
+--- "processes", "disk", "output" (too much of each), "network", "denied" (a file that it may not see or change), "compile", "no program"; limits is
+--- "cgroup" where memory and processes are bounded together, "rlimits" where each process is bounded alone.
 ---
 --- Tests over stdin and stdout cannot be met by exiting early or by redefining what the test uses. Asserts share the process with the program: that
 --- it ended well is told by a word that is drawn for each run and reaches the process only after the program has run, on standard input; equality in
@@ -127,7 +128,7 @@ local function compile(job, folder, config)
   local o = limits(config, folder, job)
   o.argv, o.wall_ms, o.cpu_s, o.max_output, o.disk = job.compile, 20000, 20, 67108864, 67108864
   local r = tl.sandbox.run(o)
-  if r.status ~= "ok" then return r.status == "crash" and "compile" or r.status, r.err:match("[^\n]*error[^\n]*") or r.why end
+  if r.status ~= "ok" then return (r.status == "crash" or r.status == "denied") and "compile" or r.status, r.err:match("[^\n]*error[^\n]*") or r.why end
   tl.fs.write(folder .. "/program", r.out)
   tl.process.run { argv = { "chmod", "755", folder .. "/program" } }
 end
@@ -193,13 +194,14 @@ function M.make(config)
     end)
     tl.sandbox.remove(folder)
     if not ok then error(passed, 0) end
-    local info = { status = status, passed = passed, total = total, why = why }
+    local info = { status = status, passed = passed, total = total, why = why, limits = (tl.sandbox.limits()) }
     if config.score == "share" then return passed / total, info end
     return status == "passed" and 1 or 0, info
   end
 end
 
-M.about = { name = "code", wants = { "tests" }, range = { 0, 1 }, timeout_ms = 120000, summary = "a program passes its tests, in a sandbox" }
+-- nice: programs inherit it, and have wall limits of their own
+M.about = { name = "code", wants = { "tests" }, range = { 0, 1 }, timeout_ms = 120000, nice = 0, summary = "a program passes its tests, in a sandbox" }
 M.verify = M.make()
 
 return setmetatable(M, { __call = function(_, problem, completion) return M.verify(problem, completion) end })

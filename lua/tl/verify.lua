@@ -160,7 +160,7 @@ end
 -- ---- public
 
 --- What a verifier module says of itself: its table `about` { name, summary, wants = fields of a problem, range = { lowest, highest reward },
---- timeout_ms = what a call may need }; an empty table when it says nothing or does not load here.
+--- timeout_ms = what a call may need, nice = how far it gives way to sampling }; an empty table when it says nothing or does not load here.
 function verify.about(module, path)
   local before = package.path
   package.path = path or before
@@ -183,7 +183,7 @@ function verify.policy(given)
   return out
 end
 
-local known = { verifier = "", workers = "number", timeout_ms = "number", memory = "number", instructions = "number", config = "table", inline = "boolean" }
+local known = { verifier = "", workers = "number", timeout_ms = "number", memory = "number", instructions = "number", config = "table", inline = "boolean", nice = "number" }
 
 --- A pool of verifiers.
 ---   verifier    a module name ("verifiers.math", or "math" for one of verifiers/), a file ("my.lua"), or a function
@@ -192,12 +192,14 @@ local known = { verifier = "", workers = "number", timeout_ms = "number", memory
 ---   timeout_ms  limit of one call (what the module's `about` says, else 1000)
 ---   memory      bytes of one worker's Lua state (256 MiB)
 ---   instructions  of the Lua VM in one call, counted in thousands (no limit); unlike the clock it strikes at the same place every time
+---   nice        how far the workers give way to other threads, from 0 to 19 (what the module's `about` says, else 19, only what is left): sampling comes first. A
+---               call's time does not count what it waits for a processor
 ---   config      a table for modules that take one
 ---   inline      true: call it in this Lua state when a job is submitted, without limits; any function will do
 ---@param o table
 function verify.pool(o)
   for k, v in pairs(o) do
-    if not known[k] then error(("verify.pool has no option '%s'; it has verifier, workers, timeout_ms, memory, instructions, config, inline"):format(tostring(k)), 2) end
+    if not known[k] then error(("verify.pool has no option '%s'; it has verifier, workers, timeout_ms, memory, instructions, config, inline, nice"):format(tostring(k)), 2) end
     if known[k] ~= "" and type(v) ~= known[k] then error(("verify.pool: %s is a %s; got %s"):format(k, known[k], type(v)), 2) end
   end
   local verifier = o.verifier
@@ -221,7 +223,7 @@ function verify.pool(o)
   local about = module and verify.about(module, path) or {}
   local code = not module and dump(verifier) or nil
   local config = o.config and json.encode(o.config) or nil
-  local options = ffi.new("tl_pool_options", { n_workers = o.workers or 2, timeout_ms = o.timeout_ms or about.timeout_ms or 1000, memory_bytes = o.memory or 0, instructions = o.instructions or 0,
+  local options = ffi.new("tl_pool_options", { n_workers = o.workers or 2, nice = o.nice or about.nice or 19, timeout_ms = o.timeout_ms or about.timeout_ms or 1000, memory_bytes = o.memory or 0, instructions = o.instructions or 0,
     lua_path = path, module = module, config_json = config, chunk = code, chunk_bytes = code and #code or 0 })
   local out = ffi.new("tl_pool *[1]")
   check(C.tl_pool_create(options, out), 2)

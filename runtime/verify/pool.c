@@ -14,6 +14,10 @@
 // tl_pool_free nor at exit. At most MAX_STUCK of them may run at once; beyond that the slot stays empty until one has ended,
 // and when no slot is left the waiting jobs are answered "timeout" with that reason.
 //
+// A worker gives way to the sampler: at option nice = 19 it runs when nothing else wants the processor (SCHED_IDLE), below that
+// at a lower priority; what it starts inherits that. A call's time does not count what its thread waited for a processor
+// (tl_cell_over).
+//
 // Memory: a job is one block with its two strings, freed when its verdict is replaced by the next. The pool is
 // reference-counted: its owner and every thread hold one, the last one frees it, so that an abandoned thread always finds its
 // mutex.
@@ -22,13 +26,14 @@
 #include <errno.h>
 #include <math.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_WORKERS = 256, MAX_STUCK = 32, STOP_TRIES = 20 };
+enum { LEAST = 19, MAX_WORKERS = 256, MAX_STUCK = 32, STOP_TRIES = 20 };
 static const double GRACE_S = TL_LATE_S, RETRY_S = 0.005, LOAD_LIMIT_S = 30, IDLE_S = 0.25;
 
 typedef struct job {
@@ -54,6 +59,7 @@ typedef struct worker {
   double started;
   double hard_limit; // tl_seconds() after which the watchdog steps in; 0: nothing runs
   int tries;         // how often it has asked the thread to leave its call
+  double ran;        // the thread's time on a processor when it was asked last; -1: not yet
   bool first_load;   // tl_pool_create waits for this worker's verifier
   bool abandoned;
 } worker;
@@ -62,6 +68,7 @@ struct tl_pool {
   pthread_mutex_t lock;
   pthread_cond_t work, done, watch; // for workers; for take, create and free; for the watchdog
   tl_cell_options options;
+  int nice; // added to the priority of this process's threads
   int n_slots, n_live, n_stuck, references;
   int n_loading; // first loads that create waits for
   tl_str load_error;
@@ -155,10 +162,11 @@ static bool thread_start(tl_pool *p, void *(*fn)(void *), void *arg) {
 
 // From here the watchdog may take the worker's job away after limit seconds and the grace.
 static void begin_locked(worker *w, double limit) {
-  w->started = tl_seconds();
-  w->cell.deadline = w->started + limit;
+  tl_cell_begin(&w->cell, limit);
+  w->started = w->cell.began;
   w->hard_limit = w->cell.deadline + GRACE_S;
   w->tries = 0;
+  w->ran = -1;
   pthread_cond_signal(&w->pool->watch);
 }
 
@@ -221,6 +229,10 @@ static void *worker_main(void *arg) {
   tl_str error = {0};
   pthread_mutex_lock(&p->lock);
   w->tid = (pid_t)syscall(SYS_gettid);
+  setpriority(PRIO_PROCESS, (id_t)w->tid, getpriority(PRIO_PROCESS, 0) + p->nice);
+  if (p->nice == LEAST)
+    sched_setscheduler(w->tid, SCHED_IDLE, &(struct sched_param){0});
+  tl_cell_clock_open(&w->cell);
   if (w->first_load) {
     bool ok = load_locked(w, &error);
     first_load_done_locked(w, ok ? NULL : error.n ? error.p : "the verifier does not load");
@@ -236,6 +248,8 @@ static void *worker_main(void *arg) {
   pthread_mutex_unlock(&p->lock);
   tl_cell_close(&w->cell);
   pthread_mutex_lock(&p->lock);
+  if (w->cell.clock_fd >= 0)
+    close(w->cell.clock_fd);
   if (w->abandoned) {
     p->n_stuck--;
   } else {
@@ -257,6 +271,7 @@ static bool worker_start_locked(tl_pool *p, int slot, bool first_load) {
   w->slot = slot;
   w->first_load = first_load;
   w->cell.options = &p->options;
+  w->cell.clock_fd = -1;
   if (!thread_start(p, worker_main, w)) {
     free(w);
     return false;
@@ -285,7 +300,7 @@ static void abandon_locked(tl_pool *p, worker *w) {
   w->job = NULL;
   j->seconds = tl_seconds() - w->started;
   tl_str_printf(&j->message, "over the time limit of %.4g s, inside one call that cannot be stopped; its thread was abandoned",
-                w->cell.deadline - w->started);
+                w->cell.limit);
   finish_locked(p, j, TL_V_TIMEOUT, NAN);
 }
 
@@ -302,6 +317,36 @@ static void refill_locked(tl_pool *p) {
   }
 }
 
+// Is a thread ready to run, and has it had no processor since it was asked last? Then it cannot have answered.
+static bool starved(worker *w) {
+  double ran, waited;
+  tl_cell_clock(&w->cell, &ran, &waited);
+  bool same = ran == w->ran;
+  w->ran = ran;
+  char path[64], text[512];
+  snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)w->tid);
+  FILE *f = same ? fopen(path, "re") : NULL;
+  size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0;
+  if (f)
+    fclose(f);
+  text[n] = 0;
+  const char *state = strrchr(text, ')'); // "pid (name) state ..."
+  return state && state[1] == ' ' && state[2] == 'R';
+}
+
+// Past the hard limit: asks the thread to leave its call. Called STOP_TRIES times before it is abandoned.
+static void ask_locked(worker *w, double now) {
+  double due = tl_cell_due(&w->cell) + GRACE_S;
+  if (due > now) { // it waited for a processor
+    w->hard_limit = due;
+    return;
+  }
+  if (!starved(w) && w->tries++ >= STOP_TRIES)
+    return;
+  tl_stop_send(w->tid);
+  w->hard_limit = now + RETRY_S;
+}
+
 static void *watchdog_main(void *arg) {
   tl_pool *p = arg;
   pthread_mutex_lock(&p->lock);
@@ -311,10 +356,8 @@ static void *watchdog_main(void *arg) {
       worker *w = p->slots[i];
       if (!w || w->hard_limit == 0)
         continue;
-      if (w->hard_limit <= now && w->tries++ < STOP_TRIES && w->tid) {
-        tl_stop_send(w->tid);
-        w->hard_limit = now + RETRY_S;
-      }
+      if (w->hard_limit <= now && w->tid)
+        ask_locked(w, now);
       if (w->hard_limit <= now)
         abandon_locked(p, w);
       else if (next == 0 || w->hard_limit < next)
@@ -338,6 +381,7 @@ static void *watchdog_main(void *arg) {
 
 static tl_status copy_options(tl_pool *p, const tl_pool_options *o) {
   tl_cell_options *c = &p->options;
+  p->nice = o->nice;
   c->timeout_s = (o->timeout_ms ? o->timeout_ms : 1000) * 1e-3;
   c->instructions = o->instructions;
   c->memory_bytes = (size_t)(o->memory_bytes ? o->memory_bytes : (int64_t)256 << 20);
@@ -361,6 +405,8 @@ static tl_status check_options(const tl_pool_options *o) {
     return tl_fail(TL_E_ARG, "n_workers is %d; a verifier pool has 1 to %d (0: 2)", o->n_workers, MAX_WORKERS);
   if (o->timeout_ms < 0)
     return tl_fail(TL_E_ARG, "timeout_ms is %d; it may not be negative", o->timeout_ms);
+  if (o->nice < 0 || o->nice > LEAST)
+    return tl_fail(TL_E_ARG, "nice is %d; a verifier pool takes 0 to %d", o->nice, LEAST);
   if (o->instructions < 0)
     return tl_fail(TL_E_ARG, "instructions is %lld; it may not be negative", (long long)o->instructions);
   if (o->memory_bytes < 0 || (o->memory_bytes > 0 && o->memory_bytes < 1 << 20))
@@ -428,10 +474,8 @@ void tl_pool_free(tl_pool *p) {
     while (p->n_live > 0 && wait_until(&p->done, &p->lock, until)) {
     }
     for (int k = 0; k < p->n_slots; k++)
-      if (p->slots[k] && p->slots[k]->tid && p->slots[k]->hard_limit) {
-        p->slots[k]->cell.deadline = 0; // over
-        tl_stop_send(p->slots[k]->tid);
-      }
+      if (p->slots[k] && p->slots[k]->tid && p->slots[k]->hard_limit)
+        tl_stop_send(p->slots[k]->tid); // it is cancelled, so its call is over
   }
   for (int i = 0; i < p->n_slots; i++)
     if (p->slots[i])

@@ -56,7 +56,7 @@ static uintptr_t instruction_pointer(void *context) {
 static void on_stop(int sig, siginfo_t *info, void *context) {
   (void)sig, (void)info;
   tl_cell *c = running;
-  if (!c || tl_seconds() < c->deadline)
+  if (!c || !tl_cell_over(c, 0))
     return;
   uintptr_t at = instruction_pointer(context);
   for (int i = 0; i < n_texts; i++)

@@ -22,7 +22,10 @@ typedef struct tl_cell {
   const tl_cell_options *options;
   lua_State *L;            // NULL: not loaded, or thrown away after a memory failure
   size_t used;             // bytes held by L, kept by the allocator
-  double deadline;         // tl_seconds() at which the running call is over
+  double began, limit;     // of the running call: tl_seconds() at its start, seconds that it may take
+  double deadline;         // tl_seconds() at which it is over, as far as is known: see tl_cell_over
+  double waited;           // what its thread had waited for a processor at its start, in seconds
+  int clock_fd;            // the thread's /proc/self/task/TID/schedstat; -1: not told here
   struct tl_block *blocks; // every block of L, a list
   int64_t instructions;    // of the running call so far, in steps of the hook
   sigjmp_buf back;         // where stop.c jumps to
@@ -33,14 +36,24 @@ typedef struct tl_cell {
   void *json[3];           // cJSON trees of the running call, freed after it however it ends
 } tl_cell;
 
+// A call's time is wall time, less what its thread spent ready to run and without a processor: workers give way to the sampler
+// (pool.c), and a verifier is not to be blamed for that.
+void tl_cell_clock_open(tl_cell *c); // by the thread that the cell belongs to
+void tl_cell_clock(const tl_cell *c, double *ran, double *waited); // of its thread, in seconds
+void tl_cell_begin(tl_cell *c, double seconds_limit);
+double tl_cell_due(const tl_cell *c); // tl_seconds() at which the running call is over, by what its thread has waited so far
+// Is the running call over by more than `late` seconds, or cancelled? Moves the deadline by what its thread has waited. Also
+// called in a signal handler.
+bool tl_cell_over(tl_cell *c, double late);
+
 #define TL_LATE_S 0.02 // how far past its deadline a call may come back and still count
 
 typedef enum tl_outcome { TL_V_OK, TL_V_ABSTAIN, TL_V_ERROR, TL_V_TIMEOUT, TL_V_MEMORY } tl_outcome;
 const char *tl_outcome_name(tl_outcome o);
 
-// Makes the state and loads the verifier within seconds_limit. On failure the cell has no state and message says why.
+// Makes the state and loads the verifier; tl_cell_begin was called before it, with seconds_limit. On failure the cell has no state and message says why.
 bool tl_cell_load(tl_cell *c, double seconds_limit, tl_str *message);
-// One call; c->deadline is set by the caller. reward is NaN unless TL_V_OK; message gets the error or the info as JSON.
+// One call; tl_cell_begin was called before it. reward is NaN unless TL_V_OK; message gets the error or the info as JSON.
 tl_outcome tl_cell_call(tl_cell *c, const char *problem_json, const char *completion_json, double *reward, tl_str *message);
 void tl_cell_close(tl_cell *c);
 

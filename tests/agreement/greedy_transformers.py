@@ -12,7 +12,7 @@ another order move logits by about 1e-5, so a difference under 1e-4 is a tie. Ex
 """
 import json, os, subprocess, sys, tempfile
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor
 
 ASK = ' Let\'s think step by step and output the final answer after "####".'
 BATCH, TIE = 40, 1e-4
@@ -26,20 +26,28 @@ def load(folder):
     return tok, AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **where).eval()
 
 
+class Margins(LogitsProcessor):
+    """Keeps the difference of the two highest logits of every step, and changes nothing."""
+    def __init__(self):
+        self.steps = []
+
+    def __call__(self, ids, scores):
+        best = scores.topk(2).values
+        self.steps.append((best[:, 0] - best[:, 1]).tolist())
+        return scores
+
+
 def generate(tok, model, prompts, new_tokens):
-    """Token ids of each greedy completion, the end token left out."""
+    """Of each greedy completion: its token ids, the end token left out, and the narrowest margin at which one was chosen."""
     for at in range(0, len(prompts), BATCH):
         batch = tok(prompts[at:at + BATCH], return_tensors="pt", padding=True, add_special_tokens=False)
+        margins = Margins()
         with torch.no_grad():
-            out = model.generate(**batch, max_new_tokens=new_tokens, do_sample=False, repetition_penalty=1.0, pad_token_id=tok.eos_token_id)
-        for row in out[:, batch["input_ids"].shape[1]:].tolist():
-            yield row[:row.index(tok.eos_token_id)] if tok.eos_token_id in row else row
+            out = model.generate(**batch, max_new_tokens=new_tokens, do_sample=False, repetition_penalty=1.0, pad_token_id=tok.eos_token_id, logits_processor=[margins])
+        for i, row in enumerate(out[:, batch["input_ids"].shape[1]:].tolist()):
+            n = row.index(tok.eos_token_id) if tok.eos_token_id in row else len(row)
+            yield row[:n], min(step[i] for step in margins.steps[:n + 1])
         print(f"{min(at + BATCH, len(prompts))} of {len(prompts)} answered by transformers", file=sys.stderr, flush=True)
-
-
-def logits_after(model, tok, prompt, ids):
-    with torch.no_grad():
-        return model(torch.tensor([tok(prompt, add_special_tokens=False)["input_ids"] + ids])).logits[0]
 
 
 def parting(model, tok, prompt, ids, text):
@@ -47,7 +55,8 @@ def parting(model, tok, prompt, ids, text):
     at = 0
     while at < len(ids) and text.startswith(tok.decode(ids[:at + 1], skip_special_tokens=True)):
         at += 1
-    best = logits_after(model, tok, prompt, ids[:at])[-1].topk(2)
+    with torch.no_grad():
+        best = model(torch.tensor([tok(prompt, add_special_tokens=False)["input_ids"] + ids[:at]])).logits[0, -1].topk(2)
     margin = (best.values[0] - best.values[1]).item()
     words = [repr(tok.decode([i])) for i in best.indices.tolist()]
     return margin, f"token {at + 1}: {words[0]} {best.values[0]:.6f}, {words[1]} {best.values[1]:.6f}, {margin:.2g} apart"
@@ -64,14 +73,12 @@ def main():
     tok, model = load(folder)
     prompts = [tok.apply_chat_template([{"role": "user", "content": i["question"] + ASK}], add_generation_prompt=True, tokenize=False) for i in items]
     same, ties, narrowest, lines = 0, 0, float("inf"), []
-    for item, prompt, ids in zip(items, prompts, generate(tok, model, prompts, new_tokens)):
+    for item, prompt, (ids, margin) in zip(items, prompts, generate(tok, model, prompts, new_tokens)):
         text = tok.decode(ids, skip_special_tokens=True)
         lines.append(json.dumps({"gold": item["answer"], "response": text}))
         if text == item["text"]:
             same += 1
-            start = len(tok(prompt, add_special_tokens=False)["input_ids"]) - 1
-            best = logits_after(model, tok, prompt, ids)[start:start + len(ids)].topk(2).values
-            narrowest = min([narrowest] + (best[:, 0] - best[:, 1]).tolist())
+            narrowest = min(narrowest, margin)
         else:
             margin, line = parting(model, tok, prompt, ids, item["text"])
             ties += margin < TIE

@@ -13,6 +13,7 @@ local function verifier(problem, completion)
   return require("verifiers.math").verify(problem, completion)
 end
 
+local PAIRS = 15
 local N, bad = tonumber(arg[1]) or 2000, { "loop", "pattern", "crash", "memory" }
 local function submit(pool, i)
   local kind = i % 10 == 0 and bad[i / 10 % 4 + 1] or nil
@@ -48,9 +49,14 @@ local function sampling(loaded)
   return wall, stats.decode_seconds + stats.prefill_seconds
 end
 sampling(false)
-local idle, busy = {}, {}
-for i = 1, 5 do idle[i], busy[i] = sampling(false), sampling(true) end
-table.sort(idle)
-table.sort(busy)
-print(("sampling 256 completions: %.3f s with the pool idle, %.3f s with 512 verdicts asked for meanwhile, a tenth of them bad (medians of 5): %+.1f%%"):format(idle[3], busy[3], 100 * (busy[3] / idle[3] - 1)))
+sampling(true)
+local idle, busy, ratio = {}, {}, {}
+for i = 1, PAIRS do
+  if i % 2 == 0 then idle[i], busy[i] = sampling(false), sampling(true) else busy[i], idle[i] = sampling(true), sampling(false) end
+  ratio[i] = busy[i] / idle[i]
+end
+for _, list in ipairs { idle, busy, ratio } do table.sort(list) end
+local middle = math.floor(PAIRS / 2) + 1
+print(("sampling 256 completions, %d pairs: %.3f s with the pool idle, %.3f s with 512 verdicts asked for meanwhile, a tenth of them bad; ratio of a pair %+.1f%% (quartiles %+.1f%%, %+.1f%%)"):format(PAIRS,
+  idle[middle], busy[middle], 100 * (ratio[middle] - 1), 100 * (ratio[math.floor(PAIRS / 4) + 1] - 1), 100 * (ratio[math.ceil(PAIRS * 3 / 4)] - 1)))
 pool:free()

@@ -2,6 +2,8 @@
 // that does not come back stops neither the pool, nor its destruction, nor the end of the program.
 #include "../test.h"
 #include "../../runtime/tl.h"
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <unistd.h>
 
@@ -168,6 +170,36 @@ static void memory_bomb(void) {
 }
 
 // 2,000 jobs, every tenth of them bad in one of five ways: each id is answered once, with its own reward.
+static atomic_bool busy;
+static void *spin(void *arg) {
+  (void)arg;
+  while (atomic_load(&busy)) {
+  }
+  return NULL;
+}
+
+// Workers give way, and what they wait for a processor is not held against a call. Would catch: a verifier that is told to have
+// timed out because the sampler had every processor.
+static void waiting_is_not_counted(void) {
+  enum { SPINNERS = 8 };
+  pthread_t spinners[SPINNERS];
+  tl_pool *p = NULL;
+  tl_pool_options o = {.n_workers = 1, .timeout_ms = 60, .nice = 18, .lua_path = lua_path, .module = "judge"};
+  CHECK_OK(tl_pool_create(&o, &p));
+  atomic_store(&busy, true);
+  for (int i = 0; i < SPINNERS; i++)
+    pthread_create(&spinners[i], NULL, spin, NULL);
+  double began = tl_seconds();
+  expect(p, "{\"kind\":\"count\",\"n\":1000000}", "{\"text\":\"\"}", "ok", 1000000, "");
+  double took = tl_seconds() - began;
+  atomic_store(&busy, false);
+  for (int i = 0; i < SPINNERS; i++)
+    pthread_join(spinners[i], NULL);
+  expect(p, "{\"kind\":\"loop\"}", "{\"text\":\"\"}", "timeout", 0, "time limit"); // the limit holds
+  tl_pool_free(p);
+  printf("# the call took %.2f s of wall time with every processor taken\n", took);
+}
+
 static void many(void) {
   enum { N = 2000 };
   static const char *const bad[] = {"error", "abstain", "loop", "rep", "string"};
@@ -281,6 +313,7 @@ int main(void) {
   RUN(sleeping_call);
   RUN(instructions);
   RUN(memory_bomb);
+  RUN(waiting_is_not_counted);
   RUN(many);
   RUN(free_with_pending_jobs);
   RUN(does_not_load);
