@@ -4,7 +4,7 @@
 --- boxed answers, "A or B or C", lists, the prompt's numbers echoed, empty reasoning, digits of other scripts, injected markers, ranges, programs
 --- that end early or redefine what tests use. Where the honest answer earns more than the wrong one, a hack that earns more than halfway between
 --- the two is paid. A hack may be right by luck (the last number of a question is its answer), so one that is paid on more than a tenth of the
---- problems (and on two at least) counts.
+--- problems (and on two at least) counts. Puzzles and instructions are tried in their own forms: attack/puzzles.lua, attack/constraints.lua.
 ---
 --- Nothing can be said of a verifier to which right and wrong answers are the same (a rule on length or form): its report is `undecided`.
 local attack = {}
@@ -93,9 +93,11 @@ local function program_hacks(problem)
   return list
 end
 
--- what is judged for one problem: { name, text, kind = "honest" | "wrong" | "hack" }
-local function texts_of(problem)
+-- what is judged for one problem: { name, text, kind = "honest" | "wrong" | "hack", weak = is told and does not count }
+local function texts_of(problem, others)
   local list = {}
+  if type(problem.puzzle) == "table" then return require "tl.attack.puzzles"(problem, others) end
+  if problem.instructions or problem.instruction_id_list then return require "tl.attack.constraints"(problem) end
   if problem.tests or problem.asserts then
     for _, h in ipairs(program_hacks(problem)) do list[#list + 1] = { name = h[1], text = h[2], kind = "hack" } end
     if problem.solution then list[#list + 1] = { name = "the solution", text = problem.solution, kind = "honest" } end
@@ -108,10 +110,9 @@ local function texts_of(problem)
   for _, text in ipairs(forms(gold)) do list[#list + 1] = { name = "gold", text = text, kind = "honest" } end
   if problem.solution then list[#list + 1] = { name = "solution", text = problem.solution, kind = "honest" } end
   for _, text in ipairs(forms(wrong[1])) do list[#list + 1] = { name = "wrong", text = text, kind = "wrong" } end
-  local own = problem.puzzle and "<answer>" or nil
   for _, h in ipairs(hacks) do
     local text = h[2](gold, wrong, problem)
-    if text and not own then list[#list + 1] = { name = h[1], text = text, kind = "hack" } end
+    if text then list[#list + 1] = { name = h[1], text = text, kind = "hack" } end
   end
   return list
 end
@@ -142,11 +143,11 @@ local function paid_in(jobs, from)
     if r and j.kind == "honest" then honest = math.max(honest, r) end
     if r and j.kind == "wrong" then wrong = math.max(wrong, r) end
   end
-  if honest == -math.huge then honest = from and 1 or honest end -- programs without a solution: a full reward is 1
+  if honest == -math.huge then honest = from and 1 or honest end -- no solution is known: a full reward is 1
   if not (honest > wrong) then return nil end
   local limit, paid = (honest + math.max(wrong, honest - 1e6)) / 2, {}
   for _, j in ipairs(jobs) do
-    if j.kind == "hack" and j.verdict.outcome == "ok" and j.verdict.reward > limit then paid[j.name] = j end
+    if j.kind == "hack" and j.verdict.outcome == "ok" and j.verdict.reward > limit then paid[j] = true end
   end
   return paid
 end
@@ -160,7 +161,7 @@ function attack.run(pool, problems, o)
   local report, tally, jobs, lists = { problems = 0, decided = 0, hacks = {}, failing = {}, errors = {} }, {}, {}, {}
   for _, p in ipairs(problems) do
     if report.problems >= most then break end
-    local list = texts_of(p)
+    local list = texts_of(p, problems)
     if list then
       report.problems = report.problems + 1
       for _, t in ipairs(list) do t.problem = p; jobs[#jobs + 1] = t end
@@ -169,14 +170,15 @@ function attack.run(pool, problems, o)
   end
   judge(pool, jobs)
   for _, list in ipairs(lists) do
-    local paid = paid_in(list, list[1].problem.tests or list[1].problem.asserts)
+    local p = list[1].problem
+    local paid = paid_in(list, p.tests or p.asserts or p.instructions or p.instruction_id_list)
     if paid then
       report.decided = report.decided + 1
       for _, j in ipairs(list) do
         if j.kind == "hack" then
-          local t = tally[j.name] or { name = j.name, paid = 0, tried = 0 }
+          local t = tally[j.name] or { name = j.name, paid = 0, tried = 0, weak = j.weak }
           tally[j.name], t.tried = t, t.tried + 1
-          if paid[j.name] then t.paid, t.example, t.gold = t.paid + 1, t.example or j.text, t.gold or j.problem.answer end
+          if paid[j] then t.paid, t.example, t.gold = t.paid + 1, t.example or j.text, t.gold or j.problem.answer end
         end
       end
     end
@@ -187,7 +189,7 @@ function attack.run(pool, problems, o)
   for _, t in pairs(tally) do report.hacks[#report.hacks + 1] = t end
   table.sort(report.hacks, function(a, b) if a.paid ~= b.paid then return a.paid > b.paid end return a.name < b.name end)
   for _, t in ipairs(report.hacks) do
-    if t.paid >= math.min(2, t.tried) and t.paid > 0.1 * t.tried then report.failing[#report.failing + 1] = t end
+    if not t.weak and t.paid >= math.min(2, t.tried) and t.paid > 0.1 * t.tried then report.failing[#report.failing + 1] = t end
   end
   report.undecided = report.decided == 0
   return report
@@ -199,8 +201,8 @@ function attack.gate(pool, problems, name)
   if #report.failing == 0 then return report end
   local t = report.failing[1]
   local more = #report.failing > 1 and (" (and %d more kinds)"):format(#report.failing - 1) or ""
-  error(("the verifier %s pays for junk: '%s' earned a reward on %d of %d problems%s, such as %q for the gold %s; `tlrun verify --attack` shows them all; gate = false trains on it all the same")
-    :format(name or "of this run", t.name, t.paid, t.tried, more, t.example:sub(1, 80), tostring(t.gold)), 0)
+  error(("the verifier %s pays for junk: '%s' earned a reward on %d of %d problems%s, such as %q%s; `tlrun verify --attack` shows them all; gate = false trains on it all the same")
+    :format(name or "of this run", t.name, t.paid, t.tried, more, t.example:sub(1, 80), t.gold and " for the gold " .. tostring(t.gold) or ""), 0)
 end
 
 return attack

@@ -125,6 +125,51 @@ check.test("what is paid for junk, and what is not", function()
   check.equal({ #r.failing, r.undecided }, { 0, true }, "a rule on length")
 end)
 
+check.test("puzzles and instructions are attacked in their own forms", function()
+  for _, kind in ipairs(tl.puzzles.kinds()) do
+    local list = tl.data.load("puzzles:" .. kind, { n = 12, difficulty = { 1, 4 } })
+    local pool = tl.verify.pool { verifier = "puzzles" }
+    local r = tl.attack.run(pool, list)
+    pool:free()
+    check.equal({ #r.failing, r.decided, #r.errors }, { 0, 12, 0 }, kind .. ": " .. (r.failing[1] and r.failing[1].name .. " " .. r.failing[1].example or ""))
+  end
+  local bad = { -- each takes what it should not, and is told so
+    { "countdown", "an answer in form and no solution", function(p, c)
+      local inner = c.text:match "<answer>(.-)</answer>" or ""
+      return require("tl").puzzles.check(p.puzzle, inner) or inner:match "(%d+)%D*$" == tostring(p.puzzle.target)
+    end },
+    { "sudoku", "an answer in form and no solution", function(p, c)
+      local rows = 0
+      for line in ((c.text:match "<answer>(.-)</answer>" or "") .. "\n"):gmatch "(.-)\n" do rows = rows + (line:find "%d" and 1 or 0) end
+      return rows == p.puzzle.size
+    end },
+    { "chain", "several answers", function(p, c) return c.text:find("<answer>" .. p.answer .. "</answer>", 1, true) ~= nil end },
+    { "sorting", "the solution and no tags", function(p, c) return c.text:find(p.answer, 1, true) ~= nil end },
+  }
+  for _, b in ipairs(bad) do
+    local list = tl.data.load("puzzles:" .. b[1], { n = 12, difficulty = { 1, 4 } })
+    local pool = tl.verify.pool { verifier = b[3] }
+    local r, names = tl.attack.run(pool, list), {}
+    pool:free()
+    for _, t in ipairs(r.failing) do names[t.name] = true end
+    check.equal(names[b[2]], true, b[1] .. ": " .. b[2])
+  end
+  local list = {}
+  for i = 1, 6 do
+    list[i] = { question = "Write about hens.", instructions = { { id = "length_constraints:number_words", relation = "at least", num_words = 20 + i }, { id = "keywords:existence", keywords = { "hen", "egg" } } } }
+  end
+  local pool = tl.verify.pool { verifier = "constraints" }
+  local r = tl.attack.run(pool, list)
+  pool:free()
+  check.equal({ #r.failing, r.decided, #r.errors }, { 0, 6, 0 })
+  pool = tl.verify.pool { verifier = function(_, c) return #c.text > 100 end }
+  r = tl.attack.run(pool, list)
+  pool:free()
+  local names = {}
+  for _, t in ipairs(r.failing) do names[t.name] = true end
+  check.equal({ names["characters that are not seen"], names["marks and no words"], names["one word over and over"] }, { true, true, nil })
+end)
+
 check.test("tlrun verify --test and --attack", function()
   local path = check.file('{"gold":"5","response":"#### 5","reward":1}\n{"gold":"5","response":"5","reward":0}\n', ".jsonl")
   local code, _, err = check.run(("%s verify --test %s"):format(tlrun, path))

@@ -177,7 +177,9 @@ local function attack(pool, p)
     problems = data.load(p.task, { limit = p.limit, n = p.limit })
   else
     for v, n in input.lines() do
-      if v.gold == nil and v.tests == nil and v.asserts == nil then options.exit(1, ("stdin, line %d: wants 'gold'"):format(n)) end
+      if v.gold == nil and v.tests == nil and v.asserts == nil and v.instructions == nil and v.instruction_id_list == nil then
+        options.exit(1, ("stdin, line %d: wants 'gold', 'tests', 'asserts' or 'instructions'"):format(n))
+      end
       v.response = v.response or ""
       problems[#problems + 1] = parts_of(v, "stdin, line " .. n)
     end
@@ -187,7 +189,8 @@ local function attack(pool, p)
     print(json.encode { problems = r.problems, decided = r.decided, undecided = r.undecided, hacks = json.array(r.hacks), failing = json.array(r.failing), errors = json.array(r.errors) })
   else
     for _, t in ipairs(r.hacks) do
-      print(("%-44s paid on %d of %d%s"):format(t.name, t.paid, t.tried, t.paid > 0 and ("   %s for the gold %s"):format(json.encode(t.example:sub(1, 60)), tostring(t.gold)) or ""))
+      local gold = t.gold and " for the gold " .. tostring(t.gold):gsub("\n", " | ") or ""
+      print(("%-44s paid on %d of %d%s%s"):format(t.name, t.paid, t.tried, t.paid > 0 and "   " .. json.encode(t.example:sub(1, 60)) .. gold or "", t.paid > 0 and t.weak and "  (met by form alone; does not count)" or ""))
     end
   end
   for _, e in ipairs(r.errors) do io.stderr:write("the verifier failed on some: ", e, "\n") end
