@@ -15,7 +15,7 @@ def main():
     tlrun = sys.argv[1] if len(sys.argv) > 1 else "build/tlrun"
     here = os.path.dirname(os.path.abspath(__file__))
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-build-isolation", "--no-binary", ":all:", f"jsonschema=={VERSION}", "-d", folder], check=True)
+        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "jsonschema", f"jsonschema=={VERSION}", "-d", folder], check=True)
         with tarfile.open(os.path.join(folder, f"jsonschema-{VERSION}.tar.gz")) as t:
             t.extractall(folder)
         root = os.path.join(folder, f"jsonschema-{VERSION}", "json")
