@@ -5,6 +5,7 @@ set -uo pipefail
 build=$1; shift
 cd "$(dirname "$0")/.."
 export TL_BUILD_DIR=$build TL_TRACE=
+[ -e "$build/cusim/tl_cusim.so" ] && export TL_MODULES=$PWD/$build/cusim  # the simulator of CUDA, which ./dev test builds
 passed=0 failed=0 skipped=0
 began=$SECONDS
 

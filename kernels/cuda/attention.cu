@@ -1,9 +1,9 @@
 // attention.cu: o = softmax(scale Q K^T) V over the keys each query's list names (attention.cuh says how it is cut).
 //
 // Keys come in chunks of 128 positions. Of a chunk all scores are held, its softmax is the plain one: m = max, p = e^(s - m),
-// l = sum p, o = P V, the products on tensor cores for bf16, with P as the sum of two bf16 numbers (its rounding would be the
-// largest error of the forward pass; the second product costs a quarter of the attention's arithmetic). Chunks are merged in order
-// of position:  m' = max(m, mc),  l' = l e^(m - m') + lc e^(mc - m'),  o' likewise; a chunk without a valid key is left out.
+// l = sum p, o = P V, the products on tensor cores for bf16, with P as the sum of three bf16 numbers, which holds all of fp32's 24
+// bits: with fewer, o would round to another bf16 number than the CPU's often enough to show in logprobs (two more products, as
+// much as the attention's arithmetic again). Chunks are merged in order of position:  m' = max(m, mc),  l' = l e^(m - m') + lc e^(mc - m'),  o' likewise; a chunk without a valid key is left out.
 //
 // Two ways to the same bits: a block takes a tile of pairs through all chunks (prefill, training); or, when there are few rows
 // (decoding), a block takes one token's heads through one chunk, so that a long context is shared by many blocks, and a second
@@ -13,7 +13,7 @@
 #include <cstdlib>
 #include <vector>
 
-enum { KEYS = 128, KEY_BLOCK = 64 };
+enum { KEYS = 128, KEY_BLOCK = 64, P_PARTS = 3 };
 
 int longest_list(const tlk_attn_map *map, int T) {
   if (map->longest > 0) return map->longest;
@@ -28,12 +28,12 @@ template <class T, int M, int DMAX> struct fwd_layout {
   enum {
     ldd = DMAX + in_shared<T>::pad,
     lds = (DMAX > KEYS ? DMAX : KEYS) + 4,         // scores, later the chunk's o
-    ldp = sizeof(T) == 4 ? (int)lds : KEYS + in_shared<T>::pad,
+    ldp = sizeof(T) == 4 ? (int)lds : P_PARTS * KEY_BLOCK + in_shared<T>::pad,
     per_row = ATTN_THREADS / M,                    // threads that share a pair
     q_bytes = M * ldd * sizeof(T),
     kv_bytes = KEY_BLOCK * ldd * sizeof(T),
     s_bytes = M * lds * 4,
-    p_bytes = sizeof(T) == 4 ? 0 : M * ldp * sizeof(T),  // of a block of keys, high and low parts; fp32: the scores' place
+    p_bytes = sizeof(T) == 4 ? 0 : M * ldp * sizeof(T),  // of a block of keys, part after part; fp32: the scores' place
     shared_bytes = q_bytes + kv_bytes + s_bytes + p_bytes
   };
 };
@@ -57,7 +57,7 @@ __device__ static inline void merge_factors(float &m, float &l, float mc, float 
 
 // o, lse: whole rows. part_o (T H, chunks, D), part_ml (T H, chunks, 2): one chunk (SPLIT).
 template <class T, int M, int DMAX, bool SPLIT>
-__global__ static void __launch_bounds__(ATTN_THREADS) fwd(attn a, tlk_mat o, float *lse, float *part_o, float *part_ml, int tokens) {
+__global__ static void __launch_bounds__(ATTN_THREADS, SPLIT && sizeof(T) == 2 ? 4 : 2) fwd(attn a, tlk_mat o, float *lse, float *part_o, float *part_ml, int tokens) {
   typedef fwd_layout<T, M, DMAX> L;
   T *q = (T *)tlk_shared, *kv = (T *)(tlk_shared + L::q_bytes);
   float *s = (float *)(tlk_shared + L::q_bytes + L::kv_bytes);
@@ -114,13 +114,18 @@ __global__ static void __launch_bounds__(ATTN_THREADS) fwd(attn a, tlk_mat o, fl
         load_keys<T, KEY_BLOCK>(kv, L::ldd, a.v, a, list, j0 + b, to, g);
         if (sizeof(T) == 2)
           for (int j = lane; j < KEY_BLOCK; j += L::per_row) {
-            T high = from_float<T>(sr[b + j]);
-            p[row * L::ldp + j] = high;
-            p[row * L::ldp + KEY_BLOCK + j] = from_float<T>(sr[b + j] - to_float(high));
+            float rest = sr[b + j];
+#pragma unroll
+            for (int i = 0; i < P_PARTS; i++) {
+              T high = from_float<T>(rest);
+              p[row * L::ldp + i * KEY_BLOCK + j] = high;
+              rest -= to_float(high);
+            }
           }
         __syncthreads();
-        out.template mac<false, true>(p + (sizeof(T) == 2 ? 0 : b), L::ldp, kv, L::ldd, KEY_BLOCK, a.depth);
-        if (sizeof(T) == 2) out.template mac<false, true>(p + KEY_BLOCK, L::ldp, kv, L::ldd, KEY_BLOCK, a.depth);
+        if (sizeof(T) == 4) out.template mac<false, true>(p + b, L::ldp, kv, L::ldd, KEY_BLOCK, a.depth);
+        else
+          for (int i = 0; i < P_PARTS; i++) out.template mac<false, true>(p + i * KEY_BLOCK, L::ldp, kv, L::ldd, KEY_BLOCK, a.depth);
         __syncthreads();
       }
       out.store(s, L::lds, a.depth);

@@ -64,7 +64,7 @@ __device__ static inline void probabilities(T *p, T *ds, const float *s, const f
 }
 
 template <class T, int M, int KB, int DMAX>
-__global__ static void __launch_bounds__(ATTN_THREADS) dq_tile(attn a, grads gr, int tokens) {
+__global__ static void __launch_bounds__(ATTN_THREADS, 2) dq_tile(attn a, grads gr, int tokens) {
   typedef bwd_layout<T, M, KB, DMAX> L;
   T *q = (T *)tlk_shared, *d_o = (T *)(tlk_shared + L::pairs_bytes), *kv = (T *)(tlk_shared + 2 * L::pairs_bytes);
   float *s = (float *)(tlk_shared + 2 * L::pairs_bytes + L::keys_bytes), *dp = s + M * L::lds;
@@ -126,7 +126,7 @@ __device__ static inline void flush(const tlk_mat &m, const Sums &sum, float *ou
 }
 
 template <class T, int M, int KB, int DMAX>
-__global__ static void __launch_bounds__(ATTN_THREADS) dk_block(attn a, grads gr, const int32_t *unit_off) {
+__global__ static void __launch_bounds__(ATTN_THREADS, 2) dk_block(attn a, grads gr, const int32_t *unit_off) {
   typedef bwd_layout<T, M, KB, DMAX> L;
   T *k = (T *)tlk_shared, *v = (T *)(tlk_shared + L::keys_bytes);
   unsigned char *work = tlk_shared + 2 * L::keys_bytes;

@@ -116,6 +116,10 @@ extern "C" const tlk_ops *tlk_open(int device, char *why, size_t n) {
   if (!usable(cudaSetDevice(device), "opening the device", why, n)) return nullptr;
   if (!usable(cudaGetDeviceProperties(&prop, device), "the device's properties", why, n)) return nullptr;
   if (prop.major < 8) return snprintf(why, n, "%s has compute capability %d.%d; 8.0 is needed", prop.name, prop.major, prop.minor), nullptr;
+  cudaMemPool_t pool;
+  uint64_t all = UINT64_MAX;  // by default the pool gives everything back to the driver whenever the host waits
+  if (!usable(cudaDeviceGetDefaultMemPool(&pool, device), "the memory pool", why, n)) return nullptr;
+  if (!usable(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all), "the memory pool", why, n)) return nullptr;
   if (!usable(cudaStreamCreateWithFlags(&the_stream, cudaStreamNonBlocking), "a stream", why, n)) return nullptr;
   the_device = device, sms = prop.multiProcessorCount;
   snprintf(device_name, sizeof device_name, "%s", prop.name);

@@ -127,6 +127,7 @@ template <class T, int ROWS> struct gemm_tile {
     b_elements = TILE_COLS * lda > STEP * ldb_rows ? TILE_COLS * lda : STEP * ldb_rows,
     stage_elements = a_elements + b_elements,
     ldc = TILE_COLS + 4,
+    resident = ROWS == 128 ? 1 : ROWS == 16 && sizeof(T) == 2 ? 3 : 2,  // blocks a multiprocessor is to hold: what ptxas divides the registers by
     c_bytes = ROWS * ldc * 4,
     shared_bytes = stages * stage_elements * sizeof(T) > (size_t)c_bytes ? stages * stage_elements * sizeof(T) : (size_t)c_bytes
   };

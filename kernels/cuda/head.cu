@@ -23,7 +23,7 @@ __device__ static inline head_stats row_stats(const float *v) {
 }
 
 template <class T, int ROWS>
-__global__ static void __launch_bounds__(WARPS * 32) tile(head_stats *stats, float *logits, size_t ld, float *picked, operands<T> p, const int32_t *targets,
+__global__ static void __launch_bounds__(WARPS * 32, (gemm_tile<T, ROWS>::resident)) tile(head_stats *stats, float *logits, size_t ld, float *picked, operands<T> p, const int32_t *targets,
                                                          float inv_temp, const tlk_sample_row *rows, int T_) {
   typedef gemm_tile<T, ROWS> G;
   int v0 = (int)blockIdx.x * TILE_COLS, t0 = (int)blockIdx.y * ROWS, lane = (int)threadIdx.x % 32;

@@ -15,7 +15,7 @@ struct upstream {
 
 // dl (T, TOKENS_AT_ONCE): of tokens first .. first + p.N, whose rows of the weight p has
 template <class T, int ROWS>
-__global__ static void __launch_bounds__(WARPS * 32) dlogits(T *dl, operands<T> p, upstream u, int first, int T_) {
+__global__ static void __launch_bounds__(WARPS * 32, (gemm_tile<T, ROWS>::resident)) dlogits(T *dl, operands<T> p, upstream u, int first, int T_) {
   typedef gemm_tile<T, ROWS> G;
   int v0 = (int)blockIdx.x * TILE_COLS, t0 = (int)blockIdx.y * ROWS;
   typename G::sums total;

@@ -17,7 +17,7 @@ __device__ static inline void finish(const epilogue &e, int t, int n, float v) {
 }
 
 template <class T, int ROWS, bool TRANSPOSED>
-__global__ static void __launch_bounds__(WARPS * 32) whole(epilogue e, operands<T> p, int T_, int cols) {
+__global__ static void __launch_bounds__(WARPS * 32, (gemm_tile<T, ROWS>::resident)) whole(epilogue e, operands<T> p, int T_, int cols) {
   typedef gemm_tile<T, ROWS> G;
   int n0 = (int)blockIdx.x * TILE_COLS, t0 = (int)blockIdx.y * ROWS;
   typename G::sums total;
@@ -31,7 +31,7 @@ __global__ static void __launch_bounds__(WARPS * 32) whole(epilogue e, operands<
 
 // part (chunks, T, cols): chunk blockIdx.z alone
 template <class T, int ROWS, bool TRANSPOSED>
-__global__ static void __launch_bounds__(WARPS * 32) one_chunk(float *part, operands<T> p, int T_, int cols) {
+__global__ static void __launch_bounds__(WARPS * 32, (gemm_tile<T, ROWS>::resident)) one_chunk(float *part, operands<T> p, int T_, int cols) {
   typedef gemm_tile<T, ROWS> G;
   int n0 = (int)blockIdx.x * TILE_COLS, t0 = (int)blockIdx.y * ROWS, r0 = (int)blockIdx.z * CHUNK, R = TRANSPOSED ? p.N : p.K;
   typename G::sums total;

@@ -156,7 +156,7 @@ __device__ static int draw(const row_view &v, float u) {
   return id;
 }
 
-__global__ static void __launch_bounds__(THREADS) choose(int32_t *ids, float *picked, const float *logits, size_t ld, int V, const tlk_sample_row *rows) {
+__global__ static void __launch_bounds__(THREADS, 4) choose(int32_t *ids, float *picked, const float *logits, size_t ld, int V, const tlk_sample_row *rows) {
   const tlk_sample_row r = rows[blockIdx.x];
   row_view v = {logits + blockIdx.x * ld, V, -INFINITY, 0, V, (double *)tlk_shared};
   for (int i = (int)threadIdx.x; i < V; i += THREADS) v.max = fmaxf(v.max, v.l[i]);

@@ -38,9 +38,10 @@ __attribute__((unused)) static const op_info op_infos[N_OPS] = {OPS(OP_INFO)};
 // TL_TEST_DEVICE=cuda puts the module of a real device in the simulator's place.
 enum { FORWARD, REVERSE, RANDOM, CHECKED };
 static int device_order;
-static char *beside_program(const char *name) {
+static char *module_path(const char *name) {  // in TL_MODULES, or beside the program
   static char path[4200];
-  ssize_t n = readlink("/proc/self/exe", path, 4096);
+  const char *dir = getenv("TL_MODULES");
+  ssize_t n = dir ? snprintf(path, 4096, "%s/", dir) : readlink("/proc/self/exe", path, 4096);
   path[n > 0 ? n : 0] = 0;
   if (n > 0) snprintf(strrchr(path, '/'), 64, "/tl_%s.so", name);
   return path;
@@ -48,11 +49,11 @@ static char *beside_program(const char *name) {
 static const tlk_ops *open_module(const char *name) {
   char why[256] = "";
   setenv("TL_SYNC", "1", 1);
-  void *module = dlopen(beside_program(name), RTLD_NOW | RTLD_LOCAL);
+  void *module = dlopen(module_path(name), RTLD_NOW | RTLD_LOCAL);
   tlk_open_fn *open = NULL;
   if (module) *(void **)&open = dlsym(module, TLK_OPEN);
   const tlk_ops *opened = open ? open(0, why, sizeof why) : NULL;
-  if (!opened) test_skip("the CUDA backend", !module && access(beside_program(name), F_OK) ? "its simulator was not built (cmake -DTL_CUSIM=ON)" : *why ? why : dlerror());
+  if (!opened) test_skip("the CUDA backend", !module && access(module_path(name), F_OK) ? "its simulator was not built (./dev test builds it)" : *why ? why : dlerror());
   return opened;
 }
 static const tlk_ops *device(int order) {
@@ -67,7 +68,7 @@ static const tlk_ops *device(int order) {
 }
 static void set_order(int order, unsigned seed) {
   void (*set)(int, unsigned) = NULL;
-  void *module = getenv("TL_TEST_DEVICE") ? NULL : dlopen(beside_program(order == CHECKED ? "cusimcheck" : "cusim"), RTLD_NOW | RTLD_NOLOAD);
+  void *module = getenv("TL_TEST_DEVICE") ? NULL : dlopen(module_path(order == CHECKED ? "cusimcheck" : "cusim"), RTLD_NOW | RTLD_NOLOAD);
   if (module) *(void **)&set = dlsym(module, "cusim_set_order");
   if (set) set(order == CHECKED ? (int)(seed % 3) : order, seed);
   device_order = order;

@@ -51,27 +51,24 @@ struct fiber {
   std::vector<pending_copy> copies;
 };
 struct warp {
-  unsigned arrived, mask, epoch;
+  unsigned arrived, mask;
+  unsigned there;        // lanes that exist and have not left the kernel
   const char *what;
 };
 
 static fiber fibers[most_threads];
 static warp warps[most_threads / 32];
-static unsigned n_threads, n_live, n_at_barrier, epoch, serial;
+progress at;
+static unsigned n_threads, n_live, n_at_barrier;
 static const void *barrier_site;
 static fiber *running;
-static std::vector<unsigned> ready;
-static size_t ready_at;
+static unsigned ready[most_threads], first_ready, n_ready;  // a ring
 static void *arguments;
 static void (*call)(void *);
 static bool failed;
 static fiber host;
 
 bool in_kernel() { return running != nullptr; }
-unsigned thread_index() { return (unsigned)(running - fibers); }
-unsigned block_epoch() { return epoch; }
-unsigned warp_epoch(unsigned t) { return warps[t / 32].epoch; }
-unsigned block_serial() { return serial; }
 
 // ---- switching
 #ifdef __x86_64__
@@ -89,7 +86,7 @@ static void resume(fiber *next) {
   fiber *from = running ? running : &host;
   if (next == running) return;
   running = next == &host ? nullptr : next;
-  if (running) threadIdx = running->thread;
+  if (running) threadIdx = running->thread, at.thread = (unsigned)(running - fibers);
   jump(from, next);
 }
 
@@ -104,32 +101,29 @@ static void deadlock() {
   unsigned shown = 0;
   for (unsigned i = 0; i < n_threads && shown < 4; i++)
     if (!fibers[i].done) text += " thread " + std::to_string(i) + " waits at " + (fibers[i].waits ? fibers[i].waits : "?") + ";", shown++;
-  running = running ? running : &fibers[0];
+  if (!running) running = &fibers[0], at.thread = 0;
   fault("block (%u, %u, %u) cannot go on:%s %u threads have left the kernel", blockIdx.x, blockIdx.y, blockIdx.z,
         text.c_str(), n_threads - n_live);
 }
 
+static unsigned &ready_slot(unsigned i) { return ready[(first_ready + i) % most_threads]; }
+
 static fiber *take_ready() {
-  if (ready_at == ready.size()) {
-    ready.clear(), ready_at = 0;
+  if (n_ready == 0) {
     if (n_live == 0) return &host;
     deadlock();
   }
-  size_t pick = order() == CUSIM_FORWARD ? ready_at : order() == CUSIM_REVERSE ? ready.size() - 1 : ready_at + random_below((unsigned)(ready.size() - ready_at));
-  unsigned t = ready[pick];
-  if (order() == CUSIM_FORWARD) ready_at++;
-  else ready[pick] = ready.back(), ready.pop_back();
+  int o = order();
+  unsigned pick = o == CUSIM_FORWARD ? 0 : o == CUSIM_REVERSE ? n_ready - 1 : random_below(n_ready), t = ready_slot(pick);
+  n_ready--;
+  if (o == CUSIM_FORWARD) first_ready++;
+  else ready_slot(pick) = ready_slot(n_ready);
   return &fibers[t];
 }
 
-static void make_ready(const unsigned *threads, unsigned n) {
-  unsigned at[most_threads];
-  fill_order(at, n);
-  for (unsigned i = 0; i < n; i++) {
-    unsigned t = threads[order() == CUSIM_REVERSE ? n - 1 - at[i] : at[i]];
-    fibers[t].waits = nullptr;
-    ready.push_back(t);
-  }
+static void make_ready(unsigned thread) {
+  fibers[thread].waits = nullptr;
+  ready_slot(n_ready++) = thread;
 }
 
 static void wait_here(const char *what) {
@@ -141,6 +135,7 @@ static void fiber_main() {
   call(arguments);
   if (!running->copies.empty()) fault("%s ends with asynchronous copies that it never waited for", place_text(thread_index()).c_str());
   running->done = true;
+  warps[thread_index() / 32].there &= ~(1u << thread_index() % 32);
   n_live--;
   resume(take_ready());
   __builtin_unreachable();
@@ -169,10 +164,12 @@ static void make_stacks() {
 }
 
 static void run_block(dim3 block) {
-  unsigned n = block.x * block.y * block.z, all[most_threads];
-  n_threads = n_live = n, n_at_barrier = epoch = 0;
-  serial++;
+  unsigned n = block.x * block.y * block.z;
+  n_threads = n_live = n, n_at_barrier = at.epoch = 0;
+  at.serial++;
   memset(warps, 0, sizeof warps);
+  memset(at.warp_epoch, 0, sizeof at.warp_epoch);
+  n_ready = 0;
   memset(tlk_shared, 0xff, shared_bytes);
   shadow_block(shared_bytes);
   for (unsigned t = 0; t < n; t++) {
@@ -181,10 +178,9 @@ static void run_block(dim3 block) {
     f->done = false, f->groups = 0;
     f->copies.clear();
     prepare(f, t);
-    all[t] = t;
+    warps[t / 32].there |= 1u << t % 32;
+    make_ready(t);
   }
-  ready.clear(), ready_at = 0;
-  make_ready(all, n);
   resume(take_ready());
 }
 
@@ -216,34 +212,31 @@ static void barrier(const void *site) {
   barrier_site = site;
   if (++n_at_barrier == n_threads) {
     n_at_barrier = 0;
-    epoch++;
-    unsigned all[most_threads];
-    for (unsigned w = 0; w <= (n_threads - 1) / 32; w++) warps[w].epoch++;
-    for (unsigned t = 0; t < n_threads; t++) all[t] = t;
-    make_ready(all, n_threads);
+    at.epoch++;
+    for (unsigned w = 0; w <= (n_threads - 1) / 32; w++) at.warp_epoch[w]++;
+    for (unsigned t = 0; t < n_threads; t++) make_ready(t);
   }
   wait_here("__syncthreads");
 }
 
-// finish is carried out by the last lane to arrive, with the fiber of lane 0
+// finish is carried out by the last lane to arrive, with the fiber of lane 0. what: of each kind of exchange one literal
 static void together(const char *what, unsigned mask, void (*finish)(fiber *lanes, unsigned mask)) {
-  unsigned t = thread_index(), lane = t % 32, first = t - lane, lanes = n_threads - first < 32 ? n_threads - first : 32;
+  unsigned t = thread_index(), lane = t % 32, first = t - lane;
   warp &w = warps[t / 32];
   if (!(mask >> lane & 1)) fault("%s is at %s with mask %08x, which does not name its own lane", place_text(t).c_str(), what, mask);
-  for (unsigned l = 0; l < 32; l++)
-    if (mask >> l & 1 && (l >= lanes || fibers[first + l].done))
-      fault("%s is at %s with mask %08x, but lane %u %s", place_text(t).c_str(), what, mask, l, l >= lanes ? "does not exist" : "has left the kernel");
-  if (w.arrived && (w.mask != mask || strcmp(w.what, what) != 0))
+  if (unsigned missing = mask & ~w.there) {
+    unsigned l = (unsigned)__builtin_ctz(missing);
+    fault("%s is at %s with mask %08x, but lane %u %s", place_text(t).c_str(), what, mask, l,
+          first + l >= n_threads ? "does not exist" : "has left the kernel");
+  }
+  if (w.arrived && (w.mask != mask || w.what != what))
     fault("%s is at %s (mask %08x), other lanes of its warp are at %s (mask %08x)", place_text(t).c_str(), what, mask, w.what, w.mask);
   w.what = what, w.mask = mask;
   w.arrived |= 1u << lane;
   if (w.arrived == mask) {
     w.arrived = 0;
     if (finish) finish(&fibers[first], mask);
-    unsigned all[32], n = 0;
-    for (unsigned l = 0; l < 32; l++)
-      if (mask >> l & 1) all[n++] = first + l;
-    make_ready(all, n);
+    for (unsigned left = mask; left; left &= left - 1) make_ready(first + (unsigned)__builtin_ctz(left));
   }
   wait_here(what);
 }
@@ -269,16 +262,17 @@ static void finish_vote(fiber *lanes, unsigned mask) {
 }
 
 static void finish_syncwarp(fiber *lanes, unsigned mask) {
-  if (mask == 0xffffffffu) warps[(lanes - fibers) / 32].epoch++;
+  if (mask == 0xffffffffu) at.warp_epoch[(lanes - fibers) / 32]++;
 }
 
 static float as_float(uint16_t h, int half) {
   return half ? __half2float({h}) : __bfloat162float({h});
 }
 
+// d = a b + c: exact products, one sum in double, rounded once. (Hardware adds in fixed point and cuts off: its last bits differ.)
 static void finish_mma(fiber *lanes, unsigned) {
   using namespace nvcuda::wmma;
-  static float a[256], b[256], c[256];
+  static double a[256], b[256], c[256];
   int half = lanes[0].x.half;
   for (int l = 0; l < 32; l++) {
     const exchange &x = lanes[l].x;
@@ -292,7 +286,7 @@ static void finish_mma(fiber *lanes, unsigned) {
     for (int k = 0; k < 16; k++)
       for (int j = 0; j < 16; j++) c[i * 16 + j] += a[i * 16 + k] * b[k * 16 + j];
   for (int l = 0; l < 32; l++)
-    for (int e = 0; e < 8; e++) ((float *)lanes[l].x.d)[e] = c[cusim_cell(l, e, cusim_salt_c)];
+    for (int e = 0; e < 8; e++) ((float *)lanes[l].x.d)[e] = (float)c[cusim_cell(l, e, cusim_salt_c)];
 }
 }  // namespace cusim
 

@@ -18,8 +18,9 @@
 //   both directions, in global memory write before read or write, within a launch
 // A report goes to stderr (or to cusim_take_report) and the launch fails with cudaErrorIllegalAddress, which sticks.
 //
-// Environment: CUSIM_ORDER=forward|reverse|random, CUSIM_SEED=n. One host thread at a time is inside (a lock).
-// Not modelled: timing, clusters, several devices, managed memory, textures, legacy default stream (a NULL stream is refused).
+// Environment: CUSIM_ORDER=forward|reverse|random, CUSIM_SEED=n; CUSIM_DRIVER=0: no driver; CUSIM_DEVICES=n (2): devices, which
+// differ in nothing, but a launch must go to a stream of the current one. One host thread at a time is inside (a lock).
+// Not modelled: timing, clusters, memory that one device has and another has not, managed memory, textures, legacy default stream (a NULL stream is refused).
 #ifndef CUSIM_H
 #define CUSIM_H
 #include "include/cuda_pipeline.h"
@@ -84,10 +85,14 @@ enum { shared_limit = 99 << 10, shared_default = 48 << 10, most_threads = 1024 }
 extern char *stack_base;
 extern size_t stack_bytes;
 bool in_kernel();
-unsigned thread_index();
-unsigned block_epoch();                                     // counts __syncthreads of this block
-unsigned warp_epoch(unsigned thread);                       // counts __syncwarp (whole warp) and __syncthreads of its warp
-unsigned block_serial();                                    // of the running block, over the whole process
+struct progress {
+  unsigned thread;                                          // that runs
+  unsigned serial;                                          // of the running block, over the whole process
+  unsigned epoch;                                           // counts __syncthreads of this block
+  unsigned warp_epoch[most_threads / 32];                   // counts __syncwarp (whole warp) and __syncthreads of a warp
+};
+extern progress at __attribute__((visibility("hidden")));
+static inline unsigned thread_index() { return at.thread; }
 void run_grid(dim3 grid, dim3 block, size_t shared, void *arguments, void (*call)(void *));
 [[noreturn]] void abandon_block();                          // back to run_grid, which stops the launch
 

@@ -73,28 +73,39 @@ void shadow_block(size_t shared) {
   memset(shared_state, FRESH, shared);
   memset(shared_state + shared, NOTHING, shared_limit - shared);
 }
-void shadow_launch() { launch_serial = block_serial() + 1; }
+void shadow_launch() { launch_serial = at.serial + 1; }
 
 static bool ordered(const mark &m, unsigned me) {  // for marks of this block
   if (m.thread == me && !m.several) return true;
-  if (m.block_epoch != block_epoch()) return true;
-  return m.several < 2 && m.thread / 32 == me / 32 && m.warp_epoch != warp_epoch(me);
+  if (m.block_epoch != at.epoch) return true;
+  return m.several < 2 && m.thread / 32 == me / 32 && m.warp_epoch != at.warp_epoch[me / 32];
 }
 
 static mark now(unsigned me, const void *pc) {
-  return {block_serial(), block_epoch(), warp_epoch(me), (uint16_t)me, 0, pc, 0};
+  return {at.serial, at.epoch, at.warp_epoch[me / 32], (uint16_t)me, 0, pc, 0};
 }
 
 static void race(const char *where, size_t offset, const mark &m, bool wrote, unsigned me, bool writes, const void *pc) {
   fault("race in %s memory at byte %zu: thread %u%s %s it at %s, and %s %s it at %s without a barrier between them", where, offset,
-        m.thread, m.serial != block_serial() ? " of another block" : m.several ? " among others" : "", wrote ? "wrote" : "read",
+        m.thread, m.serial != at.serial ? " of another block" : m.several ? " among others" : "", wrote ? "wrote" : "read",
         source_text(m.pc).c_str(), place_text(me).c_str(), writes ? "writes" : "reads", source_text(pc).c_str());
 }
 
-static void shared_access(size_t at, size_t bytes, bool write, const void *pc) {
+// of the bytes' states, all as one number: 4 bytes at a time where they are aligned
+static inline bool all_are(const uint8_t *s, size_t bytes, uint8_t what) {
+  if (bytes == 4) {
+    uint32_t v;
+    memcpy(&v, s, 4);
+    return v == what * 0x01010101u;
+  }
+  for (size_t i = 0; i < bytes; i++)
+    if (s[i] != what) return false;
+  return true;
+}
+
+static void shared_states(size_t from, size_t bytes, bool write, const void *pc) {
   unsigned me = thread_index();
-  uint32_t serial = block_serial();
-  for (size_t i = at; i < at + bytes; i++) {
+  for (size_t i = from; i < from + bytes; i++) {
     if (shared_state[i] == NOTHING)
       fault("%s %s byte %zu of shared memory, of which the launch has %zu (%s)", place_text(me).c_str(), write ? "writes" : "reads", i,
             shared_bytes, source_text(pc).c_str());
@@ -102,25 +113,33 @@ static void shared_access(size_t at, size_t bytes, bool write, const void *pc) {
       fault("%s reads byte %zu of shared memory, which nothing has written (%s)", place_text(me).c_str(), i, source_text(pc).c_str());
     if (write) shared_state[i] = WRITTEN;
   }
-  for (size_t c = at / 2; c <= (at + bytes - 1) / 2; c++) {
+}
+
+static void shared_access(size_t from, size_t bytes, bool write, const void *pc) {
+  unsigned me = thread_index();
+  if (!all_are(shared_state + from, bytes, WRITTEN)) shared_states(from, bytes, write, pc);
+  for (size_t c = from / 2; c <= (from + bytes - 1) / 2; c++) {
     mark &w = shared_writers[c], &r = shared_readers[c];
-    if (w.serial == serial && !ordered(w, me)) race("shared", c * 2, w, true, me, write, pc);
+    if (w.serial == at.serial && w.block_epoch == at.epoch && !ordered(w, me)) race("shared", c * 2, w, true, me, write, pc);
+    bool read_since = r.serial == at.serial && r.block_epoch == at.epoch;
     if (write) {
-      if (r.serial == serial && !ordered(r, me)) race("shared", c * 2, r, false, me, true, pc);
+      if (read_since && !ordered(r, me)) race("shared", c * 2, r, false, me, true, pc);
       w = now(me, pc);
-    } else {
-      bool same = r.serial == serial && r.block_epoch == block_epoch() && (r.several == 2 || r.thread / 32 != me / 32 || r.warp_epoch == warp_epoch(me));
-      unsigned several = !same ? 0 : r.thread / 32 != me / 32 || r.several == 2 ? 2 : r.thread != me || r.several ? 1 : 0;
+    } else if (!read_since) {
+      r = now(me, pc);
+    } else if (r.several < 2 && (r.thread != me || r.warp_epoch != at.warp_epoch[me / 32])) {
+      bool same_warp = r.thread / 32 == me / 32, since = same_warp && r.warp_epoch == at.warp_epoch[me / 32];
+      unsigned several = !same_warp ? 2 : !since ? 0 : 1;
       r = now(me, pc);
       r.several = (uint16_t)several;
     }
   }
 }
 
-static void global_access(const char *p, size_t bytes, bool write, const void *pc) {
+static void global_states(const char *p, size_t bytes, bool write, const void *pc) {
   unsigned me = thread_index();
-  size_t at = (size_t)(p - base);
-  for (size_t i = at; i < at + bytes; i++) {
+  size_t from = (size_t)(p - base);
+  for (size_t i = from; i < from + bytes; i++) {
     if (state[i] == NOTHING) {
       const allocation *a = nearest(p);
       fault("%s %s %zu bytes at %p (%s): outside every allocation; the nearest has %zu bytes and this is byte %td of it",
@@ -131,9 +150,15 @@ static void global_access(const char *p, size_t bytes, bool write, const void *p
             source_text(pc).c_str(), p - find(p)->p);
     if (write) state[i] = WRITTEN;
   }
-  for (size_t c = at / 2; c <= (at + bytes - 1) / 2; c++) {
+}
+
+static void global_access(const char *p, size_t bytes, bool write, const void *pc) {
+  unsigned me = thread_index();
+  size_t from = (size_t)(p - base);
+  if (!all_are(state + from, bytes, WRITTEN)) global_states(p, bytes, write, pc);
+  for (size_t c = from / 2; c <= (from + bytes - 1) / 2; c++) {
     mark &w = writers[c];
-    if (w.serial >= launch_serial && (w.serial != block_serial() || !ordered(w, me))) {
+    if (w.serial >= launch_serial && (w.serial != at.serial || !ordered(w, me))) {
       const allocation *a = find(p);
       race("global", (size_t)(p - a->p), w, true, me, write, pc);
     }

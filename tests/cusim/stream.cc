@@ -5,7 +5,10 @@
 // random any; so work that depends on another stream without an event between them finds its input unwritten in some order.
 #include "cusim.h"
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <deque>
+#include <dlfcn.h>
 #include <map>
 #include <memory>
 #include <set>
@@ -23,6 +26,7 @@ struct cusim_stream {
   std::deque<work> queue;
   cusim_graph *capturing = nullptr;
   bool capture_failed = false;
+  int device = 0;
 };
 struct cusim_event {
   uint64_t asked = 0, reached = 0;
@@ -108,6 +112,8 @@ const char *cudaGetErrorName(cudaError_t e) {
   case cudaErrorInvalidResourceHandle: return "cudaErrorInvalidResourceHandle";
   case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";
   case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
+  case cudaErrorInsufficientDriver: return "cudaErrorInsufficientDriver";
+  case cudaErrorNoDevice: return "cudaErrorNoDevice";
   case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
   default: return "a CUDA error";
   }
@@ -125,12 +131,26 @@ cudaError_t cudaPeekAtLastError() {
   guard g(lock);
   return sticky != cudaSuccess ? sticky : last_error;
 }
-cudaError_t cudaDriverGetVersion(int *v) { return *v = CUDART_VERSION, cudaSuccess; }
+static int from_environment(const char *name, int otherwise) {
+  const char *text = getenv(name);
+  return text && *text ? atoi(text) : otherwise;
+}
+static bool no_driver() { return from_environment("CUSIM_DRIVER", CUDART_VERSION) == 0; }
+static int n_devices() { return from_environment("CUSIM_DEVICES", 2); }
+static thread_local int current_device;
+cudaError_t cudaDriverGetVersion(int *v) { return *v = no_driver() ? 0 : CUDART_VERSION, cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int *v) { return *v = CUDART_VERSION, cudaSuccess; }
-cudaError_t cudaGetDeviceCount(int *n) { return *n = 1, cudaSuccess; }
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : answer(cudaErrorInvalidDevice); }
+cudaError_t cudaGetDeviceCount(int *n) {
+  *n = no_driver() ? 0 : n_devices();
+  return no_driver() ? answer(cudaErrorInsufficientDriver) : *n == 0 ? answer(cudaErrorNoDevice) : cudaSuccess;
+}
+cudaError_t cudaSetDevice(int device) {
+  if (no_driver()) return answer(cudaErrorInsufficientDriver);
+  if (device < 0 || device >= n_devices()) return answer(cudaErrorInvalidDevice);
+  return current_device = device, cudaSuccess;
+}
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
-  if (device != 0) return answer(cudaErrorInvalidDevice);
+  if (device < 0 || device >= n_devices()) return answer(cudaErrorInvalidDevice);
   *p = {};
   strcpy(p->name, "cusim");
   p->totalGlobalMem = capacity_bytes;
@@ -214,6 +234,24 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *a, const void *p) {
   return answer(cudaSuccess);
 }
 
+struct cusim_pool {
+  int device;
+};
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t *pool, int device) {
+  static cusim_pool pools[64];
+  if (!pool || device < 0 || device >= n_devices() || device >= 64) return answer(cudaErrorInvalidDevice);
+  pools[device].device = device;
+  *pool = &pools[device];
+  return cudaSuccess;
+}
+// of value 8 bytes are read, as CUDA does; what a pool keeps is not modelled
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr a, void *value) {
+  if (!pool || a != cudaMemPoolAttrReleaseThreshold || !value) return answer(cudaErrorInvalidValue);
+  volatile uint64_t bytes = *(uint64_t *)value;
+  (void)bytes;
+  return cudaSuccess;
+}
+
 static int kind_of(const void *p) { return in_region(p) ? (find(p) ? find(p)->kind : 0) : -1; }
 
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind, cudaStream_t s) {
@@ -252,6 +290,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags) {
   guard g(lock);
   if (!s || flags > 1) return answer(cudaErrorInvalidValue);
   streams.insert(*s = new cusim_stream);
+  (*s)->device = current_device;
   return answer(cudaSuccess);
 }
 cudaError_t cudaStreamDestroy(cudaStream_t s) {
@@ -372,11 +411,28 @@ void *cusim_arguments(size_t bytes) {
   return p;
 }
 
+// CUSIM_LAUNCHES=file: for docs/make_cuda_table.py, a line "offset threads shared" of every kernel and size launched, once
+static void note_launch(const void *kernel, size_t threads, size_t shared) {
+  static const char *path = getenv("CUSIM_LAUNCHES");
+  static std::set<std::tuple<const void *, size_t, size_t>> seen;
+  Dl_info info;
+  if (!path || !seen.insert({kernel, threads, shared}).second || !dladdr(kernel, &info)) return;
+  FILE *f = fopen(path, "a");
+  if (!f) return;
+  fprintf(f, "%zx %zu %zu\n", (size_t)((const char *)kernel - (const char *)info.dli_fbase), threads, shared);
+  fclose(f);
+}
+
 cudaError_t cusim_launch(const cudaLaunchConfig_t *c, const void *kernel, void *arguments, void (*call)(void *)) {
   guard g(lock);
   std::shared_ptr<void> kept(arguments, [](void *p) { free_slots.push_back((char *)p); });
+  if (known(c->stream) && c->stream->device != current_device) {
+    report("a launch into a stream of device %d while device %d is current", c->stream->device, current_device);
+    return answer(cudaErrorInvalidResourceHandle);
+  }
   const dim3 grid = c->gridDim, block = c->blockDim;
   size_t threads = (size_t)block.x * block.y * block.z, shared = c->dynamicSmemBytes;
+  note_launch(kernel, threads, shared);
   size_t allowed = std::max((size_t)shared_default, granted.count(kernel) ? granted[kernel] : 0);
   if (!threads || threads > most_threads || block.z > 64 || !grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu ||
       grid.y > 65535 || grid.z > 65535 || shared > allowed || c->numAttrs) {

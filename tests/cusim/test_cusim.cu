@@ -177,7 +177,7 @@ static void out_of_bounds() {
   float *in = filled(N), *out = device<float>(N);
   launch(1, N, 0, reads_at, out, in, 1);
   expect_checked("outside every allocation");
-  launch(1, 32, 64 * 4, shared_at, out, 40);
+  launch(1, 32, 64 * 4, shared_at, out, 64);
   expect_checked("of shared memory, of which the launch has");
 }
 static void uninitialised() {
@@ -303,6 +303,15 @@ static void launch_limits() {
   CHECK(cudaFuncSetAttribute(shared_at, cudaFuncAttributeMaxDynamicSharedMemorySize, 120 << 10) != cudaSuccess, "120 KiB granted");
   expect("122880");
 }
+static void other_device() {
+  float *x = filled(32);
+  expect_nothing();
+  cudaSetDevice(1);
+  launch(1, 32, 0, doubles, x);
+  cudaSetDevice(0);
+  expect("a launch into a stream of device 0 while device 1 is current");
+  CHECK(cudaSetDevice(2) == cudaErrorInvalidDevice, "a device that is not there");
+}
 // in a child: the host must not be able to read device memory
 static void host_reads_device() {
   float *x = filled(4);
@@ -338,6 +347,7 @@ int main() {
   RUN(pinned_changed_too_early);
   RUN(graph);
   RUN(launch_limits);
+  RUN(other_device);
   RUN(host_reads_device);
   return test_done();
 }

@@ -82,9 +82,14 @@ static int run_all_cases(const char *backend) {
 }
 
 int main(void) {
-  const char *const backends[] = {"cpu", "reference"};
+  const char *const backends[] = {"cpu", "reference", "cusim"};
+  const char *modules = getenv("TL_MODULES"); // the simulator of CUDA is a module, which ./dev test builds
+  char simulator[4096] = "";
+  if (modules) snprintf(simulator, sizeof simulator, "%s/tl_cusim.so", modules);
+  bool simulated = access(simulator, R_OK) == 0;
+  if (!simulated) test_skip("cusim", "its simulator was not built (./dev test builds it)");
   int failed = 0;
-  for (int i = 0; i < 2; i++) { // a process chooses its backend once
+  for (int i = 0; i < 2 + simulated; i++) { // a process chooses its backend once
     fflush(stdout);
     pid_t child = fork();
     if (child == 0)
