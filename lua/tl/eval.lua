@@ -15,7 +15,8 @@ local eval = {}
 local function sample_missing(o, k, done, on_completion)
   local tok, where = o.model:tokenizer(), {}
   local s = sample.sampler(o.model, { adapter = o.adapter, max_sequences = o.max_sequences })
-  local settings = { temperature = o.temperature or 0, top_p = o.top_p, max_new_tokens = o.max_new_tokens or 256, seed = o.seed or 0, stop = o.stop }
+  local settings = { temperature = o.temperature or 0, top_p = o.top_p, max_new_tokens = o.max_new_tokens or 256, seed = o.seed or 0, stop = o.stop,
+    ignore_eos = o.ignore_eos }
   local total, finished = 0, 0
   for i, problem in ipairs(o.problems) do
     local missing = false
@@ -135,7 +136,7 @@ local function aggregate(r, k, o)
 end
 
 --- Accuracy on problems. Options: model, adapter (nil: the base), problems, verifier ("verifiers.math"), verifier_config, flexible (a second
---- config of the same verifier, reported beside the first), prompt, max_new_tokens (256), temperature (0: greedy), top_p, stop, samples (1; more
+--- config of the same verifier, reported beside the first), prompt, max_new_tokens (256), temperature (0: greedy), top_p, stop, ignore_eos, samples (1; more
 --- are averaged), seed, max_sequences, correct (0.5: a reward above this counts as right), progress: function(done, total); done: items of an earlier
 --- run, on_item: function(item), called as each is judged.
 --- Returns { n, samples, accuracy, ci95, mean_length, clipped_ratio, repetition_ratio, outcomes, items, scores; flexible, pass_at, majority }.

@@ -1,4 +1,4 @@
---- process.lua: runs a program to its end, with limits on its time and its output.
+--- process.lua: runs a program to its end: with limits on its time and its output, or beside this one's terminal.
 local F = require "tl.ffi"
 local ffi = require "ffi"
 
@@ -18,6 +18,26 @@ function process.run(o)
   F.C.tl_string_free(r.out)
   F.C.tl_string_free(r.err)
   return out
+end
+
+--- Runs a program with this process's environment, terminal and folder, and waits for its end. log: a file its output is appended to instead.
+--- It is ended when this process is interrupted. Returns its exit code, or nil and the signal that ended it.
+---@param argv string[]
+---@param log string?
+function process.attend(argv, log)
+  local list = ffi.new("const char *[?]", #argv + 1)
+  for i, a in ipairs(argv) do list[i - 1] = a end
+  local pid, code, signal = ffi.new "int64_t[1]", ffi.new "int[1]", ffi.new "int[1]"
+  F.check(F.C.tl_child_start(list, nil, log, pid))
+  while not F.C.tl_child_poll(pid[0], code, signal) do
+    if F.C.tl_interrupted() then
+      F.C.tl_child_kill(pid[0])
+      error("interrupted", 0)
+    end
+    F.C.tl_sleep(0.02)
+  end
+  if code[0] >= 0 then return code[0] end
+  return nil, signal[0]
 end
 
 return process

@@ -1,0 +1,330 @@
+--- paper.lua: what the recipes of recipes/paper share: one training run described by plain settings, the sizes at which the studies
+--- are done, and what a study publishes.
+---
+--- A run's settings (all plain values; left out: the default in brackets):
+---   method     "grpo", "sft", or "base": no training
+---   adapter    "tinylora", "loraxs", "lora", "full";  rank (2), u (13), tie ("full"; "none", "structured", "tiled:N", "groups:N")
+---   dtype      storage of the trained numbers beside an fp32 copy ("f32"); store: the numbers themselves are held in "bf16", "f16" or
+---              "int8" and nothing else is (tl.rounding), rounding "nearest" or "stochastic"
+---   lr, seed;  rollouts ("native"; "merged", "int8"), is_mode
+---   model, task, steps, batch, group, new_tokens, valid, test      from the size of the study
+--- Its metrics: accuracy on `test` held-out problems (greedy), valid on `valid` others (by which learning rates are chosen),
+--- mean_length, trained_parameters, trained_bytes, reward_first and reward_last (mean over the first and the last quarter of the steps), and
+--- with rollouts that are not native sampling/... of the steps. Problems of training, valid and test are disjoint.
+local experiment = require "tl.experiment"
+local fs = require "tl.fs"
+local json = require "tl.json"
+
+local paper = {}
+
+--- The sizes of a study: what --full (the default), --quick and --ci mean for a run. Given options go before them.
+paper.sizes = {
+  full  = { steps = 40, batch = 16, group = 16, new_tokens = 64, valid = 200, test = 400, seeds = 3 },
+  quick = { steps = 24, batch = 8, group = 8, new_tokens = 48, valid = 100, test = 200, seeds = 2 },
+  ci    = { steps = 1, batch = 2, group = 4, new_tokens = 16, valid = 4, test = 8, seeds = 1 },
+}
+
+--- Learning rates that are swept at every point of a study: by method and size.
+paper.rates = {
+  tinylora = { full = { 1e-2, 2e-2, 5e-2, 1e-1 }, quick = { 1e-2, 3e-2, 1e-1 }, ci = { 3e-2 } },
+  loraxs   = { full = { 3e-3, 1e-2, 3e-2, 1e-1 }, quick = { 3e-3, 1e-2, 3e-2 }, ci = { 1e-2 } },
+  lora     = { full = { 3e-4, 1e-3, 3e-3, 1e-2 }, quick = { 1e-3, 3e-3, 1e-2 }, ci = { 1e-3 } },
+  full     = { full = { 3e-5, 1e-4, 3e-4, 1e-3 }, quick = { 1e-4, 3e-4, 1e-3 }, ci = { 1e-4 } },
+}
+
+--- The parameters of a recipe of the paper: those of an experiment, --quick and --ci, the model and the sizes of a run.
+---@param spec table as for tl.recipe
+function paper.options(spec)
+  local own = {
+    model = { "tiny", "model directory, GGUF file or name" },
+    task = { nil, "problem set; default: wordproblems for the embedded models, else gsm8k", type = "string" },
+    quick = { false, "fewer and shorter runs: the whole paper in half an hour" },
+    ci = { false, "the smallest size that runs everything; its figures mean nothing" },
+    steps = { 0, "steps of a run; 0: the size's", integer = true, min = 0 },
+    batch = { 0, "problems a step; 0: the size's", integer = true, min = 0 },
+    group = { 0, "completions a problem; 0: the size's", integer = true, min = 0 },
+    new_tokens = { 0, "longest completion; 0: the size's", integer = true, min = 0 },
+    valid = { 0, "held-out problems by which learning rates are chosen; 0: the size's", integer = true, min = 0 },
+    test = { 0, "held-out problems of the reported accuracy; 0: the size's", integer = true, min = 0 },
+    seeds = { 0, "seeds of every point; 0: the size's", integer = true, min = 0 },
+    lrs = { {}, "learning rates that are swept; none: the method's and size's", of = "number" },
+    store = { "runs/paper.db", "SQLite file of the runs", value = "FILE" },
+    out = { "runs/paper", "folder for the figures", value = "DIR" } }
+  for name, v in pairs(own) do if spec[name] == nil then spec[name] = v end end
+  return experiment.options(spec)
+end
+
+--- "full", "quick" or "ci".
+function paper.size(p) return p.ci and "ci" or p.quick and "quick" or "full" end
+
+local function given(p, name) return p[name] > 0 and p[name] or paper.sizes[paper.size(p)][name] end
+
+--- The values of an axis of a study: all of them, or at sizes quick and ci fewer.
+function paper.pick(p, full, quick, ci)
+  local size = paper.size(p)
+  return size == "full" and full or size == "quick" and (quick or full) or ci or { full[1] }
+end
+
+--- A list of points, each with every learning rate of its adapter and every seed, as settings of runs. Seeds come outermost.
+---@param p table the recipe's parameters
+---@param points table[] settings without lr and seed
+function paper.runs(p, points)
+  local out, size = {}, paper.size(p)
+  for seed = 1, given(p, "seeds") do
+    for _, point in ipairs(points) do
+      local rates = point.method == "base" and { 0 } or point.lr and { point.lr } or #p.lrs > 0 and p.lrs or paper.rates[point.adapter][size]
+      for _, lr in ipairs(rates) do
+        local s = { model = p.model, task = p.task, steps = given(p, "steps"), batch = given(p, "batch"), group = given(p, "group"),
+          new_tokens = given(p, "new_tokens"), valid = given(p, "valid"), test = given(p, "test"), seed = seed }
+        for k, v in pairs(point) do s[k] = v end
+        s.lr = lr
+        if s.method == "base" then s.lr, s.steps, s.batch, s.group = nil, nil, nil, nil end
+        if s.method == "sft" then s.group = nil end
+        out[#out + 1] = s
+      end
+    end
+  end
+  return out
+end
+
+--- The ladder of trained numbers from 1 to all of them, as points of a study: TinyLoRA tied over everything (u = 1 to 13), TinyLoRA
+--- without tying, LoRA-XS, LoRA, full finetuning. bytes are fp32's.
+function paper.ladder(p, method)
+  local function tiny(u, tie) return { method = method, adapter = "tinylora", rank = 2, u = u, tie = tie } end
+  return paper.pick(p, {
+    tiny(1, "full"), tiny(2, "full"), tiny(4, "full"), tiny(13, "full"), tiny(1, "none"), tiny(4, "none"),
+    { method = method, adapter = "loraxs", rank = 4 }, { method = method, adapter = "loraxs", rank = 8 },
+    { method = method, adapter = "lora", rank = 1 }, { method = method, adapter = "lora", rank = 8 }, { method = method, adapter = "full" },
+  }, {
+    tiny(1, "full"), tiny(4, "full"), tiny(13, "full"), tiny(1, "none"), tiny(4, "none"), { method = method, adapter = "loraxs", rank = 4 },
+    { method = method, adapter = "lora", rank = 1 }, { method = method, adapter = "lora", rank = 8 }, { method = method, adapter = "full" },
+  }, { tiny(13, "full"), { method = method, adapter = "loraxs", rank = 2 }, { method = method, adapter = "lora", rank = 1 }, { method = method, adapter = "full" } })
+end
+
+-- ---- one run
+
+local loaded = {}
+
+local function world(s)
+  local name = s.model or "tiny"
+  if not loaded[name] then
+    for _, w in pairs(loaded) do w:free() end
+    loaded = { [name] = require("tl.model").load(name) }
+  end
+  local model, data = loaded[name], require "tl.data"
+  local task = s.task or (model.vocab < 1024 and "wordproblems" or "gsm8k")
+  local style = task == "wordproblems" and "chat" or "gsm8k-hash"
+  local function held_out(n, first)
+    local d = data.load(task, { split = "test", style = style, seed = 1000, n = first + n })
+    if #d < first + n then error(("%s has %d test problems; %d are wanted"):format(task, #d, first + n), 0) end
+    return d:filter(function(_, i) return i > first and i <= first + n end)
+  end
+  local w = { model = model, test = held_out(s.test, 0), valid = held_out(s.valid, s.test) }
+  if s.method ~= "base" then
+    w.train = data.load(task, { split = "train", style = style, seed = s.seed, n = s.steps * s.batch })
+  end
+  return w
+end
+
+local function tying(tie)
+  local n = type(tie) == "string" and tonumber(tie:match "^groups:(%d+)$")
+  if not n then return tie or "full" end
+  return function(m) return math.floor(m.position * n / m.count) end
+end
+
+local function adapter_of(model, s)
+  return require("tl.adapter").create(model, s.adapter, { rank = s.rank, u = s.u, tie = s.adapter == "tinylora" and tying(s.tie) or nil, dtype = s.dtype or "f32",
+    seed = 42 + s.seed })
+end
+
+local function trainer_of(w, adapter, s, run)
+  local o = { model = w.model, adapter = adapter, lr = require("tl.optim").cosine(s.lr, 0, 0.1), total_steps = s.steps, seed = s.seed, run = run }
+  if s.method == "sft" then return require("tl.sft").trainer(o) end
+  o.verifier, o.num_generations, o.max_completion_length = "verifiers.math", s.group, s.new_tokens
+  o.rollouts, o.is_mode, o.gate, o.loss_type = s.rollouts, s.is_mode, false, "grpo"
+  return require("tl.grpo").trainer(o)
+end
+
+local function quarters(list, field)
+  local n = math.max(1, math.floor(#list / 4))
+  local function mean(first)
+    local sum = 0
+    for i = first, first + n - 1 do sum = sum + (list[i] and list[i][field] or 0) end
+    return sum / n
+  end
+  return mean(1), mean(#list - n + 1)
+end
+
+local function trained(w, adapter, s, job)
+  local run = require("tl.report").run { name = "run", out = job.folder, config = s, seed = s.seed, total = s.steps, completions = 2, quiet = true }
+  local trainer, steps = trainer_of(w, adapter, s, run), {}
+  local round = s.store and require("tl.rounding").codec(s.store, s.rounding, s.seed)
+  for batch in w.train:batches { size = s.batch, epochs = 1000, seed = s.seed, steps = s.steps } do
+    steps[#steps + 1] = trainer:step(batch)
+    if round then adapter:set(round(adapter:parameters())) end
+  end
+  if trainer.free then trainer:free() end
+  if adapter.kind ~= "full" then adapter:save(run:file "adapter.tla") end
+  return steps, run
+end
+
+local MISMATCH = { "sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max", "sampling/importance_sampling_ratio/mean" }
+
+--- Does one run; returns its metrics.
+---@param s table settings
+---@param job table as tl.experiment gives it
+function paper.train(s, job)
+  local w = world(s)
+  local m = { model_parameters = w.model.n_parameters }
+  local adapter, run
+  if s.method ~= "base" then
+    adapter = adapter_of(w.model, s)
+    local steps
+    steps, run = trained(w, adapter, s, job)
+    m.trained_parameters, m.trained_bytes = adapter.n_parameters, s.store and require("tl.rounding").bytes(s.store, adapter.n_parameters) or adapter.n_bytes
+    m.loss_first, m.loss_last = quarters(steps, "loss")
+    if s.method == "grpo" then
+      m.reward_first, m.reward_last = quarters(steps, "reward")
+      m.length_first, m.length_last = quarters(steps, "completions/mean_length")
+      for _, name in ipairs(MISMATCH) do if steps[1][name] then m[name] = require("tl.experiment").spread((function()
+        local v = {}
+        for _, step in ipairs(steps) do v[#v + 1] = step[name] end
+        return v
+      end)()).mean end end
+    end
+  end
+  for _, name in ipairs { "valid", "test" } do
+    local r = require("tl.eval").run { model = w.model, adapter = adapter, problems = w[name], verifier = "verifiers.math", max_new_tokens = s.new_tokens }
+    if name == "valid" then m.valid = r.accuracy else m.accuracy, m.mean_length = r.accuracy, r.mean_length end
+  end
+  if run then run:finish(m) end
+  if adapter then adapter:free() end
+  return m
+end
+
+-- relative to one another only: the plan scales them by what done runs took
+local function cost(s)
+  local eval = 0.004 * (s.valid + s.test)
+  if s.method == "base" then return eval end
+  return eval + s.steps * s.batch * (s.group or 1) * (s.method == "sft" and 0.003 or 0.002)
+end
+
+--- Does the runs of a study (those the store does not have); returns the done ones, or nil after --dry_run. Recipes of the paper
+--- share one experiment, so that a run that two of them want is done once.
+---@param p table
+---@param runs table[]
+function paper.run(p, runs)
+  local rows, missing = experiment.run(p, { name = "paper", runs = runs, run = paper.train, cost = cost })
+  if rows and missing > 0 then require("tl.log").warn("%s: %d of %d runs are not done; the figures are of the others", rawget(p, "name"), missing, #rows + missing) end
+  return rows, missing
+end
+
+--- One metric of a run, step by step, as points of a chart; empty when the run's folder is not there any more.
+function paper.curve(row, field)
+  local out, path = {}, (row.folder or "") .. "/metrics.jsonl"
+  if fs.kind(path) ~= "file" then return out end
+  for line in io.lines(path) do
+    local m = json.parse(line)
+    if type(m) == "table" and type(m[field]) == "number" then out[#out + 1] = { m.step, m[field] } end
+  end
+  return out
+end
+
+--- The base model on a row's test problems with something changed: ask (words after the question), or tokens: exactly so many are
+--- written, whether it wants to stop or not.
+---@return table as tl.eval.run
+function paper.measure(row, o)
+  local w = world { model = row.model, task = row.task, method = "base", test = row.test, valid = row.valid }
+  local prompt = o.ask and function(q) return { { role = "user", content = q.question .. o.ask } } end or nil
+  return require("tl.eval").run { model = w.model, problems = w.test, prompt = prompt, verifier = "verifiers.math", max_new_tokens = o.tokens or row.new_tokens, ignore_eos = o.tokens ~= nil }
+end
+
+-- ---- what a study says
+
+--- The standard error of a point of tl.experiment.best: the spread over seeds, or where that is larger (few seeds agree by chance)
+--- the binomial error of the problems measured.
+function paper.error(point, n_test)
+  local binomial = math.sqrt(math.max(point.mean * (1 - point.mean), 1 / n_test) / n_test)
+  return math.max(point.std, binomial) / math.sqrt(point.n)
+end
+
+--- Which of two points is higher: their difference, its standard error, and "higher", "lower" or "no different" (within two errors).
+function paper.compare(a, b, n_test)
+  local d, se = a.mean - b.mean, math.sqrt(paper.error(a, n_test) ^ 2 + paper.error(b, n_test) ^ 2)
+  return d, se, d > 2 * se and "higher" or d < -2 * se and "lower" or "no different"
+end
+
+--- "61.2% +- 1.3" of a point.
+function paper.text(point, n_test) return ("%.1f%% ± %.1f"):format(100 * point.mean, 100 * paper.error(point, n_test)) end
+
+--- A point of a chart: x, mean, and one standard error below and above.
+function paper.point(x, point, n_test, label)
+  local e = paper.error(point, n_test)
+  return { x, point.mean, math.max(0, point.mean - e), math.min(1, point.mean + e), label }
+end
+
+local NAMES = { tinylora = "TinyLoRA", loraxs = "LoRA-XS", lora = "LoRA", full = "full finetuning" }
+
+--- The points of a ladder, best learning rate of each: a list in order of trained numbers, and charts' series, one an adapter kind.
+function paper.climb(rows, n_test, prefix, first_colour, style)
+  local list = experiment.best(rows, { by = { "adapter", "trained_parameters", "u", "rank", "tie" }, best = "lr", judge = "valid" })
+  table.sort(list, function(a, b) return a.trained_parameters < b.trained_parameters end)
+  local series = {}
+  for i, kind in ipairs { "tinylora", "loraxs", "lora", "full" } do
+    local s = { name = (prefix or "") .. NAMES[kind], points = {}, colour = (first_colour or 0) + i - 1, style = style, bars = true }
+    for _, point in ipairs(list) do
+      if point.adapter == kind then s.points[#s.points + 1] = paper.point(point.trained_parameters, point, n_test) end
+    end
+    if #s.points > 0 then series[#series + 1] = s end
+  end
+  return list, series
+end
+
+--- A table of points: columns of names, then accuracy, spread, learning rate.
+function paper.rows_of(list, n_test, names, headings)
+  local t = { columns = {}, rows = {} }
+  for i, name in ipairs(names) do t.columns[i] = headings and headings[i] or name end
+  for _, heading in ipairs { "learning rate", "accuracy ± standard error", "std over seeds", "seeds", "tokens an answer" } do t.columns[#t.columns + 1] = heading end
+  for _, point in ipairs(list) do
+    local row = {}
+    for i, name in ipairs(names) do row[i] = point[name] ~= nil and tostring(point[name]) or "" end
+    local length = experiment.spread((function()
+      local v = {}
+      for i, r in ipairs(point.rows) do v[i] = r.mean_length end
+      return v
+    end)()).mean
+    for _, v in ipairs { point.lr and ("%g"):format(point.lr) or "", paper.text(point, n_test), ("%.1f"):format(100 * point.std), tostring(point.n), ("%.1f"):format(length) } do
+      row[#row + 1] = v
+    end
+    t.rows[#t.rows + 1] = row
+  end
+  return t
+end
+
+--- The base model's accuracy: a point, from runs of method "base".
+function paper.base(rows)
+  local mine = {}
+  for _, r in ipairs(rows) do if r.method == "base" then mine[#mine + 1] = r end end
+  return experiment.best(mine, { by = { "method" } })[1]
+end
+
+--- Writes a study into the folder p.out: NAME.json (what all.lua puts together) and NAME.svg when gnuplot is there. part:
+---   title, claim (the paper's), verdict ("reproduced", "not reproduced", "not decided", "not tried"), finding (in words)
+---   charts, tables ({ columns, rows, title }), missing (runs not done), command
+---@return table part
+function paper.publish(p, part)
+  local name = rawget(p, "name")
+  part.name, part.model = name, p.model
+  if rawget(p, "seeds") then part.size, part.seeds, part.test = paper.size(p), given(p, "seeds"), given(p, "test") end
+  part.versions = require("tl.report").versions()
+  fs.mkdirs(p.out)
+  json.save(("%s/%s.json"):format(p.out, name), part)
+  for i, chart in ipairs(part.charts or {}) do
+    local ok, why = require("tl.plot").gnuplot(chart, ("%s/%s%s.svg"):format(p.out, name, i > 1 and "-" .. i or ""))
+    if not ok then require("tl.log").warn("no figure for a paper: %s", why) end
+  end
+  require("tl.log").info("%s: %s. %s", name, part.verdict or "no verdict", part.finding or "")
+  return part
+end
+
+return paper

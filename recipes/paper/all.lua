@@ -1,0 +1,34 @@
+-- all.lua: the paper in miniature: every study, part after part, and one report of them.
+--
+--   tlrun recipes/paper/all.lua                 the whole of it: hours, in parts of two hours at most; the same command goes on
+--   tlrun recipes/paper/all.lua --quick         half an hour;  --ci: a minute, figures without meaning;  --dry_run: the plan
+--
+-- Every part is a recipe of this folder, run as a process of its own; what it has done is in the store, and is not done again.
+local tl = require "tl"
+local p = tl.recipe {
+  name = "paper", description = "Every study of the paper, and one report.", args = "[OPTIONS OF THE PARTS: --steps 24 ...]",
+  quick = { false, "fewer and shorter runs" }, ci = { false, "the smallest size that runs everything" },
+  parts = { { "accuracy_grpo", "accuracy_sft", "grpo_against_sft", "rank", "tying", "u_and_tying", "bytes", "length", "rollouts", "model_size" }, "which, in this order" },
+  model = { "tiny", "model of the studies" }, models = { { "tiny" }, "models of the study of model size, the smallest first" },
+  store = { "runs/paper.db", "SQLite file of the runs", value = "FILE" }, out = { "runs/paper", "folder for the figures and the report", value = "DIR" },
+  workers = { 2, "processes that run at once", integer = true, min = 0 }, hours = { 2, "a part begins no run after so long; 0: no limit", min = 0 },
+  dry_run = { false, "print every part's plan, and run nothing" },
+}
+
+local done, unfinished = {}, {}
+for _, part in ipairs(p.parts) do
+  local argv = { tl.exe, ("%s/recipes/paper/%s.lua"):format(tl.root, part), "--store", p.store, "--out", p.out, "--model", p.model, "--workers", tostring(p.workers), "--hours", tostring(p.hours) }
+  if p.quick then argv[#argv + 1] = "--quick" end
+  if p.ci then argv[#argv + 1] = "--ci" end
+  if p.dry_run then argv[#argv + 1] = "--dry_run" end
+  if part == "model_size" then argv[#argv + 1], argv[#argv + 2] = "--models", table.concat(p.models, ",") end
+  for _, word in ipairs(p.args) do argv[#argv + 1] = word end
+  tl.log.info("== %s", part)
+  local code, signal = tl.process.attend(argv)
+  if code ~= 0 then tl.log.warn("%s ended with %s", part, code and "code " .. code or "signal " .. signal); unfinished[#unfinished + 1] = part end
+  done[#done + 1] = part
+end
+if p.dry_run then return end
+local path = tl.paper.report(p.out, p.parts, { quick = p.quick, ci = p.ci })
+tl.log.info("the report is %s", path)
+return { report = path, parts = done, unfinished = unfinished }
