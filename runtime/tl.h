@@ -116,6 +116,12 @@ bool tl_child_poll(int64_t pid, int *exit_code, int *signal);
 void tl_child_kill(int64_t pid);
 void tl_child_of(int64_t parent);                 // for a child: it is killed when its parent ends, at once if that is no longer `parent`
 void tl_sleep(double seconds);
+
+// One page of HTML served on 127.0.0.1 to this machine's browser, by a thread of its own: / is the page, /version how often it was set.
+typedef struct tl_page_server tl_page_server;
+tl_status tl_page_server_start(int port, tl_page_server **out, int *port_used);  // port 0: one that is free
+tl_status tl_page_server_set(tl_page_server *s, const char *html, size_t n);     // copied
+void tl_page_server_stop(tl_page_server *s);
 // What a download has to be, and how it is shown; 0 or NULL: not known, not wanted.
 typedef struct tl_download_options {
   const char *sha256;   // 64 hex digits

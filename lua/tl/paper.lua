@@ -327,4 +327,37 @@ function paper.publish(p, part)
   return part
 end
 
+local SIZE_WORDS = { full = "full size", quick = "--quick", ci = "--ci: the figures mean nothing" }
+
+--- Puts studies into one page, p.out/report.html: what reproduces and what does not, then every study with its charts and table.
+---@param out string the folder that paper.publish wrote into
+---@param names string[] the studies, in their order; those that have not been published are named as missing
+---@return string path
+function paper.report(out, names)
+  local page = require "tl.page"
+  local doc, parts, absent = page.new("The paper in miniature", "Learning to Reason in 13 Parameters (arXiv:2602.04118), its figures and tables on a small model"), {}, {}
+  for _, name in ipairs(names) do
+    local path = ("%s/%s.json"):format(out, name)
+    if fs.kind(path) == "file" then parts[#parts + 1] = json.load(path) else absent[#absent + 1] = name end
+  end
+  doc:heading "Claim by claim"
+  local t = { columns = { "study", "claim", "here", "what was seen" }, rows = {} }
+  for i, part in ipairs(parts) do t.rows[i] = { part.title, part.claim or "", part.verdict or "", part.finding or "" } end
+  doc:table(t)
+  if #absent > 0 then doc:text("Not run: " .. table.concat(absent, ", ") .. ".", "dim") end
+  for _, part in ipairs(parts) do
+    doc:heading(part.title)
+    doc:text("Claim: " .. (part.claim or "") .. ".", "dim")
+    doc:text(((part.verdict or "no verdict"):gsub("^%l", string.upper)) .. ". " .. (part.finding or ""), "verdict")
+    doc:charts(part.charts or {})
+    for _, each in ipairs(part.tables or {}) do doc:table(each) end
+    local v = part.versions or {}
+    doc:text(("model %s%s; recipes/paper/%s.lua; tlrun %s%s, %s %s"):format(part.model, part.size and (", %s, %d seeds, %d problems"):format(SIZE_WORDS[part.size], part.seeds, part.test) or "",
+      part.name, v.tlrun or "?", v.commit and " " .. v.commit:sub(1, 12) or "", v.backend or "", v.isa or "") .. ((part.missing or 0) > 0 and ("; %d runs were not done"):format(part.missing) or ""), "dim")
+  end
+  local path = out .. "/report.html"
+  doc:write(path)
+  return path
+end
+
 return paper

@@ -50,7 +50,7 @@ local function range(chart, axis, at)
     if hi <= lo then lo, hi = lo / 2, lo * 2 end
     return lo / 1.15, hi * 1.15
   end
-  if hi <= lo then lo, hi = lo - 0.5, lo + 0.5 end
+  if hi <= lo then lo, hi = lo == 0 and 0 or lo - 0.5, lo == 0 and 1 or lo + 0.5 end
   local pad = at == 2 and 0.05 * (hi - lo) or 0
   return axis.min and lo or lo - pad, axis.max and hi or hi + pad
 end
@@ -74,7 +74,8 @@ local function ticks(axis, lo, hi)
       end
       table.sort(out)
     end
-    return out
+    if #out >= 3 then return out end
+    out = {}
   end
   local rough = (hi - lo) / 5
   local unit = 10 ^ math.floor(math.log10(rough))
