@@ -1,0 +1,102 @@
+"""The recipes of the paper, all of them at the smallest size, through all.lua; that a second call repeats nothing; the report.
+
+Would catch: a recipe that no longer runs, a part that all.lua leaves out, runs that two parts want and that are done twice, a plan that runs
+something.
+"""
+import glob
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.environ.get("TL_BUILD_DIR", "build")
+TLRUN = os.path.join(BUILD if os.path.isabs(BUILD) else os.path.join(ROOT, BUILD), "tlrun")
+failures = 0
+
+
+def test(name, body):
+    global failures
+    try:
+        body()
+        print("ok " + name, flush=True)
+    except Exception as e:
+        failures += 1
+        print("not ok %s: %s" % (name, " ".join(str(e).split()) or type(e).__name__), flush=True)
+
+
+def want(condition, why):
+    if not condition:
+        raise AssertionError(why)
+
+
+def run(recipe, *options):
+    done = subprocess.run([TLRUN, "recipes/paper/%s.lua" % recipe, *options], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    want(done.returncode == 0, "exit status %d: %s" % (done.returncode, done.stderr.strip().split("\n")[-1]))
+    return done
+
+
+def rows():
+    db = sqlite3.connect(TEMP + "/p.db", timeout=20)
+    r = db.execute("select hash, status, attempts, error from runs").fetchall()
+    db.close()
+    return r
+
+
+def all_options():
+    return ["--ci", "--store", TEMP + "/p.db", "--out", TEMP + "/paper"]
+
+
+def plan():
+    out = run("all", *all_options(), "--dry_run").stdout
+    want(out.count("to do; ") >= 8, "the plan does not have every part: %s" % out[-300:])
+    want(all(status == "pending" and n == 0 for _, status, n, _ in rows()), "--dry_run ran something")
+
+
+def everything():
+    document = json.loads(run("all", *all_options(), "--json").stdout)
+    want(document["unfinished"] == [] or document["unfinished"] == {}, "parts that failed: %r" % document["unfinished"])
+    known = {os.path.basename(p)[:-4] for p in glob.glob(ROOT + "/recipes/paper/*.lua")} - {"all", "benchmarks"}
+    want(set(document["parts"]) == known, "all.lua runs %s, the folder has %s" % (sorted(document["parts"]), sorted(known)))
+    bad = [r for r in rows() if r[1] != "done" or r[2] != 1]
+    want(not bad, "runs that are not done, or done twice: %r" % bad[:2])
+    for name in known:
+        with open("%s/paper/%s.json" % (TEMP, name)) as f:
+            part = json.load(f)
+        want(part["verdict"] and part["finding"] and part["charts"] and part["tables"], "%s has no verdict, chart or table" % name)
+    with open(document["report"]) as f:
+        text = f.read()
+    want(text.count("<figure>") >= len(known) and "figures mean nothing" in text, "the report lacks figures, or does not say what size it is of")
+
+
+def again():
+    before = rows()
+    run("all", *all_options(), "--parts", "accuracy_grpo,grpo_against_sft,bytes")
+    want(rows() == before, "a second call changed the store")
+
+
+def benchmarks():
+    run("benchmarks", "--tasks", "wordproblems", "--limit", "4", "--new_tokens", "8", "--out", TEMP + "/paper", "--adapter", make_adapter())
+    with open(TEMP + "/paper/benchmarks.json") as f:
+        t = json.load(f)["tables"][0]
+    want([r[0] for r in t["rows"]] == ["wordproblems", "average"] and len(t["rows"][0]) == 4, "the table is %r" % t)
+
+
+def make_adapter():
+    path = TEMP + "/a.tla"
+    code = 'local m = tl.model.load "tiny" tl.adapter.tinylora(m, { u = 13 }):set(0.01):save "%s"' % path
+    want(subprocess.run([TLRUN, "-e", code], timeout=60).returncode == 0, "no adapter")
+    return path
+
+
+if not os.path.exists(TLRUN):
+    print("not ok paper: there is no tlrun (build first, or set TL_BUILD_DIR)")
+    sys.exit(1)
+with tempfile.TemporaryDirectory(prefix="tl-paper-") as TEMP:
+    test("the plan of all.lua runs nothing", plan)
+    test("all.lua --ci: every recipe of the paper", everything)
+    test("a second call repeats nothing", again)
+    test("benchmarks.lua", benchmarks)
+sys.exit(1 if failures else 0)
