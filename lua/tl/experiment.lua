@@ -168,6 +168,9 @@ local function work(st, o, till, sweep)
     end)
     if C.tl_interrupted() then error("interrupted", 0) end
     if ok and type(metrics) ~= "table" then ok, metrics = false, ("run returned a %s; a table of metrics is wanted"):format(type(metrics)) end
+    for k in pairs(ok and metrics or {}) do
+      if ok and row.settings[k] ~= nil then ok, metrics = false, ("the metric '%s' has the name of a setting; a row has one value of a name"):format(k) end
+    end
     if ok then
       st:done(row, owner, metrics, C.tl_seconds() - began, require("tl.fs").kind(job.folder) == "folder" and job.folder or nil)
     else

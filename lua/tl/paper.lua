@@ -8,7 +8,7 @@
 ---              "int8" and nothing else is (tl.rounding), rounding "nearest" or "stochastic"
 ---   lr, seed;  rollouts ("native"; "merged", "int8"), is_mode
 ---   model, task, steps, batch, group, new_tokens, valid, test      from the size of the study
---- Its metrics: accuracy on `test` held-out problems (greedy), valid on `valid` others (by which learning rates are chosen),
+--- Its metrics: accuracy on `test` held-out problems (greedy), judged: that on `valid` others (by which learning rates are chosen),
 --- mean_length, trained_parameters, trained_bytes, reward_first and reward_last (mean over the first and the last quarter of the steps), and
 --- with rollouts that are not native sampling/... of the steps. Problems of training, valid and test are disjoint.
 local experiment = require "tl.experiment"
@@ -20,16 +20,16 @@ local paper = {}
 --- The sizes of a study: what --full (the default), --quick and --ci mean for a run. Given options go before them.
 paper.sizes = {
   full  = { steps = 40, batch = 16, group = 16, new_tokens = 64, valid = 200, test = 400, seeds = 3 },
-  quick = { steps = 24, batch = 8, group = 8, new_tokens = 48, valid = 100, test = 200, seeds = 2 },
+  quick = { steps = 24, batch = 8, group = 16, new_tokens = 48, valid = 100, test = 200, seeds = 2 },
   ci    = { steps = 1, batch = 2, group = 4, new_tokens = 16, valid = 4, test = 8, seeds = 1 },
 }
 
 --- Learning rates that are swept at every point of a study: by method and size.
 paper.rates = {
-  tinylora = { full = { 1e-2, 2e-2, 5e-2, 1e-1 }, quick = { 1e-2, 3e-2, 1e-1 }, ci = { 3e-2 } },
-  loraxs   = { full = { 3e-3, 1e-2, 3e-2, 1e-1 }, quick = { 3e-3, 1e-2, 3e-2 }, ci = { 1e-2 } },
-  lora     = { full = { 3e-4, 1e-3, 3e-3, 1e-2 }, quick = { 1e-3, 3e-3, 1e-2 }, ci = { 1e-3 } },
-  full     = { full = { 3e-5, 1e-4, 3e-4, 1e-3 }, quick = { 1e-4, 3e-4, 1e-3 }, ci = { 1e-4 } },
+  tinylora = { full = { 3e-3, 1e-2, 3e-2, 1e-1 }, quick = { 3e-3, 1e-2, 3e-2 }, ci = { 3e-2 } },
+  loraxs   = { full = { 1e-3, 3e-3, 1e-2, 3e-2 }, quick = { 1e-3, 3e-3, 1e-2 }, ci = { 1e-2 } },
+  lora     = { full = { 3e-4, 1e-3, 3e-3, 1e-2 }, quick = { 1e-3, 3e-3 }, ci = { 1e-3 } },
+  full     = { full = { 3e-5, 1e-4, 3e-4, 1e-3 }, quick = { 1e-4, 3e-4 }, ci = { 1e-4 } },
 }
 
 --- The parameters of a recipe of the paper: those of an experiment, --quick and --ci, the model and the sizes of a run.
@@ -195,7 +195,7 @@ function paper.train(s, job)
   end
   for _, name in ipairs { "valid", "test" } do
     local r = require("tl.eval").run { model = w.model, adapter = adapter, problems = w[name], verifier = "verifiers.math", max_new_tokens = s.new_tokens }
-    if name == "valid" then m.valid = r.accuracy else m.accuracy, m.mean_length = r.accuracy, r.mean_length end
+    if name == "valid" then m.judged = r.accuracy else m.accuracy, m.mean_length = r.accuracy, r.mean_length end
   end
   if run then run:finish(m) end
   if adapter then adapter:free() end
@@ -267,7 +267,7 @@ local NAMES = { tinylora = "TinyLoRA", loraxs = "LoRA-XS", lora = "LoRA", full =
 
 --- The points of a ladder, best learning rate of each: a list in order of trained numbers, and charts' series, one an adapter kind.
 function paper.climb(rows, n_test, prefix, first_colour, style)
-  local list = experiment.best(rows, { by = { "adapter", "trained_parameters", "u", "rank", "tie" }, best = "lr", judge = "valid" })
+  local list = experiment.best(rows, { by = { "adapter", "trained_parameters", "u", "rank", "tie" }, best = "lr", judge = "judged" })
   table.sort(list, function(a, b) return a.trained_parameters < b.trained_parameters end)
   local series = {}
   for i, kind in ipairs { "tinylora", "loraxs", "lora", "full" } do

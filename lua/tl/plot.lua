@@ -90,13 +90,14 @@ end
 
 local function tick_text(axis, v)
   if axis.values then return axis.values[v] end
+  if math.abs(v) < 1e-12 then v = 0 end
   if axis.percent then return ("%.4g%%"):format(100 * v) end
   if axis.log and v >= 1e4 then
     local e = math.floor(math.log10(v) + 1e-9)
     local m = v / 10 ^ e
     return math.abs(m - 1) < 1e-6 and ("1e%d"):format(e) or ("%.3ge%d"):format(m, e)
   end
-  return ("%.4g"):format(math.abs(v) < 1e-12 and 0 or v)
+  return ("%.4g"):format(v)
 end
 
 local function scale(axis, lo, hi, from, to)

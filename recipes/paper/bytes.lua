@@ -15,7 +15,7 @@ local rows, missing = tl.paper.run(p, tl.paper.runs(p, points))
 if not rows or #rows == 0 then return end
 for _, r in ipairs(rows) do r.form = r.store .. (r.rounding and ", " .. r.rounding or "") end
 local n, series, words, best = rows[1].test, {}, {}, 0
-local list = tl.experiment.best(rows, { by = { "budget", "form", "u" }, best = "lr", judge = "valid" })
+local list = tl.experiment.best(rows, { by = { "budget", "form", "u" }, best = "lr", judge = "judged" })
 for _, g in ipairs(tl.experiment.groups(list, { "form" })) do
   local s = { name = g.form, points = {}, bars = true }
   for _, q in ipairs(g) do s.points[#s.points + 1] = tl.paper.point(q.budget, q, n) end

@@ -2,7 +2,7 @@
 -- length of its demonstrations), what 13 numbers hold, the two-part code before and after, and how the gradient's agreement with
 -- that of many other problems grows over epochs: sampled anew (RL), and with the same solutions (SFT).
 local tl = require "tl"
-local p = tl.recipe(tl.paper.options { name = "information", description = "Bits received, held and saved; signal and noise of gradients.", lr = { 3e-2, "learning rate", min = 0 },
+local p = tl.recipe(tl.paper.options { name = "information", description = "Bits received, held and saved; signal and noise of gradients.", lr = { 1e-2, "learning rate", min = 0 },
   epochs = { 0, "epochs of the gradients; 0: the size's", integer = true, min = 0 }, few = { 8, "problems whose gradient is taken again and again", integer = true, min = 1 },
   many = { 0, "other problems that say which way is right; 0: the size's", integer = true, min = 0 }, dry_run = { false, "nothing is run" } })
 if p.dry_run then return end

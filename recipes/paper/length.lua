@@ -2,7 +2,7 @@
 -- its steps, and the base model forced to go on (no end of sequence) for as many tokens as the trained one takes.
 local tl = require "tl"
 local p = tl.recipe(tl.paper.options { name = "length", description = "Length through training, and length without training.",
-  lr = { 3e-2, "learning rate", min = 0 }, ask = { " Show every step.", "what the base model is told after the question" } })
+  lr = { 1e-2, "learning rate", min = 0 }, ask = { " Show every step.", "what the base model is told after the question" } })
 
 local point = { method = "grpo", adapter = "tinylora", rank = 2, u = 13, tie = "full", lr = p.lr }
 local rows, missing = tl.paper.run(p, tl.paper.runs(p, { { method = "base" }, point }))

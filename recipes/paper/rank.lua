@@ -9,7 +9,7 @@ end
 local rows, missing = tl.paper.run(p, tl.paper.runs(p, points))
 if not rows or #rows == 0 then return end
 local n, names, at, s = rows[1].test, {}, {}, { name = "TinyLoRA", points = {} }
-local list = tl.experiment.best(rows, { by = { "rank" }, best = "lr", judge = "valid" })
+local list = tl.experiment.best(rows, { by = { "rank" }, best = "lr", judge = "judged" })
 for i, q in ipairs(list) do
   names[i], at[q.rank] = tostring(q.rank), q
   s.points[i] = tl.paper.point(q.rank, q, n)

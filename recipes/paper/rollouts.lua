@@ -11,7 +11,7 @@ local rows, missing = tl.paper.run(p, tl.paper.runs(p, points))
 if not rows or #rows == 0 then return end
 for _, r in ipairs(rows) do r.way = r.rollouts .. (r.is_mode == "truncate" and ", corrected" or r.is_mode == "off" and ", not corrected" or "") end
 local n, words, s, names = rows[1].test, {}, { points = {} }, {}
-local list = tl.experiment.best(rows, { by = { "way" }, best = "lr", judge = "valid" })
+local list = tl.experiment.best(rows, { by = { "way" }, best = "lr", judge = "judged" })
 for i, q in ipairs(list) do
   local difference = tl.experiment.best(q.rows, { by = { "way" }, value = "sampling/sampling_logp_difference/mean" })[1]
   q.difference = difference and difference.n > 0 and ("%.3g"):format(difference.mean) or q.way == "native" and "0 (the same bits)" or ""

@@ -14,7 +14,7 @@ local rows, missing = tl.paper.run(p, tl.paper.runs(p, points))
 if not rows or #rows == 0 then return end
 for _, r in ipairs(rows) do r.groups = tonumber(r.tie:match "%d+") end
 local n, series, least, most = rows[1].test, {}, {}, {}
-local list = tl.experiment.best(rows, { by = { "trained_parameters", "groups", "u" }, best = "lr", judge = "valid" })
+local list = tl.experiment.best(rows, { by = { "trained_parameters", "groups", "u" }, best = "lr", judge = "judged" })
 for _, g in ipairs(tl.experiment.groups(list, { "trained_parameters" })) do
   local s = { name = g.trained_parameters .. " numbers", points = {} }
   for _, q in ipairs(g) do
