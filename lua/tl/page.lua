@@ -77,7 +77,7 @@ function Page:charts(list)
   self:raw(#out > 1 and '<div class="grid2">' .. table.concat(out) .. "</div>" or out[1] or "")
 end
 
-local function numeric(text) return tostring(text):match "^[-+]?[%d.]+[%%]?$" ~= nil end
+local function numeric(text) return tostring(text):match "^[-+]?[%d.]+e?[-+]?%d*%%?$" ~= nil end
 
 --- A table { title, columns, rows }: rows are lists of texts or numbers.
 function Page:table(t)

@@ -192,20 +192,22 @@ local function experiment_part(doc, name, rows, o)
   doc:table(t)
 end
 
---- Charts of a metric against every numeric setting (and trained_parameters) that varies in a store's done runs, all else in colours
---- when there are at most 8 of them.
+--- Charts of a metric against every numeric setting (and trained_parameters) that varies in a store's done runs: the best run at each
+--- value, and the range over all of them.
 function build.store_charts(done, by, metric)
   local out, axes = {}, {}
   for _, k in ipairs(by) do axes[#axes + 1] = k end
   axes[#axes + 1] = "trained_parameters"
   for _, axis in ipairs(axes) do
-    local points, numbers = {}, true
+    local points, numbers = {}, true  -- runs without the setting (those of another method) are left out
     for _, g in ipairs(summary.groups(done, { axis })) do
-      local values = {}
-      for _, r in ipairs(g) do values[#values + 1] = type(r[metric]) == "number" and r[metric] or nil end
-      local s = summary.spread(values)
-      numbers = numbers and type(g[axis]) == "number"
-      points[#points + 1] = numbers and { g[axis], s.max, s.min, s.max } or nil
+      if g[axis] ~= nil then
+        local values = {}
+        for _, r in ipairs(g) do values[#values + 1] = type(r[metric]) == "number" and r[metric] or nil end
+        local s = summary.spread(values)
+        numbers = numbers and type(g[axis]) == "number"
+        points[#points + 1] = numbers and s.n > 0 and { g[axis], s.max, s.min, s.max } or nil
+      end
     end
     if numbers and #points > 1 then
       table.sort(points, function(a, b) return a[1] < b[1] end)
