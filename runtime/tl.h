@@ -302,6 +302,10 @@ typedef struct tl_adapter_options {
 } tl_adapter_options;
 
 tl_status tl_adapter_create(tl_model *m, const tl_adapter_options *o, tl_adapter **out);
+// another one of the same kind, modules, tying, P and numbers, on the same A and B; TinyLoRA and LoRA-XS only
+tl_status tl_adapter_clone(const tl_adapter *a, tl_adapter **out);
+// TL_OK when a number of the one means what it means in the other: same model, kind, modules, ranks, tying, u, A, B and P
+tl_status tl_adapter_alike(const tl_adapter *a, const tl_adapter *b);
 void tl_adapter_free(tl_adapter *a);
 tl_adapter_kind tl_adapter_get_kind(const tl_adapter *a);
 int64_t tl_adapter_n_parameters(const tl_adapter *a);

@@ -166,6 +166,43 @@ function Adapter:set(values)
   return self
 end
 
+--- The trained numbers, read and set: a:v() is a table of them (TinyLoRA: the groups' v one after the other), a:v(3) the third, a:v(3, 0.5)
+--- sets it; a:v { ... } or a:v(0) sets all of them, and then returns the adapter.
+---@param i? integer|number|number[]
+---@param x? number
+function Adapter:v(i, x)
+  if i == nil then return self:parameters() end
+  if type(i) == "table" or x == nil and i == 0 then return self:set(i) end
+  if type(i) ~= "number" or i % 1 ~= 0 or i < 1 or i > self.n_parameters then
+    error(("v has numbers 1 to %d; got %s"):format(self.n_parameters, tostring(i)), 2)
+  end
+  local p = C.tl_adapter_parameters(self.handle)
+  if x == nil then return p[i - 1] end
+  p[i - 1] = x
+  check(C.tl_adapter_refresh(self.handle), 2)
+  return self
+end
+
+--- Another adapter with the same numbers, on the same A, B and P. TinyLoRA and LoRA-XS only.
+function Adapter:clone()
+  local out = ffi.new "tl_adapter *[1]"
+  check(C.tl_adapter_clone(self.handle, out), 2)
+  return wrap(self.model, out[0])
+end
+
+--- The adapter at (1 - t) a + t b: between two of one family (same kind, modules, tying and P), or beyond them (t outside 0 and 1).
+--- b nil: t times a, the base at 0.
+---@param a table
+---@param b table?
+---@param t number
+function adapter.interpolate(a, b, t)
+  if type(t) ~= "number" then error("interpolate wants a number t; got " .. type(t), 2) end
+  if b then check(C.tl_adapter_alike(a.handle, b.handle), 2) end
+  local v, w = a:parameters(), b and b:parameters()
+  for i = 1, #v do v[i] = w and (1 - t) * v[i] + t * w[i] or t * v[i] end
+  return a:clone():set(v)
+end
+
 --- The gradient as a Lua table.
 function Adapter:gradient()
   local p, t = C.tl_adapter_gradient(self.handle), {}

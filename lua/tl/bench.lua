@@ -212,6 +212,50 @@ function bench.grpo(model, o)
     prompts = o.prompts, group = o.group, new_tokens = o.new_tokens, reps = o.reps, peak_gflops = peak_of(model) * 1e-9 }
 end
 
+--- A population of `members` adapters beside as many trainers of their own, in one process: the same problems, seeds and numbers, hence the
+--- same completions; in every repetition first the trainers' steps one by one, then the population's. The ratios are the medians of those
+--- within a repetition. Loading the model, which separate processes would do again and again, is not counted.
+function bench.population(model, o)
+  local tl, list, singles = require "tl", {}, {}
+  local common = { model = model, num_generations = o.group, max_completion_length = o.new_tokens, rollouts = o.rollouts, gate = false, lr = 1e-3,
+    reward = text_reward(), workers = 1, timeout_ms = 10000 }
+  local first
+  for k = 1, o.members do
+    local own = { seed = k, adapter = { seed = k, dtype = "bf16" } }
+    list[k] = own
+    local single = { adapter = tl.adapter.tinylora(model, { seed = k, dtype = "bf16", basis = first }), seed = k, memory = o.memory }
+    for name, v in pairs(common) do single[name] = v end
+    first = first or single.adapter
+    singles[k] = require("tl.grpo").trainer(single)
+  end
+  common.members, common.memory = list, o.memory
+  local pop, r = require("tl.population").grpo(common), { sample = {}, update = {}, ratio = {}, single_s = {}, population_s = {}, tokens = {} }
+  for rep = 0, o.reps do
+    local batch, alone, sampling, updating = {}, 0, 0, 0
+    for i = 1, o.prompts do batch[i] = o.problems[(rep * o.prompts + i - 1) % #o.problems + 1] end
+    for _, t in ipairs(singles) do
+      local m = t:step(batch)
+      alone, sampling, updating = alone + m.step_time, sampling + m.sample_s, updating + m.update_s
+    end
+    local _, _, whole = pop:step(batch)
+    if rep > 0 then
+      local function add(name, v) r[name][#r[name] + 1] = v end
+      add("single_s", alone); add("population_s", whole.step_time); add("ratio", alone / whole.step_time)
+      add("sample", sampling / whole.sample_s); add("update", updating / whole.update_s); add("tokens", whole.n_tokens)
+    end
+  end
+  local equal = true
+  for k, t in ipairs(singles) do
+    local a, b = t.adapter:parameters(), pop.members[k].adapter:parameters()
+    for i = 1, #a do equal = equal and a[i] == b[i] end
+    t:free()
+  end
+  pop:free()
+  return { members = o.members, prompts = o.prompts, group = o.group, new_tokens = o.new_tokens, reps = o.reps, rollouts = o.rollouts,
+    seconds_one_by_one = median(r.single_s), seconds_population = median(r.population_s), ratio = median(r.ratio), ratio_sampling = median(r.sample),
+    ratio_update = median(r.update), tokens_per_step = median(r.tokens), equal = equal, peak_rss_bytes = tonumber(C.tl_peak_rss_bytes()) }
+end
+
 --- A model with random weights in the shape of a known one (tl.plan.shapes), or nil: what a step costs at a size that is not here.
 function bench.shaped(name, dtype)
   local s = require("tl.plan.shapes").find(name)

@@ -48,6 +48,53 @@ function Set:free()
   if self.handle then C.tl_population_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
 
+--- Rewards of every member of a set on the same problems, sampled together. o: verifier or reward (or pool, a tl.verify.pool), prompt, n (1
+--- completions a problem), temperature (0: greedy), top_p, max_new_tokens (256), stop, seed (0), max_sequences, correct (0.5: a reward above
+--- this counts as right). Members draw with the same random numbers. What a verifier could not judge counts 0.
+--- Returns, a member: { reward (mean), accuracy, mean_length, n, failed, rewards = { of problem 1, ... (means) } }.
+---@param set table a tl.population.of
+---@param problems table[]
+---@param o table
+function population.rewards(set, problems, o)
+  local n, tok, of, waiting = o.n or 1, set.model:tokenizer(), {}, 0
+  local pool = o.pool or require("tl.verify").pool { verifier = o.verifier or o.reward or error("rewards wants a verifier or a reward", 2), config = o.verifier_config }
+  local s = sample.sampler(set.model, { population = set, max_sequences = o.max_sequences })
+  local out, place = {}, {}
+  local settings = { temperature = o.temperature or 0, top_p = o.top_p, max_new_tokens = o.max_new_tokens or 256, stop = o.stop, seed = o.seed or 0 }
+  for k = 1, #set.adapters do
+    out[k] = { reward = 0, accuracy = 0, mean_length = 0, n = #problems * n, failed = 0, rewards = {} }
+    settings.member = k - 1
+    for i, problem in ipairs(problems) do
+      out[k].rewards[i] = 0
+      place[s:submit(grpo.prompt_ids(tok, o.prompt, problem), n, (i - 1) * n, settings)] = { out[k], i }
+    end
+  end
+  local function take(wait_ms)
+    local v = pool:take(wait_ms)
+    if not v then return false end
+    local r, i = of[v.job][1], of[v.job][2]
+    local reward = v.outcome == "ok" and v.reward or 0
+    if v.outcome ~= "ok" then r.failed = r.failed + 1 end
+    r.rewards[i] = r.rewards[i] + reward / n
+    r.accuracy, waiting = r.accuracy + (reward > (o.correct or 0.5) and 1 / r.n or 0), waiting - 1
+    return true
+  end
+  for c in s:completions() do
+    local at = place[c.request]
+    at[1].mean_length = at[1].mean_length + #c.ids / at[1].n
+    of[pool:submit(problems[at[2]], { text = sample.text(tok, c), n_tokens = #c.ids, finish = c.finish })] = at
+    waiting = waiting + 1
+    while take(0) do end
+  end
+  while waiting > 0 do take(1000) end
+  s:free()
+  if not o.pool then pool:free() end
+  for _, r in ipairs(out) do
+    for i = 1, #problems do r.reward = r.reward + r.rewards[i] / #problems end
+  end
+  return out
+end
+
 -- ---- members
 
 local function over(base, own)

@@ -122,6 +122,9 @@ float *tl_adapter_grad_norm(tl_adapter *a, int layer, int which);  // which: TL_
 float *tl_adapter_grad_embed(tl_adapter *a);                       // (V, C)
 float *tl_adapter_grad_head(tl_adapter *a);                        // (V, C); the same as grad_embed when tied
 
+// the kind, modules, ranks, A and B of two adapters are those of each other; which: how messages call b
+tl_status tl_adapter_same_basis(const tl_adapter *a, const tl_adapter *b, const char *which);
+
 // ---- populations
 tl_population *tl_population_retain(tl_population *p);
 const tl_adapter_view *tl_population_get_view(tl_population *p);   // R as the members are now; then version is right too

@@ -11,36 +11,13 @@
 // Memory: the table. It is made again, before a forward pass, when a member has changed.
 #include "adapter.h"
 
-static tl_status check_member(const tl_adapter *first, const tl_adapter *a, int k) {
-  if (a->kind != TL_TINYLORA && a->kind != TL_LORA_XS)
-    return tl_fail(TL_E_ARG, "population: member %d trains more than R; only TinyLoRA and LoRA-XS share their A and B", k);
-  if (a->model != first->model)
-    return tl_fail(TL_E_ARG, "population: member %d belongs to another model than member 0", k);
-  if (a->n_modules != first->n_modules)
-    return tl_fail(TL_E_SHAPE, "population: member %d has %d target modules, member 0 has %d", k, a->n_modules,
-                   first->n_modules);
-  for (int i = 0; i < a->n_modules; i++) {
-    const tl_adapter_module *m = &a->modules[i], *f = &first->modules[i];
-    char name[128];
-    tl_module_name(name, sizeof name, f->module);
-    if (m->module != f->module)
-      return tl_fail(TL_E_SHAPE, "population: member 0 targets %s, member %d does not", name, k);
-    if (m->rank != f->rank)
-      return tl_fail(TL_E_SHAPE, "population: rank %d of %s in member %d, %d in member 0", m->rank, name, k, f->rank);
-    size_t n = sizeof(float) * (size_t)m->rank, module = (size_t)(m->module % TL_N_KINDS);
-    size_t in = (size_t)tl_linear_in(&a->model->cfg, (int)module), out = (size_t)tl_linear_out(&a->model->cfg, (int)module);
-    if ((m->A != f->A && memcmp(m->A, f->A, n * in)) || (m->B != f->B && memcmp(m->B, f->B, n * out)))
-      return tl_fail(TL_E_ARG,
-                     "population: A and B of %s in member %d are not those of member 0 (another sigma, or from a file)", name,
-                     k);
-  }
-  return TL_OK;
-}
-
 static tl_status build(tl_population *p, tl_adapter *const *members, int n) {
   tl_adapter *first = members[0];
-  for (int k = 0; k < n; k++)
-    TL_TRY(check_member(first, members[k], k));
+  for (int k = 0; k < n; k++) {
+    char which[32];
+    snprintf(which, sizeof which, "member %d", k);
+    TL_TRY(tl_adapter_same_basis(first, members[k], which));
+  }
   p->model = tl_model_retain(first->model);
   p->members = calloc((size_t)n, sizeof(*p->members));
   p->versions = calloc((size_t)n, sizeof *p->versions);

@@ -203,6 +203,16 @@ def pretrain_tiny():
     want(done.returncode == 0, "the saved model does not load: " + done.stderr.strip())
 
 
+def sweep():
+    document, out = run("sweep", "--rates", "0.01,0.1", "--seeds", "1,2", "--total", 2, "--batch", 1, "--group", 3, "--eval", 3, "--new_tokens", 12, out="sweep")
+    members = document["members"]
+    want([(m["lr"], m["seed"]) for m in members] == [(0.01, 1), (0.01, 2), (0.1, 1), (0.1, 2)], "members are %r" % members)
+    want(all(number(m["accuracy"]) and 0 < m["mean_length"] <= 12 for m in members), "members are %r" % members)
+    want(sum(1 for _ in json_lines(out + "/metrics.jsonl")) == 2, "not one line of metrics a step")
+    for k in range(1, 5):
+        want(os.path.getsize(os.path.join(out, "member-%02d.tla" % k)) > 0, "member %d was not saved" % k)
+
+
 # ---- one seed, one adapter
 
 BASE = ["--total", 2, "--batch", 4, "--group", 4, "--eval", 2, "--sft", "false", "--new_tokens", 40]
@@ -238,6 +248,7 @@ RECIPES = {
                     [("sft_baseline --adapter " + k, lambda k=k: sft(k, None)) for k in ("loraxs", "lora", "full")],
     "json_13param": [("json_13param", lambda: greedy_and_sampled("json_13param"))],
     "expression_13param": [("expression_13param", lambda: greedy_and_sampled("expression_13param", "--samples", 1))],
+    "sweep": [("sweep", sweep)],
     "pretrain_tiny": [("pretrain_tiny", pretrain_tiny), ("pretrain_tiny, one seed, the same weights", pretrain_same)],
 }
 

@@ -243,6 +243,34 @@ static void a_changed_member(void) {
   tear_down(&f);
 }
 
+// A clone has the numbers, and from then on its own; alike says which adapters it may be mixed with.
+static void a_clone(void) {
+  static fixture f;
+  if (!set_up(&f, "llama", TL_BF16)) return;
+  int32_t ids[20];
+  static float a[20 * 131], b[20 * 131];
+  tiny_ids(ids, 20, 50);
+  for (int k = 0; k < MEMBERS; k++) {
+    tl_adapter *c = NULL;
+    CHECK_OK(tl_adapter_clone(f.a[k], &c));
+    if (!c) continue;
+    CHECK_OK(tl_adapter_alike(f.a[k], c));
+    CHECK_OK(tl_logits(f.m, f.a[k], ids, 20, a));
+    CHECK_OK(tl_logits(f.m, c, ids, 20, b));
+    CHECK(!memcmp(a, b, sizeof a), "the clone of member %d computes something else", k);
+    tl_adapter_parameters(c)[0] += 1;
+    CHECK_OK(tl_adapter_refresh(c));
+    CHECK_OK(tl_logits(f.m, f.a[k], ids, 20, b));
+    CHECK(!memcmp(a, b, sizeof a), "a changed clone changed member %d", k);
+    CHECK(tl_adapter_alike(f.a[k], f.a[(k + 1) % MEMBERS]) != TL_OK, "members %d and %d are alike", k, (k + 1) % MEMBERS);
+    tl_adapter_free(c);
+  }
+  tl_adapter *lora = tiny_adapter(f.m, TL_LORA, 1, 0), *c = NULL;
+  CHECK(tl_adapter_clone(lora, &c) == TL_E_ARG && strstr(tl_last_error(), "trains more than R"), "%s", tl_last_error());
+  tl_adapter_free(lora);
+  tear_down(&f);
+}
+
 static void refused(tl_adapter *first, tl_adapter *other, const char *why) {
   tl_population *p = NULL;
   CHECK(tl_population_create((tl_adapter *[]){first, other}, 2, &p) != TL_OK && strstr(tl_last_error(), why),
@@ -260,7 +288,7 @@ static void what_cannot_be_a_member(void) {
   tl_adapter_options o = {.kind = TL_TINYLORA, .modules = modules, .n_modules = 21, .rank = 3, .u = 2};
   CHECK_OK(tl_adapter_create(f.m, &o, &other));
   refused(f.a[0], lora, "trains more than R");
-  refused(f.a[0], other, "rank 3 of model.layers.0.self_attn.q_proj in member 1, 2 in member 0");
+  refused(f.a[0], other, "rank 3 of model.layers.0.self_attn.q_proj in member 1, 2 in the first");
   o.rank = 2, o.sigma = TL_SIGMA_PEFT;
   CHECK_OK(tl_adapter_create(f.m, &o, &peft));
   refused(f.a[0], peft, "another sigma");
@@ -288,6 +316,7 @@ int main(void) {
   RUN(llama_f32);
   RUN(qwen3_bf16);
   RUN(a_changed_member);
+  RUN(a_clone);
   RUN(what_cannot_be_a_member);
   return test_done();
 }

@@ -1,0 +1,117 @@
+--- es.lua: evolution strategies on an adapter's numbers (Salimans et al. 2017, arXiv:1703.03864): no backward pass and no logprobs, only
+--- rewards. A step draws pairs v + sigma e and v - sigma e, e normal; all of them answer the same problems together, as one population; then
+---   dv = 1 / (2 n sigma) sum over n pairs of (f(v + sigma e) - f(v - sigma e)) e
+--- with f the mean reward or, which does not depend on its scale, its rank among all members, from -1/2 to 1/2. AdamW goes along dv.
+---
+---   local trainer = tl.es.trainer { model = model, adapter = a, verifier = "verifiers.math", members = 16, sigma = 0.05, lr = 3e-2 }
+---   for batch in problems:batches { size = 8, epochs = 1 } do trainer:step(batch) end
+local F = require "tl.ffi"
+local philox = require "tl.philox"
+local population = require "tl.population"
+local optim = require "tl.optim"
+local C = F.C
+
+local es = {}
+local Trainer = {}
+Trainer.__index = Trainer
+
+local SHAPES = { rank = true, reward = true }
+
+--- An evolution strategy.
+--- model, adapter        TinyLoRA or LoRA-XS
+--- verifier | reward, verifier_config, workers, timeout_ms, prompt    as in tl.grpo
+--- members (16: an even number, pairs of opposites), sigma (0.05: how far they are from v), lr (3e-2, or function(step, total))
+--- fitness ("rank"; reward), num_generations (1), temperature (1: sampled answers make f smooth in v), max_completion_length (256), stop, max_sequences
+--- max_grad_norm (0: dv is not clipped), beta1, beta2, eps, weight_decay (0), total_steps, seed (0), gate (true), run
+---@param o table
+function es.trainer(o)
+  local t = setmetatable({ o = o, model = o.model or error("es.trainer wants a model", 2), adapter = o.adapter or error("es.trainer wants an adapter", 2) }, Trainer)
+  t.n, t.sigma, t.fitness = o.members or 16, o.sigma or 0.05, o.fitness or "rank"
+  if t.n % 2 ~= 0 or t.n < 2 then error(("es: members is %s; they are pairs of opposites: an even number from 2"):format(tostring(t.n)), 2) end
+  if type(t.sigma) ~= "number" or t.sigma <= 0 then error(("es: sigma is %s; wanted a number above 0"):format(tostring(t.sigma)), 2) end
+  if not SHAPES[t.fitness] then error(('es: fitness is "rank" or "reward"; got %s'):format(tostring(t.fitness)), 2) end
+  t.lr, t.steps, t.seed = optim.schedule(o.lr or 3e-2), 0, o.seed or 0
+  t.optimizer = optim.adamw(o.adapter, { beta1 = o.beta1, beta2 = o.beta2, eps = o.eps, weight_decay = o.weight_decay, max_grad_norm = o.max_grad_norm or 0 })
+  t.clones = {}
+  for k = 1, t.n do t.clones[k] = t.adapter:clone() end
+  t.set = population.of(t.clones)
+  t.pool = require("tl.verify").pool { verifier = o.verifier or o.reward or error("es.trainer wants a verifier or a reward", 2), workers = o.workers,
+    timeout_ms = o.timeout_ms, config = o.verifier_config }
+  return t
+end
+
+-- e of pair k in a step: normal numbers, a function of (seed, step, pair)
+local function noise(self, k)
+  local e, stream = {}, self.steps * 65536 + k
+  for i = 1, self.adapter.n_parameters do
+    local u1, u2 = philox.uniform(self.seed, stream, 2 * i), philox.uniform(self.seed, stream, 2 * i + 1)
+    e[i] = math.sqrt(-2 * math.log(1 - u1)) * math.cos(2 * math.pi * u2)
+  end
+  return e
+end
+
+-- ranks from -1/2 to 1/2, equal rewards the mean of theirs; all equal: zeros
+local function ranks(rewards)
+  local order, f, n = {}, {}, #rewards
+  for k = 1, n do order[k] = k end
+  table.sort(order, function(a, b)
+    if rewards[a] ~= rewards[b] then return rewards[a] < rewards[b] end
+    return a < b
+  end)
+  local i = 1
+  while i <= n do
+    local j = i
+    while j < n and rewards[order[j + 1]] == rewards[order[i]] do j = j + 1 end
+    for m = i, j do f[order[m]] = ((i + j) / 2 - 1) / (n - 1) - 0.5 end
+    i = j + 1
+  end
+  return f
+end
+
+--- One step on a list of problems; returns { step, reward (mean of the members), reward_best, reward_std, grad_norm, learning_rate,
+--- completions/mean_length, n_samples, step_time }.
+---@param problems table[]
+function Trainer:step(problems)
+  local began, o = C.tl_seconds(), self.o
+  if self.steps == 0 and o.gate ~= false then require("tl.attack").gate(self.pool, problems, type(o.verifier) == "string" and o.verifier:match "[^.]+$" or "reward") end
+  self.steps = self.steps + 1
+  local v, e, u = self.adapter:parameters(), {}, self.adapter.n_parameters
+  for k = 1, self.n / 2 do
+    e[k] = noise(self, k)
+    local plus, minus = {}, {}
+    for i = 1, u do plus[i], minus[i] = v[i] + self.sigma * e[k][i], v[i] - self.sigma * e[k][i] end
+    self.clones[2 * k - 1]:set(plus)
+    self.clones[2 * k]:set(minus)
+  end
+  local results = population.rewards(self.set, problems, { pool = self.pool, prompt = o.prompt, n = o.num_generations, temperature = o.temperature or 1, stop = o.stop,
+    max_new_tokens = o.max_completion_length or 256, seed = self.seed * 65536 + self.steps, max_sequences = o.max_sequences })
+  local rewards, m = {}, { step = self.steps, reward = 0, reward_best = -math.huge, n_samples = self.n * #problems * (o.num_generations or 1) }
+  m["completions/mean_length"] = 0
+  for k, r in ipairs(results) do
+    rewards[k] = r.reward
+    m.reward, m.reward_best = m.reward + r.reward / self.n, math.max(m.reward_best, r.reward)
+    m["completions/mean_length"] = m["completions/mean_length"] + r.mean_length / self.n
+  end
+  local var = 0
+  for _, r in ipairs(rewards) do var = var + (r - m.reward) ^ 2 / (self.n - 1) end
+  m.reward_std, m.learning_rate = math.sqrt(var), self.lr(self.steps, o.total_steps or self.steps)
+  local f = self.fitness == "rank" and ranks(rewards) or rewards
+  local g = C.tl_adapter_gradient(self.adapter.handle)
+  for i = 1, u do
+    local sum = 0
+    for k = 1, self.n / 2 do sum = sum + (f[2 * k - 1] - f[2 * k]) * e[k][i] end
+    g[i - 1] = -sum / (self.n * self.sigma)  -- AdamW goes down; 2 n pairs are the members
+  end
+  m.grad_norm = var > 0 and self.optimizer:step(m.learning_rate) or 0  -- no member is better than another: nothing is learnt
+  m.step_time = C.tl_seconds() - began
+  if o.run then o.run:step(m) end
+  return m
+end
+
+function Trainer:free()
+  self.set:free()
+  for _, c in ipairs(self.clones) do c:free() end
+  self.pool:free()
+end
+
+return es
