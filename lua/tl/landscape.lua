@@ -231,7 +231,7 @@ function Landscape:svg(path, o)
     local y = top + (ny - j) * cell
     for i = 1, nx do
       local share = hi > lo and (self.z[j][i] - lo) / (hi - lo) or 0
-      add('<rect x="%d" y="%d" width="%d" height="%d" fill="%s"><title>x %.3g, y %.3g: %.4g</title></rect>', left + (i - 1) * cell, y, cell, cell, colour(share),
+      add('<rect x="%d" y="%d" width="%d" height="%d" fill="%s" shape-rendering="crispEdges"><title>x %.3g, y %.3g: %.4g</title></rect>', left + (i - 1) * cell, y, cell, cell, colour(share),
         self.x[i], self.y[j], self.z[j][i])
     end
     add('<text x="%d" y="%d" text-anchor="end">%.3g</text>', left - 6, y + cell / 2 + 4, self.y[j])
