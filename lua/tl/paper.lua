@@ -210,6 +210,7 @@ function paper.publish(p, part)
   local name = rawget(p, "name")
   part.name, part.model = name, p.model
   if rawget(p, "seeds") then part.size, part.seeds, part.test = paper.size(p), given(p, "seeds"), given(p, "test") end
+  if part.seeds == 1 then part.finding = (part.finding or "") .. " One seed: what another draw of P and of the samples would change is not in these errors." end
   part.versions = require("tl.report").versions()
   fs.mkdirs(p.out)
   json.save(("%s/%s.json"):format(p.out, name), part)
