@@ -154,27 +154,44 @@ local function role()
   return name and { name = name, parent = tonumber(parent), worker = tonumber(worker), till = tonumber(till), threads = tonumber(threads) }
 end
 
+local function job_of(st, row)
+  return { id = row.id, attempt = row.attempts, folder = ("%s-runs/%s%s"):format(st.path:gsub("%.db$", ""), row.hash:sub(1, 12), row.attempts > 1 and "-" .. row.attempts or "") }
+end
+
+-- the metrics of one row, or an error: they must be a table, and none may hide a setting
+local function checked(row, metrics)
+  if type(metrics) ~= "table" then error(("run returned a %s; a table of metrics is wanted"):format(type(metrics)), 0) end
+  for k in pairs(metrics) do
+    if row.settings[k] ~= nil then error(("the metric '%s' has the name of a setting; a row has one value of a name"):format(k), 0) end
+  end
+  return metrics
+end
+
+-- does the claimed rows: a list of metrics
+local function perform(o, rows, jobs)
+  if #rows == 1 then return { checked(rows[1], o.run(rows[1].settings, jobs[1])) } end
+  local settings = {}
+  for i, row in ipairs(rows) do settings[i] = row.settings end
+  local out = o.run_together(settings, jobs)
+  for i, row in ipairs(rows) do checked(row, out[i]) end
+  return out
+end
+
 -- Claims and runs until nothing is left or the time is over. sweep: the process that started this one
 local function work(st, o, till, sweep)
-  local owner, code, base = store.owner(nil, sweep), code_version(), st.path:gsub("%.db$", "")
+  local owner, code = store.owner(nil, sweep), code_version()
   while till == 0 or os.time() < till do
-    local row = st:claim(owner, code)
-    if not row then return end
-    local job = { id = row.id, attempt = row.attempts, folder = ("%s-runs/%s%s"):format(base, row.hash:sub(1, 12), row.attempts > 1 and "-" .. row.attempts or "") }
+    local rows, jobs = st:claim(owner, code, o.run_together and o.together, o.most or 8), {}
+    if #rows == 0 then return end
+    for i, row in ipairs(rows) do jobs[i] = job_of(st, row) end
     local began = C.tl_seconds()
-    local ok, metrics = xpcall(function() return o.run(row.settings, job) end, function(e)
-      if C.tl_interrupted() then return e end
-      return type(e) == "string" and e or tostring(e)
-    end)
+    local ok, result = pcall(perform, o, rows, jobs)
     if C.tl_interrupted() then error("interrupted", 0) end
-    if ok and type(metrics) ~= "table" then ok, metrics = false, ("run returned a %s; a table of metrics is wanted"):format(type(metrics)) end
-    for k in pairs(ok and metrics or {}) do
-      if ok and row.settings[k] ~= nil then ok, metrics = false, ("the metric '%s' has the name of a setting; a row has one value of a name"):format(k) end
-    end
+    local seconds = (C.tl_seconds() - began) / #rows
     if ok then
-      st:done(row, owner, metrics, C.tl_seconds() - began, require("tl.fs").kind(job.folder) == "folder" and job.folder or nil)
+      for i, row in ipairs(rows) do st:done(row, owner, result[i], seconds, require("tl.fs").kind(jobs[i].folder) == "folder" and jobs[i].folder or nil) end
     else
-      st:failed(owner, tostring(metrics))
+      st:failed(owner, tostring(result))
     end
     collectgarbage()
   end
@@ -270,6 +287,8 @@ end
 ---   name     the experiment's (p.name); without blanks
 ---   runs     a list of settings (tl.experiment.grid)
 ---   run      function(settings, job) -> table of metrics; job: {id, attempt, folder}: a folder of its own, that the run may make
+---   together, run_together, most   runs whose together(settings) is equal and not nil are done up to `most` (8) at once, by
+---            run_together(list of settings, list of jobs) -> list of metrics; as a population, say
 ---   cost     function(settings) -> seconds, for the plan
 ---   version  part of every run's hash ("")
 --- Returns the runs that are done, in the order of o.runs, with settings and metrics as fields (and with dry_run nil, after printing

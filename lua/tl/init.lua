@@ -6,6 +6,9 @@
 ---   tl.verify   rewards in worker threads                     tl.eval     accuracy with its interval
 ---   tl.report   run directories, metrics, progress            tl.tensor   small dense tensors
 ---   tl.puzzles  problems drawn from a seed                    tl.attack   what a verifier pays for junk
+---   tl.experiment  many runs, one store                      tl.budget   what so many numbers or bytes buy
+---   tl.paper    the studies of the paper                      tl.information  bits received, held, saved
+---   tl.rounding numbers as few bytes hold them                tl.plot, tl.page  charts and pages
 ---   tl.sandbox  programs that nobody trusts                   tl.lpeg     grammars
 ---   tl.population  many adapters trained at once on one base   tl.landscape, tl.fisher, tl.es  v as an object of study
 ---   tl.tokenizer, tl.json, tl.yaml, tl.fetch, tl.log

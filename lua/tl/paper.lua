@@ -1,17 +1,7 @@
 --- paper.lua: what the recipes of recipes/paper share: one training run described by plain settings, the sizes at which the studies
 --- are done, and what a study publishes.
----
---- A run's settings (all plain values; left out: the default in brackets):
----   method     "grpo", "sft", or "base": no training
----   adapter    "tinylora", "loraxs", "lora", "full";  rank (2), u (13), tie ("full"; "none", "structured", "tiled:N", "groups:N")
----   dtype      storage of the trained numbers beside an fp32 copy ("f32"); store: the numbers themselves are held in "bf16", "f16" or
----              "int8" and nothing else is (tl.rounding), rounding "nearest" or "stochastic"
----   lr, seed;  rollouts ("native"; "merged", "int8"), is_mode
----   model, task, steps, batch, group, new_tokens, valid, test      from the size of the study
---- Its metrics: accuracy on `test` held-out problems (greedy), judged: that on `valid` others (by which learning rates are chosen),
---- mean_length, trained_parameters, trained_bytes, reward_first and reward_last (mean over the first and the last quarter of the steps), and
---- with rollouts that are not native sampling/... of the steps. Problems of training, valid and test are disjoint.
 local experiment = require "tl.experiment"
+local train = require "tl.paper.train"
 local fs = require "tl.fs"
 local json = require "tl.json"
 
@@ -47,6 +37,7 @@ function paper.options(spec)
     valid = { 0, "held-out problems by which learning rates are chosen; 0: the size's", integer = true, min = 0 },
     test = { 0, "held-out problems of the reported accuracy; 0: the size's", integer = true, min = 0 },
     seeds = { 0, "seeds of every point; 0: the size's", integer = true, min = 0 },
+    members = { 8, "runs of one family that are trained at once, as a population; 1: none", integer = true, min = 1 },
     lrs = { {}, "learning rates that are swept; none: the method's and size's", of = "number" },
     store = { "runs/paper.db", "SQLite file of the runs", value = "FILE" },
     out = { "runs/paper", "folder for the figures", value = "DIR" } }
@@ -101,106 +92,7 @@ function paper.ladder(p, method)
   }, { tiny(13, "full"), { method = method, adapter = "loraxs", rank = 2 }, { method = method, adapter = "lora", rank = 1 }, { method = method, adapter = "full" } })
 end
 
--- ---- one run
-
-local loaded = {}
-
-local function world(s)
-  local name = s.model or "tiny"
-  if not loaded[name] then
-    for _, w in pairs(loaded) do w:free() end
-    loaded = { [name] = require("tl.model").load(name) }
-  end
-  local model, data = loaded[name], require "tl.data"
-  local task = s.task or (model.vocab < 1024 and "wordproblems" or "gsm8k")
-  local style = task == "wordproblems" and "chat" or "gsm8k-hash"
-  local function held_out(n, first)
-    local d = data.load(task, { split = "test", style = style, seed = 1000, n = first + n })
-    if #d < first + n then error(("%s has %d test problems; %d are wanted"):format(task, #d, first + n), 0) end
-    return d:filter(function(_, i) return i > first and i <= first + n end)
-  end
-  local w = { model = model, test = held_out(s.test, 0), valid = held_out(s.valid, s.test) }
-  if s.method ~= "base" then
-    w.train = data.load(task, { split = "train", style = style, seed = s.seed, n = s.steps * s.batch })
-  end
-  return w
-end
-
-local function tying(tie)
-  local n = type(tie) == "string" and tonumber(tie:match "^groups:(%d+)$")
-  if not n then return tie or "full" end
-  return function(m) return math.floor(m.position * n / m.count) end
-end
-
-local function adapter_of(model, s)
-  return require("tl.adapter").create(model, s.adapter, { rank = s.rank, u = s.u, tie = s.adapter == "tinylora" and tying(s.tie) or nil, dtype = s.dtype or "f32",
-    seed = 42 + s.seed })
-end
-
-local function trainer_of(w, adapter, s, run)
-  local o = { model = w.model, adapter = adapter, lr = require("tl.optim").cosine(s.lr, 0, 0.1), total_steps = s.steps, seed = s.seed, run = run }
-  if s.method == "sft" then return require("tl.sft").trainer(o) end
-  o.verifier, o.num_generations, o.max_completion_length = "verifiers.math", s.group, s.new_tokens
-  o.rollouts, o.is_mode, o.gate, o.loss_type = s.rollouts, s.is_mode, false, "grpo"
-  return require("tl.grpo").trainer(o)
-end
-
-local function quarters(list, field)
-  local n = math.max(1, math.floor(#list / 4))
-  local function mean(first)
-    local sum = 0
-    for i = first, first + n - 1 do sum = sum + (list[i] and list[i][field] or 0) end
-    return sum / n
-  end
-  return mean(1), mean(#list - n + 1)
-end
-
-local function trained(w, adapter, s, job)
-  local run = require("tl.report").run { name = "run", out = job.folder, config = s, seed = s.seed, total = s.steps, completions = 2, quiet = true }
-  local trainer, steps = trainer_of(w, adapter, s, run), {}
-  local round = s.store and require("tl.rounding").codec(s.store, s.rounding, s.seed)
-  for batch in w.train:batches { size = s.batch, epochs = 1000, seed = s.seed, steps = s.steps } do
-    steps[#steps + 1] = trainer:step(batch)
-    if round then adapter:set(round(adapter:parameters())) end
-  end
-  if trainer.free then trainer:free() end
-  if adapter.kind ~= "full" then adapter:save(run:file "adapter.tla") end
-  return steps, run
-end
-
-local MISMATCH = { "sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max", "sampling/importance_sampling_ratio/mean" }
-
---- Does one run; returns its metrics.
----@param s table settings
----@param job table as tl.experiment gives it
-function paper.train(s, job)
-  local w = world(s)
-  local m = { model_parameters = w.model.n_parameters }
-  local adapter, run
-  if s.method ~= "base" then
-    adapter = adapter_of(w.model, s)
-    local steps
-    steps, run = trained(w, adapter, s, job)
-    m.trained_parameters, m.trained_bytes = adapter.n_parameters, s.store and require("tl.rounding").bytes(s.store, adapter.n_parameters) or adapter.n_bytes
-    m.loss_first, m.loss_last = quarters(steps, "loss")
-    if s.method == "grpo" then
-      m.reward_first, m.reward_last = quarters(steps, "reward")
-      m.length_first, m.length_last = quarters(steps, "completions/mean_length")
-      for _, name in ipairs(MISMATCH) do if steps[1][name] then m[name] = require("tl.experiment").spread((function()
-        local v = {}
-        for _, step in ipairs(steps) do v[#v + 1] = step[name] end
-        return v
-      end)()).mean end end
-    end
-  end
-  for _, name in ipairs { "valid", "test" } do
-    local r = require("tl.eval").run { model = w.model, adapter = adapter, problems = w[name], verifier = "verifiers.math", max_new_tokens = s.new_tokens }
-    if name == "valid" then m.judged = r.accuracy else m.accuracy, m.mean_length = r.accuracy, r.mean_length end
-  end
-  if run then run:finish(m) end
-  if adapter then adapter:free() end
-  return m
-end
+-- ---- runs
 
 -- relative to one another only: the plan scales them by what done runs took
 local function cost(s)
@@ -214,7 +106,9 @@ end
 ---@param p table
 ---@param runs table[]
 function paper.run(p, runs)
-  local rows, missing = experiment.run(p, { name = "paper", runs = runs, run = paper.train, cost = cost })
+  local o = { name = "paper", runs = runs, run = train.run, cost = cost }
+  if p.members > 1 then o.together, o.run_together, o.most = train.family, train.run_together, p.members end
+  local rows, missing = experiment.run(p, o)
   if rows and missing > 0 then require("tl.log").warn("%s: %d of %d runs are not done; the figures are of the others", rawget(p, "name"), missing, #rows + missing) end
   return rows, missing
 end
@@ -234,7 +128,7 @@ end
 --- written, whether it wants to stop or not.
 ---@return table as tl.eval.run
 function paper.measure(row, o)
-  local w = world { model = row.model, task = row.task, method = "base", test = row.test, valid = row.valid }
+  local w = train.world { model = row.model, task = row.task, method = "base", test = row.test, valid = row.valid }
   local prompt = o.ask and function(q) return { { role = "user", content = q.question .. o.ask } } end or nil
   return require("tl.eval").run { model = w.model, problems = w.test, prompt = prompt, verifier = "verifiers.math", max_new_tokens = o.tokens or row.new_tokens, ignore_eos = o.tokens ~= nil }
 end
@@ -316,6 +210,7 @@ function paper.publish(p, part)
   local name = rawget(p, "name")
   part.name, part.model = name, p.model
   if rawget(p, "seeds") then part.size, part.seeds, part.test = paper.size(p), given(p, "seeds"), given(p, "test") end
+  if part.seeds == 1 then part.finding = (part.finding or "") .. " One seed: what another draw of P and of the samples would change is not in these errors." end
   part.versions = require("tl.report").versions()
   fs.mkdirs(p.out)
   json.save(("%s/%s.json"):format(p.out, name), part)

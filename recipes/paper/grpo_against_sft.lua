@@ -19,7 +19,7 @@ for _, method in ipairs { "grpo", "sft" } do
     table.insert(of[method].series.points, tl.paper.point(q.trained_parameters, q, n))
   end
 end
-local t, higher, lower, tiny = { columns = { "trained numbers", "GRPO", "SFT", "difference ± standard error", "GRPO is" }, rows = {} }, 0, 0, 0
+local t, higher, lower, tiny, above, below = { columns = { "trained numbers", "GRPO", "SFT", "difference ± standard error", "GRPO is" }, rows = {} }, 0, 0, 0, 0, 0
 for _, q in ipairs(of.grpo.list) do
   local s = of.sft.at[q.trained_parameters]
   if s then
@@ -28,11 +28,14 @@ for _, q in ipairs(of.grpo.list) do
     if q.trained_parameters <= 100 then
       tiny = tiny + 1
       higher, lower = higher + (word == "higher" and 1 or 0), lower + (word == "lower" and 1 or 0)
+    else
+      above, below = above + (word == "higher" and 1 or 0), below + (word == "lower" and 1 or 0)
     end
   end
 end
 return tl.paper.publish(p, { title = "GRPO against SFT", missing = missing, claim = "in the tiny regime (at most 100 numbers) reinforcement learning is far above SFT",
   verdict = tiny == 0 and "not decided" or higher > tiny / 2 and "reproduced" or higher > 0 and lower == 0 and "partly reproduced" or "not reproduced",
-  finding = ("Of %d sizes with at most 100 numbers GRPO is higher at %d, lower at %d, and no different (within two standard errors) at %d."):format(tiny, higher, lower, tiny - higher - lower),
+  finding = ("Of %d sizes with at most 100 numbers GRPO is higher at %d, lower at %d, and no different (within two standard errors) at %d; of the larger ones it is higher at %d and lower at %d."):format(tiny,
+    higher, lower, tiny - higher - lower, above, below),
   charts = { { title = "accuracy against trained numbers; bands: one standard error", x = { label = "trained numbers", log = true }, y = { label = "accuracy", percent = true, min = 0 },
     series = { of.grpo.series, of.sft.series }, lines = { base and { y = base.mean, name = "base model" } } } }, tables = { t } })

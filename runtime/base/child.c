@@ -1,8 +1,9 @@
-// child.c: processes that run beside this one, as the workers of a sweep do: started with this process's environment, waited for,
-// and gone when this process goes.
+// child.c: processes that run beside this one, as the workers of a sweep do: started with this process's environment, waited
+// for, and gone when this process goes.
 //
 // A worker calls tl_child_of(parent) first: from then on the kernel kills it when its parent ends, however that ends (Linux,
-// PR_SET_PDEATHSIG). What it was doing must then be of the kind that may end anywhere: a transaction, or a file replaced at once.
+// PR_SET_PDEATHSIG). What it was doing must then be of the kind that may end anywhere: a transaction, or a file replaced at
+// once.
 #include "base.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -63,7 +64,9 @@ bool tl_child_poll(int64_t pid, int *exit_code, int *sig) {
   return true;
 }
 
-void tl_child_kill(int64_t pid) { kill((pid_t)pid, SIGKILL); }
+void tl_child_kill(int64_t pid) {
+  kill((pid_t)pid, SIGKILL);
+}
 
 void tl_child_of(int64_t parent) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);

@@ -1,8 +1,9 @@
-// page_server.c: one page of HTML, served on 127.0.0.1 while its content changes (tlrun report --follow). libmicrohttpd does HTTP, in a thread
-// of its own; the page is swapped under a lock.
+// page_server.c: one page of HTML, served on 127.0.0.1 while its content changes (tlrun report --follow). libmicrohttpd does
+// HTTP, in a thread of its own; the page is swapped under a lock.
 //
-// Who may read it: processes of this machine. A request whose Host is not this machine's own name for itself is refused (403), so
-// that a web page whose name was pointed at 127.0.0.1 cannot read the report through the reader's browser. Nothing but GET (and HEAD) is answered.
+// Who may read it: processes of this machine. A request whose Host is not this machine's own name for itself is refused (403),
+// so that a web page whose name was pointed at 127.0.0.1 cannot read the report through the reader's browser. Nothing but GET
+// (and HEAD) is answered.
 #include "base.h"
 #include <arpa/inet.h>
 #include <microhttpd.h>

@@ -82,6 +82,23 @@ check.test("a store is asked from Lua", function()
   check.raises("there is no such store", E.open, path .. "x")
 end)
 
+-- runs that may be done together are, in their order and no more than `most` at once; each gets its own metrics
+check.test("runs of one family are done together", function()
+  local calls = {}
+  local rows = E.run({ store = temporary(), workers = 0, name = "f" }, { runs = E.grid { kind = { "a", "b" }, x = { 1, 2, 3 } }, most = 2,
+    together = function(s) return s.kind == "a" and "family a" or nil end,
+    run = function(s) calls[#calls + 1] = s.kind .. s.x return { y = s.x } end,
+    run_together = function(list, jobs)
+      local text, out = "", {}
+      for i, s in ipairs(list) do text, out[i] = text .. s.kind .. s.x, { y = 10 * s.x } end
+      check.equal({ #jobs, jobs[1].folder ~= jobs[2].folder }, { #list, true })
+      calls[#calls + 1] = text
+      return out
+    end })
+  check.equal(calls, { "a1a2", "a3", "b1", "b2", "b3" })
+  check.equal({ rows[1].y, rows[2].y, rows[3].y, rows[4].y }, { 10, 20, 3, 1 })
+end)
+
 check.test("settings that are no plain values are refused", function()
   check.raises("run 1: setting u is a table", E.run, { store = temporary(), workers = 0 }, { runs = { { u = {} } }, run = function() end })
 end)

@@ -77,6 +77,24 @@ def again():
     want(rows() == before, "a second call changed the store")
 
 
+def metrics(store):
+    db = sqlite3.connect(store, timeout=20)
+    r = db.execute("select settings, metrics from runs where status = 'done'").fetchall()
+    db.close()
+    return dict(r)
+
+
+def populations():
+    """Runs that are trained together have the metrics of each by itself, to the last digit."""
+    for recipe in ("bytes", "accuracy_sft"):
+        options = ["--ci", "--steps", "2", "--batch", "4", "--lrs", "0.01,0.05", "--new_tokens", "40", "--out", TEMP + "/same"]
+        for members in ("1", "5"):
+            run(recipe, *options, "--store", "%s/%s-%s.db" % (TEMP, recipe, members), "--members", members)
+        one, together = (metrics("%s/%s-%s.db" % (TEMP, recipe, m)) for m in ("1", "5"))
+        want(len(one) >= 6 and one == together, "%s: runs in a population differ from those alone: %s" % (recipe, [k for k in one if one[k] != together.get(k)][:1]))
+        want(len({v for v in one.values()}) > 2, "%s: all runs are alike: their agreement says nothing" % recipe)
+
+
 def benchmarks():
     run("benchmarks", "--tasks", "wordproblems", "--limit", "4", "--new_tokens", "8", "--out", TEMP + "/paper", "--adapter", make_adapter())
     with open(TEMP + "/paper/benchmarks.json") as f:
@@ -98,5 +116,6 @@ with tempfile.TemporaryDirectory(prefix="tl-paper-") as TEMP:
     test("the plan of all.lua runs nothing", plan)
     test("all.lua --ci: every recipe of the paper", everything)
     test("a second call repeats nothing", again)
+    test("runs in a population are those alone", populations)
     test("benchmarks.lua", benchmarks)
 sys.exit(1 if failures else 0)

@@ -115,25 +115,34 @@ end
 
 -- ---- running
 
---- Takes the next wanted run that nobody is at: its row with settings read, or nil. code: recorded with it.
-function Store:claim(owner, code)
-  local row = self.db:transaction(function()
-    local known = {}
+local function take(self, r, owner, code)
+  self.db:run("update runs set status = 'running', owner = ?, attempts = attempts + 1, started = ?, code = ?, error = null where id = ?", owner, os.time(), code, r.id)
+  r.attempts = r.attempts + 1
+  return r
+end
+
+--- Takes the next wanted run that nobody is at, and with family (a function of settings) up to `most` in all of those whose family is
+--- equal to its own (nil: none): rows with settings read, in their order; an empty list when there is none. code: recorded with them.
+function Store:claim(owner, code, family, most)
+  return self.db:transaction(function()
+    local known, list, mine = {}, {}, nil
     for _, r in ipairs(self.db:rows [[select runs.* from runs join wanted using (hash)
         where status in ('pending', 'running') order by wanted.position]]) do
       if r.owner and known[r.owner] == nil then known[r.owner] = store.alive(r.owner) end
       if r.status == "pending" or not known[r.owner] then
-        self.db:run("update runs set status = 'running', owner = ?, attempts = attempts + 1, started = ?, code = ?, error = null where id = ?",
-          owner, os.time(), code, r.id)
-        r.attempts = r.attempts + 1
-        return r
+        r.settings = json.decode(r.settings)
+        if #list == 0 then
+          list[1] = take(self, r, owner, code)
+          mine = family and family(r.settings)
+          if not mine then break end
+        elseif family(r.settings) == mine then
+          list[#list + 1] = take(self, r, owner, code)
+        end
+        if #list == (most or 1) then break end
       end
     end
-    return false
+    return list
   end)
-  if not row then return nil end
-  row.settings = json.decode(row.settings)
-  return row
 end
 
 --- Records a finished run. Refused when another owner has taken it over meanwhile.
