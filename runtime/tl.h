@@ -426,6 +426,9 @@ tl_status tl_sampler_submit(tl_sampler *s, const int32_t *prompt, int n_prompt, 
 tl_status tl_sampler_run(tl_sampler *s, int max_steps, int *pending);
 // pops one finished completion, valid until the next call of pop or free; false: none is ready
 bool tl_sampler_pop(tl_sampler *s, tl_completion *out);
+// The ids so far of a completion that is being decoded, from the from-th on (0-based), for text that is shown while it is made:
+// how many there are; the first `capacity` of them are written to ids. 0 too when it has not begun or has finished (then pop).
+int tl_sampler_peek(const tl_sampler *s, int64_t request, int index, int from, int32_t *ids, int capacity);
 void tl_sampler_get_stats(const tl_sampler *s, tl_sampler_stats *out);
 
 // ---------------------------------------------------------------- batches and passes: forward and backward for training
