@@ -271,7 +271,9 @@ const char *tl_tokenizer_token(tl_tokenizer *t, int id); // the token's text; NU
 bool tl_tokenizer_is_special(tl_tokenizer *t, int id);
 int tl_tokenizer_bos(tl_tokenizer *t);                   // -1: none
 int tl_tokenizer_eos(tl_tokenizer *t);                   // -1: none
-const char *tl_tokenizer_chat_template(tl_tokenizer *t); // Jinja source; NULL: none
+// The chat template of a name (NULL: "default"), as Jinja source; NULL: there is none. The names, i from 0; NULL: no more
+const char *tl_tokenizer_chat_template(tl_tokenizer *t, const char *name);
+const char *tl_tokenizer_chat_template_name(tl_tokenizer *t, int i);
 
 // ---------------------------------------------------------------- adapters
 typedef enum tl_adapter_kind { TL_TINYLORA = 0, TL_LORA_XS = 1, TL_LORA = 2, TL_FULL = 3 } tl_adapter_kind;

@@ -24,7 +24,7 @@ bool fuzz_tokenizer_at(const char *path) {
     tl_tokenizer_token(t, id);
     tl_tokenizer_is_special(t, id);
   }
-  tl_tokenizer_chat_template(t);
+  tl_tokenizer_chat_template(t, NULL);
   tl_tokenizer_free(t);
   return true;
 }

@@ -236,6 +236,50 @@ def full_disk():
     check(open(target, "rb").read() == before and sorted(os.listdir(HOME)) == names, "the earlier file changed")
 
 
+TOOLS = [{"type": "function", "function": {"name": "add", "description": "adds", "parameters": {"type": "object", "properties": {}}}}]
+NAMED = {"tool_use": "tools: {{ tools | length }}, {{ messages[0].content }}", "default": "default: {{ messages[0].content }}", "rag": "rag: {{ messages[0].content }}"}
+CHATS = [{"messages": [{"role": "user", "content": "Hi"}], **more} for more in
+         ({}, {"tools": TOOLS}, {"tools": []}, {"tools": None}, {"chat_template": "rag"}, {"chat_template": "rag", "tools": TOOLS}, {"chat_template": "new {{ 1 }}"})]
+
+
+def with_templates(target, how):
+    """a copy of qwen2 with named templates: in tokenizer_config.json, in files, in files without a default"""
+    path = os.path.join(HOME, target)
+    shutil.copytree(make("qwen2"), path)
+    if how == "config":
+        config = json.load(open(path + "/tokenizer_config.json"))
+        config["chat_template"] = [{"name": n, "template": t} for n, t in NAMED.items()]
+        json.dump(config, open(path + "/tokenizer_config.json", "w"))
+        return path
+    os.mkdir(path + "/additional_chat_templates")
+    for n, t in NAMED.items():
+        if n != "default":
+            open(f"{path}/additional_chat_templates/{n}.jinja", "w").write(t)
+        elif how == "files":
+            open(path + "/chat_template.jinja", "w").write(t)
+    return path
+
+
+def rendered(path, chat):
+    code, text, err = run("chat-template", "--model", path, stdin=json.dumps(chat))
+    return text if code == 0 else err
+
+
+@case
+def named_templates():
+    """of several chat templates the one that is named, with tools tool_use, else default; they go over to a GGUF and back"""
+    want = ["default: Hi", "tools: 1, Hi", "tools: 0, Hi", "default: Hi", "rag: Hi", "rag: Hi", "new 1"]
+    for how in ("config", "files"):
+        first = with_templates("named-" + how, how)
+        g = export(first, f"named-{how}.gguf", "gguf", "--dtype", "f32")
+        for path in (first, g, export(g, f"named-{how}-again", "hf", "--dtype", "f32"), export(first, f"named-{how}-copy", "hf", "--dtype", "f32")):
+            got = [rendered(path, c) for c in CHATS]
+            check(got == want, f"{path}: {got}")
+    without = with_templates("named-none", "none")
+    check(rendered(without, CHATS[1]) == want[1], "tool_use alone")
+    check("several chat templates and no default: give one of them as chat_template: rag, tool_use" in rendered(without, CHATS[0]), rendered(without, CHATS[0]))
+
+
 # ---------------------------------------------------------------- the other programs
 
 def with_packages(fn):
@@ -255,6 +299,16 @@ def transformers_agrees():
         check(far < 1e-4, f"{folder}: logprobs differ by {far}")  # two orders of summation in fp32
         check(theirs["ids"] == tokenize(folder, texts_of(name)), f"{folder}: other ids")
         check(theirs["chat"] == "<|user|>Hello\n<|assistant|>", theirs["chat"])
+
+
+@with_packages
+def transformers_chooses():
+    """transformers chooses the same of several chat templates"""
+    folders = [os.path.join(HOME, n) for n in ("named-config", "named-files", "named-config-again", "named-files-copy", "named-none")]
+    for folder, theirs in zip(folders, ask([{"do": "chats", "path": f, "chats": CHATS} for f in folders])):
+        ours = [rendered(folder, c) for c in CHATS]
+        ours = ["ValueError: This model has multiple chat templates w" if "several chat templates" in t else t for t in ours]
+        check(ours == theirs["texts"], f"{folder}: {theirs['texts']}")
 
 
 @with_packages
