@@ -5,7 +5,7 @@ side, a rope scaling lost on the way, an adapter merged twice rounded, a file cu
 
 Our own way back needs nothing. transformers and llama.cpp are asked through TL_PYTHON (or .venv-fixtures/bin/python) by
 check_export.py. SmolLM2 is used when it is in the cache, GSM8K's test set when TL_DATA has it: 60 texts and 2 answers, or with
-TL_EXPORT_ALL=1 all texts and all answers of up to 256 tokens (TL_EXPORT_ANSWERS=N: the first N).
+TL_EXPORT_ALL=1 all texts and all answers of up to 64 tokens (TL_EXPORT_ANSWERS=N: the first N; TL_EXPORT_NEW=N: of up to N tokens).
 """
 import json
 import os
@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "lua"))
@@ -373,7 +374,7 @@ def answers(model, questions, n_new):
         end
         local out = tl.sample.generate(m, prompts, { temperature = 0, max_new_tokens = tonumber(arg[2]), max_sequences = 64 })
         for i, list in ipairs(out) do out[i] = tl.json.array(list[1].ids) end
-        print(tl.json.encode(tl.json.array(out)))""", model, str(n_new), stdin=json.dumps(questions), timeout=7200))
+        print(tl.json.encode(tl.json.array(out)))""", model, str(n_new), stdin=json.dumps(questions), timeout=7200, env={"OMP_NUM_THREADS": "1"}))
 
 
 def smollm2_on_gsm8k():
@@ -383,9 +384,10 @@ def smollm2_on_gsm8k():
     texts = [r["question"] + "\n" + r["answer"] for r in rows]
     texts = texts if ALL else texts[::len(texts) // 60]
     check(tokenize(SMOLLM2, texts) == tokenize(folder, texts), "ids")
-    n, n_new = (int(os.environ.get("TL_EXPORT_ANSWERS", len(rows))), 256) if ALL else (2, 40)
+    n, n_new = (int(os.environ.get("TL_EXPORT_ANSWERS", len(rows))), int(os.environ.get("TL_EXPORT_NEW", 64))) if ALL else (2, 40)
     questions = [r["question"] for r in rows[:n]]
-    ours, theirs = answers(SMOLLM2, questions, n_new), answers(folder, questions, n_new)
+    with ThreadPoolExecutor(2) as pool:  # both at once, a core each
+        ours, theirs = pool.map(lambda m: answers(m, questions, n_new), (SMOLLM2, folder))
     check(len(ours) == n and all(ours), "no answers")
     for q, a, b in zip(questions, ours, theirs):
         check(a == b, q)
