@@ -144,6 +144,8 @@ static tl_status add_vocab(tl_str *o, const source *s) {
     if (filling(s, i))
       continue;
     int32_t id = id_of_text(s, s->tokens[i].p, s->tokens[i].n);
+    if (memchr(s->tokens[i].p, 0, s->tokens[i].n))
+      return tl_fail(TL_E_UNSUPPORTED, "%s: token %zu holds a NUL; --no-tokenizer writes the model without one", s->path, i);
     if (id != (int32_t)i)
       return tl_fail(TL_E_UNSUPPORTED,
                      "%s: tokens %zu and %d have the same text, which tokenizer.json has not; --no-tokenizer writes the model "
