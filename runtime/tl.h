@@ -271,7 +271,9 @@ const char *tl_tokenizer_token(tl_tokenizer *t, int id); // the token's text; NU
 bool tl_tokenizer_is_special(tl_tokenizer *t, int id);
 int tl_tokenizer_bos(tl_tokenizer *t);                   // -1: none
 int tl_tokenizer_eos(tl_tokenizer *t);                   // -1: none
-const char *tl_tokenizer_chat_template(tl_tokenizer *t); // Jinja source; NULL: none
+// The chat template of a name (NULL: "default"), as Jinja source; NULL: there is none. The names, i from 0; NULL: no more
+const char *tl_tokenizer_chat_template(tl_tokenizer *t, const char *name);
+const char *tl_tokenizer_chat_template_name(tl_tokenizer *t, int i);
 
 // ---------------------------------------------------------------- adapters
 typedef enum tl_adapter_kind { TL_TINYLORA = 0, TL_LORA_XS = 1, TL_LORA = 2, TL_FULL = 3 } tl_adapter_kind;
@@ -430,6 +432,9 @@ tl_status tl_sampler_submit(tl_sampler *s, const int32_t *prompt, int n_prompt, 
 tl_status tl_sampler_run(tl_sampler *s, int max_steps, int *pending);
 // pops one finished completion, valid until the next call of pop or free; false: none is ready
 bool tl_sampler_pop(tl_sampler *s, tl_completion *out);
+// The ids so far of a completion that is being decoded, from the from-th on (0-based), for text that is shown while it is made:
+// how many there are; the first `capacity` of them are written to ids. 0 too when it has not begun or has finished (then pop).
+int tl_sampler_peek(const tl_sampler *s, int64_t request, int index, int from, int32_t *ids, int capacity);
 void tl_sampler_get_stats(const tl_sampler *s, tl_sampler_stats *out);
 
 // ---------------------------------------------------------------- batches and passes: forward and backward for training

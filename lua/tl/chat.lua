@@ -74,10 +74,24 @@ local function continued(template, context)
   return text:sub(at, at + #MARK - 1) == MARK and text:sub(1, at - 1) or (text:sub(1, at - 1):gsub("%s+$", ""))
 end
 
+-- As transformers chooses: the one that is named, or given as a source; for a chat with tools (an empty list too) "tool_use",
+-- where there is one; "default".
+local function choose(source, o)
+  local wanted, names = o and o.chat_template, source:chat_template_names()
+  if wanted then return source:chat_template(wanted) or wanted end
+  local tools = o and o.tools ~= nil and o.tools ~= jinja.none
+  local template = tools and source:chat_template "tool_use" or source:chat_template()
+  if not template and #names > 0 then
+    error(("%s: several chat templates and no default: give one of them as chat_template: %s"):format(source.path, table.concat(names, ", ")), 3)
+  end
+  return template
+end
+
 --- Renders messages {role = , content = , ...}. The first argument is a tokenizer (its template, bos_token and eos_token are
 --- used) or a template's source. Options are the template's variables: add_generation_prompt (false), tools, documents,
---- bos_token, eos_token and whatever else it reads; chat_template replaces the tokenizer's own. continue_final_message (true)
---- ends the text where the last message's content ends, for a completion that goes on from there.
+--- bos_token, eos_token and whatever else it reads; chat_template replaces the tokenizer's own, or names one of several (with tools
+--- "tool_use" is taken where there is one). continue_final_message (true) ends the text where the last message's content ends,
+--- for a completion that goes on from there.
 ---@param tokenizer_or_template table|string
 ---@param messages table
 ---@param o table?
@@ -87,7 +101,7 @@ function chat.render(tokenizer_or_template, messages, o)
   if messages.role then error("messages are a list of {role = , content = }; got a single message", 2) end
   if #messages == 0 then error("there are no messages; a chat has at least one", 2) end
   local source = type(tokenizer_or_template) == "table" and tokenizer_or_template or nil
-  local template = o and o.chat_template or source and source:chat_template() or not source and tokenizer_or_template
+  local template = source and choose(source, o) or not source and (o and o.chat_template or tokenizer_or_template)
   if not template then
     error(("%s: no chat template (tokenizer_config.json's chat_template, chat_template.jinja or the GGUF's tokenizer.chat_template); "
       .. "give prompts as text, or a template as chat_template"):format(tostring(source.path)), 2)

@@ -55,10 +55,10 @@ function input.model(p, dtype)
   return model, adapter
 end
 
---- The tokenizer of a model, or an end with a clear line.
-function input.tokenizer(model)
+--- The tokenizer of a model, or an end with a clear line. hint: what else can be done.
+function input.tokenizer(model, hint)
   local t = model:tokenizer()
-  if not t then options.exit(1, ("%s has no tokenizer beside it"):format(model.path)) end
+  if not t then options.exit(1, ("%s: no tokenizer %s%s"):format(model.path, model.format == "gguf" and "in this file" or "beside it", hint or "")) end
   return t
 end
 

@@ -204,12 +204,16 @@ function Model:logits(ids, adapter)
   return t
 end
 
---- The model's tokenizer; nil when its folder has none.
+--- The model's tokenizer; nil when its folder or GGUF file has none.
 function Model:tokenizer()
   if self.tok == nil then
     local path = self.path
     if path:match "%.json$" then path = path:match "^(.*)/[^/]*$" or "." end
     if fs.kind(path) == "folder" and fs.kind(path .. "/tokenizer.json") ~= "file" then return nil end
+    if self.format == "gguf" then
+      local about = model.inspect(path).tokenizer
+      if type(about) ~= "table" or about.kind == "none" then return nil end
+    end
     self.tok = require("tl.tokenizer").load(path)
   end
   return self.tok

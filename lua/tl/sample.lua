@@ -89,6 +89,22 @@ function Sampler:pop()
   return r
 end
 
+--- The ids so far of a completion that is being decoded (index from 1), from the from-th on (1); {} before and after.
+---@return integer[]
+function Sampler:peek(request, index, from)
+  local room = 64
+  while true do
+    local ids = ffi.new("int32_t[?]", room)
+    local n = C.tl_sampler_peek(self.handle, request, (index or 1) - 1, (from or 1) - 1, ids, room)
+    if n <= room then
+      local list = {}
+      for i = 1, n do list[i] = ids[i - 1] end
+      return list
+    end
+    room = n
+  end
+end
+
 --- Iterates over completions as they finish, until none is left.
 function Sampler:completions()
   return function()
@@ -115,7 +131,8 @@ function Sampler:free()
 end
 
 --- Completions of many prompts. prompts: a list of token-id tables. o: the request's settings, and adapter, n (1),
---- max_sequences, memory, sequence_id (0). Returns a list, prompt by prompt, of lists of n completions with their text.
+--- max_sequences, memory, sequence_id (0). Returns a list, prompt by prompt, of lists of n completions with their text (nil
+--- when the model has no tokenizer).
 function sample.generate(model, prompts, o)
   o = o or {}
   local s = sample.sampler(model, o)
@@ -136,7 +153,39 @@ function sample.generate(model, prompts, o)
   return out, stats
 end
 
---- The text of a completion, without the token that ended it.
-function sample.text(tokenizer, c) return tokenizer:decode(c.ids, { skip_special = true }) end
+--- One completion of one prompt (a table of token ids), shown while it is made: show(text) is called with every part of its text,
+--- whole characters only. All parts in a row are the completion's text. o: as generate's.
+---@param show fun(text: string)
+function sample.stream(model, ids, show, o)
+  o = o or {}
+  local s = sample.sampler(model, o)
+  if not s.tokenizer then error(("%s has no tokenizer beside it, so there is no text to show"):format(model.path), 2) end
+  local decoder, n = s.tokenizer:stream { skip_special = true }, 0
+  local function push(list)
+    for _, id in ipairs(list) do
+      local text = decoder:push(id)
+      if text ~= "" then show(text) end
+    end
+    n = n + #list
+  end
+  local request, c = s:submit(ids, 1, o.sequence_id or 0, o), nil
+  repeat
+    s:run(1)
+    push(s:peek(request, 1, n + 1))
+    c = s:pop()
+  until c
+  local rest = {}
+  for i = n + 1, #c.ids do rest[#rest + 1] = c.ids[i] end
+  push(rest)
+  local text = decoder:finish()
+  if text ~= "" then show(text) end
+  c.text = sample.text(s.tokenizer, c)
+  local stats = s:stats()
+  s:free()
+  return c, stats
+end
+
+--- The text of a completion, without the token that ended it; nil when the model has no tokenizer.
+function sample.text(tokenizer, c) return tokenizer and tokenizer:decode(c.ids, { skip_special = true }) end
 
 return sample

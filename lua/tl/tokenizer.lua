@@ -142,10 +142,25 @@ function Tokenizer:eos() return id_or_nil(C.tl_tokenizer_eos(handle(self, "eos")
 --- Every id is below this; added tokens included.
 function Tokenizer:vocab_size() return C.tl_tokenizer_vocab_size(handle(self, "vocab_size")) end
 
---- The Jinja source of the chat template; nil when the files have none.
-function Tokenizer:chat_template()
-  local p = C.tl_tokenizer_chat_template(handle(self, "chat_template"))
+--- The Jinja source of the chat template of that name ("default"); nil when the files have none.
+---@param name string?
+function Tokenizer:chat_template(name)
+  local p = C.tl_tokenizer_chat_template(handle(self, "chat_template"), name)
   return p ~= nil and ffi.string(p) or nil
+end
+
+--- The names of the chat templates, sorted: most models have "default" alone, some a "tool_use".
+---@return string[]
+function Tokenizer:chat_template_names()
+  local names, i = {}, 0
+  while true do
+    local p = C.tl_tokenizer_chat_template_name(handle(self, "chat_template_names"), i)
+    if p == nil then break end
+    i = i + 1
+    names[i] = ffi.string(p)
+  end
+  table.sort(names)
+  return names
 end
 
 --- The prompt's text of a chat, by the model's own template. Encode it with parse_special and without add_special: the

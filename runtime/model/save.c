@@ -190,12 +190,31 @@ static tl_status copy_file(const char *from, const char *to, const char *name) {
   return st;
 }
 
+// named chat templates: the .jinja files of a folder beside the others
+static tl_status copy_templates(const char *from, const char *to) {
+  static const char sub[] = "additional_chat_templates";
+  char src[4200], dst[4200], *json;
+  snprintf(src, sizeof src, "%s/%s", from, sub);
+  snprintf(dst, sizeof dst, "%s/%s", to, sub);
+  if (!tl_is_dir(src)) return TL_OK;
+  TL_TRY(tl_list_dir(src, &json));
+  cJSON *list = cJSON_Parse(json), *v;
+  tl_status st = tl_mkdirs(dst);
+  cJSON_ArrayForEach(v, list) {
+    size_t n = strlen(v->valuestring);
+    if (st == TL_OK && n > 6 && strcmp(v->valuestring + n - 6, ".jinja") == 0) st = copy_file(src, dst, v->valuestring);
+  }
+  cJSON_Delete(list);
+  free(json);
+  return st;
+}
+
 static tl_status copy_tokenizer(const char *from, const char *to) {
   static const char *const names[] = {"tokenizer.json",     "tokenizer_config.json", "special_tokens_map.json",
                                       "chat_template.jinja", "tokenizer.model",       "added_tokens.json",
                                       "vocab.json",          "merges.txt"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) TL_TRY(copy_file(from, to, names[i]));
-  return TL_OK;
+  return copy_templates(from, to);
 }
 
 // what generation_config.json says of a model whose source has none: its special tokens

@@ -29,9 +29,11 @@ tl_status text_add_added(tl_tokenizer *t, int64_t id, const char *s, size_t n, t
   }
   flags.id = (int32_t)id;
   flags.n = n;
-  flags.content = strndup(s, n);
+  flags.content = malloc(n + 1); // a GGUF's token may hold a NUL
   if (!flags.content)
     return text_no_memory(t);
+  memcpy(flags.content, s, n);
+  flags.content[n] = 0;
   set->items[set->n++] = flags;
   return TL_OK;
 }

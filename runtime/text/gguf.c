@@ -124,7 +124,7 @@ static tl_status read_template(tl_tokenizer *t, const tl_gguf *g, bool bos) {
 }
 
 static tl_status read_all(tl_tokenizer *t, const tl_gguf *g) {
-  tl_gguf_text model = {0}, chat = {0};
+  tl_gguf_text model = {0};
   bool bos = false, prefix = true;
   if (!tl_gguf_string(g, "tokenizer.ggml.model", &model))
     return tl_fail(TL_E_FORMAT, "%s: no tokenizer.ggml.model: the file carries no tokenizer", t->path);
@@ -147,8 +147,7 @@ static tl_status read_all(tl_tokenizer *t, const tl_gguf *g) {
   TL_TRY(read_id(t, g, "tokenizer.ggml.bos_token_id", &t->bos));
   TL_TRY(read_id(t, g, "tokenizer.ggml.eos_token_id", &t->eos));
   TL_TRY(read_template(t, g, bos));
-  if (tl_gguf_string(g, "tokenizer.chat_template", &chat))
-    t->chat_template = strndup(chat.p, chat.n);
+  TL_TRY(text_template_keys(t, g));
   return text_finish(t);
 }
 

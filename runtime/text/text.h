@@ -20,7 +20,7 @@
 //   encode.c    the pipeline above                                      decode.c    ids to text, whole and as a stream
 //   json.c      tokenizer.json: model, added tokens, template           json_parts.c  its normalizer, pre-tokenizer, decoder
 //   config.c    what lies beside tokenizer.json                         gguf.c, pre.c, spm.c  a GGUF's metadata
-//   to_gguf.c, to_gguf_spm.c, to_json.c   from one of the two to the other
+//   to_gguf.c, to_gguf_spm.c, to_json.c   from one of the two to the other   templates.c   chat templates
 //   tokenizer.c the public functions
 #ifndef TL_TEXT_H
 #define TL_TEXT_H
@@ -156,6 +156,10 @@ typedef struct text_work { // one thread's scratch; grows to what the longest te
   bool no_memory;
 } text_work;
 
+typedef struct text_template {
+  char *name, *source;
+} text_template;
+
 struct tl_tokenizer {
   int refs;
   char *path;
@@ -186,7 +190,8 @@ struct tl_tokenizer {
   int32_t *template; // ids around the sequence; -1 is the sequence itself
   int n_template;
   int bos, eos;
-  char *chat_template;
+  text_template *templates; // the chat templates
+  int n_templates;
   pthread_mutex_t lock; // guards work, and only that
   text_work work;
 };
@@ -295,6 +300,15 @@ tl_status text_encode(const tl_tokenizer *t, text_work *w, const char *s, size_t
 tl_status text_new_decode(tl_tokenizer *t, text_decode_step step); // takes over step.re and step.content
 tl_status text_finish_decode(tl_tokenizer *t);                     // each token's `bytes`
 tl_status text_decode(tl_tokenizer *t, const int32_t *ids, int n, bool skip_special, tl_str *out);
+
+// ---- templates.c
+struct tl_gguf;
+struct cJSON;
+tl_status text_add_template(tl_tokenizer *t, const char *name, size_t n_name, const char *source, size_t n);
+tl_status text_template_files(tl_tokenizer *t, const char *dir);
+tl_status text_template_config(tl_tokenizer *t, const struct cJSON *v); // tokenizer_config.json's chat_template
+tl_status text_template_keys(tl_tokenizer *t, const struct tl_gguf *g);
+void text_free_templates(tl_tokenizer *t);
 
 // ---- json.c, config.c, gguf.c, pre.c, spm.c
 tl_status text_load_json(tl_tokenizer *t, const char *path);

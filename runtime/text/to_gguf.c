@@ -204,6 +204,25 @@ static tl_status put_template(const source *s, const tl_tokenizer *t, tl_gguf_wr
   return TL_OK;
 }
 
+// Names beside the default's are listed too, as llama.cpp's conversion does.
+static void put_chat_templates(const tl_tokenizer *t, tl_gguf_writer *w) {
+  char key[256];
+  int named = 0;
+  for (int i = 0; i < t->n_templates; i++) {
+    const text_template *k = &t->templates[i];
+    bool first = strcmp(k->name, "default") == 0;
+    if (snprintf(key, sizeof key, first ? "tokenizer.chat_template" : "tokenizer.chat_template.%s", k->name) >= (int)sizeof key)
+      continue; // a name that long is nobody's
+    tl_gguf_put_string(w, key, k->source);
+    named += !first;
+  }
+  if (named)
+    tl_gguf_put_array(w, "tokenizer.chat_templates", TL_GGUF_STRING, (uint64_t)named);
+  for (int i = 0; i < t->n_templates && named; i++)
+    if (strcmp(t->templates[i].name, "default") != 0)
+      tl_gguf_item_text(w, t->templates[i].name, strlen(t->templates[i].name));
+}
+
 static tl_status byte_level_from_json(source *s, const tl_tokenizer *t, const text_entry *list, int n, tl_gguf_writer *w) {
   if (json_flag(json_get(s->json, "model"), "byte_fallback", false) || !json_is(json_get(s->json, "decoder"), "ByteLevel"))
     return refuse(s, "it is neither a byte-level BPE nor SentencePiece's");
@@ -258,8 +277,8 @@ static tl_status from_json(source *s, const tl_tokenizer *t, int n_rows, tl_gguf
   if (st == TL_OK)
     st = text_is_spm(s->json) ? spm_from_json(s, t, list, n_rows, w) : byte_level_from_json(s, t, list, n_rows, w);
   free(list);
-  if (st == TL_OK && t->chat_template)
-    tl_gguf_put_string(w, "tokenizer.chat_template", t->chat_template);
+  if (st == TL_OK)
+    put_chat_templates(t, w);
   return st;
 }
 

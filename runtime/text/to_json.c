@@ -144,6 +144,8 @@ static tl_status add_vocab(tl_str *o, const source *s) {
     if (filling(s, i))
       continue;
     int32_t id = id_of_text(s, s->tokens[i].p, s->tokens[i].n);
+    if (memchr(s->tokens[i].p, 0, s->tokens[i].n))
+      return tl_fail(TL_E_UNSUPPORTED, "%s: token %zu holds a NUL; --no-tokenizer writes the model without one", s->path, i);
     if (id != (int32_t)i)
       return tl_fail(TL_E_UNSUPPORTED,
                      "%s: tokens %zu and %d have the same text, which tokenizer.json has not; --no-tokenizer writes the model "
@@ -238,8 +240,27 @@ static void add_token_key(tl_str *o, const source *s, const char *key, int64_t i
     tl_str_printf(o, "null");
 }
 
+// one template as a text, several as a list with their names
+static void add_templates(tl_str *o, const tl_tokenizer *t) {
+  bool one = t->n_templates == 1 && strcmp(t->templates[0].name, "default") == 0;
+  if (t->n_templates)
+    tl_str_printf(o, one ? ",\n  \"chat_template\": " : ",\n  \"chat_template\": [");
+  for (int i = 0; i < t->n_templates; i++) {
+    const text_template *k = &t->templates[i];
+    if (!one) {
+      tl_str_printf(o, "%s{\"name\": ", i ? ", " : "");
+      quote(o, k->name, strlen(k->name));
+      tl_str_printf(o, ", \"template\": ");
+    }
+    quote(o, k->source, strlen(k->source));
+    tl_str_printf(o, one ? "" : "}");
+  }
+  if (t->n_templates && !one)
+    tl_str_printf(o, "]");
+}
+
 static void make_config(tl_str *o, const source *s) {
-  tl_gguf_text chat, arch;
+  tl_gguf_text arch;
   char key[96];
   int64_t most = 0;
   tl_str_printf(o, "{\n  \"add_prefix_space\": %s", s->spm && s->prefix ? "true" : "false");
@@ -247,10 +268,7 @@ static void make_config(tl_str *o, const source *s) {
   add_token_key(o, s, "eos_token", s->eos);
   add_token_key(o, s, "pad_token", s->pad);
   add_token_key(o, s, "unk_token", s->unk);
-  if (tl_gguf_string(&s->g, "tokenizer.chat_template", &chat)) {
-    tl_str_printf(o, ",\n  \"chat_template\": ");
-    quote(o, chat.p, chat.n);
-  }
+  add_templates(o, s->t);
   if (tl_gguf_string(&s->g, "general.architecture", &arch) && arch.n < 64) {
     snprintf(key, sizeof key, "%.*s.context_length", (int)arch.n, arch.p);
     if (tl_gguf_int(&s->g, key, &most) && most > 0)

@@ -71,7 +71,7 @@ void tl_tokenizer_free(tl_tokenizer *t) {
   free(t->steps);
   free(t->decode);
   free(t->template);
-  free(t->chat_template);
+  text_free_templates(t);
   text_work_free(&t->work);
   pthread_mutex_destroy(&t->lock);
   free(t->path);
@@ -86,9 +86,6 @@ int tl_tokenizer_bos(tl_tokenizer *t) {
 }
 int tl_tokenizer_eos(tl_tokenizer *t) {
   return t->eos;
-}
-const char *tl_tokenizer_chat_template(tl_tokenizer *t) {
-  return t->chat_template;
 }
 
 int tl_tokenizer_id(tl_tokenizer *t, const char *token) {

@@ -208,6 +208,33 @@ static void seed_tokenizer_keys(writer *w) {
   key_text(w, "tokenizer.chat_template", "{{ messages[0].content }}");
 }
 
+static void seed_spm_keys(writer *w) {
+  static const char *const tokens[] = {"<unk>", "<s>", "</s>", "<0x0A>", "ab", "\xE2\x96\x81\x61", "\xE2\x96\x81", "a", "b"};
+  static const uint32_t types[] = {2, 3, 3, 6, 1, 1, 1, 1, 4};
+  key_text(w, "tokenizer.ggml.model", "llama");
+  key(w, "tokenizer.ggml.tokens", TL_GGUF_ARRAY);
+  put_u32(&w->kv, TL_GGUF_STRING);
+  put_u64(&w->kv, 9);
+  for (int i = 0; i < 9; i++)
+    put_text(&w->kv, tokens[i]);
+  key(w, "tokenizer.ggml.token_type", TL_GGUF_ARRAY);
+  put_u32(&w->kv, TL_GGUF_I32);
+  put_u64(&w->kv, 9);
+  for (int i = 0; i < 9; i++)
+    put_u32(&w->kv, types[i]);
+  key(w, "tokenizer.ggml.scores", TL_GGUF_ARRAY);
+  put_u32(&w->kv, TL_GGUF_F32);
+  put_u64(&w->kv, 9);
+  for (int i = 0; i < 9; i++) {
+    float score = -(float)i;
+    uint32_t bits;
+    memcpy(&bits, &score, 4);
+    put_u32(&w->kv, bits);
+  }
+  key_text(w, "tokenizer.chat_template", "{{ messages[0].content }}");
+  key_text(w, "tokenizer.chat_template.tool_use", "{{ tools }}");
+}
+
 static void seed_gguf(fuzz_put put, void *ctx) {
   writer w = {0};
   key_text(&w, "general.architecture", "llama");
@@ -245,6 +272,9 @@ static void seed_gguf(fuzz_put put, void *ctx) {
   w = (writer){0};
   seed_tokenizer_keys(&w);
   finish(&w, put, ctx, "tokenizer");
+  w = (writer){0};
+  seed_spm_keys(&w);
+  finish(&w, put, ctx, "sentencepiece");
 }
 
 const fuzz_target fuzz_gguf = {"gguf", run_gguf, seed_gguf, 16384};

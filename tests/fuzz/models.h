@@ -5,5 +5,5 @@
 
 // Whether it was read:
 bool fuzz_model_at(const char *path);     // inspects and loads a model
-bool fuzz_tokenizer_at(const char *path); // loads a tokenizer, encodes and decodes a text with it
+bool fuzz_tokenizer_at(const char *path); // loads a tokenizer, encodes and decodes a text with it, converts it
 #endif

@@ -1,8 +1,47 @@
 // texts.c: tokenizer.json and YAML. See targets.h.
 #include "models.h"
 #include "targets.h"
+#include "../../runtime/base/gguf.h"
+#include "../../runtime/text/tokenizer.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+// What was written must be readable.
+static void read_again(const char *path) {
+  tl_tokenizer *t = NULL;
+  if (tl_tokenizer_load(path, &t) != TL_OK) {
+    fprintf(stderr, "a converted tokenizer is refused: %s\n", tl_last_error());
+    abort();
+  }
+  tl_tokenizer_free(t);
+}
+
+static tl_status no_tensor(void *ctx, size_t i, uint8_t *dst) {
+  return TL_E_INTERNAL;
+}
+
+// A tokenizer in the other format is refused or read again.
+static void convert(const char *path, int n_rows) {
+  if (tl_gguf_is(path)) {
+    char *json, *config;
+    tl_status s = tl_tokenizer_to_json(path, &json, &config);
+    fuzz_refused(s);
+    if (s == TL_OK)
+      read_again(fuzz_file("converted.json", json, strlen(json)));
+    free(json);
+    free(config);
+    return;
+  }
+  tl_gguf_writer w = {0};
+  bool with_ids;
+  int eos;
+  tl_status s = tl_tokenizer_to_gguf(path, n_rows, &w, &with_ids, &eos);
+  fuzz_refused(s);
+  if (s == TL_OK && tl_gguf_write(&w, fuzz_path("converted.gguf"), no_tensor, NULL) == TL_OK)
+    read_again(fuzz_path("converted.gguf"));
+  tl_gguf_writer_free(&w);
+}
 
 bool fuzz_tokenizer_at(const char *path) {
   static const char text[] = "ab<s>  Hello, w\xc3\xb6rld 123 \xf0\x9f\x98\x80 it's\n\n</s>\xff x";
@@ -24,8 +63,11 @@ bool fuzz_tokenizer_at(const char *path) {
     tl_tokenizer_token(t, id);
     tl_tokenizer_is_special(t, id);
   }
-  tl_tokenizer_chat_template(t);
+  tl_tokenizer_chat_template(t, NULL);
+  int n_rows = tl_tokenizer_vocab_size(t) + 1;
   tl_tokenizer_free(t);
+  if (n_rows < 4096) // an id may be millions beyond the rest
+    convert(path, n_rows);
   return true;
 }
 
@@ -67,6 +109,19 @@ static void seed_tokenizer(fuzz_put put, void *ctx) {
       "\"tokens\":[\"a\"]}}},\"model\":{\"type\":\"BPE\",\"ignore_merges\":true,\"vocab\":{\"a\":0,\"b\":1,\"ab\":3},"
       "\"merges\":[[\"a\",\"b\"]]}}",
       "{}");
+  tl_str spm = {0}; // SentencePiece: 256 bytes are wanted
+  tl_str_printf(&spm, "{\"added_tokens\":[{\"id\":0,\"content\":\"<s>\",\"special\":true}],\"normalizer\":{\"type\":\"Sequence\","
+                      "\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"\\u2581\"},{\"type\":\"Replace\",\"pattern\":{\"String\":\" "
+                      "\"},\"content\":\"\\u2581\"}]},\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{"
+                      "\"String\":\"\\u2581\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},{\"type\":\"Strip\","
+                      "\"content\":\" \",\"start\":1,\"stop\":0}]},\"model\":{\"type\":\"BPE\",\"unk_token\":\"<s>\",\"fuse_unk\":true,"
+                      "\"byte_fallback\":true,\"merges\":[\"a b\",\"\\u2581 a\",\"\\u2581a b\",\"\\u2581 ab\"],\"vocab\":{\"<s>\":0,\"a\":1,"
+                      "\"b\":2,\"\\u2581\":3,\"ab\":4,\"\\u2581a\":5,\"\\u2581ab\":6");
+  for (int b = 0; b < 256; b++)
+    tl_str_printf(&spm, ",\"<0x%02X>\":%d", b, 7 + b);
+  tl_str_printf(&spm, "}}}");
+  put_tokenizer(put, ctx, "sentencepiece", spm.p, "{\"bos_token\":\"<s>\"}");
+  tl_str_free(&spm);
 }
 
 const fuzz_target fuzz_tokenizer = {"tokenizer", run_tokenizer, seed_tokenizer, 8192};

@@ -6,9 +6,10 @@ stderr or progress on stdout, logprobs of the sampler that are not those of `tlr
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 
-from session import ROOT, case, check, done, run
+from session import ROOT, TLRUN, case, check, done, run
 
 HOME = tempfile.mkdtemp()
 MODEL = os.path.join(HOME, "model")
@@ -129,6 +130,49 @@ def generate():
     check(greedy[0] == greedy[1], "temperature 0 is greedy")
     fails(2, "--system goes with --chat", "generate", "--model", MODEL, "--prompt", "x", "--system", "y")
     check(ok("generate", "--model", MODEL, "--prompt", "the", "--chat", "--max-new-tokens", "2").endswith("\n"))
+
+
+@case
+def stream():
+    """generate: shown while it is made, the text is the same, in whole characters; on a terminal without being asked"""
+    args = ("generate", "--model", MODEL, "--prompt", "the cat", "--max-new-tokens", "40", "--temperature", "3", "--seed", "4", "--ignore-eos")
+    whole = ok(*args, "--stream=false")
+    check(ok(*args, "--stream") == whole and ok(*args) == whole, whole)
+    code, text, err = run("-e", """
+        local m, parts = tl.model.load(arg[1]), {}
+        local ids = m:tokenizer():encode "the cat"
+        local c = tl.sample.stream(m, ids, function(t) parts[#parts + 1] = t end, { max_new_tokens = 40, temperature = 3, seed = 4, ignore_eos = true })
+        local bytes = m:tokenizer():decode(c.ids, { skip_special = true })
+        assert(table.concat(parts) == c.text and c.text == bytes and #c.ids == 40 and #parts > 10)
+        for _, p in ipairs(parts) do assert(not p:match "^[\\128-\\191]" and not p:match "[\\194-\\244]$", "half a character") end""", MODEL)
+    check(code == 0, err)
+    fails(2, "--stream shows one completion as text", *args, "--stream", "-n", "2")
+    fails(2, "--stream shows one completion as text", *args, "--stream", "--json")
+    try:
+        import pty
+    except ImportError:
+        return
+    parent, child = pty.openpty()
+    p = subprocess.Popen([TLRUN, *args], stdout=child, stderr=subprocess.DEVNULL)
+    os.close(child)
+    shown = b""
+    try:
+        while part := os.read(parent, 4096):
+            shown += part
+    except OSError:  # the other end is closed
+        pass
+    check(p.wait() == 0 and shown.decode().replace("\r\n", "\n") == whole, shown)
+
+
+@case
+def without_tokenizer():
+    """generate without a tokenizer: ids with --json, else one line that says so"""
+    for name, path in (("beside it", os.path.join(HOME, "bare")), ("in this file", os.path.join(HOME, "bare.gguf"))):
+        ok("export", "--model", MODEL, "--format", "gguf" if path.endswith("gguf") else "hf", "--no-tokenizer", "-o", path)
+        fails(1, "no tokenizer " + name, "generate", "--model", path, "--ids", "5,6", "--max-new-tokens", "4")
+        fails(1, "no tokenizer " + name, "generate", "--model", path, "--prompt", "x", "--max-new-tokens", "4", "--json")
+        c = json.loads(ok("generate", "--model", path, "--ids", "5,6", "--max-new-tokens", "4", "--json", "--temperature", "0", "--ignore-eos"))["completions"][0]
+        check(c["text"] is None and len(c["ids"]) == 4, c)
 
 
 @case

@@ -65,7 +65,7 @@ check.test("errors name the line and raise_exception's words", function()
   check.raises("line 3: 'x' is undefined", jinja.render, "a\nb\n{{ x.y }}", {})
   check.raises("line 2: only this", jinja.render, "a\n{{ raise_exception('only this') }}", {})
   check.raises("line 2: unknown tag 'include'", jinja.render, "\n{% include 'x' %}", {})
-  check.raises("no chat template", chat.render, { path = "model", chat_template = function() end }, { { role = "user", content = "x" } })
+  check.raises("no chat template", chat.render, { path = "model", chat_template = function() end, chat_template_names = function() return {} end }, { { role = "user", content = "x" } })
   check.raises("list of", chat.render, "{{ 1 }}", { role = "user", content = "x" })
 end)
 

@@ -2,6 +2,7 @@
 stdout; test_export.py calls it.
 
     {"do": "hf", "path": DIR, "ids": [..], "texts": [..]}      -> {"logprobs": [..], "ids": [[..], ..], "chat": TEXT}
+    {"do": "chats", "path": DIR, "chats": [{"messages": .., "tools": .., "chat_template": ..}]} -> {"texts": [..]}
     {"do": "llama", "path": FILE, "lora": FILE or null, "ids": [..], "n": N, "texts": [..]}  -> {"new": [..], "ids": [[..], ..]}
     {"do": "versions"}                                         -> {"transformers": .., "llama_cpp": .., ...}
 
@@ -32,6 +33,18 @@ def hf(job):
     return out
 
 
+def chats(job):
+    import transformers
+    tok = transformers.AutoTokenizer.from_pretrained(job["path"])
+    texts = []
+    for c in job["chats"]:
+        try:
+            texts.append(tok.apply_chat_template(c["messages"], tools=c.get("tools"), chat_template=c.get("chat_template"), tokenize=False))
+        except ValueError as e:
+            texts.append("ValueError: " + str(e)[:40])
+    return {"texts": texts}
+
+
 def llama(job):
     import llama_cpp
     out = {}
@@ -57,5 +70,5 @@ def versions(job):
 jobs = json.load(sys.stdin)
 quiet = os.dup(1)  # the libraries may print: stdout is for the answer
 os.dup2(2, 1)
-answers = [{"hf": hf, "llama": llama, "versions": versions}[job["do"]](job) for job in jobs]
+answers = [{"hf": hf, "chats": chats, "llama": llama, "versions": versions}[job["do"]](job) for job in jobs]
 os.write(quiet, json.dumps(answers).encode())

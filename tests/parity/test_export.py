@@ -5,7 +5,7 @@ side, a rope scaling lost on the way, an adapter merged twice rounded, a file cu
 
 Our own way back needs nothing. transformers and llama.cpp are asked through TL_PYTHON (or .venv-fixtures/bin/python) by
 check_export.py. SmolLM2 is used when it is in the cache, GSM8K's test set when TL_DATA has it: 60 texts and 2 answers, or with
-TL_EXPORT_ALL=1 all texts and all answers of up to 256 tokens (TL_EXPORT_ANSWERS=N: the first N).
+TL_EXPORT_ALL=1 all texts and all answers of up to 64 tokens (TL_EXPORT_ANSWERS=N: the first N; TL_EXPORT_NEW=N: of up to N tokens).
 """
 import json
 import os
@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "lua"))
@@ -236,6 +237,50 @@ def full_disk():
     check(open(target, "rb").read() == before and sorted(os.listdir(HOME)) == names, "the earlier file changed")
 
 
+TOOLS = [{"type": "function", "function": {"name": "add", "description": "adds", "parameters": {"type": "object", "properties": {}}}}]
+NAMED = {"tool_use": "tools: {{ tools | length }}, {{ messages[0].content }}", "default": "default: {{ messages[0].content }}", "rag": "rag: {{ messages[0].content }}"}
+CHATS = [{"messages": [{"role": "user", "content": "Hi"}], **more} for more in
+         ({}, {"tools": TOOLS}, {"tools": []}, {"tools": None}, {"chat_template": "rag"}, {"chat_template": "rag", "tools": TOOLS}, {"chat_template": "new {{ 1 }}"})]
+
+
+def with_templates(target, how):
+    """a copy of qwen2 with named templates: in tokenizer_config.json, in files, in files without a default"""
+    path = os.path.join(HOME, target)
+    shutil.copytree(make("qwen2"), path)
+    if how == "config":
+        config = json.load(open(path + "/tokenizer_config.json"))
+        config["chat_template"] = [{"name": n, "template": t} for n, t in NAMED.items()]
+        json.dump(config, open(path + "/tokenizer_config.json", "w"))
+        return path
+    os.mkdir(path + "/additional_chat_templates")
+    for n, t in NAMED.items():
+        if n != "default":
+            open(f"{path}/additional_chat_templates/{n}.jinja", "w").write(t)
+        elif how == "files":
+            open(path + "/chat_template.jinja", "w").write(t)
+    return path
+
+
+def rendered(path, chat):
+    code, text, err = run("chat-template", "--model", path, stdin=json.dumps(chat))
+    return text if code == 0 else err
+
+
+@case
+def named_templates():
+    """of several chat templates the one that is named, with tools tool_use, else default; they go over to a GGUF and back"""
+    want = ["default: Hi", "tools: 1, Hi", "tools: 0, Hi", "default: Hi", "rag: Hi", "rag: Hi", "new 1"]
+    for how in ("config", "files"):
+        first = with_templates("named-" + how, how)
+        g = export(first, f"named-{how}.gguf", "gguf", "--dtype", "f32")
+        for path in (first, g, export(g, f"named-{how}-again", "hf", "--dtype", "f32"), export(first, f"named-{how}-copy", "hf", "--dtype", "f32")):
+            got = [rendered(path, c) for c in CHATS]
+            check(got == want, f"{path}: {got}")
+    without = with_templates("named-none", "none")
+    check(rendered(without, CHATS[1]) == want[1], "tool_use alone")
+    check("several chat templates and no default: give one of them as chat_template: rag, tool_use" in rendered(without, CHATS[0]), rendered(without, CHATS[0]))
+
+
 # ---------------------------------------------------------------- the other programs
 
 def with_packages(fn):
@@ -250,11 +295,24 @@ def transformers_agrees():
     """transformers loads the folder made from a GGUF made from a folder: its logprobs, ids and template are ours"""
     folders = [export(export(make(name), name + ".t.gguf", "gguf", "--dtype", "f32"), name + ".t", "hf", "--dtype", "f32") for name in MODELS]
     answers = ask([{"do": "hf", "path": folder, "ids": PROMPT, "texts": texts_of(name)} for name, folder in zip(MODELS, folders)])
+    most = 0
     for name, folder, theirs in zip(MODELS, folders, answers):
         far = furthest(theirs["logprobs"], logprobs(folder, PROMPT))
+        most = max(most, far)
         check(far < 1e-4, f"{folder}: logprobs differ by {far}")  # two orders of summation in fp32
         check(theirs["ids"] == tokenize(folder, texts_of(name)), f"{folder}: other ids")
         check(theirs["chat"] == "<|user|>Hello\n<|assistant|>", theirs["chat"])
+    print(f"# largest difference of a logprob: {most:.1e}")
+
+
+@with_packages
+def transformers_chooses():
+    """transformers chooses the same of several chat templates"""
+    folders = [os.path.join(HOME, n) for n in ("named-config", "named-files", "named-config-again", "named-files-copy", "named-none")]
+    for folder, theirs in zip(folders, ask([{"do": "chats", "path": f, "chats": CHATS} for f in folders])):
+        ours = [rendered(folder, c) for c in CHATS]
+        ours = ["ValueError: This model has multiple chat templates w" if "several chat templates" in t else t for t in ours]
+        check(ours == theirs["texts"], f"{folder}: {theirs['texts']}")
 
 
 @with_packages
@@ -319,7 +377,7 @@ def answers(model, questions, n_new):
         end
         local out = tl.sample.generate(m, prompts, { temperature = 0, max_new_tokens = tonumber(arg[2]), max_sequences = 64 })
         for i, list in ipairs(out) do out[i] = tl.json.array(list[1].ids) end
-        print(tl.json.encode(tl.json.array(out)))""", model, str(n_new), stdin=json.dumps(questions), timeout=7200))
+        print(tl.json.encode(tl.json.array(out)))""", model, str(n_new), stdin=json.dumps(questions), timeout=7200, env={"OMP_NUM_THREADS": "1"}))
 
 
 def smollm2_on_gsm8k():
@@ -329,9 +387,10 @@ def smollm2_on_gsm8k():
     texts = [r["question"] + "\n" + r["answer"] for r in rows]
     texts = texts if ALL else texts[::len(texts) // 60]
     check(tokenize(SMOLLM2, texts) == tokenize(folder, texts), "ids")
-    n, n_new = (int(os.environ.get("TL_EXPORT_ANSWERS", len(rows))), 256) if ALL else (2, 40)
+    n, n_new = (int(os.environ.get("TL_EXPORT_ANSWERS", len(rows))), int(os.environ.get("TL_EXPORT_NEW", 64))) if ALL else (2, 40)
     questions = [r["question"] for r in rows[:n]]
-    ours, theirs = answers(SMOLLM2, questions, n_new), answers(folder, questions, n_new)
+    with ThreadPoolExecutor(2) as pool:  # both at once, a core each
+        ours, theirs = pool.map(lambda m: answers(m, questions, n_new), (SMOLLM2, folder))
     check(len(ours) == n and all(ours), "no answers")
     for q, a, b in zip(questions, ours, theirs):
         check(a == b, q)

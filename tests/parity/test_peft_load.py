@@ -92,11 +92,11 @@ def one(tlrun, name, make):
             continue
         try:
             worst = (theirs(os.path.join(folder, form)) - want).abs().max().item()
-            why = "" if worst < 1e-4 else f": the logits differ by {worst:.1e}"
+            why, seen = "" if worst < 1e-4 else f": the logits differ by {worst:.1e}", f" (largest difference {worst:.1e})"
         except Warning as e:
-            why = f": PEFT warns: {e}"
+            why, seen = f": PEFT warns: {e}", ""
         good = good and not why
-        print(f"{'not ok' if why else 'ok'} {name} as {form}{why}", flush=True)
+        print(f"{'not ok' if why else 'ok'} {name} as {form}{why or seen}", flush=True)
     shutil.rmtree(folder)
     return good
 

@@ -121,11 +121,13 @@ static void companions(void) {
   write_file("tokenizer_config.json", "{\"bos_token\":{\"content\":\"<s>\"},\"eos_token\":\"</s>\",\"chat_template\":"
              "[{\"name\":\"x\",\"template\":\"no\"},{\"name\":\"default\",\"template\":\"yes\"}]}");
   CHECK_OK(tl_tokenizer_load(folder, &t));
-  CHECK(t && tl_tokenizer_bos(t) == 4 && tl_tokenizer_eos(t) == 3 && !strcmp(tl_tokenizer_chat_template(t), "yes"));
+  CHECK(t && tl_tokenizer_bos(t) == 4 && tl_tokenizer_eos(t) == 3 && !strcmp(tl_tokenizer_chat_template(t, NULL), "yes"));
+  CHECK(t && !strcmp(tl_tokenizer_chat_template(t, "x"), "no") && !tl_tokenizer_chat_template(t, "y"));
   tl_tokenizer_free(t);
   write_file("chat_template.jinja", "from the file");
   CHECK_OK(tl_tokenizer_load(folder, &t));
-  CHECK(t && !strcmp(tl_tokenizer_chat_template(t), "from the file"));
+  CHECK(t && !strcmp(tl_tokenizer_chat_template(t, NULL), "from the file"));
+  CHECK(t && !tl_tokenizer_chat_template(t, "x"), "files replace what tokenizer_config.json has");
   int n = t ? encode(t, "ab</s>ba", 8, false, true) : 0;
   CHECK(n == 4 && ids[0] == 2 && ids[1] == 3 && ids[2] == 1 && ids[3] == 0);
   tl_tokenizer_free(t);
