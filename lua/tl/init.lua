@@ -7,7 +7,7 @@
 ---   tl.report   run directories, metrics, progress            tl.tensor   small dense tensors
 ---   tl.puzzles  problems drawn from a seed                    tl.attack   what a verifier pays for junk
 ---   tl.sandbox  programs that nobody trusts                   tl.lpeg     grammars
----   tl.population  many adapters trained at once on one base
+---   tl.population  many adapters trained at once on one base   tl.probe  what an adapter changed
 ---   tl.tokenizer, tl.json, tl.yaml, tl.fetch, tl.log
 --- At the prompt `? tl.grpo` prints what a part or function is for.
 local tl = {}
