@@ -192,8 +192,8 @@ end
 
 -- ---- control
 
--- answers dealt out anew: a permutation under which, if it can be had, no problem has its own answer or `other`'s
-local function deal(answers, g, other)
+-- answers dealt out anew: a permutation under which, if it can be had, no problem has its own answer
+local function deal(answers, g)
   local best, best_hits
   for _ = 1, 200 do
     local dealt, hits = { unpack(answers) }, 0
@@ -201,58 +201,101 @@ local function deal(answers, g, other)
       local j = g.integer(1, i)
       dealt[i], dealt[j] = dealt[j], dealt[i]
     end
-    for i, a in ipairs(dealt) do hits = hits + ((a == answers[i] or other and a == other[i]) and 1 or 0) end
+    for i, a in ipairs(dealt) do hits = hits + (a == answers[i] and 1 or 0) end
     if not best or hits < best_hits then best, best_hits = dealt, hits end
     if best_hits == 0 then break end
   end
   return best
 end
 
--- sum of -logprob over the answers, in bits
-local function bits(trainer, examples)
-  local batch = pass.batch()
-  require("tl.sft").pack(trainer, batch, examples)
-  local lp, sum = pass.logprobs(trainer.model, batch, { adapter = trainer.adapter, memory = trainer.o.memory }), 0
-  for i = 0, batch:n_tokens() - 1 do sum = sum - lp[i] end
-  batch:free()
-  return sum / math.log(2)
+local function counted(answers)
+  local list, count = {}, {}
+  for _, a in ipairs(answers) do
+    if not count[a] then list[#list + 1] = a end
+    count[a] = (count[a] or 0) + 1
+  end
+  return list, count
 end
 
-local function examples_of(o, answers)
-  local list = {}
-  for i, p in ipairs(o.problems) do list[i] = over(p, { control_answer = answers[i] }) end
-  return list
+-- cost[i][a]: -logprob, in nats, of answer a (of the distinct ones) to problem i
+local function costs(o, adapter, list, target)
+  local tok, batch, cost = o.model:tokenizer(), pass.batch(), {}
+  local eos, ids = o.model.eos[1] or tok:eos(), {}
+  for a, answer in ipairs(list) do
+    ids[a] = tok:encode(target(answer))
+    ids[a][#ids[a] + 1] = eos
+  end
+  for _, p in ipairs(o.problems) do
+    batch:prompt(grpo.prompt_ids(tok, o.prompt, p))
+    for a in ipairs(list) do batch:completion(ids[a]) end
+  end
+  local lp, at = pass.logprobs(o.model, batch, { adapter = adapter, memory = o.memory }), 0
+  for i in ipairs(o.problems) do
+    cost[i] = {}
+    for a in ipairs(list) do
+      local sum = 0
+      for _ = 1, #ids[a] do sum, at = sum - lp[at], at + 1 end
+      cost[i][a] = sum
+    end
+  end
+  batch:free()
+  return cost
+end
+
+-- How many bits the model knows of which answer was dealt to which problem: the sum over problems of log2 p(dealt answer) / share of that answer, with
+-- p over the answers there are, from their costs less each answer's mean cost over the problems (an answer that became likelier everywhere tells
+-- nothing), flattened by the power of BETAS that lets it know most (a model that is sure of other answers knows nothing, not less). From 0 to capacity.
+local BETAS = { 0, 0.03, 0.1, 0.2, 0.4, 0.7, 1 }
+
+local function known_bits(cost, list, count, dealt)
+  local n, mean, best = #dealt, {}, -math.huge
+  for a in ipairs(list) do
+    mean[a] = 0
+    for i = 1, n do mean[a] = mean[a] + cost[i][a] / n end
+  end
+  for _, beta in ipairs(BETAS) do
+    local sum = 0
+    for i = 1, n do
+      local least, own, z = math.huge, nil, 0
+      for a in ipairs(list) do least = math.min(least, cost[i][a] - mean[a]) end
+      for a, answer in ipairs(list) do
+        local x = beta * (least - cost[i][a] + mean[a])
+        z = z + count[answer] / n * math.exp(x)
+        if answer == dealt[i] then own = x end
+      end
+      sum = sum + (own - math.log(z)) / math.log(2)
+    end
+    best = math.max(best, sum)
+  end
+  return best
 end
 
 --- The random-label control: fresh adapters of the same family learn, by supervised finetuning with each of `lrs`, answers that were dealt out at random
---- among the problems. What they hold of it is how many bits cheaper the dealt answers have become than the same answers dealt out
---- otherwise (which the form of an answer and the spread of answers make cheaper just as much). Options beside probe's: fresh = function() -> an adapter with
---- no update yet; steps (60, each over all problems), lrs ({ 3e-3, 3e-2 }), target = function(answer) -> text ("#### answer").
---- Returns { n, steps, numbers, bytes, rows = { { lr, first_loss, last_loss, held_bits }, ... }, held_bits = the best row's, capacity_bits = what the dealing
---- holds, log2 of the number of its outcomes }.
+--- among the problems. What they hold is how many bits they know of the dealing (see known_bits), less what the base seems to know by
+--- chance. Options beside probe's: fresh = function() -> an adapter with no update yet; steps (60, each over all problems), lrs ({ 3e-3, 3e-2 }),
+--- target = function(answer) -> text ("#### answer").
+--- Returns { n, steps, numbers, bytes, rows = { { lr, first_loss, last_loss, held_bits }, ... }, held_bits = the best row's, capacity_bits = what
+--- there is to know, the sum of log2(1 / share of an answer) }.
 function probe.control(o)
-  local g, answers = philox.stream(o.seed or 0, 4077), {}
+  local answers = {}
   for i, p in ipairs(o.problems) do answers[i] = tostring(p.answer) end
-  local dealt = deal(answers, g)
-  local otherwise = deal(answers, g, dealt)
+  local dealt = deal(answers, philox.stream(o.seed or 0, 4077))
+  local list, count = counted(answers)
   local target = o.target or function(answer) return "#### " .. answer end
   local out = { n = #answers, steps = o.steps or 60, rows = {}, held_bits = -math.huge, capacity_bits = 0 }
-  local seen = {}
-  for i, a in ipairs(answers) do
-    seen[a] = (seen[a] or 0) + 1
-    out.capacity_bits = out.capacity_bits + math.log(i) / math.log(2) - math.log(seen[a]) / math.log(2)
-  end
+  for _, a in ipairs(answers) do out.capacity_bits = out.capacity_bits + math.log(#answers / count[a]) / math.log(2) end
+  local examples = {}
+  for i, p in ipairs(o.problems) do examples[i] = over(p, { dealt_answer = dealt[i] }) end
+  local before = known_bits(costs(o, nil, list, target), list, count, dealt)
   for k, lr in ipairs(o.lrs or { 3e-3, 3e-2 }) do
-    local adapter = o.fresh()
-    local trainer = require("tl.sft").trainer { model = o.model, adapter = adapter, lr = lr, prompt = o.prompt, memory = o.memory, target = function(e) return target(e.control_answer) end }
-    local right, wrong, row = examples_of(o, dealt), examples_of(o, otherwise), { lr = lr }
-    local before = bits(trainer, wrong) - bits(trainer, right)
+    local adapter, row = o.fresh(), { lr = lr }
+    local trainer = require("tl.sft").trainer { model = o.model, adapter = adapter, lr = lr, prompt = o.prompt, memory = o.memory, target = function(e) return target(e.dealt_answer) end }
     for step = 1, out.steps do
-      local m = trainer:step(right)
+      local m = trainer:step(examples)
       row.first_loss, row.last_loss = row.first_loss or m.loss, m.loss
       if o.log and step % 20 == 0 then o.log("random answers, lr %g, step %d of %d: loss %.3f", lr, step, out.steps, m.loss) end
     end
-    row.held_bits = bits(trainer, wrong) - bits(trainer, right) - before
+    row.held_bits = known_bits(costs(o, adapter, list, target), list, count, dealt) - before
     out.rows[k], out.held_bits = row, math.max(out.held_bits, row.held_bits)
     out.numbers, out.bytes = adapter.n_parameters, adapter.n_bytes
     adapter:free()

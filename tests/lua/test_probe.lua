@@ -95,11 +95,11 @@ end)
 check.test("random answers: nothing held without training, bits with room for them", function()
   local o = with { fresh = function() return tl.adapter.loraxs(model, { rank = 8, dtype = "f32" }) end, steps = 0, lrs = { 1e-2 } }
   local none = probe.control(o)
-  check.near(none.held_bits, 0, 1e-3)
+  check.near(none.held_bits, 0, 1e-2)
   o.steps = 60
   local c = probe.control(o)
   check.equal(c.rows[1].last_loss < c.rows[1].first_loss, true)
-  check.equal(c.held_bits > 2 and c.capacity_bits > 0 and c.capacity_bits < 4.6, true, ("%g of %g"):format(c.held_bits, c.capacity_bits))
+  check.equal(c.held_bits > 2 and c.held_bits <= c.capacity_bits and c.capacity_bits > 3 and c.capacity_bits <= 8, true, ("%g of %g"):format(c.held_bits, c.capacity_bits))
   check.equal(c.numbers > 500, true)
 end)
 
@@ -111,15 +111,15 @@ local function says(text, what) if not text:find(what, 1, true) then error(("lac
 
 check.test("the reading", function()
   local reach = { k = 4, n = 100, base = { 0.2, 0.35, 0.5, 0.6 }, adapted = { 0.45, 0.5, 0.55, 0.6 }, paired = { difference = 0.25, ci95 = { 0.15, 0.35 } }, base_needs = 3, solved = 40,
-    new_ids = { "a", "b" }, lost_ids = {}, unseen_bound = 0.5271, base_length = 10, adapted_length = 20 }
-  local scale = { gain = 0.25, gain_ci95 = { 0.15, 0.35 }, curve = { { scale = -1, accuracy = 0.1 }, { scale = 0, accuracy = 0.2, kept = 0 }, { scale = 0.5, accuracy = 0.44, kept = 0.96 },
+    new_ids = { "a", "b" }, lost_ids = {}, unseen_bound = 0.5271, base_length = 10, adapted_length = 20, base_ci95 = { 0.15, 0.25 } }
+  local scale = { gain = 0.25, gain_ci95 = { 0.15, 0.35 }, curve = { { scale = -1, accuracy = 0.1 }, { scale = 0, accuracy = 0.05, ci95 = { 0.02, 0.11 }, kept = 0 }, { scale = 0.5, accuracy = 0.44, kept = 0.96 },
     { scale = 1, accuracy = 0.45, kept = 1 }, { scale = 2, accuracy = 0.3, kept = 0.4 } } }
   local found, caveats = reading_of { reach = reach, scale = scale,
     divergence = { per_token = 0.02, per_response = 0.4, per_response_ci95 = { 0.3, 0.5 }, deciles = { 0.7, 0.1, 0.1, 0.1 }, top_tenth = 0.8, completions = 100 },
-    transfer = { mawps = { base = 0.1, adapted = 0.2, paired = { difference = 0.1, ci95 = { -0.02, 0.2 } } } },
+    transfer = { mawps = { base = 0.1, adapted = 0.2, paired = { difference = 0.1, ci95 = { -0.02, 0.2 } } }, svamp = { base = 0.1, adapted = 0.2, paired = { difference = 0.1, ci95 = { 0.02, 0.2 } } } },
     control = { n = 16, numbers = 13, bytes = 26, held_bits = 1, capacity_bits = 44, steps = 60, rows = { {} } } }
   for _, text in ipairs { "better at the task: +25.0 points [15.0, 35.0]", "the base solves with 3: the gain lies within", "never solves 2 in 4 tries (5.0%)", "length changed too", "it decides at the start",
-    "saturated", "only over a short way", "one axis carries", "On mawps, which it was not measured on so far, it is not clearly different", "40.0% of the gain", "hardly memorises" } do says(found, text) end
+    "saturated", "only over a short way", "is not its first choice", "On mawps, which it was not measured on so far, it is not clearly different", "40.0% of the gain", "hardly memorises" } do says(found, text) end
   for _, text in ipairs { "up to 52.7%", "by luck", "One adapter, one seed" } do says(caveats, text) end
   reach.paired = { difference = 0.01, ci95 = { -0.05, 0.07 } }
   found = reading_of { reach = reach }

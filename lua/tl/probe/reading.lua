@@ -11,6 +11,8 @@ local function gain_of(report)
   if report.scale then return report.scale.gain, report.scale.gain_ci95, "greedy" end
 end
 
+local function many(n, what) return n == 1 and "one " .. what or ("%d %ss"):format(n, what) end
+
 local function say_gain(report, say)
   local gain, ci, how = gain_of(report)
   if not gain then return nil end
@@ -37,7 +39,7 @@ local function say_reach(r, gained, say)
     if new == 0 then say "None of them is new."
     elseif new / r.solved > 0.5 then say "Most of what it solves is new by this measure, which is what learning looks like, or steering towards something rare in the base." end
   end
-  if #r.lost_ids > 0 then say("%d problems that the base solves more often than not it never solves now.", #r.lost_ids) end
+  if #r.lost_ids > 0 then say("There %s %s that the base solves more often than not and that it never solves now.", #r.lost_ids == 1 and "is" or "are", many(#r.lost_ids, "problem")) end
 end
 
 local function say_length(r, say)
@@ -65,27 +67,31 @@ local function at_scale(s, x)
   for _, row in ipairs(s.curve) do if row.scale == x then return row end end
 end
 
-local function say_scale(s, gained, say)
+local function say_scale(s, gained, reach, say)
+  local zero = at_scale(s, 0)
+  if reach and zero.ci95 and zero.ci95[2] < reach.base_ci95[1] then
+    say("Greedy, the base solves %s, fewer than it solves sampled: what it needs is in it, and is not its first choice. The greedy gain, %+.1f points, is mostly the change of that choice.",
+      percent(zero.accuracy), 100 * s.gain)
+  end
   local half, double, back = at_scale(s, 0.5), at_scale(s, 2), at_scale(s, -1)
   if gained and half and half.kept then say("Half of v keeps %s of the greedy gain%s.", percent(half.kept), half.kept > 0.9 and ": the effect is saturated, a threshold rather than a dose" or "") end
   if gained and double and double.kept then
     say("Twice v keeps %s of it%s.", percent(double.kept), double.kept < 0.5 and ": the direction is right only over a short way" or "")
   end
   if gained and back then
-    local zero = at_scale(s, 0)
     say("The opposite direction gives %s, the base %s%s.", percent(back.accuracy), percent(zero.accuracy), back.accuracy < zero.accuracy and ": one axis carries the behaviour both ways" or "")
   end
 end
 
 local function say_transfer(name, t, gain, say)
-  local kept = gain and gain > 0 and (", %s of the gain on the task"):format(percent(t.paired.difference / gain)) or ""
+  local kept = gain and gain > 0 and t.paired.ci95[1] > 0 and (", %s of the gain on the task"):format(percent(t.paired.difference / gain)) or ""
   local clear = t.paired.ci95[1] > 0 and "better" or t.paired.ci95[2] < 0 and "worse" or "not clearly different"
   say("On %s, which it was not measured on so far, it is %s: %s against %s, %+.1f points %s%s.", name, clear, percent(t.adapted), percent(t.base), 100 * t.paired.difference, span(t.paired.ci95), kept)
 end
 
 local function say_control(c, say)
-  say("Made to learn random answers to %d problems, %d numbers (%d bytes) came to hold %.1f bits of the %.1f that the dealing has (%.2f a number).", c.n, c.numbers, c.bytes, c.held_bits,
-    c.capacity_bits, c.held_bits / c.numbers)
+  say("Made to learn random answers to %s, %s (%d bytes) came to hold %.1f bits of the %.1f that there are to know (%.2f a number).", many(c.n, "problem"), many(c.numbers, "number"), c.bytes,
+    c.held_bits, c.capacity_bits, c.held_bits / c.numbers)
   if c.held_bits < 0.1 * c.capacity_bits then say "So this size hardly memorises: what it gains, it does not gain by storing answers."
   else say "So this size can store some answers: look at held-out problems only." end
 end
@@ -107,7 +113,7 @@ return function(report)
     caution("The divergence is measured along the adapted model's %d completions, one way round (KL of adapted against base), at the sampling temperature.", report.divergence.completions)
   end
   if report.scale then
-    say_scale(report.scale, gained, say)
+    say_scale(report.scale, gained, report.reach, say)
     caution "Shares of the gain are ratios of two measured differences, and as uncertain as the gain is small; each point of the curve has its own interval."
   end
   local names = {}
