@@ -11,6 +11,7 @@
 ---   tl.rounding numbers as few bytes hold them                tl.plot, tl.page  charts and pages
 ---   tl.sandbox  programs that nobody trusts                   tl.lpeg     grammars
 ---   tl.population  many adapters trained at once on one base   tl.landscape, tl.fisher, tl.es  v as an object of study
+---   tl.probe    what an adapter changed
 ---   tl.tokenizer, tl.json, tl.yaml, tl.fetch, tl.log
 --- At the prompt `? tl.grpo` prints what a part or function is for.
 local tl = {}

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """greedy_transformers.py: the greedy completions of tlrun eval beside those of transformers: same model, same prompts, fp32, GSM8K.
 
-  PYTHON tests/agreement/greedy_transformers.py MODEL_DIR [N] [NEW_TOKENS] [TLRUN]
+  PYTHON tests/agreement/greedy_transformers.py MODEL_DIR [N] [NEW_TOKENS] [TLRUN] [ITEMS]
 
-PYTHON has torch, transformers and, for a folder with a GGUF file alone, gguf; N is 200, NEW_TOKENS 256. Both sides read the same weights and
+ITEMS keeps tlrun's completions, for a run that goes on. PYTHON has torch, transformers and, for a folder with a GGUF file alone, gguf; N is
+200, NEW_TOKENS 256. Both sides read the same weights and
 calculate in fp32; transformers' generate takes the prompts in batches, padded on the left, with its own tokenizer and chat template.
 
 Counts equal texts and equal verdicts (verifiers.math on both), and prints the narrowest choice of all that were made alike: the difference
@@ -66,10 +67,10 @@ def main():
     folder, n, new_tokens = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 200, int(sys.argv[3]) if len(sys.argv) > 3 else 256
     tlrun = sys.argv[4] if len(sys.argv) > 4 else "build/tlrun"
     with tempfile.TemporaryDirectory() as scratch:
-        path = os.path.join(scratch, "items.jsonl")
+        path = sys.argv[5] if len(sys.argv) > 5 else os.path.join(scratch, "items.jsonl")
         subprocess.run([tlrun, "eval", "--model", folder, "--task", "gsm8k", "--limit", str(n), "--compute", "fp32", "--max-new-tokens", str(new_tokens), "--items", path], check=True)
         items = [json.loads(line) for line in open(path)][1:]
-    items.sort(key=lambda i: len(i["question"]))  # little padding in a batch
+    items.sort(key=lambda i: (i["n_tokens"], len(i["question"])))  # those of a batch end at about the same time
     tok, model = load(folder)
     prompts = [tok.apply_chat_template([{"role": "user", "content": i["question"] + ASK}], add_generation_prompt=True, tokenize=False) for i in items]
     same, ties, narrowest, lines = 0, 0, float("inf"), []
