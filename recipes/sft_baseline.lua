@@ -46,8 +46,9 @@ local function measure(name, a)
 end
 
 local before = measure("before")
-local trainer = tl.sft.trainer { model = model, adapter = adapter, lr = p.lr, total_steps = total, memory = p.memory, run = run }
-for batch in train:batches { size = p.batch, epochs = p.epochs, seed = p.seed, steps = total } do trainer:step(batch) end
+local trainer = tl.sft.trainer { model = model, adapter = adapter, lr = p.lr, total_steps = total, memory = p.memory,
+  checkpoint = p.checkpoint, resume = p.resume, run = run }
+for batch in train:batches { size = p.batch, epochs = p.epochs, seed = p.seed, steps = total, skip = trainer.steps } do trainer:step(batch) end
 local result = { run = run.path, trained_parameters = adapter.n_parameters, trained_bytes = adapter.n_bytes, before = before,
   after = measure("after", adapter), seconds = os.time() - began }
 adapter:save(run:file("adapter"))

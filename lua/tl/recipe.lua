@@ -12,7 +12,7 @@
 ---   }
 ---
 --- Types and their fields: options.lua. Command line before config file before default. Every recipe also has --seed, --out,
---- --json, --threads, --device, --memory, --gate, --config and --help; a recipe that names one of them itself sets its default and doc.
+--- --json, --threads, --device, --memory, --gate, --checkpoint, --resume, --config and --help; a recipe that names one of them itself sets its default and doc.
 --- Words of the command line that are no options are p.args, and are refused unless the recipe has args = "what they are".
 --- A table that the script returns is printed as JSON on stdout with --json. recipe.last is the last p.
 --- What the script returns, when it is a table, is its JSON document: --json prints it on stdout.
@@ -32,6 +32,8 @@ local STANDARD = {
   { "device", { "cpu", "where to compute" } },
   { "memory", { 0, "what the process may take in all (4G); 0: 2 GiB beyond the model", type = "size" } },
   { "gate", { true, "refuse to train on a verifier that pays for junk" } },
+  { "checkpoint", { 0, "steps from one checkpoint to the next; 0: none", integer = true, min = 0 } },
+  { "resume", { nil, "run directory whose last checkpoint this run goes on from", type = "string", value = "DIR" } },
   { "config", { nil, "YAML file of NAME: VALUE lines", type = "string", value = "FILE" } },
 }
 local RESERVED = { name = true, description = true, args = true }
@@ -105,6 +107,8 @@ local function announce(name, list, p)
   io.stderr:write(("%s: %s\n"):format(name, table.concat(words, " ")))
   io.stderr:write(("%s: tlrun %s, %s %s, %d threads\n"):format(name, ffi.string(F.C.tl_version()), ffi.string(F.C.tl_backend_name()),
     ffi.string(F.C.tl_backend_isa()), F.C.tl_threads()))
+  local comm = require "tl.comm"
+  if comm.size > 1 then io.stderr:write(("%s: %d ranks (%s), this one on %s\n"):format(name, comm.size, comm.kind, comm.host)) end
 end
 
 -- p: plain fields, and an error for a name that is no parameter
@@ -140,6 +144,7 @@ function recipe.read(spec, argv)
   local p = options.resolve(list, given, config)
   for key, v in pairs(config) do if given[key] == nil then given[key] = v end end
   p.name, p.args = name, rest
+  if type(p.device) == "string" then p.device = require("tl.comm").device(p.device) end
   if type(p.device) == "string" then F.check(F.C.tl_device_select(p.device), 2) end
   if type(p.threads) == "number" then F.C.tl_set_threads(p.threads) end
   if not recipe.quiet then announce(name, list, p) end
