@@ -21,6 +21,8 @@ local p = tl.recipe {
   new_tokens  = { 24, "longest expression in tokens", integer = true, min = 1 },
   eval        = { 400, "held-out problems", integer = true, min = 1 },
   samples     = { 4, "sampled answers to each of them, beside the greedy one", integer = true, min = 1 },
+  checkpoint  = tl.checkpoint.EVERY,
+  resume      = tl.checkpoint.FROM,
 }
 
 local EXAMPLES = [[

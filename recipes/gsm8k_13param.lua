@@ -32,6 +32,8 @@ local p = tl.recipe {
   rollouts    = { "native", "sample with the adapter beside the weights, from merged weights, or from int8 weights", choices = { "native", "merged", "int8" } },
   eval        = { 200, "held-out problems; 0: no evaluation", integer = true, min = 0 },
   sequences   = { 64, "completions decoded at once", integer = true, min = 1 },
+  checkpoint  = tl.checkpoint.EVERY,
+  resume      = tl.checkpoint.FROM,
 }
 
 local model = tl.model.load(p.model, { device = p.device })

@@ -18,6 +18,8 @@ local p = tl.recipe {
   new_tokens  = { 48, "longest completion in tokens", integer = true, min = 1 },
   eval        = { 100, "held-out problems", integer = true, min = 1 },
   samples     = { 2, "sampled answers to each of them, beside the greedy one", integer = true, min = 1 },
+  checkpoint  = tl.checkpoint.EVERY,
+  resume      = tl.checkpoint.FROM,
 }
 
 local function reward(problem, completion)  -- 1 for the form, 1 more for the number

@@ -33,6 +33,8 @@ local p = tl.recipe {
   save_every  = { 500, "the weights are written every so many steps", integer = true, min = 1 },
   eval        = { 300, "held-out problems measured at the end", integer = true, min = 1 },
   dtype       = { "bf16", "compute dtype", choices = { "bf16", "f32" } },
+  checkpoint  = tl.checkpoint.EVERY,
+  resume      = tl.checkpoint.FROM,
 }
 
 -- The family. m, the first made, is the embedded model that "tiny" means; wider models want smaller learning rates.

@@ -16,6 +16,8 @@ local p = tl.recipe {
   eval        = { 300, "held-out problems, greedy, before and after", integer = true, min = 1 },
   new_tokens  = { 64, "longest answer in tokens", integer = true, min = 1 },
   sft         = { true, "train the same 13 numbers by SFT on the same problems too, to compare" },
+  checkpoint  = tl.checkpoint.EVERY,
+  resume      = tl.checkpoint.FROM,
 }
 
 local model = tl.model.load(p.model, { dtype = "bf16", device = p.device })

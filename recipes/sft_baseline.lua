@@ -20,6 +20,8 @@ local p = tl.recipe {
   limit       = { 0, "train on the first so many problems; 0: all", integer = true, min = 0 },
   new_tokens  = { 512, "longest completion in the evaluation", integer = true, min = 1 },
   eval        = { 200, "held-out problems; 0: no evaluation", integer = true, min = 0 },
+  checkpoint  = tl.checkpoint.EVERY,
+  resume      = tl.checkpoint.FROM,
 }
 
 local model = tl.model.load(p.model, { device = p.device })

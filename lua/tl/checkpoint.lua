@@ -14,6 +14,10 @@ local C, check = F.C, F.check
 
 local checkpoint = {}
 
+--- The parameters of a recipe whose trainer takes them: checkpoint = tl.checkpoint.EVERY, resume = tl.checkpoint.FROM.
+checkpoint.EVERY = { 0, "steps from one checkpoint to the next; 0: none", integer = true, min = 0 }
+checkpoint.FROM = { nil, "run directory whose last checkpoint this run goes on from", type = "string", value = "DIR" }
+
 local function remove(folder) require("tl.process").run { argv = { "rm", "-rf", "--", folder } } end
 
 --- Writes a checkpoint of a trainer (tl.grpo, tl.sft) into a folder. Rank 0 writes.

@@ -12,7 +12,7 @@
 ---   }
 ---
 --- Types and their fields: options.lua. Command line before config file before default. Every recipe also has --seed, --out,
---- --json, --threads, --device, --memory, --gate, --checkpoint, --resume, --config and --help; a recipe that names one of them itself sets its default and doc.
+--- --json, --threads, --device, --memory, --gate, --config and --help; a recipe that names one of them itself sets its default and doc.
 --- Words of the command line that are no options are p.args, and are refused unless the recipe has args = "what they are".
 --- A table that the script returns is printed as JSON on stdout with --json. recipe.last is the last p.
 --- What the script returns, when it is a table, is its JSON document: --json prints it on stdout.
@@ -32,8 +32,6 @@ local STANDARD = {
   { "device", { "cpu", "where to compute" } },
   { "memory", { 0, "what the process may take in all (4G); 0: 2 GiB beyond the model", type = "size" } },
   { "gate", { true, "refuse to train on a verifier that pays for junk" } },
-  { "checkpoint", { 0, "steps from one checkpoint to the next; 0: none", integer = true, min = 0 } },
-  { "resume", { nil, "run directory whose last checkpoint this run goes on from", type = "string", value = "DIR" } },
   { "config", { nil, "YAML file of NAME: VALUE lines", type = "string", value = "FILE" } },
 }
 local RESERVED = { name = true, description = true, args = true }

@@ -12,6 +12,8 @@ local p = tl.recipe {
   die     = { 0, "rank 1 is killed in this step", integer = true },
   fail    = { 0, "rank 1 raises an error in this step", integer = true },
   stray   = { false, "rank 1 asks for another evaluation than the others" },
+  checkpoint = tl.checkpoint.EVERY,
+  resume  = tl.checkpoint.FROM,
 }
 local model = tl.model.load("tiny", { dtype = "bf16" })
 local problems = tl.data.load("wordproblems", { n = 40, seed = p.seed })
