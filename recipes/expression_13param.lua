@@ -21,6 +21,8 @@ local p = tl.recipe {
   new_tokens  = { 24, "longest expression in tokens", integer = true, min = 1 },
   eval        = { 400, "held-out problems", integer = true, min = 1 },
   samples     = { 4, "sampled answers to each of them, beside the greedy one", integer = true, min = 1 },
+  checkpoint  = tl.checkpoint.EVERY,
+  resume      = tl.checkpoint.FROM,
 }
 
 local EXAMPLES = [[
@@ -62,9 +64,10 @@ end
 
 local before = measure "before"
 local trainer = tl.grpo.trainer { model = model, adapter = adapter, reward = reward, lr = p.lr, num_generations = p.group, stop = "\n",
-  temperature = p.temperature, max_completion_length = p.new_tokens, total_steps = p.total, seed = p.seed, gate = p.gate, memory = p.memory, run = run,
+  temperature = p.temperature, max_completion_length = p.new_tokens, total_steps = p.total, seed = p.seed, gate = p.gate, memory = p.memory,
+  checkpoint = p.checkpoint, resume = p.resume, run = run,
   progress = run:ticker() }
-for batch in train:batches { size = p.batch, epochs = 10, seed = p.seed, steps = p.total } do trainer:step(batch) end
+for batch in train:batches { size = p.batch, epochs = 10, seed = p.seed, steps = p.total, skip = trainer.steps } do trainer:step(batch) end
 trainer:free()
 adapter:save(run:file("adapter"))
 local result = { run = run.path, trained_parameters = adapter.n_parameters, trained_bytes = adapter.n_bytes, before = before,

@@ -32,6 +32,8 @@ local p = tl.recipe {
   rollouts    = { "native", "sample with the adapter beside the weights, from merged weights, or from int8 weights", choices = { "native", "merged", "int8" } },
   eval        = { 200, "held-out problems; 0: no evaluation", integer = true, min = 0 },
   sequences   = { 64, "completions decoded at once", integer = true, min = 1 },
+  checkpoint  = tl.checkpoint.EVERY,
+  resume      = tl.checkpoint.FROM,
 }
 
 local model = tl.model.load(p.model, { device = p.device })
@@ -62,8 +64,9 @@ end
 local before = measure("before")
 local trainer = tl.grpo.trainer { model = model, adapter = adapter, verifier = p.verifier, verifier_config = config, lr = p.lr,
   num_generations = p.group, max_completion_length = p.new_tokens, temperature = p.temperature, beta = p.beta, loss_type = p.loss_type,
-  rollouts = p.rollouts, total_steps = total, seed = p.seed, gate = p.gate, memory = p.memory, max_sequences = p.sequences, run = run, progress = run:ticker() }
-for batch in train:batches { size = p.batch, epochs = p.epochs, seed = p.seed, steps = total } do trainer:step(batch) end
+  rollouts = p.rollouts, total_steps = total, seed = p.seed, gate = p.gate, memory = p.memory,
+  checkpoint = p.checkpoint, resume = p.resume, max_sequences = p.sequences, run = run, progress = run:ticker() }
+for batch in train:batches { size = p.batch, epochs = p.epochs, seed = p.seed, steps = total, skip = trainer.steps } do trainer:step(batch) end
 trainer:free()
 adapter:save(run:file("adapter"))
 local result = { run = run.path, trained_parameters = adapter.n_parameters, trained_bytes = adapter.n_bytes, before = before,

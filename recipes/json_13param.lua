@@ -18,6 +18,8 @@ local p = tl.recipe {
   new_tokens  = { 48, "longest completion in tokens", integer = true, min = 1 },
   eval        = { 100, "held-out problems", integer = true, min = 1 },
   samples     = { 2, "sampled answers to each of them, beside the greedy one", integer = true, min = 1 },
+  checkpoint  = tl.checkpoint.EVERY,
+  resume      = tl.checkpoint.FROM,
 }
 
 local function reward(problem, completion)  -- 1 for the form, 1 more for the number
@@ -49,8 +51,9 @@ end
 local before = measure "before"
 local trainer = tl.grpo.trainer { model = model, adapter = adapter, reward = reward, lr = p.lr, num_generations = p.group,
   temperature = p.temperature, max_completion_length = p.new_tokens, total_steps = p.total, seed = p.seed, gate = p.gate,
-  memory = p.memory, run = run, progress = run:ticker() }
-for batch in train:batches { size = p.batch, epochs = 10, seed = p.seed, steps = p.total } do trainer:step(batch) end
+  memory = p.memory,
+  checkpoint = p.checkpoint, resume = p.resume, run = run, progress = run:ticker() }
+for batch in train:batches { size = p.batch, epochs = 10, seed = p.seed, steps = p.total, skip = trainer.steps } do trainer:step(batch) end
 trainer:free()
 adapter:save(run:file("adapter"))
 local result = { run = run.path, trained_parameters = adapter.n_parameters, trained_bytes = adapter.n_bytes, before = before,

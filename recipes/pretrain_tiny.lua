@@ -33,6 +33,8 @@ local p = tl.recipe {
   save_every  = { 500, "the weights are written every so many steps", integer = true, min = 1 },
   eval        = { 300, "held-out problems measured at the end", integer = true, min = 1 },
   dtype       = { "bf16", "compute dtype", choices = { "bf16", "f32" } },
+  checkpoint  = tl.checkpoint.EVERY,
+  resume      = tl.checkpoint.FROM,
 }
 
 -- The family. m, the first made, is the embedded model that "tiny" means; wider models want smaller learning rates.
@@ -97,12 +99,13 @@ end
 tl.fs.mkdirs(p.save)
 write_tokenizer()
 write_config()
+if tl.comm.size > 1 then error("pretrain_tiny writes a model outside of its run directory: start it without mpirun", 0) end
 local run = tl.report.run { name = p.name, out = p.out, config = p, seed = p.seed, total = p.total }
 local model = tl.model.create(p.save .. "/config.json", { seed = p.seed, dtype = p.dtype })
 local tok = model:tokenizer()
 local adapter = tl.adapter.full(model)
 local trainer = tl.sft.trainer { model = model, adapter = adapter, lr = schedule, total_steps = p.total, beta2 = 0.95,
-  weight_decay = p.decay, max_grad_norm = 1, memory = p.memory, run = run }
+  weight_decay = p.decay, max_grad_norm = 1, memory = p.memory, checkpoint = p.checkpoint, resume = p.resume, run = run }
 local trained_log = {}
 local function note(...)  -- a line of the training log that stays beside the model
   trained_log[#trained_log + 1] = string.format(...)
@@ -124,7 +127,7 @@ local function documents(step)
 end
 
 local began, last = os.time(), nil
-for step = 1, p.total do
+for step = trainer.steps + 1, p.total do
   last = trainer:step(documents(step))
   if step % 50 == 0 or step == p.total then
     note("step %d of %d  loss %.4f  lr %.5f  %.1f M tokens", step, p.total, last.loss, last.learning_rate, last.num_tokens / 1e6)

@@ -16,6 +16,8 @@ local p = tl.recipe {
   eval        = { 300, "held-out problems, greedy, before and after", integer = true, min = 1 },
   new_tokens  = { 64, "longest answer in tokens", integer = true, min = 1 },
   sft         = { true, "train the same 13 numbers by SFT on the same problems too, to compare" },
+  checkpoint  = tl.checkpoint.EVERY,
+  resume      = tl.checkpoint.FROM,
 }
 
 local model = tl.model.load(p.model, { dtype = "bf16", device = p.device })
@@ -39,8 +41,9 @@ local result = { run = run.path, before = measure("before") }
 local grpo = adapter()
 run:log("%s", tostring(grpo))
 local trainer = tl.grpo.trainer { model = model, adapter = grpo, verifier = "verifiers.math", lr = lr, num_generations = p.group,
-  max_completion_length = p.new_tokens, total_steps = p.total, seed = p.seed, gate = p.gate, memory = p.memory, run = run, progress = run:ticker() }
-for batch in train:batches { size = p.batch, epochs = 1, seed = p.seed } do trainer:step(batch) end
+  max_completion_length = p.new_tokens, total_steps = p.total, seed = p.seed, gate = p.gate, memory = p.memory,
+  checkpoint = p.checkpoint, resume = p.resume, run = run, progress = run:ticker() }
+for batch in train:batches { size = p.batch, epochs = 1, seed = p.seed, skip = trainer.steps } do trainer:step(batch) end
 trainer:free()
 result.after = measure("after GRPO, 13 numbers", grpo)
 result.trained_parameters, result.trained_bytes = grpo.n_parameters, grpo.n_bytes

@@ -20,6 +20,8 @@ local p = tl.recipe {
   limit       = { 0, "train on the first so many problems; 0: all", integer = true, min = 0 },
   new_tokens  = { 512, "longest completion in the evaluation", integer = true, min = 1 },
   eval        = { 200, "held-out problems; 0: no evaluation", integer = true, min = 0 },
+  checkpoint  = tl.checkpoint.EVERY,
+  resume      = tl.checkpoint.FROM,
 }
 
 local model = tl.model.load(p.model, { device = p.device })
@@ -46,8 +48,9 @@ local function measure(name, a)
 end
 
 local before = measure("before")
-local trainer = tl.sft.trainer { model = model, adapter = adapter, lr = p.lr, total_steps = total, memory = p.memory, run = run }
-for batch in train:batches { size = p.batch, epochs = p.epochs, seed = p.seed, steps = total } do trainer:step(batch) end
+local trainer = tl.sft.trainer { model = model, adapter = adapter, lr = p.lr, total_steps = total, memory = p.memory,
+  checkpoint = p.checkpoint, resume = p.resume, run = run }
+for batch in train:batches { size = p.batch, epochs = p.epochs, seed = p.seed, steps = total, skip = trainer.steps } do trainer:step(batch) end
 local result = { run = run.path, trained_parameters = adapter.n_parameters, trained_bytes = adapter.n_bytes, before = before,
   after = measure("after", adapter), seconds = os.time() - began }
 adapter:save(run:file("adapter"))

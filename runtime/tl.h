@@ -51,6 +51,23 @@ const char *tl_device_warning(void); // NULL, or why the CPU computes although a
 const char *tl_backend_name(void);   // "cpu", "reference", "cuda"
 const char *tl_backend_isa(void);    // "avx512bf16", "avx2", "portable"; of a device its name
 
+// ---------------------------------------------------------------- ranks: processes that share the work of a run (docs/distributed.md)
+typedef struct tl_comm_info {
+  int rank, size;              // this process's place among all of them; alone: 0 of 1
+  int local_rank, local_size;  // the same among those of this host
+  const char *host;
+  const char *kind;            // "mpi"; "none": alone
+} tl_comm_info;
+// Joins the other processes that mpirun or srun started with this one; alone when none did. Fails when there are others and they
+// cannot be reached (a build without MPI). The first call of a program; threads are then counted among the ranks of a host.
+tl_status tl_comm_start(void);
+void tl_comm_get_info(tl_comm_info *out);
+// What every rank gives (n bytes), to every rank, in the order of ranks: sizes (size), all (the sum of sizes; tl_string_free).
+// All ranks call it together with the same tag, a word for what is exchanged; TL_E_ARG where they do not.
+tl_status tl_comm_gather(const char *tag, const void *mine, int64_t n, char **all, int64_t *sizes);
+void tl_comm_stop(int code);   // ends every rank at once with this exit code; does nothing alone
+void tl_comm_leave(void);      // at the end, by every rank
+
 // ---------------------------------------------------------------- this machine's limits, and where the time goes
 // Measured on all threads; a limit is the best of many short windows, so that other work on the machine disturbs it little.
 double tl_machine_gflops(tl_dtype dtype);  // multiply-adds in registers, 2 FLOPs each: TL_BF16, TL_F32 or TL_I8 (int32 sums)
@@ -446,6 +463,8 @@ tl_status tl_batch_create(tl_batch **out);
 void tl_batch_free(tl_batch *b);
 tl_status tl_batch_prompt(tl_batch *b, const int32_t *ids, int n, int *prompt);                       // prompt: its index
 tl_status tl_batch_completion(tl_batch *b, int prompt, const int32_t *ids, int n, int *completion);   // completion: its index
+// the place of a prompt (its index) in the step's prompts of all ranks, for tl_pass_reduce; at first its index
+tl_status tl_batch_place(tl_batch *b, int prompt, int64_t place);
 // prompts added from here on belong to this member of the pass's population (at first 0; -1: the base model, not trained)
 void tl_batch_member(tl_batch *b, int member);
 // completion is what the sampler drew with this sequence id. When every completion of a batch is marked so and is in the pass's
@@ -463,6 +482,7 @@ typedef struct tl_pass_options {
   bool want_entropy;                // entropy (and its gradient) is computed
   tl_kept *kept;                    // what the sampler kept of these completions, or NULL: see tl_batch_sampled
   tl_population *population;        // instead of an adapter, or NULL: gradients go to each member's own (tl_batch_member)
+  bool ranks;                       // the gradient is summed over all ranks: tl_pass_reduce follows the last backward
 } tl_pass_options;
 
 // A pass runs a batch through the model in micro-batches of whole prompts. For each micro-batch i, in order:
@@ -479,6 +499,10 @@ void tl_pass_micro_range(const tl_pass *p, int micro, int *first, int *count);
 tl_status tl_pass_forward(tl_pass *p, int micro, float *logprobs, float *entropy);
 // dlogprob (n_tokens), dentropy (n_tokens) or NULL: d loss / d logprob of each token of the micro-batch
 tl_status tl_pass_backward(tl_pass *p, int micro, const float *dlogprob, const float *dentropy);
+// Of a pass with `ranks`, after its last backward (a pass without prompts too), by all ranks together: the adapter's gradient is
+// the sum of all ranks' in a fixed order. TinyLoRA and LoRA-XS: prompt by prompt in the order of their places, so the bits do not
+// depend on how many ranks there are. LoRA and full: rank by rank.
+tl_status tl_pass_reduce(tl_pass *p);
 // logprob of every token of ids but the first: logprobs (n - 1). For `tlrun logprobs`.
 tl_status tl_logprobs(tl_model *m, tl_adapter *a, const int32_t *ids, int n, float temperature, float *logprobs);
 // logits (n, V) of a short sequence, for experiments in the REPL

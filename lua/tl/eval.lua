@@ -6,6 +6,7 @@
 local sample = require "tl.sample"
 local grpo = require "tl.grpo"
 local stats = require "tl.eval.stats"
+local comm = require "tl.comm"
 
 local eval = {}
 
@@ -18,8 +19,8 @@ local function sample_missing(o, k, done, on_completion)
   local settings = { temperature = o.temperature or 0, top_p = o.top_p, max_new_tokens = o.max_new_tokens or 256, seed = o.seed or 0, stop = o.stop,
     ignore_eos = o.ignore_eos }
   local total, finished = 0, 0
-  for i, problem in ipairs(o.problems) do
-    local missing = false
+  for i in comm.mine(#o.problems) do
+    local problem, missing = o.problems[i], false
     for j = 1, k do missing = missing or not (done[i] and done[i][j]) end
     if missing then
       where[s:submit(grpo.prompt_ids(tok, o.prompt, problem), k, (i - 1) * k, settings)] = i
@@ -135,6 +136,17 @@ local function aggregate(r, k, o)
   return r
 end
 
+-- the items that other ranks made, into done; what is asked is in the tag, so that ranks which ask for different things find out
+local function share(o, k, done)
+  local mine = {}
+  for i in comm.mine(#o.problems) do mine[#mine + 1] = { i, done[i] } end
+  local tag = ("evaluation of %d problems, %d samples at temperature %g, seed %d, %s"):format(#o.problems, k, o.temperature or 0, o.seed or 0,
+    o.adapter and "adapter " .. require("tl.optim").fingerprint(o.adapter) or "base model")
+  for rank, list in ipairs(comm.gather(tag, mine)) do
+    for _, of in ipairs(rank - 1 ~= comm.rank and list or {}) do done[of[1]] = of[2] end
+  end
+end
+
 --- Accuracy on problems. Options: model, adapter (nil: the base), problems, verifier ("verifiers.math"), verifier_config, flexible (a second
 --- config of the same verifier, reported beside the first), prompt, max_new_tokens (256), temperature (0: greedy), top_p, stop, ignore_eos, samples (1; more
 --- are averaged), seed, max_sequences, correct (0.5: a reward above this counts as right), progress: function(done, total); done: items of an earlier
@@ -171,6 +183,7 @@ function eval.run(o)
   main.drain(1000)
   main.free()
   if second then second.drain(1000); second.free() end
+  if comm.size > 1 then share(o, k, done) end
   local r = { n = #o.problems, items = {}, by_problem = {}, outcomes = {}, seconds = seconds }
   for i = 1, #o.problems do
     r.by_problem[i] = {}

@@ -295,6 +295,7 @@ end
 --- the plan), and how many are not.
 ---@return table[]? rows, integer missing
 function experiment.run(p, o)
+  if require("tl.comm").size > 1 then error("an experiment starts its own workers: start it without mpirun", 2) end
   local name = o.name or rawget(p, "name") or "experiment"
   if name:find "%s" then error(("an experiment's name has no blanks; got '%s'"):format(name), 2) end
   local me, path = role(), rawget(p, "store") or ("runs/%s.db"):format(name)

@@ -17,6 +17,8 @@ local pass = require "tl.pass"
 local sample = require "tl.sample"
 local optim = require "tl.optim"
 local memory = require "tl.memory"
+local comm = require "tl.comm"
+local checkpoint = require "tl.checkpoint"
 local C, check = F.C, F.check
 
 local grpo = {}
@@ -56,6 +58,8 @@ end
 --- memory (bytes the process may take in all; default: what it takes when the trainer is made and 2 GiB more): what the cache
 ---                       needs comes first; the rest is for activations, kept from sampling (native rollouts: as many layers as
 ---                       fit need no forward pass) and of the training pass
+--- checkpoint            steps from one checkpoint in the run's folder to the next (0: none); resume: a run's folder, whose last
+---                       checkpoint is loaded: t.steps says how many steps are done (tl.checkpoint)
 --- workers (2), timeout_ms (the verifier's own, else 1000), instructions (no limit), max_sequences (64), verifier_config
 ---@param o table
 function grpo.trainer(o)
@@ -79,6 +83,7 @@ function grpo.trainer(o)
     workers = o.workers, timeout_ms = o.timeout_ms, instructions = o.instructions, config = o.verifier_config, inline = o.inline }
   if not o.pool then memory.start(t) end  -- else another's: a population looks after both
   t.reward_name = type(o.verifier) == "string" and o.verifier:match("[^.]+$") or "reward"
+  if o.resume then checkpoint.load(t, o.resume) end
   return t
 end
 
@@ -110,12 +115,12 @@ function Trainer:sampling_model()
   return int8, nil, true
 end
 
---- The groups of a rollout that is not sampled yet, with the token ids of their prompts.
+--- The groups of a rollout that is not sampled yet, with the token ids of their prompts, and the rank that has them.
 function Trainer:groups(problems)
   local r = { groups = {}, problems = problems, n_tokens = 0, prompt_tokens = 0 }
   for i, problem in ipairs(problems) do
     local ids = grpo.prompt_ids(self.tokenizer, self.o.prompt, problem)
-    r.groups[i] = { problem = problem, prompt = ids, completions = {} }
+    r.groups[i] = { problem = problem, prompt = ids, completions = {}, rank = (i - 1) % comm.size }
     r.prompt_tokens = r.prompt_tokens + #ids
   end
   return r
@@ -132,7 +137,7 @@ function grpo.sample(parts, s)
       max_new_tokens = o.max_completion_length or 512, seed = t.seed, member = part.member }
     for _, g in ipairs(part.rollout.groups) do
       g.sequence_id, g.part = t.sequences, part
-      group_of[s:submit(g.prompt, t.n, t.sequences, settings)] = g
+      if g.rank == comm.rank then group_of[s:submit(g.prompt, t.n, t.sequences, settings)] = g end
       t.sequences = t.sequences + t.n
     end
   end
@@ -162,15 +167,52 @@ function grpo.sample(parts, s)
   end
 end
 
---- Samples n completions of every problem; each goes to the verifier pool as it ends.
+-- what other ranks are told of a completion
+local function outline(c)
+  local sum = 0
+  for k = 1, #c.ids do sum = sum + c.entropy[k] end
+  return { text = c.text, ids = c.ids, finish = c.finish, entropy_sum = sum, outcome = c.verdict.outcome, reward = c.verdict.reward, message = c.verdict.message }
+end
+
+-- the completions of all ranks, without their logprobs; of every rank the same from here on
+local function share(r)
+  local mine = {}
+  for i, g in ipairs(r.groups) do
+    if g.rank == comm.rank then
+      local list = {}
+      for k, c in ipairs(g.completions) do list[k] = outline(c) end
+      mine[#mine + 1] = { group = i, completions = list }
+    end
+  end
+  local all = comm.gather("rollouts", { groups = mine, n_tokens = r.n_tokens })
+  r.n_tokens = 0
+  for rank, part in ipairs(all) do
+    r.n_tokens = r.n_tokens + part.n_tokens
+    for _, of in ipairs(rank - 1 ~= comm.rank and part.groups or {}) do
+      for k, c in ipairs(of.completions) do
+        c.verdict = { outcome = c.outcome, reward = type(c.reward) == "number" and c.reward or 0 / 0, message = c.message }
+        r.groups[of.group].completions[k] = c
+      end
+    end
+  end
+end
+
+local function of_this_rank(groups)
+  local list = {}
+  for _, g in ipairs(groups) do if g.rank == comm.rank then list[#list + 1] = g end end
+  return list
+end
+
+--- Samples n completions of every problem, each rank those of its own; each goes to the verifier pool as it ends.
 function Trainer:rollout(problems)
   local r = self:groups(problems)
   local model, adapter, own = self:sampling_model()
-  r.budget = memory.plan(self, r.groups)
+  r.budget = memory.plan(self, of_this_rank(r.groups))
   local s = sample.sampler(model, { adapter = adapter, max_sequences = self.o.max_sequences, memory = r.budget.cache, kept = self.kept })
   grpo.sample({ { trainer = self, rollout = r } }, s)
   s:free()
   if own then model:free() end
+  if comm.size > 1 then share(r) end
   return r
 end
 
@@ -204,19 +246,21 @@ function Trainer:judge(r)
 end
 
 --- The batch of the completions that can carry a gradient: without a KL term or an entropy bonus, those of groups with any
---- advantage. A part's own are the part.count from part.first (counted from 0) on.
+--- advantage. A part's own are the part.count from part.first (counted from 0) on; part.trained of all ranks.
 function grpo.pack(parts)
   local b = { batch = pass.batch(), list = {} }
   for _, part in ipairs(parts) do
     local t, r = part.trainer, part.rollout
     local all = t.opt.beta ~= 0 or t.opt.entropy_coef ~= 0 or t.o.objective
-    part.first, part.total_sequences, part.total_tokens = #b.list, #r.groups * t.n, r.n_tokens
+    part.first, part.total_sequences, part.total_tokens, part.trained = #b.list, #r.groups * t.n, r.n_tokens, 0
     b.batch:member(part.member or 0)
-    for _, g in ipairs(r.groups) do
+    for i, g in ipairs(r.groups) do
       local alive = all
       for _, c in ipairs(g.completions) do alive = alive or c.advantage ~= 0 end
-      if alive then
+      part.trained = part.trained + (alive and #g.completions or 0)
+      if alive and g.rank == comm.rank then
         b.batch:prompt(g.prompt)
+        b.batch:place(i)
         for _, c in ipairs(g.completions) do
           b.batch:sampled(b.batch:completion(c.ids), c.sequence_id)
           b.list[#b.list + 1] = c
@@ -259,7 +303,7 @@ end
 local function gradients(parts, b, w, o)
   for _, part in ipairs(parts) do part.trainer.adapter:zero_gradient() end
   local p = pass.create(o.model, b.batch, { adapter = o.adapter, population = o.population, temperature = o.temperature, memory = b.memory,
-    backward = true, entropy = w.entropy ~= nil, kept = o.kept })
+    backward = true, entropy = w.entropy ~= nil, kept = o.kept, ranks = comm.size > 1 })
   for i = 0, p.n_micro - 1 do
     p:forward(i, w.logprob, w.entropy)
     local first, count = p:range(i)
@@ -269,6 +313,7 @@ local function gradients(parts, b, w, o)
     end
     p:backward(i, w.dlogprob, w.dentropy)
   end
+  if comm.size > 1 then p:reduce() end
   return p
 end
 
@@ -277,17 +322,17 @@ end
 --- statistics, and part.grad_norm.
 function grpo.update(parts, b, o)
   local began, lead = C.tl_seconds(), parts[1].trainer
-  local entropy, reference = lead.opt.entropy_coef ~= 0, false
+  local entropy, reference, trained = lead.opt.entropy_coef ~= 0, false, 0
   local w = { logprob = array(b.n_tokens), dlogprob = array(b.n_tokens), entropy = entropy and array(b.n_tokens) or nil,
     dentropy = entropy and array(b.n_tokens) or nil }
   for _, part in ipairs(parts) do
     part.stats = ffi.new "tl_grpo_stats"
     part.stats.is_min = math.huge
-    reference = reference or part.trainer.opt.beta ~= 0
+    reference, trained = reference or part.trainer.opt.beta ~= 0, trained + part.trained
   end
   o.temperature = lead.o.temperature
   if #b.list > 0 and reference then w.ref = pass.logprobs(o.model, b.batch, { temperature = o.temperature, memory = b.memory }) end
-  for iteration = 1, #b.list > 0 and lead.iterations or 0 do
+  for iteration = 1, trained > 0 and lead.iterations or 0 do
     local p = gradients(parts, b, w, o)
     b.planned_bytes, b.n_micro = p.planned_bytes, p.n_micro
     if iteration == 1 then b.layers_kept = o.model.n_layers - p.first_kept end
@@ -297,10 +342,39 @@ function grpo.update(parts, b, o)
       ffi.copy(w.old, w.logprob, 4 * b.n_tokens)
     end
     for _, part in ipairs(parts) do
-      if part.count > 0 then part.grad_norm = part.trainer.optimizer:step(part.lr) end
+      if part.trained > 0 then part.grad_norm = part.trainer.optimizer:step(part.lr) end
     end
   end
   b.update_s = C.tl_seconds() - began
+end
+
+local SUMS = { "loss", "kl", "entropy", "ratio", "clip_low", "clip_high", "logp_diff", "is_sum", "n_tokens", "n_sequences" }
+local LARGEST = { "logp_diff_max", "is_max" }
+
+-- the objective's statistics, times and memory of all ranks; and whether all ranks still have the same numbers
+local function merge_figures(self, part, b)
+  local s, r = part.stats, part.rollout
+  local mine = { is_min = ("%.17g"):format(s.is_min), n_micro = b.n_micro or 0, planned = b.planned_bytes or 0, kept = b.layers_kept or self.model.n_layers,
+    peak = tonumber(C.tl_peak_rss_bytes()), sample_s = r.sample_s, verify_s = r.verify_s, update_s = b.update_s, numbers = optim.fingerprint(self.adapter) }
+  for _, k in ipairs(SUMS) do mine[k] = tonumber(s[k]) end
+  for _, k in ipairs(LARGEST) do mine[k] = ("%.17g"):format(s[k]) end
+  local all = comm.gather("figures of a step", mine)
+  for _, k in ipairs(SUMS) do
+    local sum = 0
+    for _, f in ipairs(all) do sum = sum + f[k] end
+    s[k] = sum
+  end
+  for rank, f in ipairs(all) do
+    if f.numbers ~= mine.numbers then
+      error(("after step %d, rank %d has other numbers than rank %d: the ranks do not compute alike (other programs, or processors of another kind?)")
+        :format(self.steps, rank - 1, comm.rank), 0)
+    end
+    for _, k in ipairs(LARGEST) do s[k] = math.max(s[k], tonumber(f[k])) end
+    s.is_min = math.min(s.is_min, tonumber(f.is_min))
+    b.n_micro, b.planned_bytes = math.max(b.n_micro or 0, f.n_micro), math.max(b.planned_bytes or 0, f.planned)
+    b.layers_kept, b.peak = math.min(b.layers_kept or f.kept, f.kept), math.max(b.peak or 0, f.peak)
+    r.sample_s, r.verify_s, b.update_s = math.max(r.sample_s, f.sample_s), math.max(r.verify_s, f.verify_s), math.max(b.update_s, f.update_s)
+  end
 end
 
 --- One step on a list of problems; returns its metrics (TRL's names) and the rollout.
@@ -314,10 +388,12 @@ function Trainer:step(problems)
   local b = grpo.pack { part }
   b.memory = r.budget.pass
   grpo.update({ part }, b, { model = self.model, adapter = self.adapter, kept = self.kept })
+  if comm.size > 1 then merge_figures(self, part, b) end
   local m = self:metrics(part, b)
   m.step_time = C.tl_seconds() - began
   b.batch:free()
   if self.o.run then self.o.run:step(m, r) end
+  checkpoint.after(self)
   return m, r
 end
 
@@ -344,7 +420,8 @@ function Trainer:metrics(part, b)
       local n = #c.ids
       lengths[#lengths + 1], longest, shortest = n, math.max(longest, n), math.min(shortest, n)
       if c.finish == "length" then clipped = clipped + 1 else ended[#ended + 1] = n end
-      for k = 1, n do entropy = entropy + c.entropy[k] end
+      for k = 1, c.entropy_sum and 0 or n do entropy = entropy + c.entropy[k] end
+      entropy = entropy + (c.entropy_sum or 0)
     end
     local _, std, n = spread(group)
     if n > 1 then stds[#stds + 1] = std end
@@ -362,10 +439,10 @@ function Trainer:metrics(part, b)
     ["clip_ratio/region_mean"] = (stats.clip_low + stats.clip_high) / tokens,
     sample_s = r.sample_s, verify_s = r.verify_s, update_s = b.update_s, tokens_per_s = r.n_tokens / math.max(1e-9, r.sample_s + r.verify_s + b.update_s),
     ["verifier/abstain"] = r.outcomes.abstain, ["verifier/error"] = r.outcomes.error, ["verifier/timeout"] = r.outcomes.timeout, ["verifier/memory"] = r.outcomes.memory,
-    samples_trained = part.count, micro_batches = b.n_micro or 0, activation_bytes = b.planned_bytes or 0,
-    layers_kept = b.layers_kept or 0, predicted_rss_bytes = r.budget.predicted, peak_rss_bytes = tonumber(C.tl_peak_rss_bytes()) }
+    samples_trained = part.trained, micro_batches = b.n_micro or 0, activation_bytes = b.planned_bytes or 0,
+    layers_kept = b.layers_kept or 0, predicted_rss_bytes = r.budget.predicted, peak_rss_bytes = b.peak or tonumber(C.tl_peak_rss_bytes()) }
   if self.opt.beta ~= 0 then m.kl = stats.kl / tokens end
-  if self.opt.is_mode ~= 0 and part.count > 0 then
+  if self.opt.is_mode ~= 0 and part.trained > 0 then
     m["sampling/sampling_logp_difference/mean"], m["sampling/sampling_logp_difference/max"] = stats.logp_diff / tokens, stats.logp_diff_max
     m["sampling/importance_sampling_ratio/mean"], m["sampling/importance_sampling_ratio/min"], m["sampling/importance_sampling_ratio/max"] =
       stats.is_sum / tokens, stats.is_min, stats.is_max

@@ -3,6 +3,8 @@
 ---   tl.adapter  TinyLoRA, LoRA-XS, LoRA, full finetuning      tl.tie      which modules share their numbers
 ---   tl.sample   completions of prompts                        tl.grpo     GRPO, step by step
 ---   tl.sft      supervised finetuning on the same adapters    tl.data     problem sets
+---   tl.comm     the ranks of a run on several processes       tl.checkpoint  a run's state, and going on from it
+---   tl.plan     memory and time of a step, predicted
 ---   tl.verify   rewards in worker threads                     tl.eval     accuracy with its interval
 ---   tl.report   run directories, metrics, progress            tl.tensor   small dense tensors
 ---   tl.puzzles  problems drawn from a seed                    tl.attack   what a verifier pays for junk

@@ -23,6 +23,13 @@ function AdamW:step(lr)
   return norm[0]
 end
 
+--- SHA-256 of an adapter's master copy.
+function optim.fingerprint(adapter)
+  local out = ffi.new "char[65]"
+  check(C.tl_sha256_bytes(C.tl_adapter_parameters(adapter.handle), 4 * tonumber(C.tl_adapter_n_parameters(adapter.handle)), out), 2)
+  return ffi.string(out)
+end
+
 function AdamW:save(path) check(C.tl_adamw_save(self.handle, path), 2) end
 function AdamW:load(path) check(C.tl_adamw_load(self.handle, path), 2) end
 

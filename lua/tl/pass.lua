@@ -29,6 +29,9 @@ end
 --- Says whose the prompts that follow are: a member of the pass's population, from 0 (at first 0; -1: the base, not trained).
 function Batch:member(k) C.tl_batch_member(self.handle, k) end
 
+--- The last prompt's place among those of all ranks, from 1.
+function Batch:place(k) check(C.tl_batch_place(self.handle, self.at, k), 2) end
+
 --- Adds a completion of the last prompt; returns its index, from 0.
 function Batch:completion(ids)
   local at = ffi.new("int[1]")
@@ -50,11 +53,12 @@ function Batch:offsets()
   return o
 end
 
---- A pass over a batch. Options: adapter or population (a tl.population.of), temperature (1), memory (bytes), backward, entropy, kept (a sample.kept).
+--- A pass over a batch. Options: adapter or population (a tl.population.of), temperature (1), memory (bytes), backward, entropy, kept (a sample.kept),
+--- ranks (the gradient is all ranks': p:reduce() after the last backward).
 function pass.create(model, batch, o)
   local opt = ffi.new("tl_pass_options", { temperature = o.temperature or 1, memory_bytes = o.memory or 0,
     backward = o.backward or false, want_entropy = o.entropy or false, kept = o.kept and o.kept.handle or nil,
-    population = o.population and o.population.handle or nil })
+    population = o.population and o.population.handle or nil, ranks = o.ranks or false })
   local out = ffi.new("tl_pass *[1]")
   check(C.tl_pass_create(model.handle, o.adapter and o.adapter.handle or nil, batch.handle, opt, out), 2)
   return setmetatable({ handle = ffi.gc(out[0], C.tl_pass_free), batch = batch, n_micro = C.tl_pass_n_micro(out[0]),
@@ -70,6 +74,9 @@ end
 
 function Pass:forward(i, logprobs, entropy) check(C.tl_pass_forward(self.handle, i, logprobs, entropy), 2) end
 function Pass:backward(i, dlogprob, dentropy) check(C.tl_pass_backward(self.handle, i, dlogprob, dentropy), 2) end
+
+--- Of a pass with `ranks`, by all ranks together: the gradient becomes the sum of all ranks'.
+function Pass:reduce() check(C.tl_pass_reduce(self.handle), 2) end
 
 function Pass:free()
   if self.handle then C.tl_pass_free(ffi.gc(self.handle, nil)); self.handle = nil end

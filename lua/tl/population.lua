@@ -137,6 +137,7 @@ end
 -- the members' own options over the common ones, each with its adapter
 local function options_of(o, level)
   if not o.model then error("a population wants a model", level + 1) end
+  if require("tl.comm").size > 1 then error("a population is one process's: start it without mpirun", level + 1) end
   if (o.members == nil) == (o.grid == nil) then error("a population wants members = { {...}, ... } or grid = { lr = {...}, ... }", level + 1) end
   if is_adapter(o.adapter) then error("a population's adapter is a table of options; give ready adapters to the members", level + 1) end
   local list, first = {}, nil

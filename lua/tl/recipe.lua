@@ -105,6 +105,8 @@ local function announce(name, list, p)
   io.stderr:write(("%s: %s\n"):format(name, table.concat(words, " ")))
   io.stderr:write(("%s: tlrun %s, %s %s, %d threads\n"):format(name, ffi.string(F.C.tl_version()), ffi.string(F.C.tl_backend_name()),
     ffi.string(F.C.tl_backend_isa()), F.C.tl_threads()))
+  local comm = require "tl.comm"
+  if comm.size > 1 then io.stderr:write(("%s: %d ranks (%s), this one on %s\n"):format(name, comm.size, comm.kind, comm.host)) end
 end
 
 -- p: plain fields, and an error for a name that is no parameter
@@ -140,6 +142,7 @@ function recipe.read(spec, argv)
   local p = options.resolve(list, given, config)
   for key, v in pairs(config) do if given[key] == nil then given[key] = v end end
   p.name, p.args = name, rest
+  if type(p.device) == "string" then p.device = require("tl.comm").device(p.device) end
   if type(p.device) == "string" then F.check(F.C.tl_device_select(p.device), 2) end
   if type(p.threads) == "number" then F.C.tl_set_threads(p.threads) end
   if not recipe.quiet then announce(name, list, p) end

@@ -223,6 +223,7 @@ end
 --- A trainer takes it as its option `run` and calls run:step(metrics, rollout).
 ---@return tl.Run
 function report.run(o)
+  o = require("tl.comm").run_options(o)
   local r = setmetatable({ path = new_folder(o), name = o.name or "run", total = o.total, seed = o.seed or 0, keep = o.completions or 4,
     quiet = o.quiet, began = C.tl_seconds(), steps = 0, live = setmetatable({}, Live) }, Run)
   r.terminal = not o.quiet and terminal()

@@ -6,6 +6,8 @@ local memory = require "tl.memory"
 local pass = require "tl.pass"
 local optim = require "tl.optim"
 local grpo = require "tl.grpo"
+local comm = require "tl.comm"
+local checkpoint = require "tl.checkpoint"
 local C = F.C
 
 local sft = {}
@@ -14,10 +16,12 @@ Trainer.__index = Trainer
 
 --- An SFT trainer. Options: model, adapter, lr (number or function(step, total), 2e-5), prompt (as in tl.grpo), target:
 --- function(problem) -> the completion's text (default problem.solution or problem.answer), max_grad_norm (1), beta1, beta2, eps,
---- weight_decay, total_steps, memory (bytes the process may take in all), eos (true: the end-of-sequence token is learnt too), run.
+--- weight_decay, total_steps, memory (bytes the process may take in all), eos (true: the end-of-sequence token is learnt too), run,
+--- checkpoint, resume (as in tl.grpo).
 function sft.trainer(o)
   local t = setmetatable({ o = o, model = o.model or error("sft.trainer wants a model", 2), adapter = o.adapter or error("sft.trainer wants an adapter", 2) }, Trainer)
   t.lr, t.optimizer, t.steps, t.num_tokens = optim.schedule(o.lr or 2e-5), optim.adamw(o.adapter, o), 0, 0
+  if o.resume then checkpoint.load(t, o.resume) end
   return t
 end
 
@@ -32,14 +36,18 @@ local function example_ids(self, e)
   return grpo.prompt_ids(tok, self.o.prompt, e), ids
 end
 
---- Adds a trainer's examples to a batch; returns its part: { trainer =, first =, n = (its tokens from there), rows = }.
+--- Adds a trainer's examples, those of this rank, to a batch; returns its part: { trainer =, first =, n = (its tokens from there),
+--- total = (its tokens of all ranks), rows = (of all ranks) }.
 function sft.pack(self, batch, examples)
-  local part = { trainer = self, first = batch:n_tokens(), rows = 0 }
-  for _, e in ipairs(examples) do
+  local part = { trainer = self, first = batch:n_tokens(), rows = 0, total = 0 }
+  for i, e in ipairs(examples) do
     local prompt, completion = example_ids(self, e)
-    batch:prompt(prompt)
-    batch:completion(completion)
-    part.rows = part.rows + #prompt + #completion
+    if (i - 1) % comm.size == comm.rank then
+      batch:prompt(prompt)
+      batch:place(i)
+      batch:completion(completion)
+    end
+    part.rows, part.total = part.rows + #prompt + #completion, part.total + #completion
   end
   part.n = batch:n_tokens() - part.first
   return part
@@ -50,29 +58,37 @@ function sft.update(parts, batch, o)
   local began, total, rows = C.tl_seconds(), batch:n_tokens(), 0
   local logprob, d = ffi.new("float[?]", total), ffi.new("float[?]", total)
   for _, part in ipairs(parts) do
-    for i = part.first, part.first + part.n - 1 do d[i] = -1 / part.n end
+    for i = part.first, part.first + part.n - 1 do d[i] = -1 / part.total end
     part.trainer.adapter:zero_gradient()
     rows = rows + part.rows
   end
-  local p = pass.create(o.model, batch, { adapter = o.adapter, population = o.population, memory = memory.of_pass(o.model, o.memory), backward = true })
+  local p = pass.create(o.model, batch, { adapter = o.adapter, population = o.population, memory = memory.of_pass(o.model, o.memory), backward = true,
+    ranks = comm.size > 1 })
   for i = 0, p.n_micro - 1 do
     p:forward(i, logprob, nil)
     p:backward(i, d, nil)
   end
+  if comm.size > 1 then p:reduce() end
   local list = {}
   for k, part in ipairs(parts) do
     local t, loss = part.trainer, 0
-    for i = part.first, part.first + part.n - 1 do loss = loss - logprob[i] / part.n end
+    for i = part.first, part.first + part.n - 1 do loss = loss - logprob[i] / part.total end
+    if comm.size > 1 then
+      local all = comm.gather("loss of a step", loss)
+      loss = 0
+      for _, l in ipairs(all) do loss = loss + l end
+    end
     t.steps, t.num_tokens = t.steps + 1, t.num_tokens + part.rows
     local lr = t.lr(t.steps, t.o.total_steps or t.steps)
     list[k] = { step = t.steps, loss = loss, learning_rate = lr, grad_norm = t.optimizer:step(lr), num_tokens = t.num_tokens,
-      completion_tokens = part.n, micro_batches = p.n_micro, activation_bytes = p.planned_bytes }
+      completion_tokens = part.total, micro_batches = p.n_micro, activation_bytes = p.planned_bytes }
   end
   p:free()
   local seconds = C.tl_seconds() - began
   for k, m in ipairs(list) do
     m.step_time, m.tokens_per_s = seconds, rows / seconds
     if parts[k].trainer.o.run then parts[k].trainer.o.run:step(m) end
+    checkpoint.after(parts[k].trainer)
   end
   return list
 end

@@ -166,6 +166,7 @@ void tl_adapter_free(tl_adapter *a) {
   tl_pair_free(&a->grad_pair);
   tl_pair_free(&a->R);
   tl_pair_free(&a->dR);
+  tl_pair_free(&a->units);
   free(a->modules);
   free(a->signs);
   free(a->lowrank);

@@ -50,6 +50,10 @@ struct tl_adapter {
   int32_t *slot;               // (model's n_modules) index into modules; -1 not targeted
   tl_pair dR;                  // (n_dR) double. TinyLoRA, LoRA-XS: every module's (r, r) d loss / d R, summed unit by unit
   size_t n_dR;
+  // TinyLoRA, LoRA-XS, while a pass for all ranks runs: the (n_dR) sums of every unit of the pass apart, in double
+  bool by_unit;
+  tl_pair units;
+  int n_units, first_unit;     // of the pass; of the micro-batch whose backward runs
   // where the newest gradient is: sums that grad does not have yet; the ops' grad; or perhaps the host's, which was given out
   bool pending, grad_on_ops, grad_given;
   float *scaled;               // LoRA: the ops' scratch (2, T, r), grows
@@ -88,6 +92,7 @@ tl_status tl_lowrank_build(tl_adapter *a, const tl_adapter_options *o);
 void tl_lowrank_init(tl_adapter *a, float init_std);   // fills master
 void tl_lowrank_refresh(tl_adapter *a);                // R from value
 void tl_lowrank_grad(tl_adapter *a, const tl_linear_grad *g);
+void tl_lowrank_unit_grads(tl_adapter *a, const tl_adapter_module *m, const tl_linear_grad *g);  // each unit's part apart
 void tl_lowrank_finish(tl_adapter *a);                 // grad from dR
 // With module, group, rank and scale set in a->modules: allocates slot, lowrank, P, R and, for the SVD kinds, A and B with
 // nothing in them; sets the offsets and the largest rank
@@ -115,6 +120,11 @@ bool tl_adapter_trains_module(const tl_adapter *a, int module);
 // units, so that the result does not depend on how a batch was cut into micro-batches of whole units.
 void tl_adapter_linear_grad(tl_adapter *a, const tl_linear_grad *g);
 int64_t tl_adapter_next_version(void);                 // a number that no state of an adapter has had
+// ---- the gradient over all ranks (ranks.c)
+// sums are kept apart for the n_units units of a pass from here on; LoRA and full: nothing to keep
+tl_status tl_adapter_ranks_begin(tl_adapter *a, int n_units);
+// the gradient = the sum of all ranks'; places (n_units): the order in which units are added. All ranks together.
+tl_status tl_adapter_ranks_reduce(tl_adapter *a, const int64_t *places);
 // what tl_adapter_refresh does after the master copy has reached the ops: rounds, and rebuilds what the forward pass reads
 void tl_adapter_apply(tl_adapter *a);
 // TL_FULL: where the gradients of other parameters go, in the ops' memory; NULL when not trained

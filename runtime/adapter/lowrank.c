@@ -259,6 +259,7 @@ static void lora_grad(tl_adapter *a, tl_adapter_module *m, const tl_linear_grad 
 void tl_lowrank_grad(tl_adapter *a, const tl_linear_grad *g) {
   tl_adapter_module *m = &a->modules[a->slot[g->module]];
   if (a->kind == TL_LORA) lora_grad(a, m, g);
+  else if (a->by_unit) tl_lowrank_unit_grads(a, m, g);
   else tl_ops()->lowrank_bwd((double *)a->dR.ops + m->off_dR, g->g, g->z, g->unit_off, g->n_units, m->rank);
 }
 

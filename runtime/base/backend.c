@@ -16,11 +16,18 @@ static int n_threads;
 static char chosen[64], warning[512];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
+static int sharers = 1;  // processes on the same cores
+
 static int online_cores(void) {
   cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
-  long n = sysconf(_SC_NPROCESSORS_ONLN);
-  return n > 0 ? (int)n : 1;
+  long n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 0;
+  if (n < 1) n = sysconf(_SC_NPROCESSORS_ONLN);
+  return n > sharers ? (int)n / sharers : 1;
+}
+
+void tl_share_cores(int n) {
+  sharers = n;
+  if (ops) tl_set_threads(0);
 }
 
 // "cuda:1" -> "cuda", 1

@@ -42,6 +42,9 @@ void tl_arena_free(tl_arena *a);
 static inline size_t tl_align64(size_t n) { return (n + 63) & ~(size_t)63; }
 void *tl_aligned_alloc(size_t bytes);  // 64-byte aligned, NULL when out of memory; release with free()
 
+// This process and n - 1 others share the cores: each counts its part of them, at least one.
+void tl_share_cores(int n);
+
 // ---- an array that the host and the ops both use: one block where the backend computes in the host's memory, else two, copied
 // when asked. Contents start undefined. A sent range must stay as it is until the ops that read it are waited for.
 typedef struct tl_pair {

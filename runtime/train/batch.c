@@ -49,7 +49,7 @@ tl_status tl_batch_prompt(tl_batch *b, const int32_t *ids, int n, int *prompt) {
   if (!grow((void **)&b->prompts, b->n_prompts + 1, &cap, sizeof *b->prompts)) return tl_fail(TL_E_MEMORY, "out of memory");
   b->cap_prompts = (int)cap;
   TL_TRY(add_tokens(b, ids, n, "prompt", &at));
-  b->prompts[b->n_prompts] = (tl_prompt){.ids = at, .n = n, .first = b->n_sequences, .member = b->member};
+  b->prompts[b->n_prompts] = (tl_prompt){.ids = at, .n = n, .first = b->n_sequences, .member = b->member, .place = b->n_prompts};
   if (prompt) *prompt = b->n_prompts;
   b->n_prompts++;
   return TL_OK;
@@ -68,6 +68,12 @@ tl_status tl_batch_completion(tl_batch *b, int prompt, const int32_t *ids, int n
   b->prompts[prompt].count++;
   if (completion) *completion = b->n_sequences;
   b->n_sequences++;
+  return TL_OK;
+}
+
+tl_status tl_batch_place(tl_batch *b, int prompt, int64_t place) {
+  if (prompt < 0 || prompt >= b->n_prompts) return tl_fail(TL_E_ARG, "the batch has %d prompts, there is no prompt %d", b->n_prompts, prompt);
+  b->prompts[prompt].place = place;
   return TL_OK;
 }
 

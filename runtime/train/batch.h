@@ -8,6 +8,7 @@ typedef struct tl_prompt {
   int n;
   int first, count;        // its completions
   int member;              // of a population
+  int64_t place;           // among the step's prompts of all ranks
 } tl_prompt;
 
 typedef struct tl_sequence {

@@ -291,6 +291,8 @@ static tl_status set_up(tl_pass *p) {
   p->sink = sink_of(p);
   TL_TRY(find_kept(p));
   TL_TRY(plan(p));
+  if (p->opt.ranks && (!p->opt.backward || !p->adapter)) return tl_fail(TL_E_ARG, "a pass for all ranks trains an adapter");
+  if (p->opt.ranks) TL_TRY(tl_adapter_ranks_begin(p->adapter, p->n_units));
   return p->n_micro ? allocate(p) : TL_OK;
 }
 
@@ -319,6 +321,7 @@ tl_status tl_pass_create(tl_model *m, tl_adapter *a, tl_batch *b, const tl_pass_
 
 void tl_pass_free(tl_pass *p) {
   if (!p) return;
+  if (p->opt.ranks && p->adapter) p->adapter->by_unit = false;
   free(p->kept);
   free(p->unit_member);
   tl_kept_free(p->opt.kept);
@@ -452,6 +455,7 @@ tl_status tl_pass_backward(tl_pass *p, int i, const float *dlogprob, const float
   int64_t at = p->batch->sequences[m->first].out;
   size_t rows_bytes = sizeof(float) * (size_t)m->rows * c->width;
   p->current = -1;
+  if (p->adapter) p->adapter->first_unit = m->first_unit;
   ops->copy(seen_tokens(p, p->dlogprob), dlogprob + at, sizeof(float) * (size_t)m->out);
   if (dentropy) ops->copy(seen_tokens(p, p->dentropy), dentropy + at, sizeof(float) * (size_t)m->out);
   ops->head_bwd(p->dh, p->adapter ? tl_adapter_grad_head(p->adapter) : NULL, p->h, p->net.w->head, seen(p, p->targets), p->lse,
@@ -475,6 +479,17 @@ tl_status tl_pass_backward(tl_pass *p, int i, const float *dlogprob, const float
   }
   if (p->sink.embeddings) ops->embed_bwd(tl_adapter_grad_embed(p->adapter), p->dx, seen(p, p->ids), m->rows, c->width);
   return TL_OK;
+}
+
+tl_status tl_pass_reduce(tl_pass *p) {
+  TL_SECTION("pass: ranks");
+  if (!p->opt.ranks) return tl_fail(TL_E_ARG, "this pass was not created for all ranks");
+  int64_t *places = malloc(sizeof *places * ((size_t)p->n_units + 1));
+  if (!places) return tl_fail(TL_E_MEMORY, "out of memory");
+  for (int i = 0; i < p->n_units; i++) places[i] = p->batch->prompts[p->units[i].prompt].place;
+  tl_status s = tl_adapter_ranks_reduce(p->adapter, places);
+  free(places);
+  return s;
 }
 
 tl_status tl_logprobs(tl_model *m, tl_adapter *a, const int32_t *ids, int n, float temperature, float *logprobs) {

@@ -124,6 +124,7 @@ end
 
 function command.run(p, rest)
   if p.compare then return compare(p, rest) end
+  if p.items and require("tl.comm").size > 1 then options.usage "--items is written by one process: not under mpirun" end
   if #rest > 0 then options.usage("tlrun eval: unexpected argument '%s'", rest[1]) end
   if not p.task then options.usage "tlrun eval wants --task NAME,..." end
   local list = {}

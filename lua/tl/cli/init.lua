@@ -50,7 +50,7 @@ function cli.guard(fn, ...)
   if type(result) ~= "table" then result = { message = tostring(result), code = 1 } end
   if result.message and result.message ~= "" then
     io.stdout:flush()
-    io.stderr:write("tlrun: ", result.message, "\n")
+    require("tl.comm").complain(result.message)
   end
   if result.trace and (os.getenv "TL_TRACE" or "") ~= "" then io.stderr:write(result.trace, "\n") end
   return result.code or 1
@@ -175,6 +175,14 @@ local function dispatch(argv)
 end
 
 --- argv[0] is the program's name, argv[1..] its arguments. Returns the exit code.
-function cli.main(argv) return cli.guard(dispatch, argv) end
+function cli.main(argv)
+  local comm = require "tl.comm"
+  local code = cli.guard(function()
+    comm.start()
+    return dispatch(argv)
+  end)
+  comm.finish(code)
+  return code
+end
 
 return cli

@@ -47,6 +47,17 @@ function devices.gpu(name)
   end
 end
 
+-- patterns of the names that drivers give, in the order in which they are tried
+local NAMES = { { "H100.*PCIe", "h100-pcie" }, { "H100", "h100" }, { "H200", "h200" }, { "B200", "b200" }, { "A100.*40GB", "a100-40gb" }, { "A100", "a100" },
+  { "L40S", "l40s" }, { "L4$", "l4" }, { "A10$", "a10" }, { "RTX 3090", "rtx3090" }, { "RTX 4090", "rtx4090" }, { "RTX 5090", "rtx5090" } }
+
+--- The device that a driver calls so ("NVIDIA H100 80GB HBM3"), or nil.
+function devices.of_name(text)
+  for _, n in ipairs(NAMES) do
+    if text:find(n[1]) then return devices.gpu(n[2]) end
+  end
+end
+
 function devices.names()
   local out = {}
   for i, d in ipairs(TABLE) do out[i] = d[1] end

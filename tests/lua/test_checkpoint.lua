@@ -1,0 +1,65 @@
+-- test_checkpoint.lua: a training run that goes on from a checkpoint. Would catch: state that is not saved (moments, step count, sequence
+-- numbers), a pointer that names a folder which is not whole, checkpoints that pile up, damaged files that are taken.
+package.path = arg[0]:match "^(.*)/" .. "/?.lua;" .. package.path
+local check = require "check"
+local equal, raises = check.equal, check.raises
+local tl = require "tl"
+local checkpoint = require "tl.checkpoint"
+local fs = require "tl.fs"
+
+local model = tl.model.load("tiny", { dtype = "bf16" })
+local problems = tl.data.load("wordproblems", { n = 12, seed = 3 })
+local dir = os.tmpname()
+os.remove(dir)
+fs.mkdirs(dir)
+
+-- GRPO or SFT steps up to `total`; returns the adapter's numbers and the trainer
+local function train(kind, total, o)
+  local adapter = tl.adapter.tinylora(model, { rank = 2, u = 13, tie = tl.tie.full })
+  local run = o.out and tl.report.run { name = "t", out = o.out, quiet = true, completions = 0 } or nil
+  local options = { model = model, adapter = adapter, lr = function(step) return 1e-2 / step end, run = run, checkpoint = o.checkpoint, resume = o.resume,
+    num_generations = 4, max_completion_length = 8, gate = false, seed = o.seed or 5, reward = function(_, c) return #c.text % 3 end }
+  local trainer = tl[kind].trainer(options)
+  for batch in problems:batches { size = 3, epochs = 9, steps = total, seed = 1, skip = trainer.steps } do trainer:step(batch) end
+  if kind == "grpo" then trainer:free() end
+  return adapter:parameters(), trainer, adapter
+end
+
+for _, kind in ipairs { "grpo", "sft" } do
+  check.test(kind .. ": a run that goes on is the one that was never stopped", function()
+    local whole = train(kind, 5, {})
+    local out = dir .. "/" .. kind
+    train(kind, 3, { out = out, checkpoint = 1 })
+    local rest, trainer = train(kind, 5, { resume = out })
+    equal(trainer.steps, 5)
+    equal(rest, whole)
+    local folders = 0
+    for _, name in ipairs(fs.list(out)) do if name:match "^checkpoint%-" then folders = folders + 1 end end
+    equal(folders, 1)
+    equal(fs.kind(out .. "/checkpoint-000003/optimizer.safetensors"), "file")
+  end)
+end
+
+check.test("what is no checkpoint, or another run's, is one clear line", function()
+  local out = dir .. "/grpo"
+  local function load(o) return function() train("grpo", 4, o) end end
+  raises("has no checkpoint %(checkpoint.json%)", load { resume = dir })
+  raises("of a run with seed 5, this one has 6", load { resume = out, seed = 6 })
+  local text = fs.read(out .. "/checkpoint.json")
+  local function with(from, to)
+    local changed = text:gsub(from, to)
+    assert(changed ~= text)
+    local bad = dir .. "/bad"
+    fs.mkdirs(bad)
+    fs.write(bad .. "/checkpoint.json", changed)
+    return load { resume = bad }
+  end
+  raises("steps is %-3; wanted a count", with('"steps": 3', '"steps": -3'))
+  raises("of an adapter with 14 numbers, this one has 13", with('"n_parameters": 13', '"n_parameters": 14'))
+  raises("folder is no checkpoint's name", with("checkpoint%-000003", "../grpo/checkpoint-000003"))
+  raises("checkpoint.json", with("}", ""))
+  raises("optimizer.safetensors", with("checkpoint%-000003", "checkpoint-000009"))
+end)
+
+require("tl.process").run { argv = { "rm", "-rf", dir } }
+check.done()
