@@ -82,6 +82,8 @@ void OP(gemm_out)(int kind, int rows, const void *a, ptrdiff_t row_stride, ptrdi
 // ---- panels.c
 // dst[word][0..64) = word `word` of each of the 64 rows: n_rows <= 64 row pointers, the rest zero
 void OP(panel_of_rows)(uint32_t *dst, const void *const *rows, int n_rows, int n_words);
+// the same for VL of the columns, from dst's: n_rows <= VL
+void OP(panel_strip)(uint32_t *dst, const void *const *rows, int n_rows, int n_words);
 // dst = a panel (bf16 pairs or fp32) over columns c0.. of m with the reduction along rows t0..t1
 void OP(panel_of_columns)(void *dst, int bf16, tlk_mat m, int t0, int t1, int c0, int n_cols);
 // dst = a panel over k0..k0+64 with the reduction along n0..n1 (n0 a multiple of 64) of w: the transposed weight
