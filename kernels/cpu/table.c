@@ -15,8 +15,28 @@ static void *host_alloc(size_t bytes, int kind) {
   if (align > 64) madvise(p, bytes / align * align, MADV_HUGEPAGE);
   return p;
 }
-static void host_copy(void *dst, const void *src, size_t bytes) { memmove(dst, src, bytes); }
-static void host_zero(void *p, size_t bytes) { memset(p, 0, bytes); }
+
+enum { PIECE = 256 << 10 };  // bytes that a thread copies or zeroes at a time
+typedef struct {
+  char *dst;
+  const char *src;  // NULL: zeros
+  size_t bytes;
+} move;
+
+static void move_piece(const void *ctx, int i, int thread) {
+  const move *m = ctx;
+  size_t at = (size_t)i * PIECE, n = m->bytes - at < PIECE ? m->bytes - at : PIECE;
+  if (m->src) memcpy(m->dst + at, m->src + at, n);
+  else memset(m->dst + at, 0, n);
+}
+static void in_pieces(move m) { tlk_run((int)((m.bytes + PIECE - 1) / PIECE), (double)m.bytes / 16, move_piece, &m); }
+
+static void host_copy(void *dst, const void *src, size_t bytes) {
+  uintptr_t a = (uintptr_t)dst, b = (uintptr_t)src;
+  if (a < b + bytes && b < a + bytes) memmove(dst, src, bytes);
+  else in_pieces((move){dst, src, bytes});
+}
+static void host_zero(void *p, size_t bytes) { in_pieces((move){p, NULL, bytes}); }
 static void host_sync(void) {}
 
 static const tlk_ops table = {.name = "cpu", .isa = TEXT(TLK_ISA), .host = &table, .set_threads = tlk_cpu_set_threads,
