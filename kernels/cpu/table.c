@@ -1,5 +1,6 @@
 // table.c: the table of one instruction set, and memory, which is the host's: large blocks in huge pages, so that rows far apart
-// do not miss the TLB and a block that is new every step costs a fault per 2 MiB.
+// do not miss the TLB and a block that is new every step costs a fault per 2 MiB. Sparse blocks (the key/value cache) stay in small
+// ones: a huge page for every sequence's first key would zero gigabytes.
 #define _DEFAULT_SOURCE
 #include "cpu.h"
 #include <sys/mman.h>
@@ -10,7 +11,7 @@
 
 static void *host_alloc(size_t bytes, int kind) {
   void *p = NULL;
-  size_t align = bytes >= (size_t)8 << 20 ? (size_t)2 << 20 : 64;
+  size_t align = bytes >= (size_t)8 << 20 && kind != TLK_MEM_SPARSE ? (size_t)2 << 20 : 64;
   if (bytes > SIZE_MAX - 64 || posix_memalign(&p, align, (bytes ? bytes + 63 : 64) / 64 * 64)) return NULL;
   if (align > 64) madvise(p, bytes / align * align, MADV_HUGEPAGE);
   return p;
