@@ -33,7 +33,8 @@ enum { TLK_F32 = 0, TLK_BF16 = 1, TLK_F16 = 2, TLK_I32 = 3, TLK_I8 = 4 };  // eq
 static inline size_t tlk_dtype_size(int t) { return t == TLK_I8 ? 1 : t == TLK_BF16 || t == TLK_F16 ? 2 : 4; }
 
 // kinds of memory: for the ops alone, or for the host too (pinned on a device: copies from it are asynchronous, ops are slow in it)
-enum { TLK_MEM_OPS = 0, TLK_MEM_BOTH = 1 };
+// kind sparse: for the ops alone, written to here and there: what never is takes no memory where the system can do that
+enum { TLK_MEM_OPS = 0, TLK_MEM_BOTH = 1, TLK_MEM_SPARSE = 2 };
 
 typedef struct tlk_packed tlk_packed;  // a weight in the backend's own layout; opaque above the backend
 

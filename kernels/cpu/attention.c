@@ -3,7 +3,12 @@
 // All scores of a tile are held (48 x n fp32), so the softmax is the plain one: largest score, e^(s - max), sum, then P V in
 // fp32, divided by the sum at the end. Items of (tile, key/value head) write disjoint outputs; threads take the next item when
 // free. Scores: bf16 products when q and k are bf16. Cost per query head and key: 4 D flop.
+//
+// Few rows (a sequence in decode) do not repay copies of their keys and values: values are multiplied where they lie, and a
+// key that the thread's panel already holds, for the group's sequence before, is not copied into it again.
 #include "attention.h"
+
+enum { FEW_ROWS = 6, STRIP = VL == 16 ? 4 : 2 };  // rows and registers of values that are summed in registers
 
 // s (n) holds raw scores for positions j0 .. j0 + n: turned to e^(s - max) in [first, last), to 0 elsewhere. Returns their sum.
 static float softmax_row(float *s, int j0, int n, int first, int last, float scale, float *max_out) {
@@ -32,6 +37,7 @@ static float softmax_row(float *s, int j0, int n, int first, int last, float sca
 typedef struct {
   char *q;       // TILE_ROWS x D
   uint32_t *k;   // one panel of keys
+  const void **in_k;  // the rows (64) that its columns hold; NULL: none
   float *v;      // 64 keys x panels of D
   float *o;      // TILE_ROWS x 64 ceil(D / 64)
   float *s;      // scores: rows x (64 blocks)
@@ -59,31 +65,102 @@ static int last_key(const tile *b, int r0, int r1) {
   return last;
 }
 
+// the panel of m keys, of which those that it holds already stay
+static void fill_panel(const space *sp, const void *const *keys, int m, const attn *a) {
+  for (int r = 0; r < m; r += VL) {
+    int n = min_int(VL, m - r);
+    if (!memcmp(sp->in_k + r, keys + r, sizeof *keys * (size_t)n)) continue;
+    OP(panel_strip)(sp->k + r, keys + r, n, a->bf16 ? a->D / 2 : a->D);
+    for (int i = 0; i < VL; i++) sp->in_k[r + i] = i < n ? keys[r + i] : NULL;
+  }
+}
+
+// Asks for head g of the keys (or values) at positions from .. to of row t's list: in decode they come from memory.
+static void fetch(const tile *b, tlk_mat m, int t, int from, int to) {
+  const int32_t *list = b->a->map->kv_rows + b->a->map->kv_off[t];
+  size_t bytes = (size_t)b->a->D * tlk_dtype_size(m.dtype);
+  for (int j = from; j < min_int(to, from + 2 * PANEL); j++) {
+    const char *row = (const char *)mat_row(m, list[j]) + (size_t)b->g * bytes;
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i);
+  }
+}
+
 // scores of rows r0 .. r1, which have the same keys there, for positions from .. to
 static void scores(const tile *b, int r0, int r1, int from, int to) {
   const attn *a = b->a;
   const void *keys[PANEL];
+  if (r1 - r0 == 1) fetch(b, a->v, r0, from, to);
+  if (r1 < b->t1) fetch(b, a->k, r1, from, a->map->kv_len[r1]);
   int first = (r0 - b->t0) * b->heads, D = a->D, size = a->bf16 ? 2 : 4;
   for (int j = from; j < to; j += PANEL) {
     int m = min_int(PANEL, to - j);
     key_rows(keys, a->k, a, r0, b->g, j, m);
-    scores_panel(b->sp->k, keys, m, a);
-    OP(gemm)(a->bf16, (r1 - r0) * b->heads, b->sp->q + (size_t)first * D * size, (ptrdiff_t)D * size, 4, b->sp->k, D, PANEL,
+    fill_panel(b->sp, keys, m, a);
+    OP(gemm)(a->bf16, (r1 - r0) * b->heads, b->sp->q + (size_t)first * D * size, (ptrdiff_t)D * size, 4, b->sp->k, D, m,
              b->sp->s + (size_t)first * b->n + (j - b->j0), b->n, 0);
   }
+}
+
+// columns of o (rows, ld) += P V: rows of p (ld_p apart) by m rows of V at `column`, in the order of OP(gemm)
+INLINE void add_strip(const int rows, float *o, ptrdiff_t ld, const float *p, ptrdiff_t ld_p, const void *const *v, int m,
+                      int column, const int bf16) {
+  vf acc[FEW_ROWS][STRIP];
+#pragma GCC unroll 6
+  for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+    for (int j = 0; j < STRIP; j++) acc[i][j] = (vf){0};
+  for (int k = 0; k < m; k++) {
+    vf x[STRIP];
+#pragma GCC unroll 4
+    for (int j = 0; j < STRIP; j++) x[j] = v_load_as(v[k], bf16, column + j * VL, VL);
+#pragma GCC unroll 6
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+      for (int j = 0; j < STRIP; j++) acc[i][j] = v_fma(v_set(p[i * ld_p + k]), x[j], acc[i][j]);
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+    for (int j = 0; j < STRIP; j++) {
+      float *to = o + i * ld + column + j * VL;
+      v_store(to, v_load(to) + acc[i][j]);
+    }
+}
+
+#define STRIP_CASES(bf16)                                                                                                     \
+  switch (rows) {                                                                                                             \
+  case 1: add_strip(1, o, ld, p, ld_p, v, m, column, bf16); break;                                                            \
+  case 2: add_strip(2, o, ld, p, ld_p, v, m, column, bf16); break;                                                            \
+  case 3: add_strip(3, o, ld, p, ld_p, v, m, column, bf16); break;                                                            \
+  case 4: add_strip(4, o, ld, p, ld_p, v, m, column, bf16); break;                                                            \
+  case 5: add_strip(5, o, ld, p, ld_p, v, m, column, bf16); break;                                                            \
+  default: add_strip(6, o, ld, p, ld_p, v, m, column, bf16); break;                                                           \
+  }
+
+// the same over all D columns, for rows <= FEW_ROWS and D a multiple of 64
+static void add_values(int rows, float *o, ptrdiff_t ld, const float *p, ptrdiff_t ld_p, const void *const *v, int m, int D,
+                       int bf16) {
+  for (int column = 0; column < D; column += STRIP * VL)
+    if (bf16) STRIP_CASES(1)
+    else STRIP_CASES(0)
 }
 
 // o of rows r0 .. r1 += P V over positions from .. to
 static void values(const tile *b, int r0, int r1, int from, int to) {
   const attn *a = b->a;
   const void *keys[PANEL];
-  int first = (r0 - b->t0) * b->heads, D = a->D, width = n_panels(D) * PANEL;
+  int first = (r0 - b->t0) * b->heads, rows = (r1 - r0) * b->heads, D = a->D, width = n_panels(D) * PANEL;
   for (int j = from; j < to; j += PANEL) {
     int m = min_int(PANEL, to - j);
     key_rows(keys, a->v, a, r0, b->g, j, m);
+    if (rows <= FEW_ROWS && D % PANEL == 0) {
+      add_values(rows, b->sp->o + (size_t)first * width, width, b->sp->s + (size_t)first * b->n + (j - b->j0), b->n, keys, m, D,
+                 a->v.dtype == TLK_BF16);
+      continue;
+    }
     value_panels(b->sp->v, keys, m, PANEL, D, a->v.dtype == TLK_BF16);
     for (int p = 0; p < n_panels(D); p++)
-      OP(gemm)(0, (r1 - r0) * b->heads, b->sp->s + (size_t)first * b->n + (j - b->j0), (ptrdiff_t)b->n * 4, 4,
+      OP(gemm)(0, rows, b->sp->s + (size_t)first * b->n + (j - b->j0), (ptrdiff_t)b->n * 4, 4,
                b->sp->v + (size_t)p * PANEL * PANEL, m, min_int(PANEL, D - p * PANEL), b->sp->o + (size_t)first * width + p * PANEL,
                width, 1);
   }
@@ -129,15 +206,17 @@ typedef struct {
   const int *tiles, *shared;               // first row of each tile; keys that its rows' lists begin alike with
   char *base;                              // a thread's space is `each` bytes, its parts of the sizes below
   size_t each, nq, nk, nv, no, ns;
+  int n_tiles, most_rows;
 } job;
 
 static void item(const void *ctx, int i, int thread) {
   const job *q = ctx;
   char *p = q->base + q->each * thread;
   float *f = (float *)(p + q->nq + q->nk);
-  space sp = {p, (uint32_t *)(p + q->nq), f, f + q->nv / 4, f + (q->nv + q->no) / 4, f + (q->nv + q->no + q->ns) / 4};
-  int tile = i / q->a.G;
-  tile_item(q->o, q->lse, &q->a, q->tiles[tile], q->tiles[tile + 1], q->shared[tile], i % q->a.G, &sp);
+  const void **in_k = (const void **)(f + (q->nv + q->no + q->ns) / 4 + q->most_rows);
+  space sp = {p, (uint32_t *)(p + q->nq), in_k, f, f + q->nv / 4, f + (q->nv + q->no) / 4, f + (q->nv + q->no + q->ns) / 4};
+  int tile = i % q->n_tiles;
+  tile_item(q->o, q->lse, &q->a, q->tiles[tile], q->tiles[tile + 1], q->shared[tile], i / q->n_tiles, &sp);
 }
 
 static int longest(const tlk_attn_map *map, int T) {
@@ -156,14 +235,16 @@ void OP(attn_fwd)(tlk_mat o, float *lse, tlk_mat q, tlk_mat k, tlk_mat v, const 
   job j = {.a = {q, k, v, map, scale, H, G, D, q.dtype == TLK_BF16}, .o = o, .lse = lse};
   j.nq = round64((size_t)rows * D * 4), j.nk = (size_t)D * STEP_BYTES, j.nv = PANEL * width * 4, j.no = rows * width * 4;
   j.ns = (size_t)rows * (div_up(longest(map, T), PANEL) + 1) * STEP_BYTES;
-  j.each = j.nq + j.nk + j.nv + j.no + j.ns + round64((size_t)rows * 4);
+  j.most_rows = (int)round64((size_t)rows);
+  j.each = j.nq + j.nk + j.nv + j.no + j.ns + (size_t)j.most_rows * 4 + PANEL * sizeof(void *);
   j.base = tlk_cpu_scratch(SCRATCH_A, j.each * threads);
+  for (int i = 0; i < threads; i++) memset(j.base + j.each * (i + 1) - PANEL * sizeof(void *), 0, PANEL * sizeof(void *));
   int *tiles = tlk_cpu_scratch(SCRATCH_B, sizeof(int) * 2 * (size_t)(T + 1)), *shared = tiles + T + 1;
   for (int t = 0; t < T; n_tiles++) {
     tiles[n_tiles] = t;
     t = shared_tile_end(&j.a, t, T, &shared[n_tiles]);
   }
   tiles[n_tiles] = T;
-  j.tiles = tiles, j.shared = shared;
+  j.tiles = tiles, j.shared = shared, j.n_tiles = n_tiles;
   tlk_run(n_tiles * G, (double)T * H * D * 2, item, &j);
 }

@@ -71,10 +71,10 @@ static inline void share(int n, int i, int n_parts, int *a, int *b) {
 // up to 64 columns are written even when cols is less: C's rows have room for 64, or use gemm_out.
 void OP(gemm)(int kind, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k, int cols,
               float *c, ptrdiff_t ldc, int add);
-// the same for a row-major A and 64 columns of a packed weight: meanwhile what follows the panel in memory, which is the next
+// the same for a row-major A and a packed weight: meanwhile what follows the panel in memory, which is the next
 // one, is fetched into L2, so that a weight coming from memory is read under the arithmetic of the panel before
-void OP(gemm_weight)(int kind, int rows, const void *a, ptrdiff_t row_stride, const void *b, int k, float *c, ptrdiff_t ldc,
-                     int add);
+void OP(gemm_weight)(int kind, int rows, const void *a, ptrdiff_t row_stride, const void *b, int k, int cols, float *c,
+                     ptrdiff_t ldc, int add);
 // the same as gemm, writing exactly cols columns
 void OP(gemm_out)(int kind, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k,
                   int cols, float *c, ptrdiff_t ldc, int add);
@@ -82,6 +82,8 @@ void OP(gemm_out)(int kind, int rows, const void *a, ptrdiff_t row_stride, ptrdi
 // ---- panels.c
 // dst[word][0..64) = word `word` of each of the 64 rows: n_rows <= 64 row pointers, the rest zero
 void OP(panel_of_rows)(uint32_t *dst, const void *const *rows, int n_rows, int n_words);
+// the same for VL of the columns, from dst's: n_rows <= VL
+void OP(panel_strip)(uint32_t *dst, const void *const *rows, int n_rows, int n_words);
 // dst = a panel (bf16 pairs or fp32) over columns c0.. of m with the reduction along rows t0..t1
 void OP(panel_of_columns)(void *dst, int bf16, tlk_mat m, int t0, int t1, int c0, int n_cols);
 // dst = a panel over k0..k0+64 with the reduction along n0..n1 (n0 a multiple of 64) of w: the transposed weight
@@ -103,8 +105,9 @@ typedef struct {
 } bytes_mat;
 bytes_mat OP(as_bytes)(tlk_mat x, int T, int C);
 float OP(quantize_row)(uint8_t *q, uint32_t flip, const void *x, int x_bf16, int n);  // q XOR flip; returns the row's scale
-// c (rows t0..t1, ldc apart; 64 columns) = the product with panel `panel` of an int8 weight, in fp32
-void OP(gemm_bytes)(float *c, ptrdiff_t ldc, const bytes_mat *x, const tlk_packed *w, int t0, int t1, int panel);
+// columns j0 .. j0 + width, 32 or 64 of them, of c (rows t0..t1, ldc apart) = the product with panel `panel` of an int8 weight
+void OP(gemm_bytes)(float *c, ptrdiff_t ldc, const bytes_mat *x, const tlk_packed *w, int t0, int t1, int panel, int j0,
+                    int width);
 
 // ---- lowrank.c
 // s (T, r) = R z of the row's variant, or z R when transposed; active[t]: the row has a term at all

@@ -133,11 +133,13 @@ TILE_FUNCTION(i8_wide, WIDE, KIND_I8, 4)
 TILE_FUNCTION(bf16_wide_panel, WIDE, KIND_BF16, STEP_BYTES)
 TILE_FUNCTION(f32_wide_panel, WIDE, KIND_F32, STEP_BYTES)
 #if VL == 16
+TILE_FUNCTION(i8_half, 2, KIND_I8, 4)
 TILE_FUNCTION(bf16_half, 2, KIND_BF16, 4)
 TILE_FUNCTION(f32_half, 2, KIND_F32, 4)
 TILE_FUNCTION(bf16_half_panel, 2, KIND_BF16, STEP_BYTES)
 TILE_FUNCTION(f32_half_panel, 2, KIND_F32, STEP_BYTES)
 #else
+#define i8_half i8_wide
 #define bf16_half bf16_wide
 #define f32_half f32_wide
 #define bf16_half_panel bf16_wide_panel
@@ -149,7 +151,7 @@ INLINE void product(int kind, int rows, const void *a, ptrdiff_t row_stride, ptr
                     int cols, float *c, ptrdiff_t ldc, int add, ptrdiff_t fetch) {
   static tile_fn *const fns[3][2][2] = {{{f32_half, f32_wide}, {f32_half_panel, f32_wide_panel}},
                                         {{bf16_half, bf16_wide}, {bf16_half_panel, bf16_wide_panel}},
-                                        {{NULL, i8_wide}, {NULL, NULL}}};  // weights only: whole panels, rows of bytes
+                                        {{i8_half, i8_wide}, {NULL, NULL}}};  // weights only: rows of bytes
   int wide = cols > PANEL / 2, panel = step_stride != 4;
   int strip = VL == 16 ? (wide ? 64 : 32) : WIDE * VL;
   tile_fn *fn = fns[kind][panel][wide];
@@ -179,9 +181,9 @@ void OP(gemm)(int kind, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t
   product(kind, rows, a, row_stride, step_stride, b, k, cols, c, ldc, add, 0);
 }
 
-void OP(gemm_weight)(int kind, int rows, const void *a, ptrdiff_t row_stride, const void *b, int k, float *c, ptrdiff_t ldc,
-                     int add) {
-  product(kind, rows, a, row_stride, 4, b, k, PANEL, c, ldc, add, (ptrdiff_t)n_steps(k, kind) * STEP_BYTES);
+void OP(gemm_weight)(int kind, int rows, const void *a, ptrdiff_t row_stride, const void *b, int k, int cols, float *c,
+                     ptrdiff_t ldc, int add) {
+  product(kind, rows, a, row_stride, 4, b, k, cols, c, ldc, add, (ptrdiff_t)n_steps(k, kind) * STEP_BYTES);
 }
 
 void OP(gemm_out)(int kind, int rows, const void *a, ptrdiff_t row_stride, ptrdiff_t step_stride, const void *b, int k,

@@ -55,9 +55,9 @@ int OP(head_logits)(float *c, ptrdiff_t ld, const head_rows *h, const tlk_packed
   int bf16 = w->compute == TLK_BF16, v0 = block * HEAD_BLOCK, n = min_int(HEAD_BLOCK, w->N - v0);
   for (int j = 0; j < n; j += PANEL) {
     int panel = (v0 + j) / PANEL;
-    if (w->scale) OP(gemm_bytes)(c + j, ld, &h->bytes, w, t0, t1, panel);
+    if (w->scale) OP(gemm_bytes)(c + j, ld, &h->bytes, w, t0, t1, panel, 0, PANEL);
     else OP(gemm_weight)(bf16, t1 - t0, mat_row(h->act, t0), (ptrdiff_t)h->act.ld * (bf16 ? 2 : 4),
-                         w->data + panel * w->panel_words, w->K, c + j, ld, 0);
+                         w->data + panel * w->panel_words, w->K, PANEL, c + j, ld, 0);
   }
   return n;
 }

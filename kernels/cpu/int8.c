@@ -48,12 +48,13 @@ bytes_mat OP(as_bytes)(tlk_mat x, int T, int C) {
   return j.out;
 }
 
-void OP(gemm_bytes)(float *c, ptrdiff_t ldc, const bytes_mat *x, const tlk_packed *w, int t0, int t1, int panel) {
+void OP(gemm_bytes)(float *c, ptrdiff_t ldc, const bytes_mat *x, const tlk_packed *w, int t0, int t1, int panel, int j0,
+                    int width) {
   const float *scale = w->scale + (size_t)panel * PANEL;
   const int32_t *sum = w->sum + (size_t)panel * PANEL;
-  OP(gemm_weight)(KIND_I8, t1 - t0, x->q + t0 * x->ld, x->ld, w->data + panel * w->panel_words, w->K, c, ldc, 0);
+  OP(gemm_weight)(KIND_I8, t1 - t0, x->q + t0 * x->ld, x->ld, w->data + panel * w->panel_words + j0, w->K, width, c + j0, ldc, 0);
   for (int t = t0; t < t1; t++, c += ldc)
-    for (int j = 0; j < PANEL; j += VL) {
+    for (int j = j0; j < j0 + width; j += VL) {
       vi n = (vi)v_load(c + j) - (vi)v_load((const float *)sum + j);
       v_store(c + j, __builtin_convertvector(n, vf) * (v_set(x->scale[t]) * v_load(scale + j)));
     }

@@ -1,8 +1,9 @@
 // linear.c: y (T, N) = x W^T + bias + B (R (A x)), over packed weights; several weights of the same x at once.
 //
 // Work is cut into items of one panel (64 outputs) by up to 48 rows; a thread takes runs of neighbouring items, panel by panel,
-// so that a panel is read from memory once. With few rows, where reading the weights is all the work, the panels that would be
-// left over when the others are shared evenly are cut in halves, so that no thread waits long. An item's 48 x 64 results are
+// so that a panel is read from memory once. With few rows reading the weights is all the work: a thread then takes one even share
+// of neighbouring panels, down to half a one, since the panel that is fetched ahead would else often be another thread's. An
+// item's 48 x 64 results are
 // made in a small fp32 buffer, in pieces of K_BLOCK inputs added in order (a piece of a panel fits L2); low-rank term, bias, accumulation and
 // rounding follow while it is in L1. z = A x and s = R z come first, for all rows: r numbers a row.
 //
@@ -47,7 +48,7 @@ typedef struct {
 
 typedef struct {
   part parts[MOST_GROUP];
-  int n_parts, T, accumulate, row_blocks, whole, rank;  // whole: panels before those in halves; rank: the largest r
+  int n_parts, T, accumulate, row_blocks, panels, shares, rank;  // shares: of panels (few rows); rank: the largest r
   tlk_mat x;
   bytes_mat bytes;  // x for an int8 weight
   float *bts;   // a thread's B^T of one panel: (r, 64)
@@ -58,7 +59,7 @@ typedef struct {
 static void products(float *c, const job *q, const part *p, int panel, int j0, int width, int t0, int t1) {
   const tlk_packed *w = p->w;
   if (w->scale) {
-    OP(gemm_bytes)(c, PANEL, &q->bytes, w, t0, t1, panel);
+    OP(gemm_bytes)(c, PANEL, &q->bytes, w, t0, t1, panel, j0, width);
     return;
   }
   int bf16 = w->compute == TLK_BF16;
@@ -68,8 +69,7 @@ static void products(float *c, const job *q, const part *p, int panel, int j0, i
     const char *ak = a + (size_t)k * (bf16 ? 2 : 4);
     const uint32_t *b = w->data + panel * w->panel_words + (size_t)n_steps(k, bf16) * PANEL;
     int n = min_int(K_BLOCK, w->K - k);
-    if (width == PANEL) OP(gemm_weight)(bf16, t1 - t0, ak, stride, b, n, c, PANEL, k > 0);
-    else OP(gemm)(bf16, t1 - t0, ak, stride, 4, b + j0, n, width, c + j0, PANEL, k > 0);
+    OP(gemm_weight)(bf16, t1 - t0, ak, stride, b + j0, n, width, c + j0, PANEL, k > 0);
   }
 }
 
@@ -89,10 +89,8 @@ static void turn_b(float *bt, const float *B, int r, int n0, int n) {
   OP(panel_of_rows)((uint32_t *)bt, rows, n, r);
 }
 
-static void item(const void *ctx, int i, int thread) {
-  const job *q = ctx;
-  int rows = i % q->row_blocks, all = i / q->row_blocks, half = -1;
-  if (all >= q->whole) half = (all - q->whole) % 2, all = q->whole + (all - q->whole) / 2;
+// columns j0 .. j0 + width of panel `all`
+static void panel_item(const job *q, int all, int j0, int width, int rows, int thread) {
   const part *p = q->parts;
   while (p + 1 < q->parts + q->n_parts && all >= p[1].first) p++;
   int panel = all - p->first;
@@ -101,7 +99,23 @@ static void item(const void *ctx, int i, int thread) {
     turn_b(bt, p->B, p->r, panel * PANEL, min_int(PANEL, p->w->N - panel * PANEL));
     q->turned[thread * 16] = all;
   }
-  block(q, p, panel, half > 0 ? PANEL / 2 : 0, half < 0 ? PANEL : PANEL / 2, rows, bt);
+  block(q, p, panel, j0, width, rows, bt);
+}
+
+static void item(const void *ctx, int i, int thread) {
+  const job *q = ctx;
+  panel_item(q, i / q->row_blocks, 0, PANEL, i % q->row_blocks, thread);
+}
+
+// an even share of the panels, in halves
+static void share_item(const void *ctx, int i, int thread) {
+  const job *q = ctx;
+  int a, b;
+  share(2 * q->panels, i, q->shares, &a, &b);
+  for (int n; a < b; a += n) {
+    n = a % 2 || a + 1 == b ? 1 : 2;
+    panel_item(q, a / 2, a % 2 * PANEL / 2, n * PANEL / 2, 0, thread);
+  }
 }
 
 // z and s of the linears that have a low-rank term
@@ -128,8 +142,8 @@ static void low_rank(job *q, const tlk_linear *l, int n, tlk_mat x) {
 }
 
 static void group(const tlk_linear *l, int n, tlk_mat x, int T, int accumulate) {
-  job q = {.n_parts = n, .T = T, .accumulate = accumulate, .row_blocks = div_up(T, ROW_BLOCK)};
   int panels = 0, threads = tlk_cpu_threads(), bytes = 0, K = l->w->K, compute = l->w->compute;
+  job q = {.n_parts = n, .T = T, .accumulate = accumulate, .row_blocks = div_up(T, ROW_BLOCK), .shares = threads};
   double cost = 0;
   for (int i = 0; i < n; i++) {
     q.parts[i] = (part){.y = l[i].y, .w = l[i].w, .bias = l[i].bias, .first = panels};
@@ -140,9 +154,13 @@ static void group(const tlk_linear *l, int n, tlk_mat x, int T, int accumulate) 
   low_rank(&q, l, n, x);
   if (bytes) q.bytes = OP(as_bytes)(x, T, K);
   else q.x = OP(as_act)(x, T, K, compute);
-  q.whole = T <= FEW_ROWS && !bytes ? panels - panels % threads : panels;
-  if (T > FEW_ROWS && panels * q.row_blocks % threads) q.row_blocks = min_int(q.row_blocks * threads, T);
-  tlk_run((2 * panels - q.whole) * q.row_blocks, cost, item, &q);
+  q.panels = panels;
+  if (T <= FEW_ROWS) {
+    tlk_run(threads, cost, share_item, &q);
+    return;
+  }
+  if (panels * q.row_blocks % threads) q.row_blocks = min_int(q.row_blocks * threads, T);
+  tlk_run(panels * q.row_blocks, cost, item, &q);
 }
 
 void OP(linear_fwd)(tlk_mat y, float *z, tlk_mat x, const tlk_packed *w, const float *bias, const tlk_lowrank *lr, int T,

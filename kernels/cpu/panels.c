@@ -31,15 +31,17 @@ INLINE vu load_words(const void *p, int n) {
   return *(const vu_mem *)w;
 }
 
+void OP(panel_strip)(uint32_t *dst, const void *const *rows, int n_rows, int n_words) {
+  for (int w = 0; w < n_words; w += VL) {
+    vu x[VL];
+    for (int i = 0; i < VL; i++) x[i] = i < n_rows ? load_words((const char *)rows[i] + (size_t)w * 4, n_words - w) : (vu){0};
+    transpose(x);
+    for (int i = 0; i < min_int(VL, n_words - w); i++) *(vu_mem *)(dst + (size_t)(w + i) * PANEL) = x[i];
+  }
+}
+
 void OP(panel_of_rows)(uint32_t *dst, const void *const *rows, int n_rows, int n_words) {
-  for (int w = 0; w < n_words; w += VL)
-    for (int r = 0; r < PANEL; r += VL) {
-      vu x[VL];
-      for (int i = 0; i < VL; i++)
-        x[i] = r + i < n_rows ? load_words((const char *)rows[r + i] + (size_t)w * 4, n_words - w) : (vu){0};
-      transpose(x);
-      for (int i = 0; i < min_int(VL, n_words - w); i++) *(vu_mem *)(dst + (size_t)(w + i) * PANEL + r) = x[i];
-    }
+  for (int r = 0; r < PANEL; r += VL) OP(panel_strip)(dst + r, rows + r, max_int(0, min_int(VL, n_rows - r)), n_words);
 }
 
 // one step of bf16 pairs: low halves from a, high halves from b

@@ -15,7 +15,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 
-enum { MAX_WORKERS = 256, SPINS = 4000, SMALL = 40000, CLOSED = 0x7fffffff };
+enum { MAX_WORKERS = 256, SPINS = 4000, SMALL = 12000, CLOSED = 0x7fffffff };
 
 static int n_threads, n_workers;  // workers are threads 1 .. n_workers; the caller is thread 0
 static atomic_ullong state = CLOSED;

@@ -90,15 +90,20 @@ INLINE void v_storen(float *p, vf x, int n) {
 #endif
 }
 
-// bf16 <-> fp32. Rounding is to nearest even; NaN stays NaN.
+// bf16 <-> fp32. Rounding is to nearest even; NaN stays NaN. Where the processor converts, subnormal numbers become 0, which
+// its products of bf16 take them for anyway.
 INLINE vf v_from_bf16(vh h) { return (vf)(__builtin_convertvector(h, vu) << 16); }
 INLINE vh v_to_bf16(vf x) {
+#if defined(__AVX512BF16__)
+  return (vh)_mm512_cvtneps_pbh((__m512)x);
+#else
   vu b = (vu)x;
   vu r = (b + 0x7fff + ((b >> 16) & 1)) >> 16;
   vu nan = (b >> 16) | 0x40;
   vi is_nan = x != x;
   r = (r & ~(vu)is_nan) | (nan & (vu)is_nan);
   return __builtin_convertvector(r, vh);
+#endif
 }
 INLINE vh v_loadh(const uint16_t *p, int n) {
   if (n >= VL) return *(const vh_mem *)p;

@@ -77,7 +77,7 @@ void device_copy(void *dst, const void *src, size_t bytes) {
 }
 
 static void *op_alloc(size_t bytes, int kind) {
-  if (kind == TLK_MEM_OPS) return device_alloc(bytes);
+  if (kind != TLK_MEM_BOTH) return device_alloc(bytes);
   void *p = nullptr;
   stream();
   cudaError_t e = cudaHostAlloc(&p, bytes ? bytes : 1, cudaHostAllocPortable | cudaHostAllocMapped);

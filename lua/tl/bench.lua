@@ -179,20 +179,27 @@ local function text_reward(ms)
   end]]):format(ms / 1000))()
 end
 
+local function trainer_of(model, o, adapter, verify_ms)
+  return require("tl.grpo").trainer { model = model, adapter = adapter, num_generations = o.group, lr = 1e-3,
+    max_completion_length = o.new_tokens, rollouts = o.rollouts, verifier = o.verifier, prompt = o.prompt, memory = o.memory, seed = 1,
+    workers = o.workers, timeout_ms = 10000 + (verify_ms or 0),
+    reward = not o.verifier and text_reward(verify_ms) or nil, max_sequences = o.max_sequences }
+end
+
+-- the problems of step `rep`
+local function problems_of(o, rep)
+  local batch = {}
+  for i = 1, o.prompts do batch[i] = o.problems[(rep * o.prompts + i - 1) % #o.problems + 1] end
+  return batch
+end
+
 --- GRPO steps: `prompts` prompts x `group` completions of up to `new_tokens` tokens. problems: a list; reward by the verifier.
 --- So that a step has something to train on, the reward of a benchmark may be random (verifier = nil): it depends on the text.
 --- verify_ms: the verifier waits that long for every completion.
 function bench.grpo(model, o)
-  local trainer = require("tl.grpo").trainer { model = model, adapter = o.adapter, num_generations = o.group, lr = 1e-3,
-    max_completion_length = o.new_tokens, rollouts = o.rollouts, verifier = o.verifier, prompt = o.prompt, memory = o.memory, seed = 1,
-    workers = o.workers, timeout_ms = 10000 + (o.verify_ms or 0),
-    reward = not o.verifier and text_reward(o.verify_ms) or nil, max_sequences = o.max_sequences }
+  local trainer = trainer_of(model, o, o.adapter, o.verify_ms)
   local t, sampling, verify, update, tokens, lengths = {}, {}, {}, {}, {}, {}
-  local function step(rep)
-    local batch = {}
-    for i = 1, o.prompts do batch[i] = o.problems[(rep * o.prompts + i - 1) % #o.problems + 1] end
-    return trainer:step(batch)
-  end
+  local function step(rep) return trainer:step(problems_of(o, rep)) end
   local difference, weight, kept, predicted
   for rep = 0, o.reps do
     local m, r = step(rep)
@@ -256,10 +263,37 @@ function bench.population(model, o)
     ratio_update = median(r.update), tokens_per_step = median(r.tokens), equal = equal, peak_rss_bytes = tonumber(C.tl_peak_rss_bytes()) }
 end
 
+--- A GRPO step whose verifier waits verify_ms for every completion, beside one whose verifier does not: two trainers take turns,
+--- so that a drift of the machine's speed meets both. slowdown: the median of the ratios of neighbours.
+function bench.overlap(model, o)
+  local times, ratios, waited = { {}, {} }, {}, {}
+  local ms = { 0, o.verify_ms and o.verify_ms > 0 and o.verify_ms or 50 }
+  local trainers = {}
+  for i = 1, 2 do trainers[i] = trainer_of(model, o, o.adapters[i], ms[i]) end
+  for rep = 0, o.reps do
+    local t = {}
+    for i = 1, 2 do
+      local m = trainers[i]:step(problems_of(o, 0))
+      t[i] = m.step_time
+      if rep > 0 and i == 2 then waited[#waited + 1] = m.verify_s end
+    end
+    if rep > 0 then
+      times[1][rep], times[2][rep], ratios[rep] = t[1], t[2], t[2] / t[1]
+    end
+  end
+  for i = 1, 2 do trainers[i]:free() end
+  return { verify_ms = ms[2], workers = o.workers, seconds_per_step = median(times[2]), seconds_per_step_without = median(times[1]),
+    waited_s = median(waited), slowdown = median(ratios), prompts = o.prompts, group = o.group, new_tokens = o.new_tokens, reps = o.reps }
+end
+
 --- A model with random weights in the shape of a known one (tl.plan.shapes), or nil: what a step costs at a size that is not here.
 function bench.shaped(name, dtype)
   local s = require("tl.plan.shapes").find(name)
-  if not s then return nil end
+  return s and bench.of_shape(s, dtype)
+end
+
+--- The same of a shape as tl.plan.shapes has them.
+function bench.of_shape(s, dtype)
   local json, path = require "tl.json", os.tmpname()
   local class = { llama = "LlamaForCausalLM", qwen2 = "Qwen2ForCausalLM", qwen3 = "Qwen3ForCausalLM" }
   local text = json.encode { architectures = { class[s.family] }, model_type = s.family, num_hidden_layers = s.layers, hidden_size = s.width,

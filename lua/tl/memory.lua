@@ -6,8 +6,8 @@
 ---   pass         activations of the training pass, cut into micro-batches that fit
 ---   reserve      logits of a decode step (at most 64 MiB), kernels' scratch, Lua
 ---
---- The cache comes first, at most half of what is left: fewer completions run at once when it is short. Of the rest two thirds are
---- for what is kept; the pass gets what is left then. The sum is what is predicted; the metrics say what the peak was.
+--- The cache comes first, at most half of what is left: fewer completions run at once when it is short. Of the rest five sixths
+--- are for what is kept (a pass works in smaller pieces at little cost); the pass gets what is left then. The sum is what is predicted; the metrics say what the peak was.
 local F = require "tl.ffi"
 local sample = require "tl.sample"
 local C = F.C
@@ -16,6 +16,7 @@ local memory = {}
 
 local MIB = 1024 * 1024
 local DEFAULT = 2048 * MIB      -- beyond what is resident
+local KEPT_SHARE = 5 / 6        -- of what the cache leaves
 local LEAST = 8 * MIB           -- what is kept and a pass get at least this together
 
 -- bytes of one row of the cache: k and v of every layer
@@ -47,7 +48,7 @@ function memory.plan(t, groups)
   local row = cache_row(t.model)
   local cache = math.max(row * (longest + new), math.min(row * (prompts + at_once * new), math.floor(t.free_memory / 2)))
   if t.rollouts == "native" and not t.kept then
-    t.kept_bytes = math.max(0, math.floor((t.free_memory - cache) * 2 / 3))
+    t.kept_bytes = math.max(0, math.floor((t.free_memory - cache) * KEPT_SHARE))
     t.kept = sample.kept(t.kept_bytes)
   end
   local kept = t.kept_bytes or 0

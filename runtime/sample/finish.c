@@ -97,7 +97,7 @@ void tl_slot_finish(tl_sampler *s, tl_slot *slot, const char *reason) {
   if (s->done_last) s->done_last->next = d;
   else s->done_first = d;
   s->done_last = d;
-  tl_kv_give(&s->cache, slot->kv + r->n_prompt, slot->n_kv - r->n_prompt);
+  tl_kv_give(&s->cache, slot->kv + r->n_prompt, r->p.max_new_tokens);
   s->reserved -= r->p.max_new_tokens;
   free(slot->kv);
   free(slot->kept);

@@ -201,6 +201,7 @@ static tl_status start(tl_sampler *s, tl_request *r, tl_slot *slot) {
     s->reserved += r->n_prompt;
   }
   memcpy(q.kv, r->kv, sizeof(int32_t) * (size_t)r->n_prompt);
+  for (size_t i = 0; i < m; i++) q.kv[(size_t)r->n_prompt + i] = tl_kv_take(&s->cache);  // all at once: neighbours in memory
   s->reserved += r->p.max_new_tokens;
   *slot = q;
   r->n_started++;
@@ -350,7 +351,7 @@ static tl_status forward(tl_sampler *s, int *n_rows, int *n_continued) {
     tl_slot *q = &s->slots[i];
     if (!q->req || !q->n) continue;
     TL_TRY(lists_room(s, lists + q->n_kv + 1));
-    q->kv[q->n_kv++] = tl_kv_take(&s->cache);
+    q->n_kv++;
     s->ids[T] = q->ids[q->n - 1];
     s->pos[T] = q->n_kv - 1;
     s->kv_off[T] = lists;

@@ -280,7 +280,7 @@ static void gather_case(const row *r) {
 static void memory_case(const row *r) {
   size_t n = (size_t)r->N;
   float *host = vec_random(n, 1), *back = vec_nan(n);
-  for (int kind = TLK_MEM_OPS; kind <= TLK_MEM_BOTH; kind++) {
+  for (int kind = TLK_MEM_OPS; kind <= TLK_MEM_SPARSE; kind++) {
     float *a = ops->alloc(n * 4, kind), *b = ops->alloc(n * 4, TLK_MEM_OPS);
     CHECK(a && b, "out of memory");
     if (!a || !b) return;

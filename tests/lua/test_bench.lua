@@ -47,4 +47,21 @@ check.test("int8 samples near the model, and says how near", function()
   equal(r.importance_weight > 0.5 and r.importance_weight < 2, true, tostring(r.importance_weight))
 end)
 
+-- Would catch: a verifier's wait that is not measured, or a trainer that is given the other's adapter (both are tl.adapter's own).
+check.test("overlap waits for its verifier, and both trainers train", function()
+  local problems = { { prompt = "What is 1 + 2?", answer = "3" }, { prompt = "What is 5 + 2?", answer = "7" } }
+  local pair = { tl.adapter.tinylora(model, { rank = 2, u = 13, tie = tl.tie.full }), tl.adapter.tinylora(model, { rank = 2, u = 13, tie = tl.tie.full }) }
+  local r = bench.overlap(model, { adapters = pair, prompts = 2, group = 4, new_tokens = 4, reps = 1, problems = problems, workers = 2, verify_ms = 20 })
+  equal(r.waited_s > 0.02, true, "8 verdicts of 20 ms by 2 workers after " .. r.waited_s)
+  equal(r.verify_ms, 20)
+end)
+
+check.test("sizes measures the rows that are asked for", function()
+  local seen = 0
+  local r = require "tl.bench.sizes" { reps = 1, only = "^vocab 2048$", each = function() seen = seen + 1 end }
+  equal(#r.rows, 1)
+  equal(seen, 1)
+  equal(r.rows[1].parameters, 6 * (576 * 576 * 2 + 2 * 192 * 576 + 3 * 1536 * 576) + 2048 * 576)
+end)
+
 check.done()
