@@ -20,11 +20,13 @@ extern "C" {
 
 typedef __nv_bfloat16 bf16;
 
-// W (N, K) row-major, rows padded with zeros to ld elements (a multiple of 32: 16-byte copies need no tail)
+// W (N, K) row-major, rows padded with zeros to ld elements (a multiple of 32: 16-byte copies need no tail); int8: rows of ld
+// bytes, of which the last SCALE_ROOM hold the row's scale (int8.cu)
 struct tlk_packed {
   int N, K, compute, ld;
   void *data;
 };
+enum { SCALE_ROOM = 16 };  // bytes at the end of an int8 row; keeps rows aligned for 16-byte copies
 
 // ---- device.cu
 enum { SCRATCH_A, SCRATCH_B, SCRATCH_C, SCRATCH_D, SCRATCH_ACT, N_SCRATCH };
@@ -75,6 +77,16 @@ __device__ static inline void put(const tlk_mat &m, int t, int c, float v) {
   else ((float *)m.p)[i] = v;
 }
 
+__device__ static inline float row_scale(const void *rows, int ld, int n) {
+  return *(const float *)((const char *)rows + (size_t)(n + 1) * ld - SCALE_ROOM);
+}
+// element (n, k) of a packed weight, as it is used
+__device__ static inline float weight_at(const void *data, int ld, int compute, int n, int k) {
+  size_t at = (size_t)n * ld + k;
+  if (compute == TLK_I8) return row_scale(data, ld, n) * (float)((const int8_t *)data)[at];
+  return compute == TLK_BF16 ? to_float(((const bf16 *)data)[at]) : ((const float *)data)[at];
+}
+
 enum { ALL_LANES = (int)0xffffffff };
 // over the 32 lanes by a butterfly: every lane gets the same bits
 template <class T> __device__ static inline T warp_sum(T v) {
@@ -109,6 +121,9 @@ __device__ static inline float block_max(float v, float *s) {
 
 // ---- between files
 tlk_mat as_act(tlk_mat x, int T, int C, int compute);  // x, or a copy of it in the compute dtype (SCRATCH_ACT)
+// int8.cu: rows of w (rows, K), of a dtype that pack takes, to packed int8 rows of ld bytes
+void to_bytes(void *data, int ld, const void *w, int dtype, size_t ldw, int rows, int K);
+static inline int bytes_ld(int K) { return (int)align_up((size_t)K, 16) + SCALE_ROOM; }
 
 // what a product's epilogue does with element (t, n): v + bias[n] + sum_a factor[n * fn + a * fa] s[t * r + a], then stored or
 // added to y

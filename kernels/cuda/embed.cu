@@ -8,8 +8,7 @@ enum { THREADS = 256 };
 __global__ static void fwd(float *x, const void *data, int ld, int compute, const int32_t *ids, int T, int C) {
   int c = (int)(blockIdx.x * THREADS + threadIdx.x);
   for (int t = (int)blockIdx.y; t < T && c < C; t += (int)gridDim.y) {
-    size_t at = (size_t)ids[t] * ld + c;
-    x[(size_t)t * C + c] = compute == TLK_BF16 ? to_float(((const bf16 *)data)[at]) : ((const float *)data)[at];
+    x[(size_t)t * C + c] = weight_at(data, ld, compute, ids[t], c);
   }
 }
 

@@ -110,7 +110,41 @@ template <int MI, int NJ> struct tiles<float, MI, NJ> {
   }
 };
 
-enum { TILE_COLS = 128, STEP = 32, CHUNK = 512, WARPS = 8 };
+// the same of bytes: int32 sums. Operands lie in shared memory in blocks of 16 of the reduction, 16 bytes a row, so that every
+// fragment is 256 bytes in a row, aligned as fragments must be.
+template <int MI, int NJ> struct tiles<int8_t, MI, NJ> {
+  nvcuda::wmma::fragment<nvcuda::wmma::accumulator, 16, 16, 16, int> c[MI][NJ];
+
+  __device__ void zero() {
+#pragma unroll
+    for (int i = 0; i < MI; i++)
+#pragma unroll
+      for (int j = 0; j < NJ; j++) nvcuda::wmma::fill_fragment(c[i][j], 0);
+  }
+  // += A B over 16 of the reduction; a (16 MI, 16), b (16 NJ, 16)
+  __device__ void mac(const int8_t *a, const int8_t *b) {
+    using namespace nvcuda::wmma;
+    fragment<matrix_a, 16, 16, 16, signed char, row_major> fa[MI];
+#pragma unroll
+    for (int i = 0; i < MI; i++) load_matrix_sync(fa[i], a + i * 256, 16u);
+#pragma unroll
+    for (int j = 0; j < NJ; j++) {
+      fragment<matrix_b, 16, 16, 16, signed char, col_major> fb;
+      load_matrix_sync(fb, b + j * 256, 16u);
+#pragma unroll
+      for (int i = 0; i < MI; i++) mma_sync(c[i][j], fa[i], fb, c[i][j]);
+    }
+  }
+  // the sums' bits
+  __device__ void store(float *s, int ld) const {
+#pragma unroll
+    for (int i = 0; i < MI; i++)
+#pragma unroll
+      for (int j = 0; j < NJ; j++) nvcuda::wmma::store_matrix_sync((int *)s + i * 16 * ld + j * 16, c[i][j], (unsigned)ld, nvcuda::wmma::mem_row_major);
+  }
+};
+
+enum { TILE_COLS = 128, STEP = 32, BYTE_STEP = 64, CHUNK = 512, WARPS = 8 };
 template <class T> struct in_shared { enum { pad = 16 / sizeof(T), per_copy = 16 / sizeof(T) }; };
 
 // One ROWS x 128 tile of a product. The 8 warps stand 1 x 8 (16 rows) or 2 x 4.
@@ -132,6 +166,23 @@ template <class T, int ROWS> struct gemm_tile {
     shared_bytes = stages * stage_elements * sizeof(T) > (size_t)c_bytes ? stages * stage_elements * sizeof(T) : (size_t)c_bytes
   };
   typedef tiles<T, MI, NJ> sums;
+};
+
+template <int ROWS> struct gemm_tile<int8_t, ROWS> {
+  enum {
+    warps_down = ROWS == 16 ? 1 : 2,
+    warps_across = WARPS / warps_down,
+    MI = ROWS / 16 / warps_down,
+    NJ = TILE_COLS / 16 / warps_across,
+    stages = ROWS == 16 ? 4 : 3,
+    a_elements = ROWS * BYTE_STEP,
+    stage_elements = (ROWS + TILE_COLS) * BYTE_STEP,
+    ldc = TILE_COLS + 4,
+    resident = 2,
+    c_bytes = ROWS * ldc * 4,
+    shared_bytes = (int)stages * (int)stage_elements > (int)c_bytes ? (int)stages * (int)stage_elements : (int)c_bytes
+  };
+  typedef tiles<int8_t, MI, NJ> sums;
 };
 
 template <class T> struct operands {
@@ -182,41 +233,82 @@ __device__ static inline void load_stage(T *a, T *b, const operands<T> &p, int t
   __pipeline_commit();
 }
 
-// sums of the reduction r_first .. r_last (whole chunks but for the last) for the tile at (t0, n0)
-template <class T, int ROWS, bool TRANSPOSED>
-__device__ static inline void gemm_loop(typename gemm_tile<T, ROWS>::sums &total, const operands<T> &p, int t0, int T_, int n0, int r_first, int r_last) {
-  typedef gemm_tile<T, ROWS> G;
-  T *shared = (T *)tlk_shared;
-  int R = TRANSPOSED ? p.N : p.K, steps = (r_last - r_first + STEP - 1) / STEP;
-  int warp = (int)threadIdx.x / 32, down = warp / G::warps_across, across = warp % G::warps_across;
-  typename G::sums part;
+// bytes: 64 of the reduction, of x and of W alike
+template <int ROWS> __device__ static inline void load_bytes(int8_t *a, const operands<int8_t> &p, int t0, int T_, int n0, int r0) {
+  int8_t *b = a + gemm_tile<int8_t, ROWS>::a_elements;
+  for (int i = (int)threadIdx.x; i < (ROWS + TILE_COLS) * (BYTE_STEP / 16); i += WARPS * 32) {
+    int c = i % (BYTE_STEP / 16), row = i / (BYTE_STEP / 16), n = row - ROWS, k = r0 + 16 * c;
+    bool left = row < ROWS, there = k < p.ldw - SCALE_ROOM && (left ? t0 + row < T_ : n0 + n < p.N);
+    const int8_t *from = left ? p.x + (size_t)(t0 + row) * p.ldx + k : p.w + (size_t)(n0 + n) * p.ldw + k;
+    copy16(left ? a + (c * ROWS + row) * 16 : b + (c * TILE_COLS + n) * 16, there ? from : p.w, there ? 16 : 0);
+  }
+  __pipeline_commit();
+}
+
+template <int ROWS>
+__device__ static inline void bytes_loop(typename gemm_tile<int8_t, ROWS>::sums &total, const operands<int8_t> &p, int t0, int T_, int n0, int r_first, int r_last) {
+  typedef gemm_tile<int8_t, ROWS> G;
+  int8_t *shared = (int8_t *)tlk_shared;
+  int steps = (r_last - r_first + BYTE_STEP - 1) / BYTE_STEP, warp = (int)threadIdx.x / 32, down = warp / G::warps_across, across = warp % G::warps_across;
   total.zero();
-  part.zero();
   for (int s = 0; s < G::stages - 1; s++) {
-    T *at = shared + s * G::stage_elements;
-    if (s < steps) load_stage<T, ROWS, TRANSPOSED>(at, at + G::a_elements, p, t0, T_, n0, r_first + s * STEP, R);
+    if (s < steps) load_bytes<ROWS>(shared + s * G::stage_elements, p, t0, T_, n0, r_first + s * BYTE_STEP);
     else __pipeline_commit();
   }
   for (int s = 0; s < steps; s++) {
     __pipeline_wait_prior(G::stages - 2);
-    __syncthreads();  // stage s is there for all, and all have left the stage that is filled next
+    __syncthreads();  // as in gemm_loop
     int next = s + G::stages - 1;
-    T *fill = shared + next % G::stages * G::stage_elements;
-    if (next < steps) load_stage<T, ROWS, TRANSPOSED>(fill, fill + G::a_elements, p, t0, T_, n0, r_first + next * STEP, R);
+    if (next < steps) load_bytes<ROWS>(shared + next % G::stages * G::stage_elements, p, t0, T_, n0, r_first + next * BYTE_STEP);
     else __pipeline_commit();
-    const T *a = shared + s % G::stages * G::stage_elements + down * G::MI * 16 * G::lda, *b = shared + s % G::stages * G::stage_elements + G::a_elements;
+    const int8_t *a = shared + s % G::stages * G::stage_elements, *b = a + G::a_elements;
 #pragma unroll
-    for (int k = 0; k < STEP; k += 16) {
-      if (TRANSPOSED) part.template mac<false, true>(a + k, G::lda, b + k * G::ldb_rows + across * G::NJ * 16, G::ldb_rows);
-      else part.template mac<false, false>(a + k, G::lda, b + across * G::NJ * 16 * G::lda + k, G::lda);
-    }
-    if ((s + 1) % (CHUNK / STEP) == 0 || s + 1 == steps) {
-      total.add(part);
-      part.zero();
-    }
+    for (int c = 0; c < BYTE_STEP / 16; c++)
+      total.mac(a + (c * ROWS + down * G::MI * 16) * 16, b + (c * TILE_COLS + across * G::NJ * 16) * 16);
   }
   __pipeline_wait_prior(0);
-  __syncthreads();  // shared memory is free
+  __syncthreads();
+}
+
+// sums of the reduction r_first .. r_last (whole chunks but for the last) for the tile at (t0, n0)
+template <class T, int ROWS, bool TRANSPOSED>
+__device__ static inline void gemm_loop(typename gemm_tile<T, ROWS>::sums &total, const operands<T> &p, int t0, int T_, int n0, int r_first, int r_last) {
+  if constexpr (sizeof(T) == 1) {
+    bytes_loop<ROWS>(total, p, t0, T_, n0, r_first, r_last);
+  } else {
+    typedef gemm_tile<T, ROWS> G;
+    T *shared = (T *)tlk_shared;
+    int R = TRANSPOSED ? p.N : p.K, steps = (r_last - r_first + STEP - 1) / STEP;
+    int warp = (int)threadIdx.x / 32, down = warp / G::warps_across, across = warp % G::warps_across;
+    typename G::sums part;
+    total.zero();
+    part.zero();
+    for (int s = 0; s < G::stages - 1; s++) {
+      T *at = shared + s * G::stage_elements;
+      if (s < steps) load_stage<T, ROWS, TRANSPOSED>(at, at + G::a_elements, p, t0, T_, n0, r_first + s * STEP, R);
+      else __pipeline_commit();
+    }
+    for (int s = 0; s < steps; s++) {
+      __pipeline_wait_prior(G::stages - 2);
+      __syncthreads();  // stage s is there for all, and all have left the stage that is filled next
+      int next = s + G::stages - 1;
+      T *fill = shared + next % G::stages * G::stage_elements;
+      if (next < steps) load_stage<T, ROWS, TRANSPOSED>(fill, fill + G::a_elements, p, t0, T_, n0, r_first + next * STEP, R);
+      else __pipeline_commit();
+      const T *a = shared + s % G::stages * G::stage_elements + down * G::MI * 16 * G::lda, *b = shared + s % G::stages * G::stage_elements + G::a_elements;
+#pragma unroll
+      for (int k = 0; k < STEP; k += 16) {
+        if (TRANSPOSED) part.template mac<false, true>(a + k, G::lda, b + k * G::ldb_rows + across * G::NJ * 16, G::ldb_rows);
+        else part.template mac<false, false>(a + k, G::lda, b + across * G::NJ * 16 * G::lda + k, G::lda);
+      }
+      if ((s + 1) % (CHUNK / STEP) == 0 || s + 1 == steps) {
+        total.add(part);
+        part.zero();
+      }
+    }
+    __pipeline_wait_prior(0);
+    __syncthreads();  // shared memory is free
+  }
 }
 
 // the tile's sums as fp32 rows in shared memory, ld gemm_tile::ldc; ends with a barrier
@@ -227,6 +319,12 @@ template <class T, int ROWS> __device__ static inline float *gemm_rows(const typ
   total.store(c + down * G::MI * 16 * G::ldc + across * G::NJ * 16, G::ldc);
   __syncthreads();
   return c;
+}
+
+// what a stored sum is worth
+template <class T> __device__ static inline float sum_value(const operands<T> &p, int t, int n, float c) {
+  if constexpr (sizeof(T) == 1) return (float)__float_as_int(c) * (row_scale(p.x, p.ldx, t) * row_scale(p.w, p.ldw, n));
+  else return c;
 }
 
 template <class T> static inline operands<T> operands_of(tlk_mat x, const tlk_packed *w) {

@@ -36,7 +36,7 @@ __global__ static void __launch_bounds__(WARPS * 32, (gemm_tile<T, ROWS>::reside
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       int n = v0 + lane + 32 * i;
-      v[i] = n < p.N ? c[r * G::ldc + lane + 32 * i] * scale : -INFINITY;
+      v[i] = n < p.N ? sum_value(p, t, n, c[r * G::ldc + lane + 32 * i]) * scale : -INFINITY;
       if (logits && n < p.N) logits[(size_t)t * ld + n] = v[i];
       if (targets && n == targets[t]) picked[t] = v[i];
     }
@@ -60,7 +60,9 @@ static void run(head_stats *stats, float *logits, size_t ld, float *picked, tlk_
 
 void head_tiles(head_stats *stats, float *logits, size_t ld, float *picked, tlk_mat h, const tlk_packed *w, const int32_t *targets, float inv_temp,
                 const tlk_sample_row *rows, int T) {
-  if (w->compute == TLK_BF16) run<bf16>(stats, logits, ld, picked, h, w, targets, inv_temp, rows, T);
+  h = as_act(h, T, w->K, w->compute);
+  if (w->compute == TLK_I8) run<int8_t>(stats, logits, ld, picked, h, w, targets, inv_temp, rows, T);
+  else if (w->compute == TLK_BF16) run<bf16>(stats, logits, ld, picked, h, w, targets, inv_temp, rows, T);
   else run<float>(stats, logits, ld, picked, h, w, targets, inv_temp, rows, T);
 }
 
@@ -92,7 +94,6 @@ void cuda_head_fwd(float *logprob, float *lse, float *entropy, tlk_mat h, const 
   OP("head_fwd");
   int blocks = div_up(w->N, HEAD_BLOCK), most = T < ROWS_AT_ONCE ? T : ROWS_AT_ONCE;
   if (T <= 0) return;
-  h = as_act(h, T, w->K, w->compute);
   head_stats *stats = (head_stats *)scratch(SCRATCH_A, sizeof(head_stats) * (size_t)blocks * most);
   for (int t = 0; t < T; t += most) {
     int n = T - t < most ? T - t : most;

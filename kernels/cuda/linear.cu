@@ -5,6 +5,8 @@
 // second kernel adds the chunks in order and finishes. The low-rank term is two narrow products (lowrank.cu) whose result s
 // (T, r) the finish multiplies with B's rows; rows without one (variant -1, R all zero) leave it out.
 #include "gemm.cuh"
+#include <cstdio>
+#include <cstdlib>
 
 __device__ static inline void finish(const epilogue &e, int t, int n, float v) {
   if (e.bias) v += e.bias[n];
@@ -25,11 +27,11 @@ __global__ static void __launch_bounds__(WARPS * 32, (gemm_tile<T, ROWS>::reside
   const float *c = gemm_rows<T, ROWS>(total);
   for (int i = (int)threadIdx.x; i < ROWS * TILE_COLS; i += WARPS * 32) {
     int t = t0 + i / TILE_COLS, n = n0 + i % TILE_COLS;
-    if (t < T_ && n < cols) finish(e, t, n, c[i / TILE_COLS * G::ldc + i % TILE_COLS]);
+    if (t < T_ && n < cols) finish(e, t, n, sum_value(p, t, n, c[i / TILE_COLS * G::ldc + i % TILE_COLS]));
   }
 }
 
-// part (chunks, T, cols): chunk blockIdx.z alone
+// part (chunks, T, cols): chunk blockIdx.z alone; of bytes the int32 sums, so that adding chunks stays exact
 template <class T, int ROWS, bool TRANSPOSED>
 __global__ static void __launch_bounds__(WARPS * 32, (gemm_tile<T, ROWS>::resident)) one_chunk(float *part, operands<T> p, int T_, int cols) {
   typedef gemm_tile<T, ROWS> G;
@@ -43,12 +45,17 @@ __global__ static void __launch_bounds__(WARPS * 32, (gemm_tile<T, ROWS>::reside
   }
 }
 
-__global__ static void add_chunks(epilogue e, const float *part, int chunks, int T_, int cols) {
+template <class T> __global__ static void add_chunks(epilogue e, const float *part, operands<T> p, int chunks, int T_, int cols) {
   int n = (int)(blockIdx.x * blockDim.x + threadIdx.x), t = (int)blockIdx.y;
   if (n >= cols) return;
   float v = 0;
-  for (int i = 0; i < chunks; i++) v += part[((size_t)i * T_ + t) * cols + n];
-  finish(e, t, n, v);
+  int whole = 0;
+  for (int i = 0; i < chunks; i++) {
+    float c = part[((size_t)i * T_ + t) * cols + n];
+    if (sizeof(T) == 1) whole += __float_as_int(c);
+    else v += c;
+  }
+  finish(e, t, n, sizeof(T) == 1 ? sum_value(p, t, n, __int_as_float(whole)) : v);
 }
 
 template <class T, int ROWS, bool TRANSPOSED>
@@ -58,7 +65,7 @@ static void run(const epilogue &e, const operands<T> &p, int T_, int cols) {
   if (ROWS == 16 && chunks > 1 && down * across < 2 * n_multiprocessors()) {
     float *part = (float *)scratch(SCRATCH_B, sizeof(float) * (size_t)chunks * T_ * cols);
     launch(one_chunk<T, ROWS, TRANSPOSED>, dim3((unsigned)across, (unsigned)down, (unsigned)chunks), WARPS * 32, G::shared_bytes, part, p, T_, cols);
-    launch(add_chunks, dim3((unsigned)div_up(cols, 256), (unsigned)T_), 256, 0, e, (const float *)part, chunks, T_, cols);
+    launch(add_chunks<T>, dim3((unsigned)div_up(cols, 256), (unsigned)T_), 256, 0, e, (const float *)part, p, chunks, T_, cols);
   } else {
     launch(whole<T, ROWS, TRANSPOSED>, dim3((unsigned)across, (unsigned)down), WARPS * 32, G::shared_bytes, e, p, T_, cols);
   }
@@ -67,20 +74,23 @@ static void run(const epilogue &e, const operands<T> &p, int T_, int cols) {
 template <class T> static void choose(const epilogue &e, tlk_mat x, const tlk_packed *w, int T_, bool transposed) {
   operands<T> p = operands_of<T>(x, w);
   int cols = transposed ? w->K : w->N;
-  bool few = T_ <= 32, many = T_ >= 512 && sizeof(T) == 2;
-  if (transposed) {
-    if (few) run<T, 16, true>(e, p, T_, cols);
-    else if (many) run<T, 128, true>(e, p, T_, cols);
-    else run<T, 64, true>(e, p, T_, cols);
-  } else {
+  bool few = T_ <= 32, many = T_ >= 512;
+  if constexpr (sizeof(T) == 1) {
     if (few) run<T, 16, false>(e, p, T_, cols);
-    else if (many) run<T, 128, false>(e, p, T_, cols);
     else run<T, 64, false>(e, p, T_, cols);
+    return;
+  } else {
+    if constexpr (sizeof(T) == 2)
+      if (many) return transposed ? run<T, 128, true>(e, p, T_, cols) : run<T, 128, false>(e, p, T_, cols);
+    if (transposed) few ? run<T, 16, true>(e, p, T_, cols) : run<T, 64, true>(e, p, T_, cols);
+    else few ? run<T, 16, false>(e, p, T_, cols) : run<T, 64, false>(e, p, T_, cols);
   }
 }
 
 void product(epilogue e, tlk_mat x, const tlk_packed *w, int T, bool transposed) {
-  if (w->compute == TLK_BF16) choose<bf16>(e, x, w, T, transposed);
+  if (w->compute == TLK_I8 && transposed) fprintf(stderr, "tlrun: cuda: %s: int8 weights are for sampling: they have no gradients\n", current_op), abort();
+  if (w->compute == TLK_I8) choose<int8_t>(e, x, w, T, false);
+  else if (w->compute == TLK_BF16) choose<bf16>(e, x, w, T, transposed);
   else choose<float>(e, x, w, T, transposed);
 }
 
@@ -97,13 +107,13 @@ void cuda_linear_fwd(tlk_mat y, float *z, tlk_mat x, const tlk_packed *w, const 
   if (T <= 0) return;
   epilogue e = {};
   e.y = y, e.bias = bias, e.accumulate = accumulate;
-  x = as_act(x, T, w->K, w->compute);
+  tlk_mat act = as_act(x, T, w->K, w->compute);
   if (lr) {
-    rows_dot(z, x, lr->A, lr->r, T, w->K, false);
+    rows_dot(z, w->compute == TLK_I8 ? x : act, lr->A, lr->r, T, w->K, false);
     add_lowrank(&e, z, lr, T, false);
     e.factor = lr->B, e.fn = lr->r, e.fa = 1;
   }
-  product(e, x, w, T, false);
+  product(e, act, w, T, false);
 }
 
 void cuda_linear_fwd_group(const tlk_linear *l, int n, tlk_mat x, int T) {

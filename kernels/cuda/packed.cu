@@ -27,8 +27,7 @@ __global__ static void pack_rows(void *data, int ld, int compute, const void *w,
 __global__ static void unpack_rows(float *w, const void *data, int ld, int compute, int n0, int rows, int K) {
   int k = (int)(blockIdx.x * THREADS + threadIdx.x);
   for (int n = (int)blockIdx.y; n < rows && k < K; n += (int)gridDim.y) {
-    size_t at = (size_t)(n0 + n) * ld + k;
-    w[(size_t)n * K + k] = compute == TLK_BF16 ? to_float(((const bf16 *)data)[at]) : ((const float *)data)[at];
+    w[(size_t)n * K + k] = weight_at(data, ld, compute, n0 + n, k);
   }
 }
 
@@ -38,12 +37,17 @@ static int stage_rows(int N, size_t row_bytes) {
   return n < 1 ? 1 : n > (size_t)N ? N : (int)n;
 }
 
+// rows n0 .. of p from w (rows, K) in device memory
+static void fill(tlk_packed *p, const void *w, int dtype, int n0, int rows) {
+  if (p->compute == TLK_I8) to_bytes((char *)p->data + (size_t)n0 * p->ld, p->ld, w, dtype, (size_t)p->K, rows, p->K);
+  else launch(pack_rows, grid(rows, p->ld), THREADS, 0, p->data, p->ld, p->compute, w, dtype, n0, rows, p->K);
+}
+
 tlk_packed *cuda_pack(const void *w, int w_dtype, int N, int K, int compute) {
   OP("pack");
-  if (compute == TLK_I8) return nullptr;  // int8 weights are the CPU backends' so far
   tlk_packed *p = (tlk_packed *)malloc(sizeof *p);
   if (!p) return nullptr;
-  *p = {N, K, compute, (int)align_up((size_t)K, 32), nullptr};
+  *p = {N, K, compute, compute == TLK_I8 ? bytes_ld(K) : (int)align_up((size_t)K, 32), nullptr};
   if (cudaMallocAsync(&p->data, cuda_packed_bytes(p), stream()) != cudaSuccess) {
     cudaGetLastError();
     free(p);
@@ -55,14 +59,14 @@ tlk_packed *cuda_pack(const void *w, int w_dtype, int N, int K, int compute) {
     int m = N - n < rows ? N - n : rows;
     void *stage = scratch(SCRATCH_A, row * (size_t)m);
     device_copy(stage, (const char *)w + row * (size_t)n, row * (size_t)m);
-    launch(pack_rows, grid(m, p->ld), THREADS, 0, p->data, p->ld, compute, (const void *)stage, w_dtype, n, m, K);
+    fill(p, stage, w_dtype, n, m);
   }
   return p;
 }
 
 void cuda_repack(tlk_packed *p, const float *w) {
   OP("repack");
-  launch(pack_rows, grid(p->N, p->ld), THREADS, 0, p->data, p->ld, p->compute, (const void *)w, (int)TLK_F32, 0, p->N, p->K);
+  fill(p, w, TLK_F32, 0, p->N);
 }
 
 void cuda_unpack(float *w, const tlk_packed *p, int n0, int n1) {

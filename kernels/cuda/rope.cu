@@ -61,6 +61,11 @@ void cuda_gather(tlk_mat y, tlk_mat x, const int32_t *rows, int T, int C) {
 
 tlk_mat as_act(tlk_mat x, int T, int C, int compute) {
   if (x.dtype == compute) return x;
+  if (compute == TLK_I8) {
+    tlk_mat q = {scratch(SCRATCH_ACT, (size_t)T * bytes_ld(C)), TLK_I8, bytes_ld(C)};
+    to_bytes(q.p, q.ld, x.p, x.dtype, (size_t)x.ld, T, C);
+    return q;
+  }
   tlk_mat y = {scratch(SCRATCH_ACT, (size_t)T * C * tlk_dtype_size(compute)), compute, C};
   moved(y, nullptr, x, nullptr, T, C);
   return y;

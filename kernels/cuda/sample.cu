@@ -181,7 +181,6 @@ void cuda_head_sample(int32_t *ids, float *logprob, float *lse, float *entropy, 
   size_t ld = align_up((size_t)w->N, 32);
   int most = (int)(logits_bytes / (ld * 4)), blocks = div_up(w->N, HEAD_BLOCK);
   most = most < 1 ? 1 : most > T ? T : most;
-  h = as_act(h, T, w->K, w->compute);
   float *logits = (float *)scratch(SCRATCH_A, ld * 4 * (size_t)most);
   head_stats *stats = (head_stats *)scratch(SCRATCH_B, sizeof(head_stats) * (size_t)blocks * most);
   for (int t = 0; t < T; t += most) {

@@ -518,6 +518,7 @@ static const row rows[] = {
   ROW(pack, "int8 from bf16", pack_case, 0, 131, 78, EXACT, EXACT, .flags = BYTES | TLK_BF16),
   ROW(pack, "int8 from f16", pack_case, 0, 50, 611, EXACT, EXACT, .flags = BYTES | TLK_F16),
   ROW(linear_fwd, "int8", linear_fwd_case, 13, 67, 203, SUM, STORE, .flags = BYTES | BIAS),
+  ROW(linear_fwd, "int8, few rows", linear_fwd_case, 5, 67, 1030, SUM, STORE, .flags = BYTES),
   ROW(linear_fwd, "int8, R of each row", linear_fwd_case, 70, 43, 51, SUM, SUM, .r = 3, .flags = BYTES | LOWRANK | VARIANTS | OUT_F32),
   ROW(linear_fwd, "int8, wide", linear_fwd_case, 130, 517, 1030, SUM, SUM, .flags = BYTES | ACCUMULATE),
   ROW(linear_fwd_group, "plain", linear_group_case, 70, 131, 53, EXACT, EXACT),
@@ -634,8 +635,7 @@ int main(void) {
         ops->set_threads(2);
         char name[128];
         snprintf(name, sizeof name, "%s %s %s %s", backend_label(), compute_name(compute), op_infos[current->op].name, current->note);
-        if (!ops->host && current->flags & BYTES) test_skip(name, "the CUDA backend has no int8 weights");
-        else test_run(name, run_current);
+        test_run(name, run_current);
       }
   return test_done();
 }

@@ -33,7 +33,7 @@ struct pending_copy {
 struct exchange {  // what a lane brings
   uint64_t bits;
   int mode, lane, predicate;
-  void *d;
+  void *d;                 // a warp product's
   const void *a, *b, *c;
   int half;
 };
@@ -288,6 +288,25 @@ static void finish_mma(fiber *lanes, unsigned) {
   for (int l = 0; l < 32; l++)
     for (int e = 0; e < 8; e++) ((float *)lanes[l].x.d)[e] = (float)c[cusim_cell(l, e, cusim_salt_c)];
 }
+
+// exact: sums of bytes' products in int32
+static void finish_mma_bytes(fiber *lanes, unsigned) {
+  using namespace nvcuda::wmma;
+  static int a[256], b[256], c[256];
+  for (int l = 0; l < 32; l++) {
+    const exchange &x = lanes[l].x;
+    for (int e = 0; e < 8; e++) {
+      a[cusim_cell(l, e, cusim_salt_a)] = ((const signed char *)x.a)[e];
+      b[cusim_cell(l, e, cusim_salt_b)] = ((const signed char *)x.b)[e];
+      c[cusim_cell(l, e, cusim_salt_c)] = ((const int *)x.c)[e];
+    }
+  }
+  for (int i = 0; i < 16; i++)
+    for (int k = 0; k < 16; k++)
+      for (int j = 0; j < 16; j++) c[i * 16 + j] += a[i * 16 + k] * b[k * 16 + j];
+  for (int l = 0; l < 32; l++)
+    for (int e = 0; e < 8; e++) ((int *)lanes[l].x.d)[e] = c[cusim_cell(l, e, cusim_salt_c)];
+}
 }  // namespace cusim
 
 using namespace cusim;
@@ -318,6 +337,11 @@ void cusim_mma(float *d, const void *a, const void *b, const float *c, int half)
   exchange &x = running->x;
   x.d = d, x.a = a, x.b = b, x.c = c, x.half = half;
   together("mma_sync", 0xffffffffu, finish_mma);
+}
+void cusim_mma_bytes(int *d, const signed char *a, const signed char *b, const int *c) {
+  exchange &x = running->x;
+  x.d = d, x.a = a, x.b = b, x.c = c;
+  together("mma_sync of bytes", 0xffffffffu, finish_mma_bytes);
 }
 }  // namespace wmma
 }  // namespace nvcuda

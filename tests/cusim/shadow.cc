@@ -1,7 +1,7 @@
 // shadow.cc: what is known of every byte of simulated memory, for checked builds (CUSIM_CHECKED).
 //
 //   state    a byte per byte of the region and of shared memory: 0 nothing there, 1 allocated, 2 written
-//   writers  per two bytes (the smallest element in use), who wrote last: block, thread, and the counts of barriers then
+//   writers  per two bytes (the smallest that kernels store), who wrote last: block, thread, and the counts of barriers then
 //   readers  the same for shared memory; `several` when more than one thread has read since the last barrier
 //
 // Two accesses of one block are ordered when a __syncthreads lies between them, or a __syncwarp if both are of one warp.

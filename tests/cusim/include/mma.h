@@ -1,4 +1,5 @@
-// mma.h (cusim): warp matrix fragments, the form kernels/cuda uses: 16 x 16 x 16, bf16 or half operands, fp32 accumulators.
+// mma.h (cusim): warp matrix fragments, the form kernels/cuda uses: 16 x 16 x 16, bf16 or half operands and fp32
+// accumulators, or bytes and int32.
 //
 // Which element lies in which lane is unspecified in CUDA; here it is scrambled, so that code that assumes a layout fails.
 // What CUDA demands is checked: every lane takes part, pointers are aligned to 32 bytes, strides are multiples of 16 bytes.
@@ -33,6 +34,7 @@ template <> struct cusim_salt<accumulator> { enum { value = cusim_salt_c }; };
 
 int cusim_lane();
 void cusim_check_tile(const void *p, size_t element, unsigned ld);  // alignment and stride; all lanes arrive
+void cusim_mma_bytes(int *d, const signed char *a, const signed char *b, const int *c);
 void cusim_mma(float *d, const void *a, const void *b, const float *c, int half);  // the warp's product
 
 template <class Use, int m, int n, int k, class T, class L>
@@ -49,8 +51,8 @@ void load_matrix_sync(fragment<Use, m, n, k, T, L> &f, const T *p, unsigned ld) 
   }
 }
 
-template <int m, int n, int k>
-void load_matrix_sync(fragment<accumulator, m, n, k, float> &f, const float *p, unsigned ld, layout_t layout) {
+template <int m, int n, int k, class T>
+void load_matrix_sync(fragment<accumulator, m, n, k, T> &f, const T *p, unsigned ld, layout_t layout) {
   cusim_check_tile(p, 4, ld);
   for (int e = 0, lane = cusim_lane(); e < 8; e++) {
     int cell = cusim_cell(lane, e, cusim_salt_c), r = cell / 16, c = cell % 16;
@@ -58,8 +60,8 @@ void load_matrix_sync(fragment<accumulator, m, n, k, float> &f, const float *p, 
   }
 }
 
-template <int m, int n, int k>
-void store_matrix_sync(float *p, const fragment<accumulator, m, n, k, float> &f, unsigned ld, layout_t layout) {
+template <int m, int n, int k, class T>
+void store_matrix_sync(T *p, const fragment<accumulator, m, n, k, T> &f, unsigned ld, layout_t layout) {
   cusim_check_tile(p, 4, ld);
   for (int e = 0, lane = cusim_lane(); e < 8; e++) {
     int cell = cusim_cell(lane, e, cusim_salt_c), r = cell / 16, c = cell % 16;
@@ -72,6 +74,11 @@ void mma_sync(fragment<accumulator, m, n, k, float> &d, const fragment<matrix_a,
               const fragment<matrix_b, m, n, k, T, LB> &b, const fragment<accumulator, m, n, k, float> &c) {
   static_assert(sizeof(T) == 2, "operands of 2 bytes");
   cusim_mma(d.x, a.x, b.x, c.x, std::is_same<T, __half>::value);
+}
+template <int m, int n, int k, class LA, class LB>
+void mma_sync(fragment<accumulator, m, n, k, int> &d, const fragment<matrix_a, m, n, k, signed char, LA> &a,
+              const fragment<matrix_b, m, n, k, signed char, LB> &b, const fragment<accumulator, m, n, k, int> &c) {
+  cusim_mma_bytes(d.x, a.x, b.x, c.x);
 }
 }  // namespace wmma
 }  // namespace nvcuda
