@@ -76,7 +76,7 @@ what="the quickstart runs whole on the simulator"
   [ -s "$t/quickstart/adapter.tla" ] && grep -q 'cuda cusim' "$t/err" && ok "$what" || not_ok "$what" "$(tail -n 1 "$t/err")"
 
 what="the program itself has no trace of CUDA"
-traces=$(ldd "$build/tlrun" | grep -iE 'cuda|cublas|cusolver|nccl|cusim'; ls "$build" | grep -E '^tl_.*\.so$')
+traces=$(ldd "$build/tlrun" | grep -iE 'cuda|cublas|cusolver|nccl|cusim'; ls "$build" | grep -E '^tl_(cuda|cusim).*\.so$')
 [ -z "$traces" ] && ok "$what" || not_ok "$what" "$traces"
 
 # a device that is not there
