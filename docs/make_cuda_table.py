@@ -7,7 +7,7 @@ what the simulator saw in test_conformance_ops, so a kernel that no test launche
 Occupancy: resident threads over the most that a multiprocessor holds. Blocks are limited by threads, by registers (given out to
 warps in units of 256), by shared memory (1 KiB more a block for the system) and by their number: CUDA programming guide, compute
 capabilities."""
-import glob, os, re, subprocess, sys, tempfile
+import concurrent.futures, glob, os, re, subprocess, sys, tempfile
 
 # threads, blocks, KiB of shared memory of a multiprocessor
 LIMITS = {"80": (2048, 32, 164), "86": (1536, 16, 100), "89": (1536, 24, 100), "90": (2048, 32, 228), "100": (2048, 32, 228), "120": (1536, 24, 100)}
@@ -24,9 +24,9 @@ def short(name):
 
 def compiled(arch, source):
     r = subprocess.run(["nvcc", "-std=c++17", "-O3", "-fmad=false", "-Xcompiler=-fPIC,-Wall", "-Xptxas=-v", f"-gencode=arch=compute_{arch},code=sm_{arch}",
-                        "-c", source, "-o", os.path.join(tempfile.gettempdir(), "tl_cuda_table.o")], capture_output=True, text=True)
+                        "-c", source, "-o", os.path.join(tempfile.gettempdir(), f"tl_cuda_{arch}_{os.path.basename(source)}.o")], capture_output=True, text=True)
     log = r.stdout + r.stderr
-    if r.returncode or "warning" in log.lower(): sys.exit(log)
+    if r.returncode or "warning" in log.lower(): raise SystemExit(log)
     found = re.findall(r"Compiling entry function '(\S+)'.*?\n.*?Function properties.*?\n\s*\d+ bytes stack frame, (\d+) bytes spill stores.*?\n.*?Used (\d+) registers", log)
     return {short(name): (int(regs), int(spill)) for name, (_, spill, regs) in zip(demangled([f[0] for f in found]), found)}
 
@@ -56,10 +56,13 @@ def occupancy(arch, regs, threads, shared):
     blocks = min(most_threads // (warps * 32), most_blocks, by_regs, (kib << 10) // (shared + 1024))
     return 100 * blocks * warps * 32 // most_threads
 
-seen, rows, totals = launches(), {}, {a: [0, 0, 0, 0] for a in LIMITS}
-for source in sorted(glob.glob("kernels/cuda/*.cu")):
+sources, rows, totals = sorted(glob.glob("kernels/cuda/*.cu")), {}, {a: [0, 0, 0, 0] for a in LIMITS}
+with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    jobs = {(arch, source): pool.submit(compiled, arch, source) for arch in LIMITS for source in sources}
+    seen = launches()
+for source in sources:
     for arch in LIMITS:
-        for (name, whole), (regs, spill) in compiled(arch, source).items():
+        for (name, whole), (regs, spill) in jobs[arch, source].result().items():
             t = totals[arch]
             t[0], t[1], t[2], t[3] = t[0] + 1, max(t[1], regs), t[2] + (spill > 0), t[3] + (spill > 0 and "float" not in name)
             threads, shared = seen.get((name, whole), (0, 0))

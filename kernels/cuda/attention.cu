@@ -57,7 +57,7 @@ __device__ static inline void merge_factors(float &m, float &l, float mc, float 
 
 // o, lse: whole rows. part_o (T H, chunks, D), part_ml (T H, chunks, 2): one chunk (SPLIT).
 template <class T, int M, int DMAX, bool SPLIT>
-__global__ static void __launch_bounds__(ATTN_THREADS, SPLIT && sizeof(T) == 2 ? 4 : 2) fwd(attn a, tlk_mat o, float *lse, float *part_o, float *part_ml, int tokens) {
+__global__ static void __launch_bounds__(ATTN_THREADS, SPLIT && sizeof(T) == 2 && DMAX <= 128 ? 4 : 2) fwd(attn a, tlk_mat o, float *lse, float *part_o, float *part_ml, int tokens) {
   typedef fwd_layout<T, M, DMAX> L;
   T *q = (T *)tlk_shared, *kv = (T *)(tlk_shared + L::q_bytes);
   float *s = (float *)(tlk_shared + L::q_bytes + L::kv_bytes);

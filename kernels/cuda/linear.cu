@@ -32,8 +32,9 @@ __global__ static void __launch_bounds__(WARPS * 32, (gemm_tile<T, ROWS>::reside
 }
 
 // part (chunks, T, cols): chunk blockIdx.z alone; of bytes the int32 sums, so that adding chunks stays exact
-template <class T, int ROWS, bool TRANSPOSED>
-__global__ static void __launch_bounds__(WARPS * 32, (gemm_tile<T, ROWS>::resident)) one_chunk(float *part, operands<T> p, int T_, int cols) {
+template <class T, bool TRANSPOSED>
+__global__ static void __launch_bounds__(WARPS * 32, (gemm_tile<T, 16>::resident)) one_chunk(float *part, operands<T> p, int T_, int cols) {
+  enum { ROWS = 16 };
   typedef gemm_tile<T, ROWS> G;
   int n0 = (int)blockIdx.x * TILE_COLS, t0 = (int)blockIdx.y * ROWS, r0 = (int)blockIdx.z * CHUNK, R = TRANSPOSED ? p.N : p.K;
   typename G::sums total;
@@ -62,13 +63,14 @@ template <class T, int ROWS, bool TRANSPOSED>
 static void run(const epilogue &e, const operands<T> &p, int T_, int cols) {
   typedef gemm_tile<T, ROWS> G;
   int R = TRANSPOSED ? p.N : p.K, chunks = div_up(R, CHUNK), across = div_up(cols, TILE_COLS), down = div_up(T_, ROWS);
-  if (ROWS == 16 && chunks > 1 && down * across < 2 * n_multiprocessors()) {
-    float *part = (float *)scratch(SCRATCH_B, sizeof(float) * (size_t)chunks * T_ * cols);
-    launch(one_chunk<T, ROWS, TRANSPOSED>, dim3((unsigned)across, (unsigned)down, (unsigned)chunks), WARPS * 32, G::shared_bytes, part, p, T_, cols);
-    launch(add_chunks<T>, dim3((unsigned)div_up(cols, 256), (unsigned)T_), 256, 0, e, (const float *)part, p, chunks, T_, cols);
-  } else {
-    launch(whole<T, ROWS, TRANSPOSED>, dim3((unsigned)across, (unsigned)down), WARPS * 32, G::shared_bytes, e, p, T_, cols);
-  }
+  if constexpr (ROWS == 16)
+    if (chunks > 1 && down * across < 2 * n_multiprocessors()) {
+      float *part = (float *)scratch(SCRATCH_B, sizeof(float) * (size_t)chunks * T_ * cols);
+      launch(one_chunk<T, TRANSPOSED>, dim3((unsigned)across, (unsigned)down, (unsigned)chunks), WARPS * 32, G::shared_bytes, part, p, T_, cols);
+      launch(add_chunks<T>, dim3((unsigned)div_up(cols, 256), (unsigned)T_), 256, 0, e, (const float *)part, p, chunks, T_, cols);
+      return;
+    }
+  launch(whole<T, ROWS, TRANSPOSED>, dim3((unsigned)across, (unsigned)down), WARPS * 32, G::shared_bytes, e, p, T_, cols);
 }
 
 template <class T> static void choose(const epilogue &e, tlk_mat x, const tlk_packed *w, int T_, bool transposed) {

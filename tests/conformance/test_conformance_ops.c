@@ -511,6 +511,7 @@ static const row rows[] = {
   ROW(linear_fwd, "R, accumulate", linear_fwd_case, 9, 43, 51, SUM, SUM, .r = 5, .flags = LOWRANK | ACCUMULATE),
   ROW(linear_fwd, "R the identity", linear_fwd_case, 11, 43, 51, SUM, SUM, .r = 17, .flags = LOWRANK | IDENTITY | OUT_F32),
   ROW(linear_fwd, "identity or none", linear_fwd_case, 11, 43, 51, SUM, STORE, .r = 4, .flags = LOWRANK | IDENTITY | VARIANTS),
+  ROW(linear_fwd, "few rows, long sums", linear_fwd_case, 5, 37, 1030, SUM, STORE, .r = 2, .flags = LOWRANK | BIAS),
   ROW(linear_fwd, "many rows", linear_fwd_case, 517, 131, 45, SUM, STORE, .r = 2, .flags = LOWRANK | VARIANTS),
   ROW(linear_fwd, "wide", linear_fwd_case, 130, 517, 1029, SUM, SUM, .r = 2, .flags = LOWRANK | OUT_F32),
 
@@ -531,6 +532,7 @@ static const row rows[] = {
   ROW(linear_bwd_x, "R of each row", linear_bwd_x_case, 70, 43, 51, SUM, SUM, .r = 3, .flags = LOWRANK | VARIANTS | ACCUMULATE),
   ROW(linear_bwd_x, "R the identity", linear_bwd_x_case, 11, 43, 51, SUM, SUM, .r = 17, .flags = LOWRANK | IDENTITY),
   ROW(linear_bwd_x, "g alone", linear_bwd_x_case, 11, 43, 51, SUM, SUM, .r = 2, .flags = LOWRANK | NO_DX),
+  ROW(linear_bwd_x, "few rows, long sums", linear_bwd_x_case, 5, 1030, 37, SUM, SUM),
   ROW(linear_bwd_x, "many rows", linear_bwd_x_case, 517, 45, 131, SUM, SUM),
   ROW(linear_bwd_x, "wide", linear_bwd_x_case, 130, 1029, 517, SUM, SUM, .r = 2, .flags = LOWRANK),
 
@@ -571,6 +573,7 @@ static const row rows[] = {
   ROW(attn_fwd, "long", attn_fwd_case, 0, 2, 128, EXP, PROBS, .G = 1, .flags = EXTRA, .map = MAP_PLAIN),
   ROW(attn_fwd, "long, shared prefix", attn_fwd_case, 0, 4, 64, EXP, PROBS, .G = 2, .flags = EXTRA, .map = MAP_PREFIX),
   ROW(attn_fwd, "large heads", attn_fwd_case, 0, 2, 136, EXP, PROBS, .G = 1, .map = MAP_PREFIX),
+  ROW(attn_fwd, "large heads, long", attn_fwd_case, 0, 1, 136, EXP, PROBS, .G = 1, .flags = EXTRA, .map = MAP_PLAIN),
   ROW(attn_bwd, "large heads", attn_bwd_case, 0, 2, 136, EXP, PROBS, .G = 1, .map = MAP_PREFIX),
   ROW(attn_bwd, "causal", attn_bwd_case, 0, 4, 10, EXP, PROBS, .G = 2, .map = MAP_PLAIN),
   ROW(attn_bwd, "shared prefix", attn_bwd_case, 0, 3, 64, EXP, PROBS, .G = 1, .map = MAP_PREFIX),
