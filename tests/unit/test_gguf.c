@@ -516,6 +516,12 @@ static void gguf_refused_by_name(void) {
 
   c = (composer){0};
   model_keys(&c, &z);
+  tensor(&c, "token_embd.weight", 16, 1, 256, blocks, 66);
+  compose_file(&c, "iq2.gguf");
+  refused(at("iq2.gguf"), TL_E_UNSUPPORTED, "token_embd.weight is IQ2_XXS, which is not supported; known: F32");
+
+  c = (composer){0};
+  model_keys(&c, &z);
   tensor(&c, "token_embd.weight", TL_GGML_F16, 23, 24, blocks, 23 * 24 * 2);
   compose_file(&c, "shape.gguf");
   refused(at("shape.gguf"), TL_E_SHAPE, "token_embd.weight is (23, 24), the config wants (23, 20)");
