@@ -24,7 +24,8 @@ local C = F.C
 
 local experiment = { best = summary.best, groups = summary.groups, spread = summary.spread, table = summary.table }
 
-local ROLE = "TL_EXPERIMENT_WORKER"  -- in a worker's environment: "NAME PARENT-PID WORKER UNTIL THREADS"
+local ROLE = "TL_EXPERIMENT_WORKER"  -- in a worker's environment: "NAME CALL PARENT-PID UNTIL THREADS SHARE"
+local calls = {}  -- how often each experiment was run by this script: a worker works at the call that started it
 
 --- Opens a store to ask it: tl.experiment.open("runs/sweep.db"):runs { status = "done" }; see `? tl.experiment.open` and Store:query.
 ---@param path string
@@ -150,8 +151,8 @@ end
 -- ---- a worker
 
 local function role()
-  local name, parent, worker, till, threads = (os.getenv(ROLE) or ""):match "^(%S+) (%d+) (%d+) (%d+) (%d+)$"
-  return name and { name = name, parent = tonumber(parent), worker = tonumber(worker), till = tonumber(till), threads = tonumber(threads) }
+  local name, call, parent, till, threads, share = (os.getenv(ROLE) or ""):match "^(%S+) (%d+) (%d+) (%d+) (%d+) (%d+)$"
+  return name and { name = name, call = tonumber(call), parent = tonumber(parent), till = tonumber(till), threads = tonumber(threads), share = tonumber(share) }
 end
 
 local function job_of(st, row)
@@ -177,11 +178,11 @@ local function perform(o, rows, jobs)
   return out
 end
 
--- Claims and runs until nothing is left or the time is over. sweep: the process that started this one
-local function work(st, o, till, sweep)
-  local owner, code = store.owner(nil, sweep), code_version()
+-- Claims and runs until nothing is left or the time is over. share: how many at once at most; sweep: the process that started this one
+local function work(st, o, till, share, sweep)
+  local owner, code, most = store.owner(nil, sweep), code_version(), math.min(o.most or 8, share)
   while till == 0 or os.time() < till do
-    local rows, jobs = st:claim(owner, code, o.run_together and o.together, o.most or 8), {}
+    local rows, jobs = st:claim(owner, code, o.run_together and o.together, most), {}
     if #rows == 0 then return end
     for i, row in ipairs(rows) do jobs[i] = job_of(st, row) end
     local began = C.tl_seconds()
@@ -213,11 +214,11 @@ local function c_strings(list)
   return out
 end
 
-local function start(argv, name, k, till, threads, log_path)
-  local env = { ("%s=%s %d %d %d %d"):format(ROLE, name, C.getpid(), k, till, threads), "OMP_NUM_THREADS=" .. threads }
+local function start(argv, name, till, threads, share, log_path)
+  local env = { ("%s=%s %d %d %d %d %d"):format(ROLE, name, calls[name], C.getpid(), till, threads, share), "OMP_NUM_THREADS=" .. threads }
   local pid = ffi.new "int64_t[1]"
   F.check(C.tl_child_start(c_strings(argv), c_strings(env), log_path, pid))
-  return { pid = tonumber(pid[0]), owner = store.owner(tonumber(pid[0]), C.getpid()), k = k }
+  return { pid = tonumber(pid[0]), owner = store.owner(tonumber(pid[0]), C.getpid()) }
 end
 
 local function last_line(path)
@@ -249,7 +250,7 @@ local function supervise(name, st, children, restart, log_path)
         if code[0] ~= 0 then
           local why = sig[0] ~= 0 and ("the worker was ended by signal %d"):format(sig[0])
             or ("the worker ended with code %d: %s"):format(code[0], last_line(log_path))
-          if st:failed(child.owner, why) > 0 then children[#children + 1] = restart(child.k)
+          if st:failed(child.owner, why) > 0 then children[#children + 1] = restart()
           else error(("%s: %s (%s)"):format(name, why, log_path), 0) end
         end
       end
@@ -267,10 +268,11 @@ end
 
 local function run_workers(name, st, workers, till, log_path)
   local argv, children = script_argv(), {}
-  local threads = math.max(1, math.floor(C.tl_threads() / workers))
-  local function one(k) return start(argv, name, k, till, threads, log_path) end
+  local threads, c = math.max(1, math.floor(C.tl_threads() / workers)), st:counts()
+  local share = math.ceil((c.pending + c.running) / workers)  -- what is done together leaves something for every worker
+  local function one() return start(argv, name, till, threads, share, log_path) end
   local ok, why = pcall(function()
-    for k = 1, workers do children[k] = one(k) end
+    for k = 1, workers do children[k] = one() end
     supervise(name, st, children, one, log_path)
   end)
   if ok then return end
@@ -301,13 +303,14 @@ function experiment.run(p, o)
   local me, path = role(), rawget(p, "store") or ("runs/%s.db"):format(name)
   local workers, hours = rawget(p, "workers") or 1, rawget(p, "hours") or 0
   if not script_argv() then workers = 0 end
+  calls[name] = (calls[name] or 0) + 1
   local st = store.open(path)
   st:want(name, identified(name, o), not me and not rawget(p, "dry_run"))
   if me then
-    if me.name == name then
+    if me.name == name and me.call == calls[name] then
       C.tl_child_of(me.parent)
       C.tl_set_threads(me.threads)
-      work(st, o, me.till, me.parent)
+      work(st, o, me.till, me.share, me.parent)
       st:close()
       os.exit(0, true)
     end
@@ -318,7 +321,7 @@ function experiment.run(p, o)
   else
     local c, till = st:counts(), hours > 0 and math.floor(os.time() + 3600 * hours) or 0
     if c.pending + c.running > 0 then
-      if workers == 0 then work(st, o, till) else run_workers(name, st, math.min(workers, c.pending + c.running), till, path:gsub("%.db$", "") .. "-workers.log") end
+      if workers == 0 then work(st, o, till, math.huge) else run_workers(name, st, math.min(workers, c.pending + c.running), till, path:gsub("%.db$", "") .. "-workers.log") end
       tell_failures(st)
     end
   end

@@ -9,9 +9,9 @@ local paper = {}
 
 --- The sizes of a study: what --full (the default), --quick and --ci mean for a run. Given options go before them.
 paper.sizes = {
-  full  = { steps = 40, batch = 16, group = 16, new_tokens = 64, valid = 200, test = 400, seeds = 3 },
-  quick = { steps = 24, batch = 8, group = 16, new_tokens = 48, valid = 100, test = 200, seeds = 2 },
-  ci    = { steps = 1, batch = 2, group = 4, new_tokens = 16, valid = 4, test = 8, seeds = 1 },
+  full  = { steps = 40, batch = 16, group = 16, new_tokens = 64, valid = 200, test = 400, seeds = 3, sweep_seeds = 3 },
+  quick = { steps = 24, batch = 8, group = 16, new_tokens = 48, valid = 100, test = 200, seeds = 3, sweep_seeds = 1 },
+  ci    = { steps = 1, batch = 2, group = 4, new_tokens = 16, valid = 4, test = 8, seeds = 1, sweep_seeds = 1 },
 }
 
 --- Learning rates that are swept at every point of a study: by method and size.
@@ -38,6 +38,7 @@ function paper.options(spec)
     test = { 0, "held-out problems of the reported accuracy; 0: the size's", integer = true, min = 0 },
     seeds = { 0, "seeds of every point; 0: the size's", integer = true, min = 0 },
     members = { 8, "runs of one family that are trained at once, as a population; 1: none", integer = true, min = 1 },
+    sweep_seeds = { 0, "seeds that sweep the learning rates; further ones take each point's best of these; 0: the size's", integer = true, min = 0 },
     lrs = { {}, "learning rates that are swept; none: the method's and size's", of = "number" },
     store = { "runs/paper.db", "SQLite file of the runs", value = "FILE" },
     out = { "runs/paper", "folder for the figures", value = "DIR" } }
@@ -101,15 +102,46 @@ local function cost(s)
   return eval + s.steps * s.batch * (s.group or 1) * (s.method == "sft" and 0.003 or 0.002)
 end
 
---- Does the runs of a study (those the store does not have); returns the done ones, or nil after --dry_run. Recipes of the paper
---- share one experiment, so that a run that two of them want is done once.
+local function do_runs(p, runs)
+  local o = { name = "paper", runs = runs, run = train.run, cost = cost }
+  if p.members > 1 then o.together, o.run_together, o.most = train.family, train.run_together, p.members end
+  return experiment.run(p, o)
+end
+
+-- a run's point: its settings but for learning rate and seed
+local function point_of(s)
+  local rest = {}
+  for k, v in pairs(s) do if k ~= "lr" and k ~= "seed" then rest[k] = v end end
+  return json.encode(rest)
+end
+
+-- point -> the learning rate whose runs are judged best on average
+local function chosen_rates(rows)
+  local list, out = {}, {}
+  for i, r in ipairs(rows) do list[i] = { point = point_of(r.settings), lr = r.lr, judged = r.judged } end
+  for _, best in ipairs(experiment.best(list, { by = { "point" }, best = "lr", value = "judged" })) do out[best.point] = best.lr end
+  return out
+end
+
+--- Does the runs of a study (those the store does not have); returns the done ones and how many are not, or nil after --dry_run. Seeds up
+--- to sweep_seeds do every learning rate; further seeds the best of these at each point, and only rows of that rate are returned
+--- then. Recipes of the paper share one experiment, so that a run that two of them want is done once.
 ---@param p table
 ---@param runs table[]
 function paper.run(p, runs)
-  local o = { name = "paper", runs = runs, run = train.run, cost = cost }
-  if p.members > 1 then o.together, o.run_together, o.most = train.family, train.run_together, p.members end
-  local rows, missing = experiment.run(p, o)
-  if rows and missing > 0 then require("tl.log").warn("%s: %d of %d runs are not done; the figures are of the others", rawget(p, "name"), missing, #rows + missing) end
+  local sweep, first, later = given(p, "sweep_seeds"), {}, {}
+  for _, s in ipairs(runs) do table.insert((s.seed <= sweep or not s.lr) and first or later, s) end
+  local rows, missing = do_runs(p, first)
+  if not rows then
+    if #later > 0 then io.stdout:write(("and then %d further seeds of each point, at the learning rate that is chosen\n"):format(given(p, "seeds") - sweep)) end
+    return nil, 0
+  end
+  if #later > 0 then
+    local rates, list = chosen_rates(rows), {}
+    for _, s in ipairs(runs) do if not s.lr or s.lr == rates[point_of(s)] then list[#list + 1] = s end end
+    rows, missing = do_runs(p, list)
+  end
+  if missing > 0 then require("tl.log").warn("%s: %d of %d runs are not done; the figures are of the others", rawget(p, "name"), missing, #rows + missing) end
   return rows, missing
 end
 

@@ -18,7 +18,7 @@ TLRUN = os.path.join(BUILD if os.path.isabs(BUILD) else os.path.join(ROOT, BUILD
 SWEEP = """
 local tl = require "tl"
 local p = tl.recipe(tl.experiment.options { name = "sweep", journal = { "journal", "file" }, pause = { 0.02, "seconds a run" }, break_at = { 0, "a seed" },
-  how = { "error", "how it breaks" }, seeds = { 25, "seeds" } })
+  how = { "error", "how it breaks" }, seeds = { 25, "seeds" }, twice = { false, "a second call" } })
 local seeds = {}
 for i = 1, p.seeds do seeds[i] = i end
 local rows, missing = tl.experiment.run(p, { runs = tl.experiment.grid { seed = seeds, x = { 0.5, 2 } }, cost = function(s) return s.x end,
@@ -32,6 +32,11 @@ local rows, missing = tl.experiment.run(p, { runs = tl.experiment.grid { seed = 
     if s.seed == p.break_at then os.execute "kill -9 $PPID" end
     return { y = s.seed * s.x, third = s.seed / 3 }
   end })
+if rows and p.twice then  -- what the second call wants is made from what the first has done
+  local more = {}
+  for _, r in ipairs(rows) do more[#more + 1] = { seed = r.seed, x = r.y + 1000 } end
+  rows, missing = tl.experiment.run(p, { runs = more, run = function(s) return { y = s.x + 1 } end })
+end
 if rows then for _, r in ipairs(rows) do print(r.seed, r.x, r.y) end print("missing", missing) end
 """
 failures = 0
@@ -98,6 +103,13 @@ def dry_run(folder):
     plan = run(folder, "--dry_run").stdout
     want(not journal(folder), "--dry_run ran something")
     want("50 runs, 0 done, 50 to do; 1 min 2 s of work (estimated), 1 min 2 s with 1 worker" in plan, "the plan ends " + plan[-200:])
+
+
+def two_calls(folder):
+    """A worker works at the call that started it, not at the first of that name."""
+    out = run(folder, "--workers", 2, "--seeds", 3, "--pause", 0, "--twice").stdout.split("\n")
+    want(out[0].split("\t") == ["1", "1000.5", "1001.5"] and out[6] == "missing\t0", "the second call's runs are not done: %r" % out)
+    want(len(table(folder)) == 12, "%d runs are done, 12 wanted" % len(table(folder)))
 
 
 def failing(folder):
@@ -184,6 +196,7 @@ if not os.path.exists(TLRUN):
     sys.exit(1)
 test("a sweep runs every run once, and a wider one only what is new", runs_again)
 test("the plan of a dry run", dry_run)
+test("a script with two calls", two_calls)
 test("runs that fail, and are tried again", failing)
 test("a worker that dies in a run", dying_worker)
 test("a sweep without workers", in_process)

@@ -95,6 +95,24 @@ def populations():
         want(len({v for v in one.values()}) > 2, "%s: all runs are alike: their agreement says nothing" % recipe)
 
 
+def further_seeds():
+    """Seeds beyond the sweeping ones take the learning rate that the sweep chose."""
+    store = TEMP + "/seeds.db"
+    run("rank", "--ci", "--steps", "2", "--lrs", "0.01,0.05", "--seeds", "3", "--sweep_seeds", "1", "--store", store, "--out", TEMP + "/seeds", "--valid", "20")
+    judged, later = {}, {}
+    for settings, m in metrics(store).items():
+        s = json.loads(settings)
+        (judged if s["seed"] == 1 else later).setdefault(s["rank"], []).append((json.loads(m)["judged"], s["lr"]))
+    want(len(judged) == 2 and all(len(v) == 2 for v in judged.values()), "the first seed's rates: %r" % judged)
+    for rank, runs in later.items():
+        best = max(v for v, _ in judged[rank])
+        rates = {lr for _, lr in runs}
+        want(len(runs) == 2 and len(rates) == 1 and (best, rates.pop()) in judged[rank], "rank %d: judged %r, then %r" % (rank, judged[rank], runs))
+    with open(TEMP + "/seeds/rank.json") as f:
+        rows = json.load(f)["tables"][0]["rows"]
+    want([r[4] for r in rows] == ["3", "3"], "the table is of %r seeds" % [r[4] for r in rows])
+
+
 def benchmarks():
     run("benchmarks", "--tasks", "wordproblems", "--limit", "4", "--new_tokens", "8", "--out", TEMP + "/paper", "--adapter", make_adapter())
     with open(TEMP + "/paper/benchmarks.json") as f:
@@ -117,5 +135,6 @@ with tempfile.TemporaryDirectory(prefix="tl-paper-") as TEMP:
     test("all.lua --ci: every recipe of the paper", everything)
     test("a second call repeats nothing", again)
     test("runs in a population are those alone", populations)
+    test("further seeds", further_seeds)
     test("benchmarks.lua", benchmarks)
 sys.exit(1 if failures else 0)
