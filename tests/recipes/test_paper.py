@@ -11,25 +11,8 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BUILD = os.environ.get("TL_BUILD_DIR", "build")
-TLRUN = os.path.join(BUILD if os.path.isabs(BUILD) else os.path.join(ROOT, BUILD), "tlrun")
-failures = 0
-
-
-def test(name, body):
-    global failures
-    try:
-        body()
-        print("ok " + name, flush=True)
-    except Exception as e:
-        failures += 1
-        print("not ok %s: %s" % (name, " ".join(str(e).split()) or type(e).__name__), flush=True)
-
-
-def want(condition, why):
-    if not condition:
-        raise AssertionError(why)
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, "lua"))
+from session import ROOT, TLRUN, check as want, done, test  # noqa: E402
 
 
 def run(recipe, *options):
@@ -137,4 +120,4 @@ with tempfile.TemporaryDirectory(prefix="tl-paper-") as TEMP:
     test("runs in a population are those alone", populations)
     test("further seeds", further_seeds)
     test("benchmarks.lua", benchmarks)
-sys.exit(1 if failures else 0)
+done()
