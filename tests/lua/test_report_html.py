@@ -135,7 +135,8 @@ def of_a_store(folder):
     code = """for _, name in ipairs { "a", "b" } do tl.experiment.run({ store = "s.db", workers = 0 }, { name = name, runs = tl.experiment.grid { lr = { 0.001, 0.1 }, seed = { 1, 2 }, kind = { "<b>x</b>" } },
       run = function(s) return { accuracy = s.lr + s.seed / 100 } end }) end"""
     want(subprocess.run([TLRUN, "-e", code], cwd=folder, timeout=60).returncode == 0, "the store could not be made")
-    report(folder, "s.db", "-o", "out.html")
+    made = json.loads(report(folder, "s.db", "-o", "out.html", "--json").stdout)
+    want(made["charts"] == 2, "--plots would draw %d charts, both experiments have one" % made["charts"])
     with open(folder + "/out.html", encoding="utf-8") as f:
         text = f.read()
     r = self_contained(text)
