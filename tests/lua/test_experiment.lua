@@ -28,6 +28,9 @@ check.test("sqlite: values there and back", function()
   check.raises("value 1 is a table", db.rows, db, "select ?", {})
   pcall(db.transaction, db, function() db:run("delete from t"); error "stop" end)
   check.equal(db:row("select count(*) as n from t").n, 8, "a transaction that fails is undone")
+  db:exec "pragma foreign_keys = on; create table p (id integer primary key); create table c (p references p deferrable initially deferred)"
+  check.raises("FOREIGN KEY constraint failed", db.transaction, db, function() db:run "insert into c values (1)" end)
+  check.equal(db:transaction(function() return db:row("select count(*) as n from c").n end), 0, "a commit that fails is undone, and the next transaction can begin")
   db:close()
 end)
 
