@@ -109,20 +109,10 @@ local function is_adapter(a) return type(a) == "table" and a.handle ~= nil end
 --- Every combination of a grid's values: { lr = {1, 2}, seed = {1, 2, 3} } -> six tables, names in alphabetical order, the last one
 --- changing fastest.
 function population.grid(grid)
-  local names, list = {}, { {} }
   for name, values in pairs(grid) do
     if type(values) ~= "table" or #values == 0 then error(("grid: %s wants a list of values"):format(tostring(name)), 2) end
-    names[#names + 1] = name
   end
-  table.sort(names)
-  for _, name in ipairs(names) do
-    local longer = {}
-    for _, t in ipairs(list) do
-      for _, v in ipairs(grid[name]) do longer[#longer + 1] = over(t, { [name] = v }) end
-    end
-    list = longer
-  end
-  return list
+  return require "tl.experiment.grid"(grid)
 end
 
 local function adapter_of(o, own, first)

@@ -166,9 +166,7 @@ local function store_charts(done, by, metric)
     local points, numbers = {}, true  -- runs without the setting (those of another method) are left out
     for _, g in ipairs(summary.groups(done, { axis })) do
       if g[axis] ~= nil then
-        local values = {}
-        for _, r in ipairs(g) do values[#values + 1] = type(r[metric]) == "number" and r[metric] or nil end
-        local s = summary.spread(values)
+        local s = summary.spread(summary.values(g, metric))
         numbers = numbers and type(g[axis]) == "number"
         points[#points + 1] = numbers and s.n > 0 and { g[axis], s.max, s.min, s.max } or nil
       end
@@ -183,8 +181,7 @@ local function store_charts(done, by, metric)
 end
 
 local function experiment_part(doc, name, rows, o)
-  local done = {}
-  for _, r in ipairs(rows) do if r.status == "done" then done[#done + 1] = r end end
+  local done = summary.where(rows, { status = "done" })
   doc:heading("Experiment " .. name)
   local failed, seconds = 0, 0
   for _, r in ipairs(rows) do failed, seconds = failed + (r.status == "failed" and 1 or 0), seconds + (r.seconds or 0) end
