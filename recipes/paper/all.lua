@@ -29,6 +29,6 @@ for _, part in ipairs(p.parts) do
   done[#done + 1] = part
 end
 if p.dry_run then return end
-local path = tl.paper.report(p.out, p.parts, { quick = p.quick, ci = p.ci })
+local path = tl.paper.report(p.out, p.parts)
 tl.log.info("the report is %s", path)
 return { report = path, parts = done, unfinished = unfinished }
