@@ -21,7 +21,7 @@ if at[2] then
     local _, _, word = tl.paper.compare(q, at[2], n)
     if word == "higher" then beaten[#beaten + 1] = "r = " .. q.rank end
   end
-  verdict = #list < 3 and "not decided" or #beaten == 0 and "reproduced" or "not reproduced"
+  verdict = #list < 3 and "not decided" or #beaten == 0 and "not contradicted" or "not reproduced"
   finding = #beaten == 0 and ("No other rank is higher than r = 2 (%s) by more than two standard errors."):format(tl.paper.text(at[2], n))
     or ("r = 2 (%s) is beaten by %s."):format(tl.paper.text(at[2], n), table.concat(beaten, ", "))
 end
