@@ -189,18 +189,22 @@ function paper.point(x, point, n_test, label)
   return { x, point.mean, math.max(0, point.mean - e), math.min(1, point.mean + e), label }
 end
 
+--- Adds points to a series of a chart: those of a list, over their field x. Returns the series.
+function paper.line(series, list, x, n_test)
+  series.points = {}
+  for i, q in ipairs(list) do series.points[i] = paper.point(q[x], q, n_test) end
+  return series
+end
+
 local NAMES = { tinylora = "TinyLoRA", loraxs = "LoRA-XS", lora = "LoRA", full = "full finetuning" }
 
 --- The points of a ladder, best learning rate of each: a list in order of trained numbers, and charts' series, one an adapter kind.
-function paper.climb(rows, n_test, prefix, first_colour, style)
+function paper.climb(rows, n_test)
   local list = experiment.best(rows, { by = { "adapter", "trained_parameters", "u", "rank", "tie" }, best = "lr", judge = "judged" })
   table.sort(list, function(a, b) return a.trained_parameters < b.trained_parameters end)
   local series = {}
   for i, kind in ipairs { "tinylora", "loraxs", "lora", "full" } do
-    local s = { name = (prefix or "") .. NAMES[kind], points = {}, colour = (first_colour or 0) + i - 1, style = style, bars = true }
-    for _, point in ipairs(list) do
-      if point.adapter == kind then s.points[#s.points + 1] = paper.point(point.trained_parameters, point, n_test) end
-    end
+    local s = paper.line({ name = NAMES[kind], colour = i - 1, bars = true }, experiment.where(list, { adapter = kind }), "trained_parameters", n_test)
     if #s.points > 0 then series[#series + 1] = s end
   end
   return list, series

@@ -17,9 +17,7 @@ for _, r in ipairs(rows) do r.form = r.store .. (r.rounding and ", " .. r.roundi
 local n, series, words, best, decided = rows[1].test, {}, {}, 0, 0
 local list = tl.experiment.best(rows, { by = { "budget", "form", "u" }, best = "lr", judge = "judged" })
 for _, g in ipairs(tl.experiment.groups(list, { "form" })) do
-  local s = { name = g.form, points = {}, bars = true }
-  for _, q in ipairs(g) do s.points[#s.points + 1] = tl.paper.point(q.budget, q, n) end
-  series[#series + 1] = s
+  series[#series + 1] = tl.paper.line({ name = g.form, bars = true }, g, "budget", n)
 end
 local groups = tl.experiment.groups(list, { "budget" })
 for _, g in ipairs(groups) do

@@ -18,8 +18,7 @@ local n, t, s, all = rows[1].test, { columns = { "model", "parameters", "base", 
 for i, name in ipairs(p.models) do
   local mine = tl.experiment.where(rows, { model = name })
   local base, list = tl.paper.base(mine), tl.paper.climb(tl.experiment.where(mine, { method = "grpo" }), n)
-  all[i] = { name = name, points = {}, bars = true }
-  for k, q in ipairs(list) do all[i].points[k] = tl.paper.point(q.trained_parameters, q, n) end
+  all[i] = tl.paper.line({ name = name, bars = true }, list, "trained_parameters", n)
   local enough = tl.paper.smallest(list, base, 0.95)
   if enough then
     local parameters = mine[1].model_parameters

@@ -16,13 +16,12 @@ for _, r in ipairs(rows) do r.groups = tonumber(r.tie:match "%d+") end
 local n, series, words, up, down = rows[1].test, {}, {}, 0, 0
 local list = tl.experiment.best(rows, { by = { "trained_parameters", "groups", "u" }, best = "lr", judge = "judged" })
 for _, g in ipairs(tl.experiment.groups(list, { "trained_parameters" })) do
-  local s, least, most = { name = g.trained_parameters .. " numbers", points = {} }, nil, nil
+  local least, most
   for _, q in ipairs(g) do
-    s.points[#s.points + 1] = tl.paper.point(q.u, q, n)
     if q.u == 1 then least = q end
     if q.groups == 1 then most = q end
   end
-  series[#series + 1] = s
+  series[#series + 1] = tl.paper.line({ name = g.trained_parameters .. " numbers" }, g, "u", n)
   if least and most and least ~= most then
     local d, se, word = tl.paper.compare(least, most, n)
     up, down = up + (word == "higher" and 1 or 0), down + (word == "lower" and 1 or 0)
