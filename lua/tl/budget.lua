@@ -36,6 +36,4 @@ local function budget(o)
     tie = function(m) return math.floor(m.position * groups / m.count) end }
 end
 
-local doc = {}
-
-return setmetatable(doc, { __call = function(_, o) return budget(o) end })
+return setmetatable({}, { __call = function(_, o) return budget(o) end })

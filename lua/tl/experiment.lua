@@ -17,12 +17,14 @@
 --- `run` changes its meaning) and the settings. docs/experiments.md goes through all of it; experiment/store.lua has the table.
 local F = require "tl.ffi"
 local ffi = require "ffi"
+local json = require "tl.json"
 local log = require "tl.log"
+local combinations = require "tl.experiment.grid"
 local store = require "tl.experiment.store"
 local summary = require "tl.experiment.summary"
 local C = F.C
 
-local experiment = { best = summary.best, groups = summary.groups, spread = summary.spread, table = summary.table }
+local experiment = { best = summary.best, groups = summary.groups, spread = summary.spread, table = summary.table, values = summary.values, where = summary.where }
 
 local ROLE = "TL_EXPERIMENT_WORKER"  -- in a worker's environment: "NAME CALL PARENT-PID UNTIL THREADS SHARE"
 local calls = {}  -- how often each experiment was run by this script: a worker works at the call that started it
@@ -46,41 +48,19 @@ function experiment.options(spec)
   return spec
 end
 
-local function sorted_names(t)
-  local names = {}
-  for k in pairs(t) do
-    if type(k) ~= "string" then error("tl.experiment.grid: every axis needs a name: u = { 1, 13 }", 3) end
-    names[#names + 1] = k
-  end
-  -- seed outermost: what a sweep has done at any moment covers the settings before it repeats them
-  table.sort(names, function(a, b)
-    if (a == "seed") ~= (b == "seed") then return a == "seed" end
-    return a < b
-  end)
-  return names
-end
-
 --- Every combination of the values of named axes, as a list of settings; a value that is no table is the same in all of them. Axes
 --- vary by their names' order, the last fastest; `seed` slowest. keep: function(settings) -> false to leave one out.
 ---@param axes table
 ---@param keep function?
 function experiment.grid(axes, keep)
-  local names, out = sorted_names(axes), {}
-  local function walk(i, s)
-    if i > #names then
-      local copy = {}
-      for k, v in pairs(s) do copy[k] = v end
-      if not keep or keep(copy) then out[#out + 1] = copy end
-      return
-    end
-    local values = axes[names[i]]
-    for _, v in ipairs(type(values) == "table" and values or { values }) do
-      s[names[i]] = v
-      walk(i + 1, s)
-    end
-    s[names[i]] = nil
+  for name in pairs(axes) do
+    if type(name) ~= "string" then error("tl.experiment.grid: every axis needs a name: u = { 1, 13 }", 2) end
   end
-  walk(1, {})
+  -- seed slowest: what a sweep has done at any moment covers the settings before it repeats them
+  local list, out = combinations(axes, "seed"), {}
+  for _, s in ipairs(list) do
+    if not keep or keep(s) then out[#out + 1] = s end
+  end
   return out
 end
 
@@ -138,8 +118,8 @@ local function plan(name, st, o, workers)
     local seconds = r.status ~= "done" and predict(r.settings) or nil
     if r.status ~= "done" then left, unknown = left + (seconds or 0), unknown or not seconds end
     if r.status == "done" and r.code ~= code then old = old + 1 end
-    r.cost = seconds and log.duration(seconds) or r.status ~= "done" and "?" or ("took %s"):format(log.duration(r.seconds or 0))
-    io.stdout:write(("%-8s %-14s %s\n"):format(r.status, r.cost, words(r.settings)))
+    local takes = seconds and log.duration(seconds) or r.status ~= "done" and "?" or ("took %s"):format(log.duration(r.seconds or 0))
+    io.stdout:write(("%-8s %-14s %s\n"):format(r.status, takes, words(r.settings)))
   end
   local c = st:counts()
   io.stdout:write(("%s: %d runs, %d done, %d to do; %s of work%s, %s with %d worker%s%s\n"):format(name, #rows, c.done, #rows - c.done,
@@ -165,6 +145,7 @@ local function checked(row, metrics)
   for k in pairs(metrics) do
     if row.settings[k] ~= nil then error(("the metric '%s' has the name of a setting; a row has one value of a name"):format(k), 0) end
   end
+  json.encode(metrics)  -- raises here, where the run fails, for what has no JSON form
   return metrics
 end
 
@@ -325,8 +306,8 @@ function experiment.run(p, o)
       tell_failures(st)
     end
   end
-  local rows, all = {}, st:wanted()
-  for _, r in ipairs(all) do if r.status == "done" then rows[#rows + 1] = r end end
+  local all = st:wanted()
+  local rows = summary.where(all, { status = "done" })
   st:close()
   return rows, #all - #rows
 end

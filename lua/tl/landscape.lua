@@ -8,6 +8,7 @@
 --- model and x = 0 the adapter; dy is a random direction at a right angle, as long as dx.
 local grpo = require "tl.grpo"
 local pass = require "tl.pass"
+local escape = require("tl.plot").escape
 local philox = require "tl.philox"
 local population = require "tl.population"
 local F = require "tl.ffi"
@@ -36,6 +37,7 @@ local function direction(d, origin, adapter, what)
     for i = 1, #to do to[i] = to[i] - origin[i] end
   end
   if #to ~= #origin then error(("landscape: %s has %d numbers, the adapter %d"):format(what, #to, #origin), 3) end
+  if dot(to, to) == 0 then error(("landscape: %s is no direction: it is the origin, or all zero"):format(what), 3) end
   return to
 end
 
@@ -213,8 +215,6 @@ local function colour(share)
   return ("#%02x%02x%02x"):format(a[1] + (b[1] - a[1]) * t, a[2] + (b[2] - a[2]) * t, a[3] + (b[3] - a[3]) * t)
 end
 
-local function escaped(text) return (text:gsub("[&<>]", { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;" })) end
-
 --- The landscape as a picture of its own (SVG). o: title, cell (36 pixels), labels = { x =, y = }. Without a path the text is returned.
 ---@param path string?
 ---@param o table?
@@ -226,7 +226,7 @@ function Landscape:svg(path, o)
   local function add(format, ...) out[#out + 1] = format:format(...) end
   add('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" font-family="sans-serif" font-size="11">', w, h, w, h)
   add('<rect width="%d" height="%d" fill="#ffffff"/>', w, h)
-  add('<text x="%d" y="22" font-size="14">%s</text>', left, escaped(o.title or self.metric .. " over a plane in v"))
+  add('<text x="%d" y="22" font-size="14">%s</text>', left, escape(o.title or self.metric .. " over a plane in v"))
   for j = 1, ny do
     local y = top + (ny - j) * cell
     for i = 1, nx do
@@ -238,8 +238,8 @@ function Landscape:svg(path, o)
   end
   for i = 1, nx do add('<text x="%d" y="%d" text-anchor="middle">%.3g</text>', left + (i - 0.5) * cell, top + ny * cell + 16, self.x[i]) end
   local labels = o.labels or {}
-  add('<text x="%d" y="%d" text-anchor="middle">%s</text>', left + nx * cell / 2, top + ny * cell + 38, escaped(labels.x or "x"))
-  add('<text x="14" y="%d" text-anchor="middle" transform="rotate(-90 14 %d)">%s</text>', top + ny * cell / 2, top + ny * cell / 2, escaped(labels.y or "y"))
+  add('<text x="%d" y="%d" text-anchor="middle">%s</text>', left + nx * cell / 2, top + ny * cell + 38, escape(labels.x or "x"))
+  add('<text x="14" y="%d" text-anchor="middle" transform="rotate(-90 14 %d)">%s</text>', top + ny * cell / 2, top + ny * cell / 2, escape(labels.y or "y"))
   local bar = left + nx * cell + 20
   for k = 0, 19 do add('<rect x="%d" y="%.1f" width="14" height="%.1f" fill="%s"/>', bar, top + (19 - k) * ny * cell / 20, ny * cell / 20 + 0.5, colour(k / 19)) end
   add('<text x="%d" y="%d">%.4g</text>', bar + 18, top + 10, hi)

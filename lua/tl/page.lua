@@ -2,7 +2,7 @@
 --- style from elsewhere; light and dark by the reader's setting; readable on a phone.
 ---
 ---   local page = tl.page.new("Title", "a line below it")
----   page:heading "Curves"; page:text "Words."; page:chart(chart); page:table { columns = {...}, rows = {{...}} }
+---   page:heading "Curves"; page:text "Words."; page:charts { chart }; page:table { columns = {...}, rows = {{...}} }
 ---   page:write "report.html"
 ---
 --- Every text is escaped; only page:raw is taken as it is.
@@ -54,7 +54,7 @@ end
 ---@param subtitle string?
 ---@return tl.Page
 function page.new(title, subtitle)
-  local self = setmetatable({ title = title, parts = {} }, Page)
+  local self = setmetatable({ title = title, parts = {}, drawn = {} }, Page)
   self:raw(("<h1>%s</h1>"):format(escape(title)))
   if subtitle then self:raw(('<p class="dim">%s</p>'):format(escape(subtitle))) end
   return self
@@ -68,12 +68,10 @@ function Page:heading(text, level) self:raw(("<h%d>%s</h%d>"):format(level or 2,
 --- A paragraph; class: "dim", "verdict" or nil.
 function Page:text(text, class) self:raw(("<p%s>%s</p>"):format(class and (' class="%s"'):format(class) or "", escape(text))) end
 
-function Page:pre(text) self:raw("<pre>" .. escape(text) .. "</pre>") end
-
---- Charts (plot.lua), side by side where there is room.
+--- Charts (plot.lua), side by side where there is room. page.drawn lists all of the page.
 function Page:charts(list)
   local out = {}
-  for i, chart in ipairs(list) do out[i] = plot.svg(chart) end
+  for i, chart in ipairs(list) do out[i], self.drawn[#self.drawn + 1] = plot.svg(chart), chart end
   self:raw(#out > 1 and '<div class="grid2">' .. table.concat(out) .. "</div>" or out[1] or "")
 end
 

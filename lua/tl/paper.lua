@@ -5,9 +5,9 @@ local train = require "tl.paper.train"
 local fs = require "tl.fs"
 local json = require "tl.json"
 
-local paper = {}
+local paper = { problems = train.problems }
 
---- The sizes of a study: what --full (the default), --quick and --ci mean for a run. Given options go before them.
+--- The sizes of a study: what a run is without an option, with --quick and with --ci. Given options go before them.
 paper.sizes = {
   full  = { steps = 40, batch = 16, group = 16, new_tokens = 64, valid = 200, test = 400, seeds = 3, sweep_seeds = 3 },
   quick = { steps = 24, batch = 8, group = 16, new_tokens = 48, valid = 100, test = 200, seeds = 3, sweep_seeds = 1 },
@@ -49,7 +49,8 @@ end
 --- "full", "quick" or "ci".
 function paper.size(p) return p.ci and "ci" or p.quick and "quick" or "full" end
 
-local function given(p, name) return p[name] > 0 and p[name] or paper.sizes[paper.size(p)][name] end
+--- A number of a run: as it was given (--steps, --batch, ...), else the size's.
+function paper.given(p, name) return p[name] > 0 and p[name] or paper.sizes[paper.size(p)][name] end
 
 --- The values of an axis of a study: all of them, or at sizes quick and ci fewer.
 function paper.pick(p, full, quick, ci)
@@ -62,12 +63,12 @@ end
 ---@param points table[] settings without lr and seed
 function paper.runs(p, points)
   local out, size = {}, paper.size(p)
-  for seed = 1, given(p, "seeds") do
+  for seed = 1, paper.given(p, "seeds") do
     for _, point in ipairs(points) do
       local rates = point.method == "base" and { 0 } or point.lr and { point.lr } or #p.lrs > 0 and p.lrs or paper.rates[point.adapter][size]
       for _, lr in ipairs(rates) do
-        local s = { model = p.model, task = p.task, steps = given(p, "steps"), batch = given(p, "batch"), group = given(p, "group"),
-          new_tokens = given(p, "new_tokens"), valid = given(p, "valid"), test = given(p, "test"), seed = seed }
+        local s = { model = p.model, task = p.task, steps = paper.given(p, "steps"), batch = paper.given(p, "batch"), group = paper.given(p, "group"),
+          new_tokens = paper.given(p, "new_tokens"), valid = paper.given(p, "valid"), test = paper.given(p, "test"), seed = seed }
         for k, v in pairs(point) do s[k] = v end
         s.lr = lr
         if s.method == "base" then s.lr, s.steps, s.batch, s.group = nil, nil, nil, nil end
@@ -129,11 +130,11 @@ end
 ---@param p table
 ---@param runs table[]
 function paper.run(p, runs)
-  local sweep, first, later = given(p, "sweep_seeds"), {}, {}
+  local sweep, first, later = paper.given(p, "sweep_seeds"), {}, {}
   for _, s in ipairs(runs) do table.insert((s.seed <= sweep or not s.lr) and first or later, s) end
   local rows, missing = do_runs(p, first)
   if not rows then
-    if #later > 0 then io.stdout:write(("and then %d further seeds of each point, at the learning rate that is chosen\n"):format(given(p, "seeds") - sweep)) end
+    if #later > 0 then io.stdout:write(("and then %d further seeds of each point, at the learning rate that is chosen\n"):format(paper.given(p, "seeds") - sweep)) end
     return nil, 0
   end
   if #later > 0 then
@@ -147,21 +148,20 @@ end
 
 --- One metric of a run, step by step, as points of a chart; empty when the run's folder is not there any more.
 function paper.curve(row, field)
-  local out, path = {}, (row.folder or "") .. "/metrics.jsonl"
-  if fs.kind(path) ~= "file" then return out end
-  for line in io.lines(path) do
-    local m = json.parse(line)
-    if type(m) == "table" and type(m[field]) == "number" then out[#out + 1] = { m.step, m[field] } end
-  end
-  return out
+  local runs = require "tl.report.runs"
+  return row.folder and runs.curve({ runs.load(row.folder) }, field) or {}
 end
 
---- The base model on a row's test problems with something changed: ask (words after the question), or tokens: exactly so many are
+--- The base model on a row's test problems with something changed: ask (words after the prompt), or tokens: exactly so many are
 --- written, whether it wants to stop or not.
 ---@return table as tl.eval.run
 function paper.measure(row, o)
   local w = train.world { model = row.model, task = row.task, method = "base", test = row.test, valid = row.valid }
-  local prompt = o.ask and function(q) return { { role = "user", content = q.question .. o.ask } } end or nil
+  local prompt = o.ask and function(q)
+    local messages = {}
+    for i, m in ipairs(q.messages) do messages[i] = { role = m.role, content = i == #q.messages and m.content .. o.ask or m.content } end
+    return messages
+  end or nil
   return require("tl.eval").run { model = w.model, problems = w.test, prompt = prompt, verifier = "verifiers.math", max_new_tokens = o.tokens or row.new_tokens, ignore_eos = o.tokens ~= nil }
 end
 
@@ -189,18 +189,22 @@ function paper.point(x, point, n_test, label)
   return { x, point.mean, math.max(0, point.mean - e), math.min(1, point.mean + e), label }
 end
 
+--- Adds points to a series of a chart: those of a list, over their field x. Returns the series.
+function paper.line(series, list, x, n_test)
+  series.points = {}
+  for i, q in ipairs(list) do series.points[i] = paper.point(q[x], q, n_test) end
+  return series
+end
+
 local NAMES = { tinylora = "TinyLoRA", loraxs = "LoRA-XS", lora = "LoRA", full = "full finetuning" }
 
 --- The points of a ladder, best learning rate of each: a list in order of trained numbers, and charts' series, one an adapter kind.
-function paper.climb(rows, n_test, prefix, first_colour, style)
+function paper.climb(rows, n_test)
   local list = experiment.best(rows, { by = { "adapter", "trained_parameters", "u", "rank", "tie" }, best = "lr", judge = "judged" })
   table.sort(list, function(a, b) return a.trained_parameters < b.trained_parameters end)
   local series = {}
   for i, kind in ipairs { "tinylora", "loraxs", "lora", "full" } do
-    local s = { name = (prefix or "") .. NAMES[kind], points = {}, colour = (first_colour or 0) + i - 1, style = style, bars = true }
-    for _, point in ipairs(list) do
-      if point.adapter == kind then s.points[#s.points + 1] = paper.point(point.trained_parameters, point, n_test) end
-    end
+    local s = paper.line({ name = NAMES[kind], colour = i - 1, bars = true }, experiment.where(list, { adapter = kind }), "trained_parameters", n_test)
     if #s.points > 0 then series[#series + 1] = s end
   end
   return list, series
@@ -214,11 +218,7 @@ function paper.rows_of(list, n_test, names, headings)
   for _, point in ipairs(list) do
     local row = {}
     for i, name in ipairs(names) do row[i] = point[name] ~= nil and tostring(point[name]) or "" end
-    local length = experiment.spread((function()
-      local v = {}
-      for i, r in ipairs(point.rows) do v[i] = r.mean_length end
-      return v
-    end)()).mean
+    local length = experiment.spread(experiment.values(point.rows, "mean_length")).mean
     for _, v in ipairs { point.lr and ("%g"):format(point.lr) or "", paper.text(point, n_test), ("%.1f"):format(100 * point.std), tostring(point.n), ("%.1f"):format(length) } do
       row[#row + 1] = v
     end
@@ -229,19 +229,51 @@ end
 
 --- The base model's accuracy: a point, from runs of method "base".
 function paper.base(rows)
-  local mine = {}
-  for _, r in ipairs(rows) do if r.method == "base" then mine[#mine + 1] = r end end
-  return experiment.best(mine, { by = { "method" } })[1]
+  return experiment.best(experiment.where(rows, { method = "base" }), { by = { "method" } })[1]
+end
+
+--- The point with the highest mean of a list; the first of equals.
+function paper.top(list)
+  local best
+  for _, q in ipairs(list) do if not best or q.mean > best.mean then best = q end end
+  return best
+end
+
+--- The smallest update of a list of paper.climb that has this share of the gain of its best one over the base; nil without a base.
+function paper.smallest(list, base, share)
+  local best = paper.top(list)
+  for _, q in ipairs(base and list or {}) do if q.mean - base.mean >= share * (best.mean - base.mean) then return q end end
+end
+
+--- The study of a method over the ladder, the base model beside it. judge: function(list, base, n_test) -> verdict, finding; list as from
+--- paper.climb. Returns what paper.publish does; nil after --dry_run.
+---@param p table
+---@param method string "grpo" or "sft"
+---@param claim string
+---@param judge function
+function paper.accuracy(p, method, claim, judge)
+  local points, name, verdict, finding = paper.ladder(p, method), method:upper(), nil, nil
+  table.insert(points, 1, { method = "base" })
+  local rows, missing = paper.run(p, paper.runs(p, points))
+  if not rows or #rows == 0 then return end
+  local n, base = rows[1].test, paper.base(rows)
+  local list, series = paper.climb(experiment.where(rows, { method = method }), n)
+  if base then verdict, finding = judge(list, base, n) end
+  return paper.publish(p, { title = name .. ": accuracy against trained numbers", missing = missing, verdict = verdict or "not decided",
+    finding = finding or "too few runs are done", claim = claim,
+    charts = { { title = name .. ", learning rate swept at every size; bars: one standard error", x = { label = "trained numbers", log = true },
+      y = { label = "accuracy", percent = true, min = 0 }, series = series, lines = { base and { y = base.mean, name = "base model" } } } },
+    tables = { paper.rows_of(list, n, { "adapter", "trained_parameters", "rank", "u", "tie" }, { "adapter", "trained numbers", "r", "u", "tying" }) } })
 end
 
 --- Writes a study into the folder p.out: NAME.json (what all.lua puts together) and NAME.svg when gnuplot is there. part:
----   title, claim (the paper's), verdict ("reproduced", "not reproduced", "not decided", "not tried"), finding (in words)
----   charts, tables ({ columns, rows, title }), missing (runs not done), command
+---   title, claim (the paper's), verdict ("reproduced", "not reproduced", "not decided", "not tried" and the like), finding (in words)
+---   charts, tables ({ columns, rows, title }), missing (runs not done), seeds (the size's)
 ---@return table part
 function paper.publish(p, part)
   local name = rawget(p, "name")
   part.name, part.model = name, p.model
-  if rawget(p, "seeds") then part.size, part.seeds, part.test = paper.size(p), given(p, "seeds"), given(p, "test") end
+  if rawget(p, "seeds") then part.size, part.seeds, part.test = paper.size(p), part.seeds or paper.given(p, "seeds"), paper.given(p, "test") end
   if part.seeds == 1 then part.finding = (part.finding or "") .. " One seed: what another draw of P and of the samples would change is not in these errors." end
   part.versions = require("tl.report").versions()
   fs.mkdirs(p.out)

@@ -17,6 +17,7 @@
 local F = require "tl.ffi"
 local ffi = require "ffi"
 local adapters = require "tl.adapter"
+local checkpoint = require "tl.checkpoint"
 local grpo = require "tl.grpo"
 local sft = require "tl.sft"
 local pass = require "tl.pass"
@@ -109,20 +110,10 @@ local function is_adapter(a) return type(a) == "table" and a.handle ~= nil end
 --- Every combination of a grid's values: { lr = {1, 2}, seed = {1, 2, 3} } -> six tables, names in alphabetical order, the last one
 --- changing fastest.
 function population.grid(grid)
-  local names, list = {}, { {} }
   for name, values in pairs(grid) do
     if type(values) ~= "table" or #values == 0 then error(("grid: %s wants a list of values"):format(tostring(name)), 2) end
-    names[#names + 1] = name
   end
-  table.sort(names)
-  for _, name in ipairs(names) do
-    local longer = {}
-    for _, t in ipairs(list) do
-      for _, v in ipairs(grid[name]) do longer[#longer + 1] = over(t, { [name] = v }) end
-    end
-    list = longer
-  end
-  return list
+  return require "tl.experiment.grid"(grid)
 end
 
 local function adapter_of(o, own, first)
@@ -181,6 +172,7 @@ Grpo.__index = Grpo
 function population.grpo(o)
   local list = options_of(o, 2)
   for name, default in pairs { temperature = 1, num_iterations = 1, rollouts = "native" } do same(list, name, default, 2) end
+  for _, name in ipairs { "verifier", "reward", "verifier_config" } do same(list, name, nil, 2) end
   for _, own in ipairs(list) do own.bonus = (own.entropy_coef or 0) ~= 0 end
   same(list, "bonus", false, 2)
   if o.rollouts == "merged" then error('rollouts of a population are "native" or "int8": members have no merged weights of their own', 2) end
@@ -236,6 +228,7 @@ function Grpo:report(parts, b, began)
   for k, part in ipairs(parts) do
     list[k].step_time = whole.step_time
     if part.trainer.o.run then part.trainer.o.run:step(list[k], part.rollout) end
+    checkpoint.after(part.trainer)
   end
   return list, rollouts, whole
 end

@@ -11,6 +11,7 @@
 --- stays whole, and the error is one line.
 local F = require "tl.ffi"
 local ffi = require "ffi"
+local fs = require "tl.fs"
 local json = require "tl.json"
 local tensorboard = require "tl.tensorboard"
 local C, check = F.C, F.check
@@ -130,13 +131,21 @@ local function count_cpus()
   return n > 0 and n or nil
 end
 
--- the commit of a git checkout, read from its files
-local function git_commit(root)
-  local head = first_line(root .. "/.git/HEAD", "^(%S.*)$")
+local function under(folder, path) return path:sub(1, 1) == "/" and path or folder .. "/" .. path end
+
+--- The commit of a git checkout, read from its files; nil when it is none. In a worktree .git is a file that names the worktree's own
+--- folder (its HEAD), and commondir in that the one with the branches.
+---@param root string
+---@return string?
+function report.commit(root)
+  local own = root .. "/.git"
+  if fs.kind(own) == "file" then own = under(root, first_line(own, "^gitdir: (.+)$") or ".git") end
+  local head = first_line(own .. "/HEAD", "^(%S.*)$")
   if not head then return nil end
   local ref = head:match("^ref: (%S+)")
   if not ref then return head end
-  return first_line(root .. "/.git/" .. ref, "^(%x+)") or first_line(root .. "/.git/packed-refs", "^(%x+) " .. ref:gsub("%p", "%%%0") .. "$")
+  local shared = under(own, first_line(own .. "/commondir", "^(.+)$") or ".")
+  return first_line(shared .. "/" .. ref, "^(%x+)") or first_line(shared .. "/packed-refs", "^(%x+) " .. ref:gsub("%p", "%%%0") .. "$")
 end
 
 --- What a run depends on besides its config.
@@ -144,7 +153,7 @@ function report.versions()
   return { tlrun = ffi.string(C.tl_version()), build = ffi.string(C.tl_build_info()), backend = ffi.string(C.tl_backend_name()),
     isa = ffi.string(C.tl_backend_isa()), threads = C.tl_threads(), cpus = count_cpus(),
     cpu = first_line("/proc/cpuinfo", "^model name%s*:%s*(.*)$"), os = first_line("/etc/os-release", '^PRETTY_NAME="?([^"]*)'),
-    kernel = first_line("/proc/sys/kernel/osrelease", "(%S+)"), luajit = require("jit").version, commit = git_commit(F.root) }
+    kernel = first_line("/proc/sys/kernel/osrelease", "(%S+)"), luajit = require("jit").version, commit = report.commit(F.root) }
 end
 
 -- ---- the live line

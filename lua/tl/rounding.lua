@@ -14,6 +14,7 @@
 ---   f16    5 and 10; beyond 65504 it saturates    2 bytes
 ---   int8   q scale, q = -127..127, scale = max |x| / 127 as fp32, made anew at each call      1 byte, and 4 in all
 ---   f32    as they are                            4 bytes
+local ffi = require "ffi"
 local philox = require "tl.philox"
 
 local rounding = {}
@@ -44,6 +45,13 @@ local function float(x, format, draw)
   return math.max(-format[3], math.min(format[3], whole(x / step, draw) * step))
 end
 
+-- max |x| / 127, as fp32
+local function int8_scale(values)
+  local largest = 0
+  for _, v in ipairs(values) do largest = math.max(largest, math.abs(v)) end
+  return ffi.new("float[1]", largest / 127)[0]
+end
+
 --- How many bytes n numbers take.
 function rounding.bytes(name, n)
   if name == "int8" then return n + 4 end
@@ -61,9 +69,7 @@ function rounding.codec(name, how, seed)
   local call = 0
   return function(values)
     call = call + 1
-    local out, largest = {}, 0
-    for _, v in ipairs(values) do largest = math.max(largest, math.abs(v)) end
-    local scale = require("ffi").new("float[1]", largest / 127)[0]
+    local out, scale = {}, name == "int8" and int8_scale(values)
     for i, v in ipairs(values) do
       local draw = how == "stochastic" and philox.uniform(seed or 0, call, i) or nil
       if name == "f32" then out[i] = v

@@ -155,13 +155,19 @@ end
 --- The first row of a query, or nil.
 function Database:row(sql, ...) return (self:rows(sql, ...))[1] end
 
---- Runs fn in a transaction that no other process writes beside; rolled back when fn raises. Returns what fn returns.
+--- Runs fn in a transaction that no other process writes beside; rolled back when fn or the commit fails. Returns what fn returns.
 ---@param fn function
 function Database:transaction(fn)
   self:exec "begin immediate"
-  local ok, result = pcall(fn)
-  self:exec(ok and "commit" or "rollback")
-  if not ok then error(result, 0) end
+  local ok, result = pcall(function()
+    local r = fn()
+    self:exec "commit"
+    return r
+  end)
+  if not ok then
+    pcall(self.exec, self, "rollback")  -- when the disk failed, SQLite has done so already
+    error(result, 0)
+  end
   return result
 end
 

@@ -1,7 +1,7 @@
 -- all.lua: the paper in miniature: every study, part after part, and one report of them.
 --
 --   tlrun recipes/paper/all.lua                 the whole of it: hours, in parts of two hours at most; the same command goes on
---   tlrun recipes/paper/all.lua --quick         half an hour;  --ci: a minute, figures without meaning;  --dry_run: the plan
+--   tlrun recipes/paper/all.lua --quick         half an hour;  --ci: seconds, figures without meaning;  --dry_run: the plan
 --
 -- Every part is a recipe of this folder, run as a process of its own; what it has done is in the store, and is not done again.
 local tl = require "tl"
@@ -15,7 +15,7 @@ local p = tl.recipe {
   dry_run = { false, "print every part's plan, and run nothing" },
 }
 
-local done, unfinished = {}, {}
+local done, failed = {}, {}
 for _, part in ipairs(p.parts) do
   local argv = { tl.exe, ("%s/recipes/paper/%s.lua"):format(tl.root, part), "--store", p.store, "--out", p.out, "--model", p.model, "--workers", tostring(p.workers), "--hours", tostring(p.hours) }
   if p.quick then argv[#argv + 1] = "--quick" end
@@ -25,10 +25,9 @@ for _, part in ipairs(p.parts) do
   for _, word in ipairs(p.args) do argv[#argv + 1] = word end
   tl.log.info("== %s", part)
   local code, signal = tl.process.attend(argv)
-  if code ~= 0 then tl.log.warn("%s ended with %s", part, code and "code " .. code or "signal " .. signal); unfinished[#unfinished + 1] = part end
-  done[#done + 1] = part
+  if code ~= 0 then tl.log.warn("%s ended with %s", part, code and "code " .. code or "signal " .. signal); failed[#failed + 1] = part else done[#done + 1] = part end
 end
-if p.dry_run then return end
-local path = tl.paper.report(p.out, p.parts, { quick = p.quick, ci = p.ci })
-tl.log.info("the report is %s", path)
-return { report = path, parts = done, unfinished = unfinished }
+local path = not p.dry_run and tl.paper.report(p.out, p.parts) or nil
+if path then tl.log.info("the report is %s", path) end
+if #failed > 0 then error(("parts that failed: %s%s"):format(table.concat(failed, ", "), path and "; the report is of the others" or ""), 0) end
+return path and { report = path, parts = done }

@@ -10,14 +10,9 @@ local rows, missing = tl.paper.run(p, tl.paper.runs(p, points))
 if not rows or #rows == 0 then return end
 local n, base, of = rows[1].test, tl.paper.base(rows), {}
 for _, method in ipairs { "grpo", "sft" } do
-  local mine = {}
-  for _, r in ipairs(rows) do if r.method == method then mine[#mine + 1] = r end end
-  local list = tl.paper.climb(mine, n)
-  of[method] = { list = list, at = {}, series = { name = method == "grpo" and "GRPO" or "SFT", points = {} } }
-  for _, q in ipairs(list) do
-    of[method].at[q.trained_parameters] = q
-    table.insert(of[method].series.points, tl.paper.point(q.trained_parameters, q, n))
-  end
+  local list = tl.paper.climb(tl.experiment.where(rows, { method = method }), n)
+  of[method] = { list = list, at = {}, series = tl.paper.line({ name = method:upper() }, list, "trained_parameters", n) }
+  for _, q in ipairs(list) do of[method].at[q.trained_parameters] = q end
 end
 local t, higher, lower, tiny, above, below = { columns = { "trained numbers", "GRPO", "SFT", "difference ± standard error", "GRPO is" }, rows = {} }, 0, 0, 0, 0, 0
 for _, q in ipairs(of.grpo.list) do

@@ -7,21 +7,25 @@ local p = tl.recipe(tl.paper.options { name = "information", description = "Bits
   many = { 0, "other problems that say which way is right; 0: the size's", integer = true, min = 0 }, dry_run = { false, "nothing is run" } })
 if p.dry_run then return end
 
-local size = tl.paper.sizes[tl.paper.size(p)]
+local function size(name) return tl.paper.given(p, name) end
 local model, I = tl.model.load(p.model, { device = p.device }), tl.information
 local epochs, many = p.epochs > 0 and p.epochs or tl.paper.pick(p, 16, 8, 2), p.many > 0 and p.many or tl.paper.pick(p, 512, 256, 8)
-local train = tl.data.load(p.task or "wordproblems", { n = size.steps * size.batch, seed = 1, split = "train" })
-local fresh = tl.data.load(p.task or "wordproblems", { n = size.test, seed = 1000, split = "test" })
+-- n problems; those of a set that is a file are drawn by the seed
+local function problems(n, seed, split)
+  local d = tl.paper.problems(model, p.task, { n = n, seed = seed, split = split })
+  return #d > n and d:shuffle(seed):take(n) or d
+end
+local train, fresh = problems(size "steps" * size "batch", 1, "train"), problems(size "test", 1000, "test")
 local function adapter() return tl.adapter.tinylora(model, { rank = 2, u = 13, tie = tl.tie.full, dtype = "bf16" }) end
 
 -- what a training gets
 local received, t = { samples = 0, bits = 0 }, { columns = { "", "GRPO", "SFT" }, rows = {} }
 local of = { grpo = adapter(), sft = adapter() }
-local common = { model = model, lr = tl.optim.cosine(p.lr, 0, 0.1), total_steps = size.steps, seed = 1, gate = false }
+local common = { model = model, lr = tl.optim.cosine(p.lr, 0, 0.1), total_steps = size "steps", seed = 1, gate = false }
 local function with(o) return setmetatable(o, { __index = common }) end
-local grpo = tl.grpo.trainer(with { adapter = of.grpo, verifier = "verifiers.math", num_generations = size.group, max_completion_length = size.new_tokens })
+local grpo = tl.grpo.trainer(with { adapter = of.grpo, verifier = "verifiers.math", num_generations = size "group", max_completion_length = size "new_tokens" })
 local sft = tl.sft.trainer(with { adapter = of.sft })
-for batch in train:batches { size = size.batch, epochs = 1, seed = 1 } do
+for batch in train:batches { size = size "batch", epochs = 1, seed = 1 } do
   local _, rollout = grpo:step(batch)
   local r = I.rewards(I.groups(rollout))
   received.samples, received.bits = received.samples + r.samples, received.bits + r.bits
@@ -41,15 +45,14 @@ row(("bits of %d new solutions under the base"):format(#fresh), "%.0f", two.grpo
 row("bits of them given the adapter", "%.0f", two.grpo.data, two.sft.data)
 row("bits saved by the two-part code", "%.0f", two.grpo.saved, two.sft.saved)
 
--- signal and noise, at the start of training (v is a little off zero, where every direction is open)
+-- signal and noise, at the start of training: v = 0
 local start, series, s = adapter(), {}, { columns = { "", "signal |E g|^2", "noise", "ratio of one epoch", "agreement after 1 epoch", ("after %d"):format(epochs) }, rows = {} }
-local others = tl.data.load(p.task or "wordproblems", { n = many, seed = 77, split = "train" })
-local few = tl.data.load(p.task or "wordproblems", { n = p.few, seed = 5, split = "train" })
+local others, few = problems(many, 77, "train"), problems(p.few, 5, "train")
 local grown = {}
 for _, method in ipairs { "grpo", "sft" } do
-  local o = { model = model, adapter = start, method = method, verifier = "verifiers.math", num_generations = size.group, max_completion_length = size.new_tokens }
-  local function gradients(problems, n)
-    o.problems, o.epochs = problems, n
+  local o = { model = model, adapter = start, method = method, verifier = "verifiers.math", num_generations = size "group", max_completion_length = size "new_tokens" }
+  local function gradients(list, n)
+    o.problems, o.epochs = list, n
     return I.gradients(o)
   end
   local list = gradients(few, epochs)
@@ -60,8 +63,8 @@ for _, method in ipairs { "grpo", "sft" } do
   grown[method] = r.alignment[epochs] - r.alignment[1]
   s.rows[#s.rows + 1] = { line.name, ("%.3g"):format(r.signal), ("%.3g"):format(r.noise), r.ratio == math.huge and "no noise: the same gradient" or ("%.3g"):format(r.ratio), ("%.3f"):format(r.alignment[1]), ("%.3f"):format(r.alignment[epochs]) }
 end
-return tl.paper.publish(p, { title = "Bits, signal and noise", claim = "reinforcement learning receives few bits, and resampling separates signal from noise; SFT receives many, and repeats the same",
+return tl.paper.publish(p, { title = "Bits, signal and noise", seeds = 1, claim = "reinforcement learning receives few bits, and resampling separates signal from noise; SFT receives many, and repeats the same",
   verdict = grown.grpo > 0.02 and math.abs(grown.sft) < 1e-6 and received.bits < given.bits and "reproduced" or "not reproduced",
-  finding = ("GRPO received %.0f bits, SFT %.0f, for the same %d problems. Over %d epochs the gradient of %d problems comes %+.3f (cosine) closer to that of %d others under GRPO, and %+.3f under SFT. One seed."):format(received.bits,
+  finding = ("GRPO received %.0f bits, SFT %.0f, for the same %d problems. Over %d epochs the gradient of %d problems comes %+.3f (cosine) closer to that of %d others under GRPO, and %+.3f under SFT."):format(received.bits,
     given.bits, #train, epochs, #few, grown.grpo, many, grown.sft),
   charts = { { title = ("agreement of the mean gradient of %d problems with that of %d others"):format(#few, many), x = { label = "epochs" }, y = { label = "cosine" }, series = series } }, tables = { t, s } })

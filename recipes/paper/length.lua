@@ -8,17 +8,13 @@ local point = { method = "grpo", adapter = "tinylora", rank = 2, u = 13, tie = "
 local rows, missing = tl.paper.run(p, tl.paper.runs(p, { { method = "base" }, point }))
 if not rows or #rows == 0 then return end
 local n, base = rows[1].test, tl.paper.base(rows)
-local list, curves, reward = {}, {}, {}
-for _, r in ipairs(rows) do
-  if r.method == "grpo" then
-    list[#list + 1] = r
-    local length, right = tl.paper.curve(r, "completions/mean_length"), tl.paper.curve(r, "reward")
-    curves[#curves + 1] = { name = "seed " .. r.seed, points = length }
-    reward[#reward + 1] = { name = "seed " .. r.seed, points = right }
-  end
+local list, curves, reward = tl.experiment.where(rows, { method = "grpo" }), {}, {}
+for i, r in ipairs(list) do
+  curves[i] = { name = "seed " .. r.seed, points = tl.paper.curve(r, "completions/mean_length") }
+  reward[i] = { name = "seed " .. r.seed, points = tl.paper.curve(r, "reward") }
 end
 local trained = tl.experiment.best(list, { by = { "method" } })[1]
-local length = tl.experiment.spread((function() local v = {} for i, r in ipairs(list) do v[i] = r.mean_length end return v end)()).mean
+local length = tl.experiment.spread(tl.experiment.values(list, "mean_length")).mean
 local told = tl.paper.measure(rows[1], { ask = p.ask })
 local forced = tl.paper.measure(rows[1], { tokens = math.floor((length == length and length or 8) + 0.5) })
 local t = { columns = { "", "accuracy", "tokens an answer" }, rows = {} }

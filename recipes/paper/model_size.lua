@@ -1,5 +1,5 @@
 -- model_size.lua: (h) the smallest update that reaches 95% of a model's own best gain, for models of several sizes.
---   tlrun recipes/paper/model_size.lua --models tiny-xs,tiny-s,tiny,tiny-l
+--   tlrun recipes/paper/model_size.lua --models tiny-xs,tiny
 local tl = require "tl"
 local p = tl.recipe(tl.paper.options { name = "model_size", description = "The smallest update that reaches 95% of the peak, by model size.",
   models = { { "tiny" }, "models, the smallest first" }, sizes = { { 1, 4, 13 }, "u of the updates that are tied over everything; then 1 and 4 numbers a module", of = "number" } })
@@ -16,22 +16,14 @@ local rows, missing = tl.paper.run(p, runs)
 if not rows or #rows == 0 then return end
 local n, t, s, all = rows[1].test, { columns = { "model", "parameters", "base", "best", "smallest with 95% of the gain", "its accuracy" }, rows = {} }, { name = "smallest update", points = {} }, {}
 for i, name in ipairs(p.models) do
-  local mine = {}
-  for _, r in ipairs(rows) do if r.model == name then mine[#mine + 1] = r end end
-  local parameters = mine[1] and mine[1].model_parameters
-  local base, trained = tl.paper.base(mine), {}
-  for _, r in ipairs(mine) do if r.method == "grpo" then trained[#trained + 1] = r end end
-  local list, best, enough = tl.paper.climb(trained, n), nil, nil
-  local series = { name = name, points = {}, bars = true }
-  for _, q in ipairs(list) do
-    series.points[#series.points + 1] = tl.paper.point(q.trained_parameters, q, n)
-    if not best or q.mean > best.mean then best = q end
-  end
-  for _, q in ipairs(list) do if base and not enough and q.mean - base.mean >= 0.95 * (best.mean - base.mean) then enough = q end end
-  all[i] = series
+  local mine = tl.experiment.where(rows, { model = name })
+  local base, list = tl.paper.base(mine), tl.paper.climb(tl.experiment.where(mine, { method = "grpo" }), n)
+  all[i] = tl.paper.line({ name = name, bars = true }, list, "trained_parameters", n)
+  local enough = tl.paper.smallest(list, base, 0.95)
   if enough then
+    local parameters = mine[1].model_parameters
     s.points[#s.points + 1] = { parameters, enough.trained_parameters }
-    t.rows[#t.rows + 1] = { name, tostring(parameters), tl.paper.text(base, n), tl.paper.text(best, n), tostring(enough.trained_parameters), tl.paper.text(enough, n) }
+    t.rows[#t.rows + 1] = { name, tostring(parameters), tl.paper.text(base, n), tl.paper.text(tl.paper.top(list), n), tostring(enough.trained_parameters), tl.paper.text(enough, n) }
   end
 end
 local falls, first, last = true, s.points[1], s.points[#s.points]

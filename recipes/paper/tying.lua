@@ -15,9 +15,7 @@ for _, r in ipairs(rows) do r.tying = NAMES[r.tie] end
 local n, series, words, up, down = rows[1].test, {}, {}, 0, 0
 local list = tl.experiment.best(rows, { by = { "tying", "trained_parameters", "u" }, best = "lr", judge = "judged" })
 for _, g in ipairs(tl.experiment.groups(list, { "tying" })) do
-  local s = { name = g.tying, points = {}, bars = true }
-  for _, q in ipairs(g) do s.points[#s.points + 1] = tl.paper.point(q.trained_parameters, q, n) end
-  series[#series + 1] = s
+  series[#series + 1] = tl.paper.line({ name = g.tying, bars = true }, g, "trained_parameters", n)
 end
 for _, g in ipairs(tl.experiment.groups(list, { "trained_parameters" })) do
   local by = {}

@@ -13,23 +13,21 @@ end
 local rows, missing = tl.paper.run(p, tl.paper.runs(p, points))
 if not rows or #rows == 0 then return end
 for _, r in ipairs(rows) do r.groups = tonumber(r.tie:match "%d+") end
-local n, series, least, most = rows[1].test, {}, {}, {}
+local n, series, words, up, down = rows[1].test, {}, {}, 0, 0
 local list = tl.experiment.best(rows, { by = { "trained_parameters", "groups", "u" }, best = "lr", judge = "judged" })
 for _, g in ipairs(tl.experiment.groups(list, { "trained_parameters" })) do
-  local s = { name = g.trained_parameters .. " numbers", points = {} }
+  local least, most
   for _, q in ipairs(g) do
-    s.points[#s.points + 1] = tl.paper.point(q.u, q, n)
-    if q.u == 1 then least[#least + 1] = q end
-    if q.groups == 1 then most[#most + 1] = q end
+    if q.u == 1 then least = q end
+    if q.groups == 1 then most = q end
   end
-  series[#series + 1] = s
-end
-local words, up, down = {}, 0, 0
-for i = 1, math.min(#least, #most) do
-  local d, se, word = tl.paper.compare(least[i], most[i], n)
-  up, down = up + (word == "higher" and 1 or 0), down + (word == "lower" and 1 or 0)
-  words[i] = ("with %d numbers, u = 1 in %d groups is %s than u = %d tied over all (%+.1f ± %.1f points)"):format(least[i].trained_parameters, least[i].groups, word == "no different" and "no better or worse" or word,
-    most[i].u, 100 * d, 100 * se)
+  series[#series + 1] = tl.paper.line({ name = g.trained_parameters .. " numbers" }, g, "u", n)
+  if least and most and least ~= most then
+    local d, se, word = tl.paper.compare(least, most, n)
+    up, down = up + (word == "higher" and 1 or 0), down + (word == "lower" and 1 or 0)
+    words[#words + 1] = ("with %d numbers, u = 1 in %d groups is %s than u = %d tied over all (%+.1f ± %.1f points)"):format(g.trained_parameters, least.groups,
+      word == "no different" and "no better or worse" or word, most.u, 100 * d, 100 * se)
+  end
 end
 return tl.paper.publish(p, { title = "u against tying", missing = missing, claim = "a budget is better spent on less tying than on u: u goes down to 1 before modules are tied",
   verdict = #words == 0 and "not decided" or up > 0 and down == 0 and "reproduced" or down > 0 and "not reproduced" or "no difference seen",

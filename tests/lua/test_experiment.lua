@@ -28,6 +28,9 @@ check.test("sqlite: values there and back", function()
   check.raises("value 1 is a table", db.rows, db, "select ?", {})
   pcall(db.transaction, db, function() db:run("delete from t"); error "stop" end)
   check.equal(db:row("select count(*) as n from t").n, 8, "a transaction that fails is undone")
+  db:exec "pragma foreign_keys = on; create table p (id integer primary key); create table c (p references p deferrable initially deferred)"
+  check.raises("FOREIGN KEY constraint failed", db.transaction, db, function() db:run "insert into c values (1)" end)
+  check.equal(db:transaction(function() return db:row("select count(*) as n from c").n end), 0, "a commit that fails is undone, and the next transaction can begin")
   db:close()
 end)
 
@@ -66,18 +69,19 @@ end)
 
 check.test("a store is asked from Lua", function()
   local path = temporary()
-  local rows, missing = E.run({ store = path, workers = 0, name = "q" }, { runs = E.grid { u = { 1, 2, 3, 4 } }, run = function(s)
+  local rows, missing = E.run({ store = path, workers = 0, name = "q" }, { runs = E.grid { u = { 1, 2, 3, 4, 5 } }, run = function(s)
     if s.u == 3 then error("broken", 0) end
-    return s.u == 4 and { u = 99 } or { accuracy = s.u / 10 }
+    return s.u == 4 and { u = 99 } or s.u == 5 and { f = print } or { accuracy = s.u / 10 }
   end })
-  check.equal({ #rows, missing, rows[2].u, rows[2].metrics.accuracy, rows[2].accuracy }, { 2, 2, 2, 0.2, 0.2 })
+  check.equal({ #rows, missing, rows[2].u, rows[2].metrics.accuracy, rows[2].accuracy }, { 2, 3, 2, 0.2, 0.2 })
   local s = E.open(path)
   check.equal(#s:runs { status = "done", u = { 2, 3 } }, 1)
   local failed = s:runs { status = "failed" }
   check.equal(failed[1].error, "broken")
   check.equal(failed[2].error:find "the metric 'u' has the name of a setting" ~= nil, true, "a metric that hides a setting")
+  check.equal(failed[3].error:find "has no JSON form" ~= nil, true, "a metric that is no value")
   check.equal(s:query("select max(json_extract(metrics, '$.accuracy')) as top from runs where experiment = ?", "q")[1].top, 0.2)
-  check.equal(tostring(s), ("store %s; q: 4 runs, 2 done, 2 failed"):format(path))
+  check.equal(tostring(s), ("store %s; q: 5 runs, 2 done, 3 failed"):format(path))
   check.raises("readonly", s.query, s, "delete from runs")
   check.raises("there is no such store", E.open, path .. "x")
 end)

@@ -9,12 +9,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BUILD = os.environ.get("TL_BUILD_DIR", "build")
-TLRUN = os.path.join(BUILD if os.path.isabs(BUILD) else os.path.join(ROOT, BUILD), "tlrun")
+from session import TLRUN, check as want, done, test_in_folder
+
 SWEEP = """
 local tl = require "tl"
 local p = tl.recipe(tl.experiment.options { name = "sweep", journal = { "journal", "file" }, pause = { 0.02, "seconds a run" }, break_at = { 0, "a seed" },
@@ -39,25 +37,14 @@ if rows and p.twice then  -- what the second call wants is made from what the fi
 end
 if rows then for _, r in ipairs(rows) do print(r.seed, r.x, r.y) end print("missing", missing) end
 """
-failures = 0
 
 
 def test(name, body):
-    global failures
-    try:
-        with tempfile.TemporaryDirectory(prefix="tl-sweep-") as folder:
-            with open(os.path.join(folder, "sweep.lua"), "w") as f:
-                f.write(SWEEP)
-            body(folder)
-        print("ok " + name, flush=True)
-    except Exception as e:
-        failures += 1
-        print("not ok %s: %s" % (name, " ".join(str(e).split()) or type(e).__name__), flush=True)
-
-
-def want(condition, why):
-    if not condition:
-        raise AssertionError(why)
+    def with_the_sweep(folder):
+        with open(os.path.join(folder, "sweep.lua"), "w") as f:
+            f.write(SWEEP)
+        body(folder)
+    test_in_folder(name, with_the_sweep)
 
 
 def command(*options):
@@ -203,4 +190,4 @@ test("a sweep without workers", in_process)
 test("20 kills at random moments lose no finished run", killed)
 test("workers die with their sweep", orphans)
 test("a store that is none", bad_store)
-sys.exit(1 if failures else 0)
+done()

@@ -106,6 +106,7 @@ check.test("a landscape is drawn, in the terminal and as a picture", function()
   os.remove(path)
   if not svg:find("^<svg xmlns") or not svg:find("a &lt; b", 1, true) or select(2, svg:gsub("<title>", "")) ~= 6 or not svg:find("</svg>\n$") then error(svg) end
   raises('metric is "accuracy"', tl.landscape, { adapter = tiny {}, problems = problems, metric = "x" })
+  raises("x is no direction", tl.landscape, { adapter = tiny {}, problems = problems, x = tiny {} })
   raises("y has 2 numbers, the adapter 3", tl.landscape, { adapter = tiny {}, problems = problems, y = { 1, 2 } })
 end)
 

@@ -66,6 +66,27 @@ end
 grpo("GRPO: four that differ, as each alone", {})
 grpo("GRPO: few at once, one verifier thread", { max_sequences = 5, workers = 1 })
 
+check.test("members go on from their checkpoints", function()
+  local folder = os.tmpname()
+  os.remove(folder)
+  local function members(more)
+    local list = {}
+    for i, k in ipairs { 1, 2 } do list[i] = with(OWN[k], more(folder .. "/" .. k)) end
+    return tl.population(with(COMMON, { members = list }))
+  end
+  local first = members(function(path) return { checkpoint = 2, run = tl.report.run { out = path, quiet = true } } end)
+  for step = 1, 2 do first:step(function(k) return batch(step, k % 2) end) end
+  first:free()
+  local second = members(function(path) return { resume = path } end)
+  local last = second:step(function(k) return batch(3, k % 2) end)
+  for k, t in ipairs(second.members) do
+    equal(shown(last[k]), single(k).last, "metrics of member " .. k)
+    equal(bytes(t.adapter), single(k).bytes, "member " .. k)
+  end
+  second:free()
+  os.execute("rm -rf '" .. folder .. "'")
+end)
+
 check.test("SFT: as each alone", function()
   local own = { { lr = 1e-2, adapter = { u = 13 } }, { lr = 3e-2, adapter = { u = 2, seed = 3, tie = "none" } }, { lr = 1e-2, adapter = { kind = "loraxs" } } }
   local pop = tl.population.sft { model = model, members = own }
@@ -103,6 +124,7 @@ end)
 check.test("what cannot be a population is said", function()
   raises("wants members", tl.population, COMMON)
   raises("temperature is 2 in member 2 and 1 in member 1", tl.population, with(COMMON, { members = { {}, { temperature = 2 } } }))
+  raises("verifier is verifiers.json in member 2 and verifiers.math in member 1", tl.population, with(COMMON, { members = { {}, { verifier = "verifiers.json" } } }))
   raises("trains more than R", tl.population, with(COMMON, { members = { {}, { adapter = { kind = "lora" } } } }))
   raises("basis_of has other", tl.population, with(COMMON, { members = { {}, { adapter = { rank = 3 } } } }))
   raises("no merged weights", tl.population, with(COMMON, { rollouts = "merged", members = { {} } }))

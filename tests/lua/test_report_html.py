@@ -11,30 +11,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BUILD = os.environ.get("TL_BUILD_DIR", "build")
-TLRUN = os.path.join(BUILD if os.path.isabs(BUILD) else os.path.join(ROOT, BUILD), "tlrun")
+from session import ROOT, Skip, TLRUN, check as want, done, test_in_folder as test
+
 EVIL = '</div><script>alert("x")</script><img src=http://example.com/x onerror=y> & \x01 \x00 caf\u00e9'
-failures = 0
-
-
-def test(name, body):
-    global failures
-    try:
-        with tempfile.TemporaryDirectory(prefix="tl-report-") as folder:
-            why = body(folder)
-        print(("skip %s: %s" % (name, why)) if why else "ok " + name, flush=True)
-    except Exception as e:
-        failures += 1
-        print("not ok %s: %s" % (name, " ".join(str(e).split()) or type(e).__name__), flush=True)
-
-
-def want(condition, why):
-    if not condition:
-        raise AssertionError(why)
 
 
 class Reader(html.parser.HTMLParser):
@@ -154,7 +135,8 @@ def of_a_store(folder):
     code = """for _, name in ipairs { "a", "b" } do tl.experiment.run({ store = "s.db", workers = 0 }, { name = name, runs = tl.experiment.grid { lr = { 0.001, 0.1 }, seed = { 1, 2 }, kind = { "<b>x</b>" } },
       run = function(s) return { accuracy = s.lr + s.seed / 100 } end }) end"""
     want(subprocess.run([TLRUN, "-e", code], cwd=folder, timeout=60).returncode == 0, "the store could not be made")
-    report(folder, "s.db", "-o", "out.html")
+    made = json.loads(report(folder, "s.db", "-o", "out.html", "--json").stdout)
+    want(made["charts"] == 2, "--plots would draw %d charts, both experiments have one" % made["charts"])
     with open(folder + "/out.html", encoding="utf-8") as f:
         text = f.read()
     r = self_contained(text)
@@ -164,7 +146,7 @@ def of_a_store(folder):
 
 def by_gnuplot(folder):
     if not shutil.which("gnuplot"):
-        return "no gnuplot"
+        raise Skip("no gnuplot")
     make_run(folder)
     report(folder, "run", "-o", "out.html", "--no-tokens", "--plots", "svg")
     report(folder, "run", "-o", "out.html", "--no-tokens", "--plots", "png", "--png")
@@ -221,4 +203,4 @@ test("a store's page", of_a_store)
 test("charts by gnuplot", by_gnuplot)
 test("the live page follows, and answers this machine only", live)
 test("what is no run is refused", bad_input)
-sys.exit(1 if failures else 0)
+done()

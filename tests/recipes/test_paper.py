@@ -11,25 +11,8 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BUILD = os.environ.get("TL_BUILD_DIR", "build")
-TLRUN = os.path.join(BUILD if os.path.isabs(BUILD) else os.path.join(ROOT, BUILD), "tlrun")
-failures = 0
-
-
-def test(name, body):
-    global failures
-    try:
-        body()
-        print("ok " + name, flush=True)
-    except Exception as e:
-        failures += 1
-        print("not ok %s: %s" % (name, " ".join(str(e).split()) or type(e).__name__), flush=True)
-
-
-def want(condition, why):
-    if not condition:
-        raise AssertionError(why)
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, "lua"))
+from session import ROOT, TLRUN, check as want, done, test  # noqa: E402
 
 
 def run(recipe, *options):
@@ -57,7 +40,6 @@ def plan():
 
 def everything():
     document = json.loads(run("all", *all_options(), "--json").stdout)
-    want(document["unfinished"] == [] or document["unfinished"] == {}, "parts that failed: %r" % document["unfinished"])
     known = {os.path.basename(p)[:-4] for p in glob.glob(ROOT + "/recipes/paper/*.lua")} - {"all", "benchmarks"}
     want(set(document["parts"]) == known, "all.lua runs %s, the folder has %s" % (sorted(document["parts"]), sorted(known)))
     bad = [r for r in rows() if r[1] != "done" or r[2] != 1]
@@ -75,6 +57,12 @@ def again():
     before = rows()
     run("all", *all_options(), "--parts", "accuracy_grpo,grpo_against_sft,bytes")
     want(rows() == before, "a second call changed the store")
+
+
+def failing_part():
+    for more in ([], ["--dry_run"]):
+        done = subprocess.run([TLRUN, "recipes/paper/all.lua", *all_options(), "--parts", "rank,nothing", *more], cwd=ROOT, capture_output=True, text=True, timeout=300)
+        want(done.returncode == 1 and "parts that failed: nothing" in done.stderr.split("\n")[-2], "exit status %d: %s" % (done.returncode, done.stderr[-300:]))
 
 
 def metrics(store):
@@ -134,7 +122,8 @@ with tempfile.TemporaryDirectory(prefix="tl-paper-") as TEMP:
     test("the plan of all.lua runs nothing", plan)
     test("all.lua --ci: every recipe of the paper", everything)
     test("a second call repeats nothing", again)
+    test("a part that fails fails all.lua", failing_part)
     test("runs in a population are those alone", populations)
     test("further seeds", further_seeds)
     test("benchmarks.lua", benchmarks)
-sys.exit(1 if failures else 0)
+done()

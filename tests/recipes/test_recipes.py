@@ -11,26 +11,10 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BUILD = os.environ.get("TL_BUILD_DIR", "build")
-TLRUN = os.path.join(BUILD if os.path.isabs(BUILD) else os.path.join(ROOT, BUILD), "tlrun")
-failures = 0
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, "lua"))
+from session import ROOT, TLRUN, check as want, done, test  # noqa: E402
+
 TEMP = None
-
-
-def test(name, body):
-    global failures
-    try:
-        body()
-        print("ok " + name, flush=True)
-    except Exception as e:  # one line, whatever went wrong
-        failures += 1
-        print("not ok %s: %s" % (name, " ".join(str(e).split()) or type(e).__name__), flush=True)
-
-
-def want(condition, why):
-    if not condition:
-        raise AssertionError(why)
 
 
 def run(recipe, *options, out):
@@ -266,4 +250,4 @@ with tempfile.TemporaryDirectory(prefix="tl-recipes-") as TEMP:
     for tests in RECIPES.values():
         for name, body in tests:
             test(name, body)
-sys.exit(1 if failures else 0)
+done()

@@ -21,7 +21,7 @@ command.parameters = {
 
 local function draw_plots(doc, p)
   require("tl.fs").mkdirs(p.plots)
-  for i, chart in ipairs(doc.plots or {}) do
+  for i, chart in ipairs(doc.drawn) do
     local name = ("%s/%02d-%s.%s"):format(p.plots, i, (chart.title or "chart"):lower():gsub("[^%w]+", "-"):gsub("^%-+", ""):gsub("%-+$", ""):sub(1, 40), p.png and "png" or "svg")
     local ok, why = require("tl.plot").gnuplot(chart, name)
     if not ok then options.exit(1, why) end
@@ -43,7 +43,7 @@ function command.run(p, rest)
   local doc = require("tl.report.build").page(rest, { completions = p.completions, tokens = p.tokens, metric = p.metric, title = p.title })
   doc:write(p.output)
   if p.plots then draw_plots(doc, p) end
-  if p.json then print(require("tl.json").encode { report = p.output, charts = #(doc.plots or {}) }) else io.stderr:write("the report is ", p.output, "\n") end
+  if p.json then print(require("tl.json").encode { report = p.output, charts = #doc.drawn }) else io.stderr:write("the report is ", p.output, "\n") end
   return 0
 end
 

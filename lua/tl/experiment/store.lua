@@ -14,6 +14,7 @@ local F = require "tl.ffi"
 local ffi = require "ffi"
 local json = require "tl.json"
 local sqlite = require "tl.sqlite"
+local summary = require "tl.experiment.summary"
 local C = F.C
 
 pcall(ffi.cdef, "int getpid(void);")
@@ -176,29 +177,13 @@ local function readable(row)
   return row
 end
 
-local function matches(row, want)
-  if type(want) == "function" then return want(row) end
-  for k, v in pairs(want) do
-    local x = row[k]
-    if type(v) == "table" then
-      local any = false
-      for _, y in ipairs(v) do any = any or x == y end
-      if not any then return false end
-    elseif x ~= v then return false end
-  end
-  return true
-end
-
 --- Runs as a list of tables, with settings and metrics as fields: store:runs { status = "done", u = { 1, 13 } }, or a function of
 --- the row that says which. In the order in which they were planned.
 ---@param want table|function|nil
 function Store:runs(want)
-  local out = {}
-  for _, row in ipairs(self.db:rows "select * from runs order by id") do
-    row = readable(row)
-    if matches(row, want or {}) then out[#out + 1] = row end
-  end
-  return out
+  local rows = self.db:rows "select * from runs order by id"
+  for _, row in ipairs(rows) do readable(row) end
+  return summary.where(rows, want or {})
 end
 
 --- The wanted runs, in their order.

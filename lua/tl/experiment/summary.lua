@@ -39,12 +39,39 @@ function summary.groups(rows, names)
   return list
 end
 
-local function pick(rows, name)
+--- The numbers that rows have as a field, in their order; rows without one are left out.
+---@param rows table[]
+---@param name string
+---@return number[]
+function summary.values(rows, name)
   local values = {}
   for _, row in ipairs(rows) do
     if type(row[name]) == "number" then values[#values + 1] = row[name] end
   end
   return values
+end
+
+local function matches(row, want)
+  if type(want) == "function" then return want(row) end
+  for k, v in pairs(want) do
+    local x = row[k]
+    if type(v) == "table" then
+      local any = false
+      for _, y in ipairs(v) do any = any or x == y end
+      if not any then return false end
+    elseif x ~= v then return false end
+  end
+  return true
+end
+
+--- The rows whose fields are these: summary.where(rows, { method = "grpo", u = { 1, 13 } }); or for which a function of the row says so.
+---@param rows table[]
+---@param want table|function
+---@return table[]
+function summary.where(rows, want)
+  local out = {}
+  for _, row in ipairs(rows) do if matches(row, want) then out[#out + 1] = row end end
+  return out
 end
 
 --- One entry a group of rows: its mean and spread of `value`, over whatever is not named (seeds).
@@ -60,11 +87,11 @@ function summary.best(rows, o)
     local candidates = o.best and summary.groups(group, { o.best }) or { group }
     local chosen, top
     for _, c in ipairs(candidates) do
-      local mean = summary.spread(pick(c, o.judge or value)).mean
+      local mean = summary.spread(summary.values(c, o.judge or value)).mean
       if mean == mean and (not top or mean > top) then chosen, top = c, mean end
     end
     if chosen then
-      local r = summary.spread(pick(chosen, value))
+      local r = summary.spread(summary.values(chosen, value))
       for _, name in ipairs(o.by) do r[name] = group[name] end
       if o.best then r[o.best] = chosen[o.best] end
       r.rows, r.tried = chosen, #candidates

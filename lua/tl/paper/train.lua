@@ -10,10 +10,19 @@
 --- Its metrics: accuracy on `test` held-out problems (greedy), judged: that on `valid` others (by which learning rates are chosen),
 --- mean_length, trained_parameters, trained_bytes, reward_first and reward_last (mean over the first and the last quarter of the steps), and
 --- with rollouts that are not native sampling/... of the steps. Problems of training, valid and test are disjoint.
+local summary = require "tl.experiment.summary"
 
 local train = {}
 
 local loaded = {}
+
+--- Problems of the task (nil: word problems for the embedded models, GSM8K for others) with the prompts of the studies. o: split, seed, n,
+--- as in tl.data.load: a set that is a file is read whole.
+---@return tl.Dataset
+function train.problems(model, task, o)
+  task = task or (model.vocab < 1024 and "wordproblems" or "gsm8k")
+  return require("tl.data").load(task, { split = o.split, style = task == "wordproblems" and "chat" or "gsm8k-hash", seed = o.seed, n = o.n })
+end
 
 --- What a run works on: { model, train, valid, test }. Models stay loaded, one at a time.
 function train.world(s)
@@ -22,17 +31,15 @@ function train.world(s)
     for _, w in pairs(loaded) do w:free() end
     loaded = { [name] = require("tl.model").load(name) }
   end
-  local model, data = loaded[name], require "tl.data"
-  local task = s.task or (model.vocab < 1024 and "wordproblems" or "gsm8k")
-  local style = task == "wordproblems" and "chat" or "gsm8k-hash"
+  local model = loaded[name]
   local function held_out(n, first)
-    local d = data.load(task, { split = "test", style = style, seed = 1000, n = first + n })
-    if #d < first + n then error(("%s has %d test problems; %d are wanted"):format(task, #d, first + n), 0) end
+    local d = train.problems(model, s.task, { split = "test", seed = 1000, n = first + n })
+    if #d < first + n then error(("the task has %d test problems; %d are wanted"):format(#d, first + n), 0) end
     return d:filter(function(_, i) return i > first and i <= first + n end)
   end
   local w = { model = model, test = held_out(s.test, 0), valid = held_out(s.valid, s.test) }
   if s.method ~= "base" then
-    w.train = data.load(task, { split = "train", style = style, seed = s.seed, n = s.steps * s.batch })
+    w.train = train.problems(model, s.task, { split = "train", seed = s.seed, n = s.steps * s.batch })
   end
   return w
 end
@@ -49,12 +56,17 @@ local function adapter_of(model, s, basis)
     seed = 42 + s.seed, basis = basis })
 end
 
+-- GRPO's options of a run, into those that SFT has too
+local function as_grpo(o, s)
+  o.verifier, o.num_generations, o.max_completion_length, o.gate, o.loss_type = "verifiers.math", s.group, s.new_tokens, false, "grpo"
+  o.rollouts, o.is_mode = s.rollouts, s.is_mode
+  return o
+end
+
 local function trainer_of(w, adapter, s, run)
   local o = { model = w.model, adapter = adapter, lr = require("tl.optim").cosine(s.lr, 0, 0.1), total_steps = s.steps, seed = s.seed, run = run }
   if s.method == "sft" then return require("tl.sft").trainer(o) end
-  o.verifier, o.num_generations, o.max_completion_length = "verifiers.math", s.group, s.new_tokens
-  o.rollouts, o.is_mode, o.gate, o.loss_type = s.rollouts, s.is_mode, false, "grpo"
-  return require("tl.grpo").trainer(o)
+  return require("tl.grpo").trainer(as_grpo(o, s))
 end
 
 local function quarters(list, field)
@@ -88,11 +100,7 @@ end
 
 local MISMATCH = { "sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max", "sampling/importance_sampling_ratio/mean" }
 
-local function mean_of(steps, name)
-  local v = {}
-  for i, step in ipairs(steps) do v[i] = step[name] end
-  return require("tl.experiment.summary").spread(v).mean
-end
+local function mean_of(steps, name) return summary.spread(summary.values(steps, name)).mean end
 
 -- a run's metrics: of its steps, and accuracy on both held-out sets
 local function figures(w, adapter, s, steps)
@@ -144,15 +152,14 @@ function train.family(s)
   return require("tl.json").encode(common)
 end
 
-local function population_of(worlds, adapters, list, jobs, runs)
+local function population_of(worlds, adapters, list, runs)
   local s, members = list[1], {}
   for k, own in ipairs(list) do
     members[k] = { adapter = adapters[k], lr = require("tl.optim").cosine(own.lr, 0, 0.1), seed = own.seed, run = runs[k] }
   end
   local o = { model = worlds[1].model, members = members, total_steps = s.steps }
   if s.method == "sft" then return require("tl.population").sft(o) end
-  o.verifier, o.num_generations, o.max_completion_length, o.gate, o.loss_type = "verifiers.math", s.group, s.new_tokens, false, "grpo"
-  return require("tl.population").grpo(o)
+  return require("tl.population").grpo(as_grpo(o, s))
 end
 
 --- Does the runs of one family at once; returns their metrics, which are those of each run by itself.
@@ -165,7 +172,7 @@ function train.run_together(list, jobs)
     adapters[k] = adapter_of(worlds[k].model, s, adapters[1])
     runs[k], batches[k], rounds[k], steps[k] = open_run(s, jobs[k]), order(worlds[k], s), codec(s) or false, {}
   end
-  local pop = population_of(worlds, adapters, list, jobs, runs)
+  local pop = population_of(worlds, adapters, list, runs)
   for step = 1, list[1].steps do
     local problems = {}
     for k in ipairs(list) do problems[k] = batches[k]() end

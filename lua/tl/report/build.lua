@@ -29,8 +29,8 @@ local function sorted_keys(t)
   return keys
 end
 
---- Charts of the metrics of groups of runs.
-function build.curves(groups)
+-- charts of the metrics of groups of runs
+local function curves(groups)
   local out = {}
   for _, c in ipairs(CURVES) do
     local chart = { title = c[2], x = { label = "step" }, y = { label = c[2], log = c.log, percent = c.percent }, series = {} }
@@ -118,7 +118,7 @@ local function run_part(doc, list, o)
   local groups, models = runs.grouped(list), {}
   doc:heading "Runs"
   doc:table(overview(list))
-  local charts = build.curves(groups)
+  local charts = curves(groups)
   if #charts > 0 then
     doc:heading "Curves"
     local many = false
@@ -126,7 +126,6 @@ local function run_part(doc, list, o)
     if many then doc:text("Lines are means over seeds, bands go from the lowest to the highest.", "dim") end
     doc:charts(charts)
   end
-  doc.plots = charts
   if o.completions > 0 then
     doc:heading "What was written"
     for i, r in ipairs(list) do if i <= 8 then completions(doc, r, o, models) end end
@@ -157,9 +156,32 @@ end
 
 local function cell(s) return s.n == 0 and "" or s.n == 1 and text_of(s.mean) or ("%s ± %s"):format(("%.4g"):format(s.mean), ("%.2g"):format(s.std)) end
 
+-- charts of a metric against every numeric setting (and trained_parameters) that varies in a store's done runs: the best run at each
+-- value, and the range over all of them
+local function store_charts(done, by, metric)
+  local out, axes = {}, {}
+  for _, k in ipairs(by) do axes[#axes + 1] = k end
+  axes[#axes + 1] = "trained_parameters"
+  for _, axis in ipairs(axes) do
+    local points, numbers = {}, true  -- runs without the setting (those of another method) are left out
+    for _, g in ipairs(summary.groups(done, { axis })) do
+      if g[axis] ~= nil then
+        local s = summary.spread(summary.values(g, metric))
+        numbers = numbers and type(g[axis]) == "number"
+        points[#points + 1] = numbers and s.n > 0 and { g[axis], s.max, s.min, s.max } or nil
+      end
+    end
+    if numbers and #points > 1 then
+      table.sort(points, function(a, b) return a[1] < b[1] end)
+      local log = points[1][1] > 0 and points[#points][1] / points[1][1] >= 8
+      out[#out + 1] = { title = ("%s by %s: the best run of each, and the range over all others"):format(metric, axis), x = { label = axis, log = log }, y = { label = metric }, series = { { points = points } } }
+    end
+  end
+  return out
+end
+
 local function experiment_part(doc, name, rows, o)
-  local done = {}
-  for _, r in ipairs(rows) do if r.status == "done" then done[#done + 1] = r end end
+  local done = summary.where(rows, { status = "done" })
   doc:heading("Experiment " .. name)
   local failed, seconds = 0, 0
   for _, r in ipairs(rows) do failed, seconds = failed + (r.status == "failed" and 1 or 0), seconds + (r.seconds or 0) end
@@ -185,37 +207,8 @@ local function experiment_part(doc, name, rows, o)
     end
     t.rows[#t.rows + 1] = row
   end
-  local charts = {}
-  if metrics[o.metric] then charts = build.store_charts(done, by, o.metric) end
-  doc:charts(charts)
-  doc.plots = charts
+  if metrics[o.metric] then doc:charts(store_charts(done, by, o.metric)) end
   doc:table(t)
-end
-
---- Charts of a metric against every numeric setting (and trained_parameters) that varies in a store's done runs: the best run at each
---- value, and the range over all of them.
-function build.store_charts(done, by, metric)
-  local out, axes = {}, {}
-  for _, k in ipairs(by) do axes[#axes + 1] = k end
-  axes[#axes + 1] = "trained_parameters"
-  for _, axis in ipairs(axes) do
-    local points, numbers = {}, true  -- runs without the setting (those of another method) are left out
-    for _, g in ipairs(summary.groups(done, { axis })) do
-      if g[axis] ~= nil then
-        local values = {}
-        for _, r in ipairs(g) do values[#values + 1] = type(r[metric]) == "number" and r[metric] or nil end
-        local s = summary.spread(values)
-        numbers = numbers and type(g[axis]) == "number"
-        points[#points + 1] = numbers and s.n > 0 and { g[axis], s.max, s.min, s.max } or nil
-      end
-    end
-    if numbers and #points > 1 then
-      table.sort(points, function(a, b) return a[1] < b[1] end)
-      local log = points[1][1] > 0 and points[#points][1] / points[1][1] >= 8
-      out[#out + 1] = { title = ("%s by %s: the best run of each, and the range over all others"):format(metric, axis), x = { label = axis, log = log }, y = { label = metric }, series = { { points = points } } }
-    end
-  end
-  return out
 end
 
 local function counted(list)

@@ -40,7 +40,7 @@ function tokens.fill(run, list, models)
     adapter:free()
   end)
   if not ok then return nil, tostring(message) end
-  return #list, why
+  return #list
 end
 
 return tokens
