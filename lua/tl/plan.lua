@@ -159,8 +159,7 @@ end
 
 -- adds `times` calls of an op, each with these FLOPs and bytes; rows: of a product
 function Step:op(phase, name, kind, times, flops, bytes, rows)
-  local launch = phase == "sample" and self.w.device.graph_launch_s or self.w.device.launch_s
-  if times > 0 then self:add(phase, name, times, flops, bytes, op_seconds(self.w, kind, flops, bytes, rows), launch) end
+  if times > 0 then self:add(phase, name, times, flops, bytes, op_seconds(self.w, kind, flops, bytes, rows), self.w.device.launch_s) end
 end
 
 -- adds `times` calls that take s seconds each, and launch more

@@ -115,7 +115,7 @@ check.test("the larger side of the roofline counts, and devices share the prompt
     return plan.step(w, plan.memory(w)), plan.memory(w)
   end
   local slow = { name = "slow", kind = "gpu", bf16 = 1e12, f32 = 1e12, memory_rate = 1e15, memory_bytes = 1e12, link_rate = 1e9, share = devices.gpu("h100").share,
-    launch_s = 0, graph_launch_s = 0, host_s_per_token = 0, usable = 1, basis = {} }
+    launch_s = 0, host_s_per_token = 0, usable = 1, basis = {} }
   local s = step { device = slow }
   local flops = 0
   for _, o in ipairs(s.ops) do if o.name:find "^linear" or o.name:find "^head" then flops = flops + o.flops end end

@@ -76,7 +76,7 @@ end
 local function assumptions(w)
   local list = json.array {}
   for _, line in ipairs(w.device.basis) do list[#list + 1] = line end
-  list[#list + 1] = ("prompts have %d tokens and completions %d each; %g of them are in groups with a gradient"):format(w.prompt_tokens, w.mean_tokens, w.trained)
+  list[#list + 1] = ("prompts have %d tokens and completions %d each; %.0f %% of these are in groups with a gradient"):format(w.prompt_tokens, w.mean_tokens, 100 * w.trained)
   list[#list + 1] = "verifiers run beside sampling and are not counted; evaluation, loading and the SVD of the weights are not part of a step"
   if w.available then
     list[#list + 1] = ("around the measured step the machine gave %.0f %% of its own best (products of 64 rows, pass after pass); everything is planned at that share"):format(100 * w.available)

@@ -31,17 +31,17 @@ local GPU_BASIS = {
   "no GPU has run this program yet: the shares of the peaks are assumptions, not measurements",
   "products reach 65 % of the bf16 peak or 80 % of the memory's rate, attention 45 % (forward) and 35 % (backward), attention of a decode "
     .. "step 60 % of the memory's rate, everything else 80 % of the memory's rate",
-  "an op costs 4 us to launch, 1.5 us inside a decode step's graph",
+  "an op costs 4 us to launch; a decode step is launched op by op, not as a CUDA graph",
   "the host spends 10 us for every sampled token (text, verifier queue, logprobs into Lua), as the CPU backend does",
   "8 % of the device's memory is left to the driver, libraries and fragmentation",
 }
 
---- { name, kind, bf16, f32 (FLOP/s), memory_rate, link_rate (bytes/s), memory_bytes, share, launch_s, graph_launch_s, ... } or nil
+--- { name, kind, bf16, f32 (FLOP/s), memory_rate, link_rate (bytes/s), memory_bytes, share, launch_s, ... } or nil
 function devices.gpu(name)
   for _, d in ipairs(TABLE) do
     if d[1] == name:lower() then
       return { name = d[1], kind = "gpu", bf16 = d[2] * 1e12, f32 = d[3] * 1e12, memory_rate = d[4] * 1e9, memory_bytes = d[5] * 1e9,
-        link_rate = d[6] * 1e9, source = d[7], share = GPU_SHARE, launch_s = 4e-6, graph_launch_s = 1.5e-6, host_s_per_token = 10e-6,
+        link_rate = d[6] * 1e9, source = d[7], share = GPU_SHARE, launch_s = 4e-6, host_s_per_token = 10e-6,
         usable = 0.92, basis = GPU_BASIS }
     end
   end
@@ -78,11 +78,12 @@ function devices.cpu(limits, products)
   for i, p in ipairs(products) do words[i] = ("%.0f at %d rows"):format(p[2] * 1e-9, p[1]) end
   return { name = "cpu", kind = "cpu", bf16 = limits.bf16, f32 = limits.f32, memory_rate = limits.memory, touch_rate = limits.touch, memory_bytes = math.huge,
     link_rate = 5e9, source = ("measured now on %d threads"):format(limits.threads), share = CPU_SHARE, products = products,
-    launch_s = 2e-6, graph_launch_s = 2e-6, host_s_per_token = 10e-6, usable = 1, basis = {
+    launch_s = 2e-6, host_s_per_token = 10e-6, usable = 1, basis = {
       ("matrix products run at the rates measured now for this model's own weights, GFLOP/s: %s; between them the time is interpolated"):format(table.concat(words, ", ")),
-      "in a step they run at 95 % (backward 90 %) of these rates; attention reaches 7 % (decode, heads of 64; in proportion for others), 15 % (forward) "
-        .. "and 30 % (backward) of the measured bf16 peak, rows gathered from what was kept 25 % and everything else 40 % of the measured "
-        .. "memory rate: what a profile of SmolLM2-135M showed (docs/planning.md)",
+      ("in a step they run at %.0f %% (backward %.0f %%) of these rates; attention reaches %.0f %% (decode, heads of 64; in proportion for others), "
+        .. "%.0f %% (forward) and %.0f %% (backward) of the measured bf16 peak, rows gathered from what was kept %.0f %% and everything else %.0f %% of "
+        .. "the measured memory rate: what a profile of SmolLM2-135M showed (docs/planning.md)"):format(100 * CPU_SHARE.product, 100 * CPU_SHARE.backward,
+        100 * CPU_SHARE.decode, 100 * CPU_SHARE.attention, 100 * CPU_SHARE.attention_bwd, 100 * CPU_SHARE.gather, 100 * CPU_SHARE.memory),
       ("the cache and the pass's activations are new memory in every step, first written to at %.1f GB/s, measured now"):format(limits.touch * 1e-9),
       "an op costs 2 us to start on all threads",
       "the host spends 10 us for every sampled token (text, verifier queue, logprobs into Lua)" } }
