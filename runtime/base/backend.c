@@ -44,7 +44,7 @@ static bool parse_device(const char *text, char *name, size_t size, int *index) 
   return true;
 }
 
-static bool module_path(char *out, size_t size, const char *name) {
+bool tl_module_path(char *out, size_t size, const char *name) {
   const char *dir = getenv("TL_MODULES");
   char exe[4096];
   if (!dir) {
@@ -83,9 +83,9 @@ static tl_status choose(const char *device) {
   if (ops) return strcmp(device, chosen) == 0 ? TL_OK : tl_fail(TL_E_ARG, "device %.40s: this process computes on %s already", device, chosen);
   if (strcmp(device, "cpu") == 0) ops = tlk_cpu();
   else if (strcmp(device, "reference") == 0) ops = tlk_reference();
-  else if (parse_device(device, name, sizeof name, &index) && module_path(path, sizeof path, name)) TL_TRY(open_module(device, path, index));
+  else if (parse_device(device, name, sizeof name, &index) && tl_module_path(path, sizeof path, name)) TL_TRY(open_module(device, path, index));
   else return tl_fail(TL_E_UNSUPPORTED, "device %.40s is not in this build; known: cpu%s", device,
-                      module_path(path, sizeof path, "cuda") ? ", cuda, cuda:1 ..." : "");
+                      tl_module_path(path, sizeof path, "cuda") ? ", cuda, cuda:1 ..." : "");
   snprintf(chosen, sizeof chosen, "%s", device);
   n_threads = online_cores();
   ops->set_threads(n_threads);

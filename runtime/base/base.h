@@ -45,6 +45,9 @@ void *tl_aligned_alloc(size_t bytes);  // 64-byte aligned, NULL when out of memo
 // This process and n - 1 others share the cores: each counts its part of them, at least one.
 void tl_share_cores(int n);
 
+// The file of a module of this build, tl_<name>.so beside the program, or in the folder that TL_MODULES names instead. false: none there.
+bool tl_module_path(char *out, size_t size, const char *name);
+
 // ---- an array that the host and the ops both use: one block where the backend computes in the host's memory, else two, copied
 // when asked. Contents start undefined. A sent range must stay as it is until the ops that read it are waited for.
 typedef struct tl_pair {

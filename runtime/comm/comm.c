@@ -35,23 +35,9 @@ static int launched(const char **who) {
   return 1;
 }
 
-// the module's file: in the folder TL_MODULES, or beside the program
-static bool module_path(char *out, size_t n) {
-  const char *dir = getenv("TL_MODULES");
-  char exe[4096];
-  if (!dir) {
-    ssize_t len = readlink("/proc/self/exe", exe, sizeof exe - 1);
-    if (len <= 0) return false;
-    exe[len] = 0;
-    *strrchr(exe, '/') = 0;
-    dir = exe;
-  }
-  return snprintf(out, n, "%s/tl_mpi.so", dir) < (int)n && access(out, R_OK) == 0;
-}
-
 static tl_status join(int n, const char *who) {
   char path[4200], why[512] = "";
-  if (!module_path(path, sizeof path))
+  if (!tl_module_path(path, sizeof path, "mpi"))
     return tl_fail(TL_E_UNSUPPORTED, "%s started %d processes, but this build has no MPI (tl_mpi.so is not beside the program): build with "
                    "-DTL_MPI=ON; TL_COMM=none runs each process alone", who, n);
   void *module = dlopen(path, RTLD_NOW | RTLD_GLOBAL);  // MPI's own plugins look its names up globally
