@@ -43,10 +43,7 @@ end
 -- e of pair k in a step: normal numbers, a function of (seed, step, pair)
 local function noise(self, k)
   local e, stream = {}, self.steps * 65536 + k
-  for i = 1, self.adapter.n_parameters do
-    local u1, u2 = philox.uniform(self.seed, stream, 2 * i), philox.uniform(self.seed, stream, 2 * i + 1)
-    e[i] = math.sqrt(-2 * math.log(1 - u1)) * math.cos(2 * math.pi * u2)
-  end
+  for i = 1, self.adapter.n_parameters do e[i] = philox.normal(self.seed, stream, i) end
   return e
 end
 

@@ -58,14 +58,11 @@ end
 -- ---- bits of texts
 
 local function demonstrations(model, problems, o)
-  local tok, grpo = model:tokenizer(), require "tl.grpo"
-  local batch = pass.batch()
+  local sft, batch = require "tl.sft", pass.batch()
   for _, p in ipairs(problems) do
-    local text = (o.target or function(q) return q.solution or q.answer end)(p)
-    local ids = tok:encode(text)
-    if o.eos ~= false then ids[#ids + 1] = model.eos[1] or tok:eos() end
-    batch:prompt(grpo.prompt_ids(tok, o.prompt, p))
-    batch:completion(ids)
+    local prompt, completion = sft.example_ids(model, p, o)
+    batch:prompt(prompt)
+    batch:completion(completion)
   end
   return batch
 end

@@ -6,7 +6,7 @@
 ---
 --- The point (x, y) is origin + x dx + y dy. Left alone, the origin is where the adapter is and dx its v itself, so that x = -1 is the base
 --- model and x = 0 the adapter; dy is a random direction at a right angle, as long as dx.
-local grpo = require "tl.grpo"
+local sft = require "tl.sft"
 local pass = require "tl.pass"
 local escape = require("tl.plot").escape
 local philox = require "tl.philox"
@@ -44,10 +44,7 @@ end
 -- normal numbers at a right angle to `from`, of this length
 local function random_direction(n, from, length, seed, stream)
   local d = {}
-  for i = 1, n do
-    local u1, u2 = philox.uniform(seed, stream, 2 * i), philox.uniform(seed, stream, 2 * i + 1)
-    d[i] = math.sqrt(-2 * math.log(1 - u1)) * math.cos(2 * math.pi * u2)
-  end
+  for i = 1, n do d[i] = philox.normal(seed, stream, i) end
   if from and n > 1 then
     local along = dot(d, from) / dot(from, from)
     for i = 1, n do d[i] = d[i] - along * from[i] end
@@ -80,15 +77,13 @@ end
 
 -- mean over the problems' solution tokens of -logprob, of each member
 local function losses(set, problems, o)
-  local tok, batch, out = set.model:tokenizer(), pass.batch(), {}
-  local target = o.target or function(p) return p.solution or p.answer end
+  local batch, out = pass.batch(), {}
   for k = 1, #set.adapters do
     batch:member(k - 1)
     for _, problem in ipairs(problems) do
-      local ids = tok:encode(target(problem))
-      ids[#ids + 1] = set.model.eos[1] or tok:eos()
-      batch:prompt(grpo.prompt_ids(tok, o.prompt, problem))
-      batch:completion(ids)
+      local prompt, completion = sft.example_ids(set.model, problem, o)
+      batch:prompt(prompt)
+      batch:completion(completion)
     end
   end
   local lp, offsets = pass.logprobs(set.model, batch, { population = set, memory = o.memory }), batch:offsets()

@@ -58,4 +58,10 @@ function philox.uniform(seed, stream, index)
   return u
 end
 
+---Normal number `index` (0 based) of (seed, stream), mean 0 and variance 1: Box and Muller, of the draws 2 index and 2 index + 1.
+function philox.normal(seed, stream, index)
+  local u1, u2 = philox.uniform(seed, stream, 2 * index), philox.uniform(seed, stream, 2 * index + 1)
+  return math.sqrt(-2 * math.log(1 - u1)) * math.cos(2 * math.pi * u2)
+end
+
 return philox

@@ -25,15 +25,16 @@ function sft.trainer(o)
   return t
 end
 
--- {prompt_ids, completion_ids} of an example: given as such, or made from a problem
-local function example_ids(self, e)
+--- Token ids of an example's prompt and of what is to follow it: the example's own (prompt_ids, completion_ids), or made from a problem.
+--- Options: prompt, target, eos, as in sft.trainer.
+function sft.example_ids(model, e, o)
   if e.prompt_ids then return e.prompt_ids, e.completion_ids end
-  local tok = self.model:tokenizer()
-  local text = (self.o.target or function(p) return p.solution or p.answer end)(e)
+  local tok = model:tokenizer()
+  local text = (o.target or function(p) return p.solution or p.answer end)(e)
   if type(text) ~= "string" then error("the target of a problem is a text; got " .. type(text), 3) end
   local ids = tok:encode(text)
-  if self.o.eos ~= false then ids[#ids + 1] = self.model.eos[1] or tok:eos() end
-  return grpo.prompt_ids(tok, self.o.prompt, e), ids
+  if o.eos ~= false then ids[#ids + 1] = model.eos[1] or tok:eos() end
+  return grpo.prompt_ids(tok, o.prompt, e), ids
 end
 
 --- Adds a trainer's examples, those of this rank, to a batch; returns its part: { trainer =, first =, n = (its tokens from there),
@@ -41,7 +42,7 @@ end
 function sft.pack(self, batch, examples)
   local part = { trainer = self, first = batch:n_tokens(), rows = 0, total = 0 }
   for i, e in ipairs(examples) do
-    local prompt, completion = example_ids(self, e)
+    local prompt, completion = sft.example_ids(self.model, e, self.o)
     if (i - 1) % comm.size == comm.rank then
       batch:prompt(prompt)
       batch:place(i)
@@ -106,7 +107,7 @@ end
 function Trainer:loss(examples)
   local batch = pass.batch()
   for _, e in ipairs(examples) do
-    local prompt, completion = example_ids(self, e)
+    local prompt, completion = sft.example_ids(self.model, e, self.o)
     batch:prompt(prompt)
     batch:completion(completion)
   end
