@@ -229,15 +229,15 @@ static int take_lock(const char *path, const char *label) {
   for (;;) {
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (fd < 0) {
-      tl_fail(TL_E_IO, "%s: cannot write: %s", path, strerror(errno));
+      (void)tl_fail(TL_E_IO, "%s: cannot write: %s", path, strerror(errno));
       return -1;
     }
     while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
       if (tl_interrupted() || (errno != EWOULDBLOCK && errno != EINTR)) {
         if (tl_interrupted())
-          tl_fail(TL_E_INTERRUPTED, "%s: interrupted", path);
+          (void)tl_fail(TL_E_INTERRUPTED, "%s: interrupted", path);
         else
-          tl_fail(TL_E_IO, "%s: cannot lock: %s", path, strerror(errno));
+          (void)tl_fail(TL_E_IO, "%s: cannot lock: %s", path, strerror(errno));
         close(fd);
         return -1;
       }

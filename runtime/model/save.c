@@ -181,8 +181,8 @@ static void source_dir(char *out, size_t n, const char *path) {
 static tl_status copy_file(const char *from, const char *to, const char *name) {
   char src[4200], dst[4200], *data;
   size_t n;
-  snprintf(src, sizeof src, "%s/%s", from, name);
-  snprintf(dst, sizeof dst, "%s/%s", to, name);
+  if (snprintf(src, sizeof src, "%s/%s", from, name) >= (int)sizeof src || snprintf(dst, sizeof dst, "%s/%s", to, name) >= (int)sizeof dst)
+    return tl_fail(TL_E_ARG, "%.60s ...: the path of %.60s is longer than %zu bytes", to, name, sizeof dst);
   if (!tl_file_exists(src)) return TL_OK;
   TL_TRY(tl_read_file(src, &data, &n));
   tl_status st = tl_write_file(dst, data, n);

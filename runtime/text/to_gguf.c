@@ -128,7 +128,7 @@ static tl_status read_added(const source *s, text_entry *list, int n) {
 
 // A `normalized` added token is looked for in normalised text: a GGUF can only say this where it makes no difference.
 static tl_status check_normalized(const source *s, const tl_tokenizer *t) {
-  char why[160];
+  char why[192];
   for (size_t i = 0; i < t->normal.n; i++) {
     const text_added *a = &t->normal.items[i];
     const text_token *k = &t->tokens[a->id];
