@@ -43,8 +43,12 @@ local function answer_in(message)
   return ok and type(info) == "table" and type(info.answer) == "string" and info.answer or nil
 end
 
--- a pool and what waits in it
+-- a pool and what waits in it. Of ranks that share a model the first judges, and tells the others (share).
 local function judge_with(o, config)
+  if comm.shard > 0 then
+    local function nothing() end
+    return { submit = nothing, drain = nothing, free = nothing }
+  end
   local pool = require("tl.verify").pool { verifier = o.verifier or "verifiers.math", config = config, timeout_ms = o.timeout_ms, workers = o.workers, inline = o.inline }
   local of, waiting, j = {}, 0, {}
   function j.submit(problem, c, done)
@@ -136,14 +140,15 @@ local function aggregate(r, k, o)
   return r
 end
 
--- the items that other ranks made, into done; what is asked is in the tag, so that ranks which ask for different things find out
+-- the items that others made, or judged, into done; what is asked is in the tag, so that ranks which ask for different things find out
 local function share(o, k, done)
   local mine = {}
   for i in comm.mine(#o.problems) do mine[#mine + 1] = { i, done[i] } end
   local tag = ("evaluation of %d problems, %d samples at temperature %g, seed %d, %s"):format(#o.problems, k, o.temperature or 0, o.seed or 0,
     o.adapter and "adapter " .. require("tl.optim").fingerprint(o.adapter) or "base model")
-  for rank, list in ipairs(comm.gather(tag, mine)) do
-    for _, of in ipairs(rank - 1 ~= comm.rank and list or {}) do done[of[1]] = of[2] end
+  mine = comm.lead(tag, mine)
+  for part, list in ipairs(comm.gather(tag, mine)) do
+    for _, of in ipairs((part - 1 ~= comm.part or comm.shard > 0) and list or {}) do done[of[1]] = of[2] end
   end
 end
 

@@ -130,6 +130,7 @@ tl_status tl_model_merge(const tl_model *m, const tl_adapter *a, tl_model **out)
   *out = NULL;
   if (!a) return tl_fail(TL_E_ARG, "merge: no adapter given");
   TL_TRY(check_pair(m, a));
+  TL_TRY(tl_whole_only(m, "merging an adapter into the weights"));
   tl_model *copy;
   TL_TRY(tl_model_derive((tl_model *)m, &copy));
   tl_merged s = {m, a};

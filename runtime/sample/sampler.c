@@ -12,6 +12,7 @@
 // nothing is in it; step buffers are an arena for the widest step; a completion's own arrays are allocated when it is admitted.
 #include "sampler.h"
 #include "../base/profile.h"
+#include "../comm/comm.h"
 
 static tl_status allocate_step(tl_sampler *s) {
   int T = s->opt.prefill_tokens > s->opt.max_sequences ? s->opt.prefill_tokens : s->opt.max_sequences, C = s->net.cfg->width;
@@ -280,6 +281,24 @@ static void final_norm(tl_sampler *s, tlk_mat out, const float *x, int T) {
   tl_ops()->rmsnorm_fwd(out, s->rstd, x, s->net.w->final_norm, s->net.cfg->norm_eps, T, s->net.cfg->width);
 }
 
+// ---- ranks that share the model draw the same tokens each by itself, from hidden states that are the same bits on all of them.
+// Whether they did is found out before the next rows are computed, which a rank that has others would compute to no purpose.
+
+static void note_drawn(tl_sampler *s, int T) {
+  uint64_t h[4][2] = {{s->drawn[0], s->drawn[1]}};
+  tl_hash128(s->tokens, sizeof *s->tokens * (size_t)T, h[1]);
+  tl_hash128(s->logprobs, sizeof *s->logprobs * (size_t)T, h[2]);
+  tl_hash128(s->lse, sizeof *s->lse * (size_t)T, h[3]);
+  tl_hash128(h, sizeof h, s->drawn);
+}
+
+// T: rows to compute, 0 when all is done
+static tl_status agree(const tl_sampler *s, int T) {
+  uint64_t h[2][2] = {{s->drawn[0], s->drawn[1]}};
+  tl_hash128(s->ids, sizeof *s->ids * (size_t)T, h[1]);
+  return tl_comm_agree("tokens", h, sizeof h);
+}
+
 // Prompts that were admitted and not yet computed, several in one pass when they are short. The index arrays are filled again
 // for every pass, so what was sent is waited for.
 static tl_status prefill(tl_sampler *s) {
@@ -306,6 +325,7 @@ static tl_status prefill(tl_sampler *s) {
           s->variant[t] = r->p.member;
           s->kept_at[t] = &r->kept[at + t];
         }
+        if (s->net.split) TL_TRY(agree(s, T));
         run_layers(s, T, r->n_prompt);
         if (at + T == r->n_prompt) final_norm(s, (tlk_mat){r->h, s->net.act, C}, s->x + (size_t)(T - 1) * C, 1);
       }
@@ -330,6 +350,7 @@ static tl_status prefill(tl_sampler *s) {
       }
       T += end->n_prompt;
     }
+    if (s->net.split) TL_TRY(agree(s, T));
     run_layers(s, T, T);
     int row = 0;
     for (; r != end; r = r->next) {
@@ -363,6 +384,7 @@ static tl_status forward(tl_sampler *s, int *n_rows, int *n_continued) {
     lists += q->n_kv;
     s->row_slot[T++] = i;
   }
+  if (T && s->net.split) TL_TRY(agree(s, T));
   if (T) {
     run_layers(s, T, lists);
     final_norm(s, s->h, s->x, T);
@@ -395,6 +417,7 @@ static tl_status step(tl_sampler *s) {
   tl_ops()->head_sample(s->out.ops, (float *)s->out.ops + n, (float *)s->out.ops + 3 * n,
                         (float *)s->out.ops + 2 * n, s->h, s->net.w->head, seen(s, s->rows), T);
   tl_pair_fetch(&s->out, s->tokens, n * 12 + (size_t)T * 4);
+  if (s->net.split) note_drawn(s, T);
   for (int t = 0; t < T; t++) {
     tl_slot *q = &s->slots[s->row_slot[t]];
     q->lse[q->n] = s->lse[t];
@@ -426,6 +449,7 @@ tl_status tl_sampler_run(tl_sampler *s, int max_steps, int *pending) {
     if (tl_interrupted()) return tl_fail(TL_E_INTERRUPTED, "interrupted");
     TL_TRY(step(s));
   }
+  if (s->net.split && !s->pending) TL_TRY(agree(s, 0));
   if (pending) *pending = s->pending;
   return TL_OK;
 }

@@ -70,6 +70,7 @@ struct tl_sampler {
   tlk_sample_row *rows;          // in `in`
   int *row_slot;                 // the host's alone
   tl_sampler_stats stats;
+  uint64_t drawn[2];             // of a split model: a hash of all tokens so far and their logprobs
   int widest_step;               // completions that continued in the steps of stats.fastest_step_seconds
 };
 

@@ -12,10 +12,11 @@ local p = tl.recipe {
   die     = { 0, "rank 1 is killed in this step", integer = true },
   fail    = { 0, "rank 1 raises an error in this step", integer = true },
   stray   = { false, "rank 1 asks for another evaluation than the others" },
+  dtype   = { "bf16", "weights and activations" },
   checkpoint = tl.checkpoint.EVERY,
   resume  = tl.checkpoint.FROM,
 }
-local model = tl.model.load("tiny", { dtype = "bf16" })
+local model = tl.model.load("tiny", { dtype = p.dtype })
 local problems = tl.data.load("wordproblems", { n = 40, seed = p.seed })
 local adapter = tl.adapter.create(model, p.kind, { rank = 2 })
 local run = tl.report.run { name = p.name, out = p.out, config = p, seed = p.seed, total = p.total, completions = "all", quiet = true }
