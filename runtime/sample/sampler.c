@@ -109,6 +109,10 @@ static tl_status check(const tl_sampler *s, const int32_t *prompt, int n_prompt,
   if (n_prompt < 1) return tl_fail(TL_E_ARG, "the prompt is empty");
   if (n < 1) return tl_fail(TL_E_ARG, "n is %d, at least 1 completion is needed", n);
   if (p->max_new_tokens < 1) return tl_fail(TL_E_ARG, "max_new_tokens is %d, at least 1 is needed", p->max_new_tokens);
+  if (p->min_new_tokens < 0 || p->min_new_tokens > p->max_new_tokens)
+    return tl_fail(TL_E_ARG, "min_new_tokens is %d, it must be within 0 and max_new_tokens, %d", p->min_new_tokens, p->max_new_tokens);
+  if (p->min_new_tokens && s->net.cfg->n_eos >= s->net.cfg->vocab)
+    return tl_fail(TL_E_ARG, "min_new_tokens is %d, but the model's %d tokens may all end the sequence", p->min_new_tokens, s->net.cfg->vocab);
   if (!(p->temperature >= 0)) return tl_fail(TL_E_ARG, "temperature is %g, it must be 0 or more", p->temperature);
   if (!(p->top_p >= 0 && p->top_p <= 1)) return tl_fail(TL_E_ARG, "top_p is %g, it must be within 0 and 1", p->top_p);
   if (!(p->min_p >= 0 && p->min_p <= 1)) return tl_fail(TL_E_ARG, "min_p is %g, it must be within 0 and 1", p->min_p);
@@ -400,18 +404,24 @@ static tl_status forward(tl_sampler *s, int *n_rows, int *n_continued) {
   return TL_OK;
 }
 
+// What the sampling op is told of a slot's next token.
+static tlk_sample_row sample_row(const tl_config *c, const tl_slot *q) {
+  const tl_sampling *p = &q->req->p;
+  tlk_sample_row row = {.temperature = p->temperature, .top_p = p->top_p, .min_p = p->min_p, .top_k = p->top_k,
+                        .u = tl_uniform(p->seed, q->req->sequence_id + (uint64_t)q->index, (uint64_t)q->n)};
+  TL_ASSERT(c->n_eos <= TLK_BANNED);
+  for (int i = 0; q->n < p->min_new_tokens && i < c->n_eos; i++)
+    if (c->eos[i] >= 0 && c->eos[i] < c->vocab) row.banned[row.n_banned++] = c->eos[i];
+  return row;
+}
+
 static tl_status step(tl_sampler *s) {
   TL_TRY(admit(s));
   TL_TRY(prefill(s));
   double t0 = tl_seconds();
   int T, continued;
   TL_TRY(forward(s, &T, &continued));
-  for (int t = 0; t < T; t++) {
-    const tl_slot *q = &s->slots[s->row_slot[t]];
-    const tl_sampling *p = &q->req->p;
-    s->rows[t] = (tlk_sample_row){.temperature = p->temperature, .top_p = p->top_p, .min_p = p->min_p, .top_k = p->top_k,
-                                  .u = tl_uniform(p->seed, q->req->sequence_id + (uint64_t)q->index, (uint64_t)q->n)};
-  }
+  for (int t = 0; t < T; t++) s->rows[t] = sample_row(s->net.cfg, &s->slots[s->row_slot[t]]);
   size_t n = (size_t)s->max_rows;
   tl_pair_send(&s->in, s->rows, (size_t)T * sizeof *s->rows);
   tl_ops()->head_sample(s->out.ops, (float *)s->out.ops + n, (float *)s->out.ops + 3 * n,
