@@ -87,11 +87,12 @@ function grpo.trainer(o)
   return t
 end
 
-local function default_prompt(problem) return problem.messages or problem.prompt or problem.question end
+--- A problem's prompt where no option `prompt` makes another: messages, or text.
+function grpo.default_prompt(problem) return problem.messages or problem.prompt or problem.question end
 
 --- Token ids of a problem's prompt: messages through the chat template, text as it is.
 function grpo.prompt_ids(tokenizer, make, problem)
-  local p = (make or default_prompt)(problem)
+  local p = (make or grpo.default_prompt)(problem)
   if type(p) == "table" then
     return tokenizer:encode(tokenizer:chat(p, { add_generation_prompt = true }), { parse_special = true })
   elseif type(p) == "string" then
