@@ -112,6 +112,9 @@ tl_status tl_write_file(const char *path, const void *data, size_t n);
 tl_status tl_mkdirs(const char *path);
 int tl_path_kind(const char *path);               // 0 nothing is there, 1 a file, 2 a folder, 3 something else
 int64_t tl_file_bytes(const char *path);          // -1: not a regular file
+// What tells that a file has been written or replaced: stamp (4) = bytes, ns since 1970 of the last change to it or its inode, device,
+// inode. false: nothing is there
+bool tl_file_stamp(const char *path, int64_t *stamp);
 // the names in a folder, sorted bytewise, as a JSON array of strings; release with tl_string_free
 tl_status tl_list_dir(const char *path, char **json);
 // one YAML document as JSON text, scalars by the core schema of YAML 1.2; errors name file:line:column. tl_string_free

@@ -128,7 +128,7 @@ end
 --- The options of a run (tl.report.run) as this rank uses them: other ranks than 0 write into a folder that does not stay.
 function comm.run_options(o)
   if comm.rank == 0 then return o end
-  local own = setmetatable({ quiet = true, completions = 0, out = ("%s/tlrun-%d-rank%d"):format(os.getenv "TMPDIR" or "/tmp", C.getpid(), comm.rank) }, { __index = o })
+  local own = setmetatable({ quiet = true, completions = 0, out = ("%s/tlrun-%d-rank%d"):format(os.getenv "TMPDIR" or "/tmp", require("tl.process").pid(), comm.rank) }, { __index = o })
   comm.scratch = own.out
   return own
 end

@@ -12,12 +12,11 @@
 --- living sweep is the sweep's to record, lest a run that kills its worker be handed on. Owners of other machines are taken as alive.
 local F = require "tl.ffi"
 local ffi = require "ffi"
+local fs = require "tl.fs"
 local json = require "tl.json"
 local sqlite = require "tl.sqlite"
 local summary = require "tl.experiment.summary"
 local C = F.C
-
-pcall(ffi.cdef, "int getpid(void);")
 
 local store = {}
 
@@ -40,7 +39,7 @@ create temp table wanted (hash text primary key, position integer);
 function store.open(path, o)
   if o and o.readonly then return setmetatable({ path = path, db = sqlite.open(path, o) }, Store) end
   local folder = path:match "^(.*)/[^/]*$"
-  if folder and folder ~= "" then require("tl.fs").mkdirs(folder) end
+  if folder and folder ~= "" then fs.mkdirs(folder) end
   local s = setmetatable({ path = path, db = sqlite.open(path) }, Store)
   s.db:exec(SCHEMA)
   return s
@@ -48,17 +47,9 @@ end
 
 -- ---- who is alive
 
-local function first_line(path)
-  local f = io.open(path, "r")
-  if not f then return nil end
-  local line = f:read "*l"
-  f:close()
-  return line
-end
-
 -- a process's start time in clock ticks since boot: field 22 of its stat, counted behind the name, which may hold anything
 local function start_of(pid)
-  local line = first_line(("/proc/%d/stat"):format(pid))
+  local line = fs.first_line(("/proc/%d/stat"):format(pid))
   local state, rest = (line or ""):match "%) (%S) (.*)$"
   if not rest or state == "Z" or state == "X" then return nil end
   local n = 3
@@ -68,11 +59,11 @@ local function start_of(pid)
   end
 end
 
-local function host() return first_line "/proc/sys/kernel/hostname" or "localhost" end
+local function host() return fs.first_line "/proc/sys/kernel/hostname" or "localhost" end
 
 --- The owner's name of a process of this machine, and of the sweep that looks after it (default: itself).
 function store.owner(pid, sweep)
-  pid = pid or C.getpid()
+  pid = pid or require("tl.process").pid()
   sweep = sweep or pid
   return ("%s %d %s %d %s"):format(host(), pid, start_of(pid) or "0", sweep, start_of(sweep) or "0")
 end
