@@ -37,7 +37,6 @@ function paper.options(spec)
     valid = { 0, "held-out problems by which learning rates are chosen; 0: the size's", integer = true, min = 0 },
     test = { 0, "held-out problems of the reported accuracy; 0: the size's", integer = true, min = 0 },
     seeds = { 0, "seeds of every point; 0: the size's", integer = true, min = 0 },
-    members = { 8, "runs of one family that are trained at once, as a population; 1: none", integer = true, min = 1 },
     sweep_seeds = { 0, "seeds that sweep the learning rates; further ones take each point's best of these; 0: the size's", integer = true, min = 0 },
     lrs = { {}, "learning rates that are swept; none: the method's and size's", of = "number" },
     store = { "runs/paper.db", "SQLite file of the runs", value = "FILE" },
@@ -104,9 +103,7 @@ local function cost(s)
 end
 
 local function do_runs(p, runs)
-  local o = { name = "paper", runs = runs, run = train.run, cost = cost }
-  if p.members > 1 then o.together, o.run_together, o.most = train.family, train.run_together, p.members end
-  return experiment.run(p, o)
+  return experiment.run(p, { name = "paper", runs = runs, train = train.describe, measure = train.measure, cost = cost })
 end
 
 -- a run's point: its settings but for learning rate and seed
