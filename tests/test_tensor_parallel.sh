@@ -99,6 +99,14 @@ sys.exit(not (len(a) == len(b) == 9 and all(abs(x - y) < 1e-4 * (1 + abs(x)) for
     ok "$form of a shared model loads into a whole one, and back" || bad "$form of a shared model loads into a whole one, and back" "$(said load1) and $(said load2)"
 done
 
+# ---- a checkpoint goes on as if it had not been stopped, and on another number of ranks too
+on 2 half tests/ranks/train.lua --out "$dir/half" --dtype f32 --total 2 --checkpoint 2 --tensor-parallel 2
+train 2 resumed --resume "$dir/half" --tensor-parallel 2
+train 2 unstopped --tensor-parallel 2
+[ "$(hash_of resumed)" = "$(hash_of unstopped)" ] && ok "a run resumes with the bits of one that was not stopped" || bad "a run resumes with the bits of one that was not stopped" "they differ"
+train 1 alone --resume "$dir/half"
+[ -s "$dir/alone/adapter/adapter_model.safetensors" ] && ok "a checkpoint of a shared model is resumed by one process" || bad "a checkpoint of a shared model is resumed by one process" "$(said alone)"
+
 # ---- sums of a device's memory go through the host's
 if [ ! -e "$build/cusim/tl_cusim.so" ] || [ -n "$(find kernels/ops.h kernels/cuda tests/cusim -newer "$build/cusim/tl_cusim.so" -type f)" ]; then
   echo "skip tensor parallel: on a simulated device: the simulator of CUDA is not there, or older than its sources (./dev test builds it)"

@@ -237,10 +237,12 @@ size_t tl_permuted_row(int heads, size_t row, size_t rows) {
   return head * dim + 2 * (within % (dim / 2)) + within / (dim / 2);
 }
 
-// one stored row of `cols` elements, from element `col` on; tmp (cols)
+// n elements of one stored row of `cols`, from element `col` on; tmp (cols): for parts of blocks
 static void read_row(const tl_stored *t, const uint8_t *data, int cols, int col, int n, float *tmp, float *out) {
-  if (n == cols) {
-    tl_dequant(t->type, data, out, (size_t)n);
+  int elements, bytes;
+  TL_ASSERT(tl_ggml_type_block(t->type, &elements, &bytes));
+  if (col % elements == 0 && n % elements == 0) {
+    tl_dequant(t->type, data + (size_t)(col / elements) * (size_t)bytes, out, (size_t)n);
     return;
   }
   tl_dequant(t->type, data, tmp, (size_t)cols);
