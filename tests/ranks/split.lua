@@ -9,13 +9,13 @@ local p = tl.recipe {
   dir    = { nil, "folder of the models", type = "string", required = true },
   result = { nil, "the document", type = "string" },
   make   = { false, "write the models" },
+  models = { { "llama", "qwen2", "qwen3", "llama.gguf" }, "which of them" },
   dtype  = { "f32", "weights and activations" },
 }
 
 local CONFIG = [[{"model_type":"%s","hidden_size":48,"intermediate_size":72,"num_hidden_layers":3,"num_attention_heads":8,"num_key_value_heads":4,
   "head_dim":12,"vocab_size":97,"rms_norm_eps":1e-5,"rope_theta":10000.0,"max_position_embeddings":256,"tie_word_embeddings":%s,"hidden_act":"silu",
   "attention_bias":%s,"initializer_range":0.2,"bos_token_id":1,"eos_token_id":2}]]
-local MODELS = { "llama", "qwen2", "qwen3", "llama.gguf" }
 
 -- biases are made zero: a full adapter gives them, and the norms, numbers
 local function with_biases(model)
@@ -77,8 +77,8 @@ local function numbers(a)
   return a:set(v)
 end
 
-local doc = json.object({}, MODELS)
-for _, name in ipairs(MODELS) do
+local doc = json.object({}, p.models)
+for _, name in ipairs(p.models) do
   local model = tl.model.load(p.dir .. "/" .. name, { dtype = p.dtype })
   local tiny = numbers(tl.adapter.tinylora(model, { u = 5, cache = false, tie = tl.tie.structured }))
   local xs = numbers(tl.adapter.loraxs(model, { rank = 2, cache = false }))

@@ -28,7 +28,8 @@ local function trouble(step)
 end
 
 local trainer = tl.grpo.trainer { model = model, adapter = adapter, lr = 1e-2, num_generations = 4, max_completion_length = 12, seed = p.seed,
-  reward = function(_, completion) return #completion.text % 3 end, gate = false, scale_rewards = p.scale, run = run,
+  reward = function(_, completion) return (#completion.text + tl.comm.shard) % 3 end,  -- of ranks that share a model the first one's counts
+  inline = true, gate = false, scale_rewards = p.scale, run = run,
   checkpoint = p.checkpoint, resume = p.resume }
 for batch, step in problems:batches { size = p.batch, epochs = 9, steps = p.total, seed = p.seed, skip = trainer.steps } do
   trouble(step)
