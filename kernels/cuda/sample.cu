@@ -82,12 +82,10 @@ __device__ static void keep_top_k(row_view &v, int k) {
 
 __device__ static void keep_top_p(row_view &v, float top_p) {
   double goal = top_p * mass_from(v, 0);
-  unsigned at = v.threshold;
+  unsigned at = 0;  // not v.threshold: bit by bit only numbers that contain its bits would be found
   for (int bit = 31; bit >= 0; bit--) {
-    unsigned next = at | 1u << bit;
-    if (next <= at) continue;
-    double m = mass_from(v, next);
-    if (m >= goal && m > 0) at = next;
+    double m = mass_from(v, at | 1u << bit);
+    if (m >= goal && m > 0) at |= 1u << bit;
   }
   double above = at == 0xffffffffu ? 0 : mass_from(v, at + 1), all = mass_from(v, at);
   int equal = count_from(v, at) - (at == 0xffffffffu ? 0 : count_from(v, at + 1));
