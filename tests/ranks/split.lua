@@ -85,7 +85,7 @@ for _, name in ipairs(p.models) do
   local sampled = tl.sample.generate(model, { ids(6, 1), ids(4, 2) }, { adapter = tiny, n = 2, max_new_tokens = 8, seed = 5, ignore_eos = true })
   doc[name] = { logprobs = model:logprobs(ids(24, 0)), adapted = model:logprobs(ids(24, 0), tiny), tinylora = gradient(model, tiny), loraxs = gradient(model, xs),
     sampled = { sampled[1][1].ids, sampled[1][2].ids, sampled[2][1].ids, sampled[2][2].ids }, bytes = model.packed_bytes, parameters = model.n_parameters,
-    int8 = p.dtype == "f32" and model:quantize():logprobs(ids(24, 0)) or nil }
+    merged = model:merge(tiny):logprobs(ids(24, 0)), int8 = model:quantize():logprobs(ids(24, 0)) }
   if tl.comm.rank == 0 then tiny:save(p.result .. "." .. name .. ".tla") end
 end
 if tl.comm.rank == 0 then

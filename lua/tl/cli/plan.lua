@@ -156,7 +156,6 @@ function command.run(p)
   if p.tensor_parallel > 1 then
     if p.gpu == "cpu" then options.usage "--tensor-parallel plans GPUs: --gpu cpu is one process" end
     if p.adapter == "full" then options.usage "--adapter full needs the whole model on a device: not with --tensor-parallel" end
-    if p.rollouts == "merged" then options.usage "--rollouts merged needs the whole model on a device: not with --tensor-parallel" end
     local whole, why = w, nil
     w, why = plan.split(w, p.tensor_parallel)
     if not w then options.exit(1, ("%s: %s is %d, which --tensor-parallel %d does not divide"):format(whole.shape.name, why, whole.shape[why], p.tensor_parallel)) end
