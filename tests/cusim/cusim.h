@@ -12,6 +12,9 @@
 //              thread that left the kernel is reported with where the others wait
 //   launches   sizes within limits, shared memory within what was granted (99 KiB at most: what every architecture has)
 //   transfers  pinned memory is read when the copy runs, not when it is asked for
+//   graphs     what a capture forbids (waiting for the captured stream, allocating, freeing, copies with pageable memory, events)
+//              fails and spoils the capture; a graph is not launched when memory that its nodes name was freed since. Not modelled:
+//              capture across streams by events, child graphs, memory nodes; these are refused, too
 // What is checked when the sources are compiled with -fsanitize=thread (CUSIM_CHECKED; the hooks are ours, check.cc)
 //   every load and store of kernel code: inside an allocation, to the byte; initialised before it is read; never to host memory;
 //   two threads that touch the same bytes, one of them writing, without a barrier between them are a race: in shared memory in
@@ -53,6 +56,7 @@ struct allocation {
   char *p;
   size_t bytes;
   int kind;
+  uint64_t serial;                                          // no other allocation has it, also at the same address
 };
 void *allocate(size_t bytes, int kind);                     // NULL: out of the simulated memory
 bool release(void *p, int kind);                            // false: not an allocation of that kind

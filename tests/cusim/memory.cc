@@ -82,7 +82,8 @@ void *allocate(size_t bytes, int kind) {
   mprotect(first, n, PROT_READ | PROT_WRITE);
   memset(first, 0xff, n);
   char *p = first + n - room;
-  live[p] = {p, bytes, kind};
+  static uint64_t serial;
+  live[p] = {p, bytes, kind, ++serial};
   shadow_allocated(p, bytes, kind == PINNED);
   if (kind == DEVICE) used += bytes;
   if (kind == DEVICE && !opened) mprotect(first, n, PROT_NONE);

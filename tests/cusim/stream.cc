@@ -33,13 +33,17 @@ struct cusim_event {
 };
 struct cusim_graph {
   std::vector<work> works;
+  std::map<const char *, allocation> named;  // allocations that its nodes name
+  int device;
 };
 struct cusim_graph_exec {
-  std::vector<work> works;
+  cusim_graph graph;
 };
 
 static std::set<cudaStream_t> streams;
 static std::set<cudaEvent_t> events;
+static std::set<cudaGraph_t> graphs;
+static std::set<cudaGraphExec_t> execs;
 static std::map<const void *, size_t> granted;  // dynamic shared memory by kernel
 static cudaError_t last_error;
 
@@ -49,13 +53,29 @@ static cudaError_t answer(cudaError_t e) {
   return e;
 }
 static bool known(cudaStream_t s) { return streams.count(s) != 0; }
-static bool any_capture() {
-  return std::any_of(streams.begin(), streams.end(), [](cudaStream_t s) { return s->capturing; });
+
+static bool capturing(cudaStream_t s) { return known(s) && s->capturing; }
+static cudaError_t spoil(cudaStream_t s) {
+  s->capture_failed = true;
+  return answer(cudaErrorStreamCaptureUnsupported);
+}
+// for a call that no capture allows, wherever it is under way: all of them are spoilt
+static bool forbidden() {
+  bool any = false;
+  for (cudaStream_t s : streams)
+    if (s->capturing) any = s->capture_failed = true;
+  if (any) answer(cudaErrorStreamCaptureUnsupported);
+  return any;
+}
+static void name_memory(cusim_graph *g, const void *p) {
+  const allocation *a = in_region(p) ? find(p) : nullptr;
+  if (a) g->named[a->p] = *a;
 }
 
 static cudaError_t add(cudaStream_t s, work w) {
   if (!known(s)) return answer(cudaErrorInvalidResourceHandle);
   if (sticky != cudaSuccess) return answer(sticky);
+  if (s->capturing && s->capture_failed) return answer(cudaErrorStreamCaptureInvalidated);
   if (s->capturing) s->capturing->works.push_back(std::move(w));
   else s->queue.push_back(std::move(w));
   return answer(cudaSuccess);
@@ -112,6 +132,7 @@ const char *cudaGetErrorName(cudaError_t e) {
   case cudaErrorInvalidResourceHandle: return "cudaErrorInvalidResourceHandle";
   case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";
   case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
+  case cudaErrorStreamCaptureInvalidated: return "cudaErrorStreamCaptureInvalidated";
   case cudaErrorInsufficientDriver: return "cudaErrorInsufficientDriver";
   case cudaErrorNoDevice: return "cudaErrorNoDevice";
   case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
@@ -167,7 +188,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
 }
 cudaError_t cudaDeviceSynchronize() {
   guard g(lock);
-  if (any_capture()) return answer(cudaErrorStreamCaptureUnsupported);
+  if (forbidden()) return cudaErrorStreamCaptureUnsupported;
   return run_until(nullptr, [] {
     return std::all_of(streams.begin(), streams.end(), [](cudaStream_t s) { return s->queue.empty(); });
   });
@@ -182,13 +203,13 @@ static cudaError_t make(void **p, size_t bytes, int kind) {
 }
 cudaError_t cudaMalloc(void **p, size_t bytes) {
   guard g(lock);
-  if (any_capture()) return answer(cudaErrorStreamCaptureUnsupported);
+  if (forbidden()) return cudaErrorStreamCaptureUnsupported;
   return make(p, bytes, DEVICE);
 }
 cudaError_t cudaFree(void *p) {
   guard g(lock);
   if (!p) return answer(cudaSuccess);
-  if (any_capture()) return answer(cudaErrorStreamCaptureUnsupported);
+  if (forbidden()) return cudaErrorStreamCaptureUnsupported;
   cudaError_t e = cudaDeviceSynchronize();
   if (!release(p, DEVICE)) {
     report("cudaFree of %p, which is no device allocation", p);
@@ -200,10 +221,12 @@ cudaError_t cudaFree(void *p) {
 cudaError_t cudaMallocAsync(void **p, size_t bytes, cudaStream_t s) {
   guard g(lock);
   if (!known(s)) return answer(cudaErrorInvalidResourceHandle);
+  if (capturing(s)) return spoil(s);
   return make(p, bytes, DEVICE);
 }
 cudaError_t cudaFreeAsync(void *p, cudaStream_t s) {
   guard g(lock);
+  if (capturing(s)) return spoil(s);
   if (!p) return answer(cudaErrorInvalidValue);
   return add(s, {[p] {
     if (!release(p, DEVICE)) report("cudaFreeAsync of %p, which is no device allocation", p);
@@ -212,11 +235,13 @@ cudaError_t cudaFreeAsync(void *p, cudaStream_t s) {
 cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags) {
   guard g(lock);
   if (flags & ~3u) return answer(cudaErrorInvalidValue);
+  if (forbidden()) return cudaErrorStreamCaptureUnsupported;
   return make(p, bytes, PINNED);
 }
 cudaError_t cudaFreeHost(void *p) {
   guard g(lock);
   if (!p) return answer(cudaSuccess);
+  if (forbidden()) return cudaErrorStreamCaptureUnsupported;
   cudaDeviceSynchronize();
   if (!release(p, PINNED)) {
     report("cudaFreeHost of %p, which is no pinned allocation", p);
@@ -265,7 +290,8 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
     report("cudaMemcpyAsync of kind %d from %p to %p, which are not that", (int)kind, src, dst);
     return answer(cudaErrorInvalidValue);
   }
-  if (known(s) && s->capturing && (to == -1 || from == -1)) return answer(cudaErrorStreamCaptureUnsupported);
+  if (capturing(s) && (to == -1 || from == -1)) return spoil(s);
+  if (capturing(s)) name_memory(s->capturing, dst), name_memory(s->capturing, src);
   if (from == -1) {  // pageable memory is read before the call returns
     std::shared_ptr<std::vector<char>> staged(new std::vector<char>((const char *)src, (const char *)src + bytes));
     cudaError_t e = add(s, {[dst, staged] { copy(dst, staged->data(), staged->size()); }});
@@ -280,6 +306,7 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s) {
     report("cudaMemsetAsync of %p, which is not the device's", p);
     return answer(cudaErrorInvalidValue);
   }
+  if (capturing(s)) name_memory(s->capturing, p);
   return add(s, {[p, value, bytes] {
     if (bytes) set(p, value, bytes);
   }});
@@ -296,6 +323,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags) {
 cudaError_t cudaStreamDestroy(cudaStream_t s) {
   guard g(lock);
   if (!known(s)) return answer(cudaErrorInvalidResourceHandle);
+  if (s->capturing) return spoil(s);
   run_stream(s);
   streams.erase(s);
   delete s;
@@ -304,10 +332,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t s) {
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
   guard g(lock);
   if (!known(s)) return answer(cudaErrorInvalidResourceHandle);
-  if (s->capturing) {
-    s->capture_failed = true;
-    return answer(cudaErrorStreamCaptureUnsupported);
-  }
+  if (s->capturing) return spoil(s);
   return run_stream(s);
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags) {
@@ -319,6 +344,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags) {
 cudaError_t cudaEventDestroy(cudaEvent_t e) {
   guard g(lock);
   if (!events.count(e)) return answer(cudaErrorInvalidResourceHandle);
+  if (forbidden()) return cudaErrorStreamCaptureUnsupported;
   cudaDeviceSynchronize();
   events.erase(e);
   delete e;
@@ -327,6 +353,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t e) {
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
   guard g(lock);
   if (!events.count(e)) return answer(cudaErrorInvalidResourceHandle);
+  if (capturing(s)) return spoil(s);
   work w;
   w.records = e, w.mark = ++e->asked;
   return add(s, std::move(w));
@@ -334,6 +361,7 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags) {
   guard g(lock);
   if (!events.count(e) || flags) return answer(cudaErrorInvalidValue);
+  if (capturing(s)) return spoil(s);
   work w;
   w.waits = e, w.mark = e->asked;
   return add(s, std::move(w));
@@ -341,45 +369,70 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags) {
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
   guard g(lock);
   if (!events.count(e)) return answer(cudaErrorInvalidResourceHandle);
+  if (forbidden()) return cudaErrorStreamCaptureUnsupported;
   uint64_t mark = e->asked;
   return run_until(nullptr, [e, mark] { return e->reached >= mark; });
 }
 
 // ---- graphs
-cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode) {
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode mode) {
   guard g(lock);
-  if (!known(s) || s->capturing) return answer(cudaErrorInvalidValue);
-  s->capturing = new cusim_graph;
+  if (!known(s) || s->capturing || mode != cudaStreamCaptureModeThreadLocal) return answer(cudaErrorInvalidValue);
+  s->capturing = new cusim_graph{};
+  s->capturing->device = s->device;
   s->capture_failed = false;
   return answer(cudaSuccess);
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *out) {
   guard g(lock);
-  if (!known(s) || !s->capturing) return answer(cudaErrorInvalidValue);
+  if (!known(s) || !s->capturing || !out) return answer(cudaErrorInvalidValue);
   *out = s->capturing;
   s->capturing = nullptr;
-  if (!s->capture_failed) return answer(cudaSuccess);
+  if (!s->capture_failed) return graphs.insert(*out), answer(cudaSuccess);
   delete *out;
   *out = nullptr;
   return answer(cudaErrorStreamCaptureInvalidated);
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *x, cudaGraph_t graph, unsigned long long flags) {
   guard g(lock);
-  if (!graph || flags) return answer(cudaErrorInvalidValue);
-  *x = new cusim_graph_exec{graph->works};
+  if (!x || !graphs.count(graph) || flags) return answer(cudaErrorInvalidValue);
+  execs.insert(*x = new cusim_graph_exec{*graph});
   return answer(cudaSuccess);
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t s) {
   guard g(lock);
-  if (!x) return answer(cudaErrorInvalidValue);
-  for (const work &w : x->works) {
+  if (!execs.count(x)) return answer(cudaErrorInvalidValue);
+  if (!known(s)) return answer(cudaErrorInvalidResourceHandle);
+  if (s->capturing) return spoil(s);
+  if (s->device != x->graph.device) {
+    report("a graph of device %d is launched into a stream of device %d", x->graph.device, s->device);
+    return answer(cudaErrorInvalidValue);
+  }
+  for (const auto &named : x->graph.named) {
+    const allocation *a = find(named.first);
+    if (a && a->serial == named.second.serial) continue;
+    report("a graph is launched that uses %zu bytes at %p, which were freed after its capture", named.second.bytes, (void *)named.first);
+    return answer(cudaErrorInvalidValue);
+  }
+  for (const work &w : x->graph.works) {
     cudaError_t e = add(s, w);
     if (e != cudaSuccess) return e;
   }
   return answer(cudaSuccess);
 }
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t x) { return delete x, cudaSuccess; }
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
+// what was launched is in its stream's queue, and stays
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t x) {
+  guard g(lock);
+  if (!execs.erase(x)) return answer(cudaErrorInvalidValue);
+  delete x;
+  return answer(cudaSuccess);
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  guard g(lock);
+  if (!graphs.erase(graph)) return answer(cudaErrorInvalidValue);
+  delete graph;
+  return answer(cudaSuccess);
+}
 
 // ---- launches
 cudaError_t cusim_func_set_attribute(const void *kernel, cudaFuncAttribute a, int value) {
@@ -408,6 +461,7 @@ void *cusim_arguments(size_t bytes) {
   if (free_slots.empty()) return next_slot += slot_bytes, next_slot - slot_bytes;
   char *p = free_slots.back();
   free_slots.pop_back();
+  memset(p, 0, bytes);  // of an earlier launch
   return p;
 }
 
@@ -423,7 +477,16 @@ static void note_launch(const void *kernel, size_t threads, size_t shared) {
   fclose(f);
 }
 
-cudaError_t cusim_launch(const cudaLaunchConfig_t *c, const void *kernel, void *arguments, void (*call)(void *)) {
+// the allocations that a launch's arguments point into: every word of them that is such an address
+static void name_arguments(cusim_graph *g, const void *arguments, size_t bytes) {
+  for (size_t at = 0; at + sizeof(void *) <= bytes; at += sizeof(void *)) {
+    const void *p;
+    memcpy(&p, (const char *)arguments + at, sizeof p);
+    name_memory(g, p);
+  }
+}
+
+cudaError_t cusim_launch(const cudaLaunchConfig_t *c, const void *kernel, void *arguments, size_t bytes, void (*call)(void *)) {
   guard g(lock);
   std::shared_ptr<void> kept(arguments, [](void *p) { free_slots.push_back((char *)p); });
   if (known(c->stream) && c->stream->device != current_device) {
@@ -440,5 +503,6 @@ cudaError_t cusim_launch(const cudaLaunchConfig_t *c, const void *kernel, void *
            grid.z, block.x, block.y, block.z, shared, allowed);
     return answer(cudaErrorInvalidConfiguration);
   }
+  if (capturing(c->stream)) name_arguments(c->stream->capturing, arguments, bytes);
   return add(c->stream, {[grid, block, shared, kept, call] { run_grid(grid, block, shared, kept.get(), call); }});
 }

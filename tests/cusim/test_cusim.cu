@@ -296,6 +296,111 @@ static void graph() {
   CHECK(got[3] == 24, "three launches of the graph give %g, expected 24", got[3]);
   expect_nothing();
 }
+// a graph of one kernel over x
+static cudaGraphExec_t doubling(float *x) {
+  cudaGraph_t g;
+  cudaGraphExec_t exec = nullptr;
+  cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+  launch(1, 32, 0, doubles, x);
+  cudaStreamEndCapture(stream, &g);
+  cudaGraphInstantiate(&exec, g, 0);
+  cudaGraphDestroy(g);
+  return exec;
+}
+// what a capture forbids fails, and the capture gives no graph
+template <class Call>
+static void refused_in_capture(const char *what, Call call) {
+  float *x = filled(32), got[32];
+  cudaStreamSynchronize(stream);
+  cudaGraph_t g = nullptr;
+  cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+  launch(1, 32, 0, doubles, x);
+  cudaError_t e = call(x);
+  CHECK(e == cudaErrorStreamCaptureUnsupported, "%s while a stream is captured: %s", what, cudaGetErrorName(e));
+  launch(1, 32, 0, doubles, x);
+  e = cudaStreamEndCapture(stream, &g);
+  CHECK(e == cudaErrorStreamCaptureInvalidated && !g, "%s: the capture ends with %s", what, cudaGetErrorName(e));
+  cudaMemcpyAsync(got, x, sizeof got, cudaMemcpyDeviceToHost, stream);
+  CHECK(got[3] == 3, "%s: what was captured ran", what);
+  expect_nothing();
+}
+static void capture_refuses() {
+  static float pageable[32];
+  static void *pinned, *fresh;
+  static cudaEvent_t e;
+  cudaHostAlloc(&pinned, sizeof pageable, 0);
+  cudaEventCreateWithFlags(&e, cudaEventDisableTiming);
+  refused_in_capture("cudaStreamSynchronize", [](float *) { return cudaStreamSynchronize(stream); });
+  refused_in_capture("cudaDeviceSynchronize", [](float *) { return cudaDeviceSynchronize(); });
+  refused_in_capture("cudaEventSynchronize", [](float *) { return cudaEventSynchronize(e); });
+  refused_in_capture("cudaEventRecord", [](float *) { return cudaEventRecord(e, stream); });
+  refused_in_capture("a copy to pageable memory", [](float *x) { return cudaMemcpyAsync(pageable, x, 128, cudaMemcpyDeviceToHost, stream); });
+  refused_in_capture("a copy from pageable memory", [](float *x) { return cudaMemcpyAsync(x, pageable, 128, cudaMemcpyHostToDevice, stream); });
+  refused_in_capture("cudaMalloc", [](float *) { return cudaMalloc(&fresh, 128); });
+  refused_in_capture("cudaMallocAsync", [](float *) { return cudaMallocAsync(&fresh, 128, stream); });
+  refused_in_capture("cudaFree", [](float *x) { return cudaFree(x); });
+  refused_in_capture("cudaFreeAsync", [](float *x) { return cudaFreeAsync(x, stream); });
+  refused_in_capture("cudaHostAlloc", [](float *) { return cudaHostAlloc(&fresh, 128, 0); });
+  refused_in_capture("cudaFreeHost", [](float *) { return cudaFreeHost(pinned); });
+}
+static void graph_of_freed_memory() {
+  float *x = filled(32);
+  cudaStreamSynchronize(stream);
+  cudaGraphExec_t exec = doubling(x);
+  cudaGraphLaunch(exec, stream);
+  cudaFreeAsync(x, stream);
+  expect_nothing();  // launched before it was freed
+  CHECK(cudaGraphLaunch(exec, stream) != cudaSuccess, "launched");
+  expect("128 bytes at");
+  void *pinned;
+  cudaHostAlloc(&pinned, 128, 0);
+  x = filled(32);
+  cudaStreamSynchronize(stream);
+  cudaGraph_t g;
+  cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+  cudaMemcpyAsync(x, pinned, 128, cudaMemcpyHostToDevice, stream);
+  cudaStreamEndCapture(stream, &g);
+  cudaGraphInstantiate(&exec, g, 0);
+  cudaFreeHost(pinned);
+  CHECK(cudaGraphLaunch(exec, stream) != cudaSuccess, "launched");
+  expect("freed after its capture");
+}
+static void graph_handles() {
+  float *x = filled(32);
+  cudaStreamSynchronize(stream);
+  cudaGraph_t g = nullptr;
+  cudaGraphExec_t exec = doubling(x), more = nullptr;
+  CHECK(cudaStreamEndCapture(stream, &g) == cudaErrorInvalidValue, "a capture ended that did not begin");
+  cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+  CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaErrorInvalidValue, "two captures of one stream");
+  CHECK(cudaGraphLaunch(exec, stream) == cudaErrorStreamCaptureUnsupported, "a graph inside a graph, which is not modelled");
+  cudaStreamEndCapture(stream, &g);
+  CHECK(cudaGraphInstantiate(&more, g, 0) == cudaErrorInvalidValue, "a graph of a spoilt capture");
+  CHECK(cudaGraphExecDestroy(exec) == cudaSuccess, "destroyed");
+  CHECK(cudaGraphLaunch(exec, stream) == cudaErrorInvalidValue && cudaGraphExecDestroy(exec) == cudaErrorInvalidValue, "used after it was destroyed");
+  expect_nothing();
+}
+// a graph has its arguments from the capture, and pinned memory from when it runs
+static void graph_reads_when_it_runs() {
+  float *x = device<float>(1), got[2];
+  void *p;
+  cudaHostAlloc(&p, 4, 0);
+  float *pinned = (float *)p;
+  cudaGraph_t g;
+  cudaGraphExec_t exec;
+  cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+  cudaMemcpyAsync(x, pinned, 4, cudaMemcpyHostToDevice, stream);
+  launch(1, 1, 0, doubles, x);
+  cudaStreamEndCapture(stream, &g);
+  cudaGraphInstantiate(&exec, g, 0);
+  for (int i = 0; i < 2; i++) {
+    *pinned = (float)(i + 5);
+    cudaGraphLaunch(exec, stream);
+    cudaMemcpyAsync(&got[i], x, 4, cudaMemcpyDeviceToHost, stream);
+  }
+  CHECK(got[0] == 10 && got[1] == 12, "%g, %g", got[0], got[1]);
+  expect_nothing();
+}
 static void launch_limits() {
   float *out = device<float>(32);
   launch(1, 32, 60 << 10, shared_at, out, 0);
@@ -346,6 +451,10 @@ int main() {
   RUN(missing_event);
   RUN(pinned_changed_too_early);
   RUN(graph);
+  RUN(capture_refuses);
+  RUN(graph_of_freed_memory);
+  RUN(graph_handles);
+  RUN(graph_reads_when_it_runs);
   RUN(launch_limits);
   RUN(other_device);
   RUN(host_reads_device);

@@ -194,7 +194,7 @@ struct cudaLaunchConfig_t {
   unsigned numAttrs;
 };
 void *cusim_arguments(size_t bytes);  // room for a launch's arguments, where kernels may read; at most 4 KiB, as in CUDA
-cudaError_t cusim_launch(const cudaLaunchConfig_t *c, const void *kernel, void *arguments, void (*call)(void *));
+cudaError_t cusim_launch(const cudaLaunchConfig_t *c, const void *kernel, void *arguments, size_t bytes, void (*call)(void *));
 // Arguments are copied when the launch is made, as CUDA does, and converted to the kernel's own parameter types.
 template <class... P, class... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *c, void (*kernel)(P...), A &&...args) {
@@ -205,6 +205,6 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *c, void (*kernel)(P...)
   };
   void *at = cusim_arguments(sizeof(kept));
   new (at) kept{kernel, std::tuple<P...>((P)args...)};
-  return cusim_launch(c, (const void *)kernel, at, [](void *p) { std::apply(((kept *)p)->kernel, ((kept *)p)->args); });
+  return cusim_launch(c, (const void *)kernel, at, sizeof(kept), [](void *p) { std::apply(((kept *)p)->kernel, ((kept *)p)->args); });
 }
 #endif
