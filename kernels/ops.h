@@ -23,6 +23,9 @@
 // before they are done: copy to the host and sync wait for them.
 //
 // Nothing here allocates per call after warm-up: scratch belongs to the backend, grows on demand and is kept.
+//
+// Recordings. A run of ops that comes again and again with the same arguments (a decode step) can be noted once and replayed, where
+// the backend can do that (CUDA graphs); what changes from one replay to the next then lies in the ops' memory, at the same places.
 #ifndef TL_KERNELS_OPS_H
 #define TL_KERNELS_OPS_H
 #include <stddef.h>
@@ -36,7 +39,8 @@ static inline size_t tlk_dtype_size(int t) { return t == TLK_I8 ? 1 : t == TLK_B
 // kind sparse: for the ops alone, written to here and there: what never is takes no memory where the system can do that
 enum { TLK_MEM_OPS = 0, TLK_MEM_BOTH = 1, TLK_MEM_SPARSE = 2 };
 
-typedef struct tlk_packed tlk_packed;  // a weight in the backend's own layout; opaque above the backend
+typedef struct tlk_packed tlk_packed;        // a weight in the backend's own layout; opaque above the backend
+typedef struct tlk_recording tlk_recording;  // a run of ops that can be replayed
 
 typedef struct {
   void *p;
@@ -73,20 +77,22 @@ typedef struct {
   const tlk_lowrank *lr;
 } tlk_linear;
 
-enum { TLK_BANNED = 8 };
+// One of the matrices of move_rows: its T rows, C wide.
+typedef struct {
+  tlk_mat y, x;               // of one dtype
+  const int32_t *to, *from;   // (T) rows of y and of x; NULL: row t
+  int C;
+} tlk_move;
 
-// One row of the sampler. Banned tokens are no candidates. temperature 0 means greedy (ties to the lowest id). Otherwise the filters
-// apply in the order top_k, top_p, min_p, each to the candidates the one before it left, with probabilities at the temperature
-// renormalised over those; then the drawn token is the smallest id whose cumulative kept mass, in ascending order of ids,
-// exceeds u * (kept mass).
+// One row of the sampler. temperature 0 means greedy (ties to the lowest id). Otherwise the filters apply in the order top_k,
+// top_p, min_p, each to the candidates the one before it left, with probabilities at the temperature renormalised over those;
+// then the drawn token is the smallest id whose cumulative kept mass, in ascending order of ids, exceeds u * (kept mass).
 typedef struct {
   float temperature;
   float top_p;             // 1 = off; kept: the smallest set of most likely tokens (ties: lowest ids) with mass >= top_p, never none
   float min_p;             // 0 = off; kept: p >= min_p * p_max
   int32_t top_k;           // 0 = off; ties at the k-th are all kept out but the lowest ids
   float u;                 // the draw, uniform in [0, 1)
-  int32_t n_banned;        // 0 = none; at least one token of the vocabulary is left
-  int32_t banned[TLK_BANNED];  // (n_banned) ids
 } tlk_sample_row;
 
 typedef struct tlk_ops {
@@ -104,6 +110,16 @@ typedef struct tlk_ops {
                                                                 // stay as it is until sync or a copy to the host has returned.
   void (*zero)(void *p, size_t bytes);
   void (*sync)(void);                                           // returns when everything is done
+
+  // ---- recordings
+  int (*records)(void);                                         // 0: nothing is recorded here, and the others are not to be called
+  void (*record)(void);                                         // from here on ops are noted and not run. Until `recorded`: no alloc,
+                                                                // release, sync, zero or copy with host memory; maps say `longest`
+  tlk_recording *(*recorded)(void);                             // what was noted; NULL: not possible now (scratch would have had to
+                                                                // grow), so call the ops themselves
+  int (*replay)(tlk_recording *r);                              // runs it, in order with the ops. 0: it did not run and never will
+                                                                // again (scratch has moved since): free it
+  void (*recording_free)(tlk_recording *r);                     // NULL: nothing. What was replayed still runs to its end.
 
   // ---- weights. pack: W (N, K) row-major in w_dtype (F32, BF16, F16) -> the backend's layout for compute = F32 or BF16.
   // F32/F16 values are rounded to nearest even when compute is BF16. NULL when out of memory.
@@ -141,14 +157,17 @@ typedef struct tlk_ops {
                       int C);
 
   // ---- rope, half-split as in Hugging Face: (a, b) at (i, i + D/2) -> (a c - b s, b c + a s). table (n_pos, D/2, 2) holds
-  //      (c, s). y and x are (T, heads * D); row t of x goes to row out_rows[t] of y (NULL: to row t). y act (or F32), x F32 or act.
+  //      (c, s). y and x are (T, heads * D); row t of x goes to row out_rows[t] of y (NULL: to row t; negative: nowhere). y act (or F32), x F32 or
+  //      act.
   void (*rope_fwd)(tlk_mat y, const int32_t *out_rows, tlk_mat x, const int32_t *pos, const float *table, int T, int heads, int D);
   //      dx (T, heads * D) act or F32, overwritten = the inverse rotation of dy (T, heads * D) F32
   void (*rope_bwd)(tlk_mat dx, tlk_mat dy, const int32_t *pos, const float *table, int T, int heads, int D);
-  //      y row out_rows[t] (NULL: t) = x row t, converted
+  //      y row out_rows[t] (NULL: t; negative: nowhere) = x row t, converted
   void (*cast)(tlk_mat y, const int32_t *out_rows, tlk_mat x, int T, int C);
   //      y row t = x row rows[t], of the same dtype
   void (*gather)(tlk_mat y, tlk_mat x, const int32_t *rows, int T, int C);
+  //      n matrices at once: y row to[t] = x row from[t]; where one of the two is negative nothing is moved
+  void (*move_rows)(const tlk_move *m, int n, int T);
 
   // ---- attention, causal by construction of the map. q (T, H*D) act; k, v (rows, G*D) act; o (T, H*D) act overwritten;
   //      lse (T, H) F32 overwritten: log sum exp of the scaled scores. scale is 1/sqrt(D) as a rule. H is a multiple of G.
@@ -179,7 +198,7 @@ typedef struct tlk_ops {
   void (*head_bwd)(float *dh, float *dw, tlk_mat h, const tlk_packed *w, const int32_t *targets, const float *lse,
                    const float *entropy, const float *dlogprob, const float *dentropy, float inv_temp, int T);
   //      One token per row: ids (T), logprob (T) = log_softmax(l / temperature)[id] over the whole vocabulary (no
-  //      renormalisation after truncation or bans; temperature 0: logprob at temperature 1). Bit-equal to head_fwd's logprob, lse
+  //      renormalisation after truncation; temperature 0: logprob at temperature 1). Bit-equal to head_fwd's logprob, lse
   //      and entropy for the same h row, target and inv_temp = 1 / temperature. lse (T) or NULL, entropy (T) or NULL.
   void (*head_sample)(int32_t *ids, float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w,
                       const tlk_sample_row *rows, int T);

@@ -31,6 +31,7 @@ typedef struct {
 static void rotate_row(const void *ctx, int t, int thread) {
   const job *q = ctx;
   int D = q->D, half = D / 2, yb = q->y.dtype == TLK_BF16, xb = q->x.dtype == TLK_BF16;
+  if (q->out_rows && q->out_rows[t] < 0) return;
   const char *in = mat_row(q->x, t);
   char *out = mat_row_out(q->y, q->out_rows ? q->out_rows[t] : t);
   float c[MAX_HALF], s[MAX_HALF];
@@ -55,6 +56,7 @@ void OP(rope_bwd)(tlk_mat dx, tlk_mat dy, const int32_t *pos, const float *table
 
 static void cast_row(const void *ctx, int t, int thread) {
   const job *q = ctx;
+  if (q->out_rows && q->out_rows[t] < 0) return;
   OP(convert)(mat_row_out(q->y, q->out_rows ? q->out_rows[t] : t), q->y.dtype == TLK_BF16, mat_row(q->x, t),
               q->x.dtype == TLK_BF16, q->D);
 }

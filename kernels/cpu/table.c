@@ -3,6 +3,7 @@
 // ones: a huge page for every sequence's first key would zero gigabytes.
 #define _DEFAULT_SOURCE
 #include "cpu.h"
+#include "../compose.h"
 #include <sys/mman.h>
 
 #define TEXT2(x) #x
@@ -41,7 +42,7 @@ static void host_zero(void *p, size_t bytes) { in_pieces((move){p, NULL, bytes})
 static void host_sync(void) {}
 
 static const tlk_ops table = {.name = "cpu", .isa = TEXT(TLK_ISA), .host = &table, .set_threads = tlk_cpu_set_threads,
-                              .alloc = host_alloc, .release = free, .copy = host_copy, .zero = host_zero, .sync = host_sync,
+                              .alloc = host_alloc, .release = free, .copy = host_copy, .zero = host_zero, .sync = host_sync, COMPOSED,
                               TLK_CPU_OPS(ENTRY)};
 
 const tlk_ops *OP(cpu_table)(void);

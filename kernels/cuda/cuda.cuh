@@ -37,6 +37,10 @@ void check(cudaError_t e, const char *op);      // ends the program with the op'
 void after(const char *op);                     // after an op's last launch
 void device_copy(void *dst, const void *src, size_t bytes);
 extern const char *current_op;                  // what check names
+// ---- record.cu
+void add_recordings(tlk_ops *table, bool on);   // the ops of recordings; on: there are any
+bool recording();                               // ops are noted and not run: nothing may be waited for
+bool scratch_moves();                           // called before a slot grows, which ends all recordings. false: one is being made, so no
 
 template <class... P, class... A>
 static inline void launch(void (*kernel)(P...), dim3 grid, int threads, size_t shared, A... args) {
@@ -77,6 +81,41 @@ __device__ static inline void put(const tlk_mat &m, int t, int c, float v) {
   else ((float *)m.p)[i] = v;
 }
 
+// ---- rows eight numbers at a time: loads and stores of 16 bytes where all rows are aligned to that, else number by number
+static inline bool in_eights(const tlk_mat &m) { return (uintptr_t)m.p % 16 == 0 && (size_t)m.ld * tlk_dtype_size(m.dtype) % 16 == 0; }
+// columns c .. c + 8 of row t (c a multiple of 8), zeros from C on; whole: in_eights(m)
+__device__ static inline void get8(float *v, const tlk_mat &m, bool whole, int t, int c, int C) {
+  size_t i = (size_t)t * m.ld + c;
+  if (whole && c + 8 <= C && m.dtype == TLK_BF16) {
+    const uint4 w = *(const uint4 *)((const bf16 *)m.p + i);
+    const unsigned u[4] = {w.x, w.y, w.z, w.w};
+#pragma unroll
+    for (int k = 0; k < 4; k++) v[2 * k] = __uint_as_float(u[k] << 16), v[2 * k + 1] = __uint_as_float(u[k] & 0xffff0000u);
+  } else if (whole && c + 8 <= C) {
+    const float4 a = ((const float4 *)((const float *)m.p + i))[0], b = ((const float4 *)((const float *)m.p + i))[1];
+    v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+  } else {
+#pragma unroll
+    for (int k = 0; k < 8; k++) v[k] = c + k < C ? get(m, t, c + k) : 0;
+  }
+}
+__device__ static inline unsigned two_bf16(float low, float high) {
+  return (unsigned)__bfloat16_as_ushort(from_float<bf16>(low)) | (unsigned)__bfloat16_as_ushort(from_float<bf16>(high)) << 16;
+}
+__device__ static inline void put8(const tlk_mat &m, bool whole, int t, int c, int C, const float *v) {
+  size_t i = (size_t)t * m.ld + c;
+  if (whole && c + 8 <= C && m.dtype == TLK_BF16) {
+    *(uint4 *)((bf16 *)m.p + i) = make_uint4(two_bf16(v[0], v[1]), two_bf16(v[2], v[3]), two_bf16(v[4], v[5]), two_bf16(v[6], v[7]));
+  } else if (whole && c + 8 <= C) {
+    ((float4 *)((float *)m.p + i))[0] = make_float4(v[0], v[1], v[2], v[3]);
+    ((float4 *)((float *)m.p + i))[1] = make_float4(v[4], v[5], v[6], v[7]);
+  } else {
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+      if (c + k < C) put(m, t, c + k, v[k]);
+  }
+}
+
 __device__ static inline float row_scale(const void *rows, int ld, int n) {
   return *(const float *)((const char *)rows + (size_t)(n + 1) * ld - SCALE_ROOM);
 }
@@ -87,7 +126,10 @@ __device__ static inline float weight_at(const void *data, int ld, int compute, 
   return compute == TLK_BF16 ? to_float(((const bf16 *)data)[at]) : ((const float *)data)[at];
 }
 
-enum { ALL_LANES = (int)0xffffffff };
+// silu(g) u
+__device__ static inline float sigmoid(float g) { return 1.0f / (1.0f + expf(-g)); }
+__device__ static inline float swiglu(float g, float u) { return g * sigmoid(g) * u; }
+
 // over the 32 lanes by a butterfly: every lane gets the same bits
 template <class T> __device__ static inline T warp_sum(T v) {
   for (int m = 16; m; m /= 2) v += __shfl_xor_sync(0xffffffffu, v, m);
@@ -121,6 +163,8 @@ __device__ static inline float block_max(float v, float *s) {
 
 // ---- between files
 tlk_mat as_act(tlk_mat x, int T, int C, int compute);  // x, or a copy of it in the compute dtype (SCRATCH_ACT)
+// rope.cu: y row out_rows[t] = x row in_rows[t], converted; NULL: row t, negative: nowhere
+void move(tlk_mat y, const int32_t *out_rows, tlk_mat x, const int32_t *in_rows, int T, int C);
 // int8.cu: rows of w (rows, K), of a dtype that pack takes, to packed int8 rows of ld bytes
 void to_bytes(void *data, int ld, const void *w, int dtype, size_t ldw, int rows, int K);
 static inline int bytes_ld(int K) { return (int)align_up((size_t)K, 16) + SCALE_ROOM; }
@@ -154,7 +198,7 @@ void head_finish(float *logprob, float *lse, float *entropy, const head_stats *s
 
 #define TLK_CUDA_OPS(X)                                                                                                     \
   X(pack) X(repack) X(unpack) X(packed_free) X(packed_bytes) X(packed_dims) X(linear_fwd) X(linear_fwd_group) X(linear_bwd_x) X(linear_bwd_w)   \
-  X(colsum) X(lowrank_bwd) X(rmsnorm_fwd) X(rmsnorm_bwd) X(rope_fwd) X(rope_bwd) X(cast) X(gather) X(attn_fwd) X(attn_bwd)  \
+  X(colsum) X(lowrank_bwd) X(rmsnorm_fwd) X(rmsnorm_bwd) X(rope_fwd) X(rope_bwd) X(cast) X(gather) X(move_rows) X(attn_fwd) X(attn_bwd)  \
   X(swiglu_fwd) X(swiglu_bwd) X(embed_fwd) X(embed_bwd) X(head_fwd) X(head_bwd) X(head_sample) X(adamw) X(sumsq) X(scale)   \
   X(round_to)
 #define TLK_CUDA_NAME(name) cuda_##name

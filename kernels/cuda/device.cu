@@ -32,7 +32,7 @@ cudaStream_t stream() {
 int n_multiprocessors() { return sms; }
 
 void after(const char *op) {
-  if (synchronous) check(cudaStreamSynchronize(the_stream), op);
+  if (synchronous && !recording()) check(cudaStreamSynchronize(the_stream), op);
   else check(cudaPeekAtLastError(), op);
 }
 
@@ -45,7 +45,7 @@ static void *device_alloc(size_t bytes) {
 }
 
 void *scratch(int slot, size_t bytes) {
-  if (bytes > slots[slot].bytes) {
+  if (bytes > slots[slot].bytes && scratch_moves()) {
     size_t n = align_up(slots[slot].bytes + slots[slot].bytes / 2 > bytes ? slots[slot].bytes + slots[slot].bytes / 2 : bytes, 4096);
     if (slots[slot].p) check(cudaFreeAsync(slots[slot].p, stream()), current_op);
     slots[slot].bytes = n;
@@ -123,10 +123,11 @@ extern "C" const tlk_ops *tlk_open(int device, char *why, size_t n) {
   if (!usable(cudaStreamCreateWithFlags(&the_stream, cudaStreamNonBlocking), "a stream", why, n)) return nullptr;
   the_device = device, sms = prop.multiProcessorCount;
   snprintf(device_name, sizeof device_name, "%s", prop.name);
-  const char *sync = getenv("TL_SYNC");
+  const char *sync = getenv("TL_SYNC"), *graph = getenv("TL_GRAPH");
   synchronous = sync && strcmp(sync, "1") == 0;
   table.name = "cuda", table.isa = device_name;
   table.set_threads = op_set_threads;
+  add_recordings(&table, graph && *graph ? strcmp(graph, "0") != 0 : !synchronous);
   table.alloc = op_alloc, table.release = op_release, table.copy = device_copy, table.zero = op_zero, table.sync = op_sync;
 #define TLK_SET(op) table.op = cuda_##op;
   TLK_CUDA_OPS(TLK_SET)

@@ -1,4 +1,5 @@
-// embed.cu: rows of the embedding table, and their gradient: dtable[ids[t]] += dx[t], for every id in the order of t.
+// embed.cu: rows of the embedding table (a gather with conversion, rope.cu, but for int8), and their gradient:
+// dtable[ids[t]] += dx[t], for every id in the order of t.
 // Gradient: a block for each t. It goes on only if no earlier row has its id, and then adds all rows with that id in order; so
 // one block writes a row of the table, and the sum's order is that of the contract. Cost: T^2 comparisons of ids in all.
 #include "cuda.cuh"
@@ -14,6 +15,7 @@ __global__ static void fwd(float *x, const void *data, int ld, int compute, cons
 
 void cuda_embed_fwd(float *x, const tlk_packed *table, const int32_t *ids, int T) {
   OP("embed_fwd");
+  if (T > 0 && table->compute != TLK_I8) return move({x, TLK_F32, table->K}, nullptr, {table->data, table->compute, table->ld}, ids, T, table->K);
   dim3 grid(grid_of((size_t)table->K, THREADS), (unsigned)(T < 65535 ? T : 65535));
   if (T > 0) launch(fwd, grid, THREADS, 0, x, (const void *)table->data, table->ld, table->compute, ids, T, table->K);
 }

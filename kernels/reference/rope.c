@@ -19,7 +19,9 @@ static void rotate_row(tlk_mat y, int to, tlk_mat x, int from, const float *cs, 
 
 void ref_rope_fwd(tlk_mat y, const int32_t *out_rows, tlk_mat x, const int32_t *pos, const float *table, int T, int heads,
                   int D) {
-  for (int t = 0; t < T; t++) rotate_row(y, out_rows ? out_rows[t] : t, x, t, table + (size_t)pos[t] * D, 1, heads, D);
+  for (int t = 0; t < T; t++)
+    if (!out_rows || out_rows[t] >= 0)
+      rotate_row(y, out_rows ? out_rows[t] : t, x, t, table + (size_t)pos[t] * D, 1, heads, D);
 }
 
 void ref_rope_bwd(tlk_mat dx, tlk_mat dy, const int32_t *pos, const float *table, int T, int heads, int D) {
@@ -28,7 +30,7 @@ void ref_rope_bwd(tlk_mat dx, tlk_mat dy, const int32_t *pos, const float *table
 
 void ref_cast(tlk_mat y, const int32_t *out_rows, tlk_mat x, int T, int C) {
   for (int t = 0; t < T; t++)
-    for (int c = 0; c < C; c++) ref_put(y, out_rows ? out_rows[t] : t, c, ref_get(x, t, c));
+    for (int c = 0; c < C && (!out_rows || out_rows[t] >= 0); c++) ref_put(y, out_rows ? out_rows[t] : t, c, ref_get(x, t, c));
 }
 
 void ref_gather(tlk_mat y, tlk_mat x, const int32_t *rows, int T, int C) {

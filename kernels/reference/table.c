@@ -1,6 +1,7 @@
 // table.c: the reference backend's table: scalar C that reads like the formulas, the judge of every other backend in
 // tests/conformance. TL_BACKEND=reference runs everything on it.
 #include "ref.h"
+#include "../compose.h"
 
 static void set_threads(int n) {}  // always one
 static void *host_alloc(size_t bytes, int kind) {
@@ -21,6 +22,7 @@ static const tlk_ops ops = {
   .copy = host_copy,
   .zero = host_zero,
   .sync = host_sync,
+  COMPOSED,
   .pack = ref_pack,
   .repack = ref_repack,
   .unpack = ref_unpack,

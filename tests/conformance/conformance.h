@@ -17,9 +17,10 @@ static int compute;
 // Every op of the table; 1 marks a backward op, which the gradient test must cover. The suite fails when this list and the
 // struct differ in number, or when an op has no row.
 #define OPS(X)  \
-  X(set_threads, 0) X(alloc, 0) X(release, 0) X(copy, 0) X(zero, 0) X(sync, 0) X(pack, 0) X(repack, 0) X(unpack, 0) X(packed_free, 0) X(packed_bytes, 0) X(packed_dims, 0)  \
+  X(set_threads, 0) X(alloc, 0) X(release, 0) X(copy, 0) X(zero, 0) X(sync, 0) X(records, 0) X(record, 0)  \
+  X(recorded, 0) X(replay, 0) X(recording_free, 0) X(pack, 0) X(repack, 0) X(unpack, 0) X(packed_free, 0) X(packed_bytes, 0) X(packed_dims, 0)  \
   X(linear_fwd, 0) X(linear_fwd_group, 0) X(linear_bwd_x, 1) X(linear_bwd_w, 1) X(colsum, 1) X(lowrank_bwd, 1) X(rmsnorm_fwd, 0) X(rmsnorm_bwd, 1)  \
-  X(rope_fwd, 0) X(rope_bwd, 1) X(cast, 0) X(gather, 0) X(attn_fwd, 0) X(attn_bwd, 1) X(swiglu_fwd, 0) X(swiglu_bwd, 1) X(embed_fwd, 0)  \
+  X(rope_fwd, 0) X(rope_bwd, 1) X(cast, 0) X(gather, 0) X(move_rows, 0) X(attn_fwd, 0) X(attn_bwd, 1) X(swiglu_fwd, 0) X(swiglu_bwd, 1) X(embed_fwd, 0)  \
   X(embed_bwd, 1) X(head_fwd, 0) X(head_bwd, 1) X(head_sample, 0) X(adamw, 0) X(sumsq, 0) X(scale, 0) X(round_to, 0)
 
 #define OP_INDEX(name, backward) OP_##name,
@@ -49,6 +50,7 @@ static char *module_path(const char *name) {  // in TL_MODULES, or beside the pr
 static const tlk_ops *open_module(const char *name) {
   char why[256] = "";
   setenv("TL_SYNC", "1", 1);
+  setenv("TL_GRAPH", "1", 1);
   void *module = dlopen(module_path(name), RTLD_NOW | RTLD_LOCAL);
   tlk_open_fn *open = NULL;
   if (module) *(void **)&open = dlsym(module, TLK_OPEN);
@@ -125,7 +127,7 @@ static inline void *take_copy(const void *from, size_t bytes) { return memcpy(ta
 static inline void drop_all(void) { drop_to(0); }
 
 // ---- matrices
-enum { GAP = 3 };  // ld - width
+static int gap = 3;  // ld - width
 static const float gap_mark = -77.0f;  // exact in bf16
 
 typedef struct {
@@ -155,7 +157,7 @@ static inline size_t row_bytes(const mat *a) { return (size_t)a->cols * tlk_dtyp
 static inline char *row_at(const mat *a, int t) { return (char *)a->m.p + (size_t)t * a->m.ld * tlk_dtype_size(a->m.dtype); }
 
 static inline mat mat_fill(int rows, int cols, int dtype, float v) {
-  mat a = {{NULL, dtype, cols + GAP}, rows, cols};
+  mat a = {{NULL, dtype, cols + gap}, rows, cols};
   a.m.p = take(mat_bytes(&a));
   for (int t = 0; t < rows; t++)
     for (int c = 0; c < a.m.ld; c++) put(&a, t, c, c < cols ? v : gap_mark);

@@ -20,7 +20,7 @@
 #define DOUBLE 1e-12
 
 enum { BIAS = 1, LOWRANK = 2, IDENTITY = 4, VARIANTS = 8, ACCUMULATE = 16, OUT_F32 = 32, OUT_ROWS = 64, NO_DX = 128,
-       EXTRA = 256, BYTES = 512 };
+       EXTRA = 256, BYTES = 512, ALIGNED = 1024 };  // ALIGNED: rows of a multiple of 16 bytes
 
 typedef struct row row;
 struct row {
@@ -226,6 +226,12 @@ static int32_t *rows_random(int T, int n_rows) {
   return rows;
 }
 
+// some of the rows go nowhere
+static int32_t *rows_or_none(int32_t *rows, int T) {
+  for (int t = 1; rows && t < T; t += 3) rows[t] = -1;
+  return rows;
+}
+
 static float *angles(int n_pos, int D) {
   float *table = take(sizeof *table * (size_t)n_pos * D);
   for (int p = 0; p < n_pos; p++)
@@ -246,7 +252,7 @@ static int32_t *positions(int T, int n_pos) {
 static void rope_case(const row *r) {
   int T = r->T, heads = r->N, D = r->K, back = r->op == OP_rope_bwd, n_rows = r->flags & OUT_ROWS ? T + 4 : T;
   float *table = angles(40, D);
-  int32_t *pos = positions(T, 40), *out = r->flags & OUT_ROWS ? rows_random(T, n_rows) : NULL;
+  int32_t *pos = positions(T, 40), *out = r->flags & OUT_ROWS ? rows_or_none(rows_random(T, n_rows), T) : NULL;
   mat x = mat_random(T, heads * D, r->flags & EXTRA ? compute : TLK_F32, 1);
   mat y = mat_random(n_rows, heads * D, out_dtype(r), 1), y2 = mat_copy(&y);
   for (int i = 0; i < 2; i++) {
@@ -259,7 +265,7 @@ static void rope_case(const row *r) {
 
 static void cast_case(const row *r) {
   int n_rows = r->flags & OUT_ROWS ? r->T + 4 : r->T;
-  int32_t *out = r->flags & OUT_ROWS ? rows_random(r->T, n_rows) : NULL;
+  int32_t *out = r->flags & OUT_ROWS ? rows_or_none(rows_random(r->T, n_rows), r->T) : NULL;
   mat x = mat_random(r->T, r->N, r->flags & EXTRA ? compute : TLK_F32, 1);
   mat y = mat_random(n_rows, r->N, out_dtype(r), 1), y2 = mat_copy(&y);
   ref->cast(y.m, out, x.m, r->T, r->N);
@@ -274,6 +280,75 @@ static void gather_case(const row *r) {
   ref->gather(y.m, x.m, rows, r->T, r->N);
   ops->gather(y2.m, x.m, rows, r->T, r->N);
   close_mat("y", &y, &y2, tolerance(r));
+}
+
+// more matrices than go in one launch, of both dtypes, widths that are and are not a multiple of 16 bytes, with rows on both sides
+// of which some are negative
+static void move_rows_case(const row *r) {
+  enum { MANY = 27 };
+  int T = r->T;
+  mat y[MANY], want[MANY];
+  tlk_move m[MANY], w[MANY];
+  int32_t *to = rows_or_none(rows_random(T, T + 4), T), *from = rows_random(T, T + 2);
+  if (T > 3) from[3] = -1;
+  for (int i = 0; i < MANY; i++) {
+    int dtype = i % 2 ? TLK_F32 : compute, cols = i % 5 == 4 ? 1 : r->N + i % 3;
+    mat x = mat_random(T + 2, cols, dtype, 1);
+    y[i] = mat_random(T + 4, cols, dtype, 1), want[i] = mat_copy(&y[i]);
+    m[i] = (tlk_move){y[i].m, x.m, i % 4 == 3 ? NULL : to, i % 3 ? NULL : from, cols};
+    w[i] = m[i], w[i].y = want[i].m;
+  }
+  ref->move_rows(w, MANY, T);
+  ops->move_rows(m, MANY, T);
+  for (int i = 0; i < MANY; i++) same_bits("y", want[i].m.p, y[i].m.p, mat_bytes(&y[i]));
+}
+
+// ---- recordings: what was recorded does what the ops do, with what lies at their places when it is replayed
+typedef struct {
+  mat x, y;
+  weights w;
+  float *z;
+  tlk_lowrank lr;
+  int T;
+} recorded_run;
+static void run_ops(const recorded_run *q) {
+  ops->linear_fwd(q->y.m, q->z, q->x.m, q->w.got, NULL, &q->lr, q->T, 0);
+  ops->scale(q->z, 2, (size_t)q->T * (size_t)q->lr.r);
+}
+static void poison(const recorded_run *q) {
+  mat nan = mat_nan(q->T, q->y.cols, q->y.m.dtype);
+  memcpy(q->y.m.p, nan.m.p, mat_bytes(&nan));
+}
+static void record_case(const row *r) {
+  if (!ops->records()) {
+    CHECK(ops->host, "a device that records nothing");
+    return;
+  }
+  recorded_run q = {mat_random(r->T, r->K, compute, 1), mat_nan(r->T, r->N, TLK_F32), weights_of(r), vec_nan((size_t)r->T * r->r), lowrank_random(r, r->T), r->T};
+  run_ops(&q);  // scratch grows
+  ops->sync();
+  poison(&q);
+  ops->record();
+  run_ops(&q);
+  tlk_recording *a = ops->recorded();
+  ops->sync();
+  CHECK(a && isnan(get(&q.y, 0, 0)), "ops ran while they were recorded, or nothing was");
+  for (int i = 0; a && i < 3; i++) {
+    for (int t = 0; t < r->T; t++)
+      for (int k = 0; k < r->K; k++) put(&q.x, t, k, (float)rng_normal());
+    run_ops(&q);
+    ops->sync();
+    mat want = mat_copy(&q.y);
+    float *z = vec_copy(q.z, (size_t)r->T * r->r);
+    poison(&q);
+    CHECK(ops->replay(a), "it was not replayed");
+    if (i == 2) ops->recording_free(a);  // what was replayed still runs
+    ops->sync();
+    same_bits("y", want.m.p, q.y.m.p, mat_bytes(&want));
+    same_bits("z", z, q.z, 4 * (size_t)r->T * r->r);
+  }
+  ops->recording_free(NULL);
+  weights_free(q.w);
 }
 
 // ---- memory: what goes in comes out, in both kinds and between them

@@ -62,18 +62,32 @@ static const row rows[] = {
 
   ROW(rmsnorm_fwd, "", rmsnorm_fwd_case, 13, 37, 0, SUM, STORE),
   ROW(rmsnorm_fwd, "wide", rmsnorm_fwd_case, 5, 1029, 0, SUM, STORE),
+  ROW(rmsnorm_fwd, "a multiple of 8", rmsnorm_fwd_case, 5, 2104, 0, SUM, STORE, .flags = ALIGNED),
+  ROW(rmsnorm_fwd, "a head", rmsnorm_fwd_case, 29, 64, 0, SUM, STORE, .flags = ALIGNED),
   ROW(rmsnorm_bwd, "dx", rmsnorm_bwd_case, 13, 37, 0, SUM, SUM),
+  ROW(rmsnorm_bwd, "a multiple of 8", rmsnorm_bwd_case, 5, 2104, 0, SUM, SUM, .flags = EXTRA),
   ROW(rmsnorm_bwd, "dx, dgain", rmsnorm_bwd_case, 301, 131, 0, SUM, SUM, .flags = EXTRA),
   ROW(rope_fwd, "", rope_case, 13, 3, 10, SUM, STORE),
   ROW(rope_fwd, "scattered", rope_case, 29, 2, 64, SUM, STORE, .flags = OUT_ROWS),
   ROW(rope_fwd, "act to f32", rope_case, 5, 1, 6, SUM, SUM, .flags = EXTRA | OUT_F32),
+  ROW(rope_fwd, "aligned", rope_case, 13, 3, 48, SUM, STORE, .flags = ALIGNED | OUT_ROWS),
+  ROW(rope_fwd, "aligned, act to act", rope_case, 5, 9, 64, SUM, STORE, .flags = ALIGNED | EXTRA),
   ROW(rope_bwd, "", rope_case, 13, 3, 10, SUM, STORE),
+  ROW(rope_bwd, "aligned", rope_case, 13, 2, 32, SUM, STORE, .flags = ALIGNED),
   ROW(cast, "f32 to act", cast_case, 13, 37, 0, EXACT, EXACT),
   ROW(cast, "scattered", cast_case, 13, 67, 0, EXACT, EXACT, .flags = OUT_ROWS),
   ROW(cast, "act to f32", cast_case, 13, 37, 0, EXACT, EXACT, .flags = EXTRA | OUT_F32),
   ROW(cast, "act to act", cast_case, 13, 37, 0, EXACT, EXACT, .flags = EXTRA | OUT_ROWS),
 
   ROW(gather, "", gather_case, 13, 37, 0, EXACT, EXACT),
+  ROW(gather, "aligned", gather_case, 5, 2064, 0, EXACT, EXACT, .flags = ALIGNED),
+  ROW(move_rows, "", move_rows_case, 13, 37, 0, EXACT, EXACT),
+  ROW(move_rows, "aligned", move_rows_case, 7, 64, 0, EXACT, EXACT, .flags = ALIGNED),
+  ROW(records, "", record_case, 5, 37, 1030, EXACT, EXACT, .r = 2),
+  ROW(record, "one chunk", record_case, 5, 67, 45, EXACT, EXACT, .r = 3),
+  ROW(recorded, "one row", record_case, 1, 131, 203, EXACT, EXACT, .r = 1),
+  ROW(replay, "many rows", record_case, 70, 131, 77, EXACT, EXACT, .r = 2),
+  ROW(recording_free, "", record_case, 9, 3, 1030, EXACT, EXACT, .r = 2),
   ROW(alloc, "kinds", memory_case, 0, 1001, 0, EXACT, EXACT),
   ROW(copy, "both ways", memory_case, 0, 77, 0, EXACT, EXACT),
   ROW(zero, "a part", memory_case, 0, 5, 0, EXACT, EXACT),
@@ -96,7 +110,9 @@ static const row rows[] = {
   ROW(attn_bwd, "long", attn_bwd_case, 0, 2, 128, EXP, PROBS, .G = 1, .flags = EXTRA, .map = MAP_PREFIX),
 
   ROW(swiglu_fwd, "", swiglu_case, 13, 67, 0, EXP, STORE),
+  ROW(swiglu_fwd, "aligned", swiglu_case, 5, 1096, 0, EXP, STORE, .flags = ALIGNED),
   ROW(swiglu_bwd, "", swiglu_case, 13, 67, 0, EXP, STORE),
+  ROW(swiglu_bwd, "aligned", swiglu_case, 5, 1096, 0, EXP, STORE, .flags = ALIGNED),
   ROW(embed_fwd, "", embed_fwd_case, 29, 131, 37, EXACT, EXACT),
   ROW(embed_bwd, "", embed_bwd_case, 301, 31, 37, EXACT, EXACT),
 
@@ -138,6 +154,7 @@ static void op_list_is_whole(void) {
 static const row *current;
 static void run_current(void) {
   rng_seed(7 + (uint64_t)(current - rows));
+  gap = current->flags & ALIGNED ? 8 : 3;
   if (!ops->host && device_order == CHECKED) set_order(CHECKED, (unsigned)(current - rows));
   current->run(current);
   drop_all();
