@@ -68,16 +68,19 @@ tl_status tl_kept_plan(tl_kept *k, const tl_net *net, int64_t version, int64_t r
   return TL_OK;
 }
 
-// a tl_acts as matrices with a row a token; those that the model does not have are NULL
-enum { N_PIECES = 15 + TL_N_KINDS };
+// a layer's tl_acts as matrices with a row a token; those that the model does not have are NULL
+enum { PIECE_K = 8, PIECE_V, N_PIECES = 15 + TL_N_KINDS };
 
-static void pieces(const tl_acts *a, const tl_net *net, tlk_mat *out) {
+// rank of a linear's low-rank term, 0: none
+static int rank_of(const tl_net *net, int l, int kind) { return net->lowrank ? net->lowrank[l * TL_N_KINDS + kind].r : 0; }
+
+static void pieces(const tl_acts *a, const tl_net *net, int l, tlk_mat *out) {
   const tl_config *c = net->cfg;
   const tlk_mat parts[] = {tl_mat_f32(a->x_in, c->width), tl_mat_f32(a->x_mid, c->width), tl_mat_f32(a->rstd1, 1),
                            tl_mat_f32(a->rstd2, 1), tl_mat_f32(a->lse, c->n_heads), tl_mat_f32(a->rstd_q, c->n_heads),
                            tl_mat_f32(a->rstd_k, c->n_kv_heads), a->q, a->k, a->v, a->o, a->gate, a->up, a->q_raw, a->k_raw};
   memcpy(out, parts, sizeof parts);
-  for (int k = 0; k < TL_N_KINDS; k++) out[15 + k] = tl_mat_f32(net->max_rank ? a->z[k] : NULL, net->max_rank);
+  for (int k = 0; k < TL_N_KINDS; k++) out[15 + k] = tl_mat_f32(rank_of(net, l, k) ? a->z[k] : NULL, rank_of(net, l, k));
 }
 
 static tlk_mat from_row(tlk_mat m, int row) { return m.p ? tl_mat_rows(m, row) : m; }
@@ -93,16 +96,27 @@ bool tl_kept_layer(const tl_kept *k, const tl_net *net, int l, int row, tl_acts 
                    .gate = from_row(a->gate, row), .up = from_row(a->up, row), .q_raw = from_row(a->q_raw, row),
                    .k_raw = from_row(a->k_raw, row), .rstd_q = floats_from(a->rstd_q, row, c->n_heads),
                    .rstd_k = floats_from(a->rstd_k, row, c->n_kv_heads)};
-  for (int i = 0; i < TL_N_KINDS; i++) out->z[i] = floats_from(a->z[i], row, net->max_rank);
+  for (int i = 0; i < TL_N_KINDS; i++) out->z[i] = floats_from(a->z[i], row, rank_of(net, l, i));
   return true;
 }
 
 void tl_kept_gather(const tl_kept *k, const tl_net *net, int l, const int32_t *list, int T, tl_acts *out) {
   tlk_mat from[N_PIECES], to[N_PIECES];
-  pieces(&k->acts[l - k->first_layer], net, from);
-  pieces(out, net, to);
+  pieces(&k->acts[l - k->first_layer], net, l, from);
+  pieces(out, net, l, to);
   for (int i = 0; i < N_PIECES; i++)
     if (from[i].p) tl_ops()->gather(to[i], from[i], list, T, from[i].ld);
+}
+
+void tl_kept_scatter(const tl_kept *k, const tl_net *net, int l, const tl_acts *a, const int32_t *kv_rows, const int32_t *list, int T) {
+  tlk_mat from[N_PIECES], to[N_PIECES];
+  tlk_move moves[N_PIECES];
+  int n = 0;
+  pieces(a, net, l, from);
+  pieces(&k->acts[l - k->first_layer], net, l, to);
+  for (int i = 0; i < N_PIECES; i++)
+    if (to[i].p) moves[n++] = (tlk_move){to[i], from[i], list, i == PIECE_K || i == PIECE_V ? kv_rows : NULL, to[i].ld};
+  tl_ops()->move_rows(moves, n, T);
 }
 
 int tl_kept_add(tl_kept *k, const tl_kept_sequence *s) {

@@ -41,6 +41,9 @@ tl_kept *tl_kept_retain(tl_kept *k);
 tl_status tl_kept_plan(tl_kept *k, const tl_net *net, int64_t version, int64_t rows);
 // The activations that layer l of the next T rows go to; false: the layer is not kept.
 bool tl_kept_layer(const tl_kept *k, const tl_net *net, int l, int first_row, tl_acts *out);
+// The other way: rows 0 .. T-1 of a kept layer's activations, x_in and x_mid among them, to rows list (T; ops' memory; negative:
+// nowhere). a's k and v are a cache, where row t is kv_rows[t].
+void tl_kept_scatter(const tl_kept *k, const tl_net *net, int l, const tl_acts *a, const int32_t *kv_rows, const int32_t *list, int T);
 // Adds a sequence (its arrays are copied): its index, or -1 when out of memory.
 int tl_kept_add(tl_kept *k, const tl_kept_sequence *s);
 const tl_kept_sequence *tl_kept_find(const tl_kept *k, int member, uint64_t id);  // a completion; NULL: it is not here

@@ -8,29 +8,37 @@
 // What a completion draws at its i-th token is uniform(seed, sequence_id, i) and every row's bits are independent of the batch
 // (the kernels' contract), so its tokens do not depend on what runs beside it, nor on when it was admitted.
 //
+// On a device the parts of a step that come again are recorded and replayed (record.c); then the host waits for the sampled tokens
+// and for nothing else, and reads nothing else back.
+//
 // Memory: the cache is allocated for the budget (or for max_sequences of the longest request so far) and reallocated only while
 // nothing is in it; step buffers are an arena for the widest step; a completion's own arrays are allocated when it is admitted.
 #include "sampler.h"
 #include "../base/profile.h"
-#include "../comm/comm.h"
+
+enum { N_INTS = 7 };  // index arrays of a step
 
 static tl_status allocate_step(tl_sampler *s) {
   int T = s->opt.prefill_tokens > s->opt.max_sequences ? s->opt.prefill_tokens : s->opt.max_sequences, C = s->net.cfg->width;
   size_t act = tlk_dtype_size(s->net.act), n = (size_t)T;
-  size_t bytes = tl_acts_bytes(&s->net, T, false, false) + tl_fwd_scratch_bytes(&s->net, T) + n * C * (4 + 2 * act) + n * 4 + 4096 * 4;
+  bool own = s->opt.kept && tl_ops()->records();  // what a recorded step leaves for training passes through buffers of its own
+  size_t bytes = tl_acts_bytes(&s->net, T, own, false) + tl_fwd_scratch_bytes(&s->net, T) + n * C * (4 + 2 * act) + n * 4 + 4096 * 4;
   TL_TRY(tl_arena_init(&s->arena, bytes, "the sampler's step"));
   s->max_rows = T;
-  tl_acts_take(&s->acts, &s->net, T, false, false, &s->arena);
+  tl_acts_take(&s->acts, &s->net, T, own, false, &s->arena);
+  s->x_in = s->acts.x_in, s->x_mid = s->acts.x_mid;
+  s->acts.x_in = s->acts.x_mid = NULL;
   tl_fwd_scratch_take(&s->scratch, &s->net, T, &s->arena);
   s->x = tl_arena_take(&s->arena, (size_t)T * C * 4);
   s->xf = tl_mat_take(&s->arena, s->net.act, T, C);
   s->h = tl_mat_take(&s->arena, s->net.act, T, C);
   s->rstd = tl_arena_take(&s->arena, n * 4);
-  TL_TRY(tl_pair_init(&s->in, n * (6 * sizeof(int32_t) + sizeof *s->rows), "the sampler's step"));
+  tl_ops()->zero(s->h.p, n * C * act);
+  TL_TRY(tl_pair_init(&s->in, n * (N_INTS * sizeof(int32_t) + sizeof *s->rows), "the sampler's step"));
   TL_TRY(tl_pair_init(&s->out, n * 16, "the sampler's step"));
-  int32_t **ints[] = {&s->ids, &s->pos, &s->kv_off, &s->kv_len, &s->kv_out, &s->variant};
-  for (size_t i = 0; i < 6; i++) *ints[i] = (int32_t *)s->in.host + i * n;
-  s->rows = (tlk_sample_row *)((int32_t *)s->in.host + 6 * n);
+  int32_t **ints[N_INTS] = {&s->ids, &s->pos, &s->kv_off, &s->kv_len, &s->kv_out, &s->variant, &s->kept_out};
+  for (size_t i = 0; i < N_INTS; i++) *ints[i] = (int32_t *)s->in.host + i * n;
+  s->rows = (tlk_sample_row *)((int32_t *)s->in.host + N_INTS * n);
   s->tokens = s->out.host;
   s->logprobs = (float *)s->tokens + n;
   s->entropy = s->logprobs + n;
@@ -91,6 +99,7 @@ void tl_sampler_free(tl_sampler *s) {
   for (tl_done *d = s->done_first, *next; d; d = next) next = d->next, tl_done_free(d);
   tl_done_free(s->popped);
   free(s->slots);
+  tl_record_drop(s);
   free(s->row_slot);
   free(s->kept_at);
   tl_pair_free(&s->lists);
@@ -109,10 +118,6 @@ static tl_status check(const tl_sampler *s, const int32_t *prompt, int n_prompt,
   if (n_prompt < 1) return tl_fail(TL_E_ARG, "the prompt is empty");
   if (n < 1) return tl_fail(TL_E_ARG, "n is %d, at least 1 completion is needed", n);
   if (p->max_new_tokens < 1) return tl_fail(TL_E_ARG, "max_new_tokens is %d, at least 1 is needed", p->max_new_tokens);
-  if (p->min_new_tokens < 0 || p->min_new_tokens > p->max_new_tokens)
-    return tl_fail(TL_E_ARG, "min_new_tokens is %d, it must be within 0 and max_new_tokens, %d", p->min_new_tokens, p->max_new_tokens);
-  if (p->min_new_tokens && s->net.cfg->n_eos >= s->net.cfg->vocab)
-    return tl_fail(TL_E_ARG, "min_new_tokens is %d, but the model's %d tokens may all end the sequence", p->min_new_tokens, s->net.cfg->vocab);
   if (!(p->temperature >= 0)) return tl_fail(TL_E_ARG, "temperature is %g, it must be 0 or more", p->temperature);
   if (!(p->top_p >= 0 && p->top_p <= 1)) return tl_fail(TL_E_ARG, "top_p is %g, it must be within 0 and 1", p->top_p);
   if (!(p->min_p >= 0 && p->min_p <= 1)) return tl_fail(TL_E_ARG, "min_p is %g, it must be within 0 and 1", p->min_p);
@@ -209,6 +214,7 @@ static tl_status start(tl_sampler *s, tl_request *r, tl_slot *slot) {
   for (size_t i = 0; i < m; i++) q.kv[(size_t)r->n_prompt + i] = tl_kv_take(&s->cache);  // all at once: neighbours in memory
   s->reserved += r->p.max_new_tokens;
   *slot = q;
+  s->lists_stand = false;
   r->n_started++;
   s->n_running++;
   return TL_OK;
@@ -242,65 +248,65 @@ static tl_status lists_room(tl_sampler *s, int n) {
 
 static void *seen(const tl_sampler *s, const void *in) { return tl_pair_ops(&s->in, in); }
 
-// One layer over T rows; what it leaves goes to row `at` and following of what is kept, when the layer is.
-static void run_layer(tl_sampler *s, int l, const tl_rows *rows, int at) {
-  tl_acts *a = &s->acts, kept;
-  bool keep = at >= 0 && tl_kept_layer(s->opt.kept, &s->net, l, at, &kept);
+// Where what rows leave for training goes: to rows from some number on, nowhere, or to the rows that kept_out names.
+enum { NOT_KEPT = -1, BY_INDEX = -2 };
+
+static void run_layer(tl_sampler *s, int l, const tl_rows *rows, int to) {
+  tl_acts *a = &s->acts, kept = {0}, own;
+  bool direct = to >= 0 && tl_kept_layer(s->opt.kept, &s->net, l, to, &kept);
+  bool by_index = to == BY_INDEX && s->opt.kept && l >= s->opt.kept->first_layer;
   tlk_mat k = kept.k, v = kept.v;
-  if (keep) a = &kept;
+  if (direct) a = &kept;
+  if (by_index) own = s->acts, own.x_in = s->x_in, own.x_mid = s->x_mid, a = &own;
   a->k = s->cache.k[l];
   a->v = s->cache.v[l];
   tl_layer_fwd(&s->net, l, rows, s->x, a, &s->scratch);
-  if (!keep) return;
+  if (by_index) tl_kept_scatter(s->opt.kept, &s->net, l, a, rows->kv_out, seen(s, s->kept_out), rows->T);
+  if (!direct) return;
   tl_ops()->gather(k, a->k, rows->kv_out, rows->T, k.ld);
   tl_ops()->gather(v, a->v, rows->kv_out, rows->T, v.ld);
 }
 
-// Takes room for T rows in what is kept and notes each row's place; the first, or -1 when there is none.
+// Takes room for T rows in what is kept and notes each row's place; the first, or NOT_KEPT when there is none.
 static int keep(tl_sampler *s, int T) {
   tl_kept *k = s->opt.kept;
-  int at = k && k->used + T <= k->capacity ? k->used : -1;
-  for (int t = 0; t < T; t++) *s->kept_at[t] = at < 0 ? -1 : at + t;
+  int at = k && k->used + T <= k->capacity ? k->used : NOT_KEPT;
+  for (int t = 0; t < T; t++) *s->kept_at[t] = s->kept_out[t] = at < 0 ? -1 : at + t;
   if (at >= 0) k->used += T;
   return at;
 }
 
-// x = hidden states of the T rows described by the index arrays, keys and values written to the cache. lists: entries in kv_rows
-static void run_layers(tl_sampler *s, int T, int lists) {
+// x = hidden states of the T rows described by the index arrays, keys and values written to the cache. longest: no list is longer
+static void run_layers(tl_sampler *s, int T, int longest, int to) {
   const tlk_ops *ops = tl_ops();
   const tl_config *c = s->net.cfg;
-  int longest = 0;
-  for (int t = 0; t < T; t++) longest = s->kv_len[t] > longest ? s->kv_len[t] : longest;
   tl_rows rows = {.T = T, .pos = seen(s, s->pos), .kv_out = seen(s, s->kv_out),
                   .map = {.kv_off = seen(s, s->kv_off), .kv_len = seen(s, s->kv_len), .kv_rows = s->lists.ops, .longest = longest}};
+  ops->embed_fwd(s->x, s->net.w->embed, seen(s, s->ids), T);
+  for (int l = 0; l < c->n_layers; l++) run_layer(s, l, &rows, to);
+  tl_kept *k = s->opt.kept;
+  if (to >= 0) ops->copy(k->x_out + (size_t)to * c->width, s->x, sizeof(float) * (size_t)T * c->width);
+  else if (to == BY_INDEX && k && k->first_layer < c->n_layers)
+    ops->cast(tl_mat_f32(k->x_out, c->width), seen(s, s->kept_out), tl_mat_f32(s->x, c->width), T, c->width);
+}
+
+static int longest_of(const tl_sampler *s, int T) {
+  int n = 0;
+  for (int t = 0; t < T; t++) n = s->kv_len[t] > n ? s->kv_len[t] : n;
+  return n;
+}
+
+// the rows of prompts, whose lists have so many entries
+static void run_prompts(tl_sampler *s, int T, int lists) {
+  int to = keep(s, T);
   tl_pair_send(&s->in, s->ids, (size_t)((char *)s->rows - (char *)s->in.host));
   tl_pair_send(&s->lists, s->kv_rows, sizeof(int32_t) * (size_t)lists);
-  ops->embed_fwd(s->x, s->net.w->embed, seen(s, s->ids), T);
-  int at = keep(s, T);
-  for (int l = 0; l < c->n_layers; l++) run_layer(s, l, &rows, at);
-  if (at >= 0) ops->copy(s->opt.kept->x_out + (size_t)at * c->width, s->x, sizeof(float) * (size_t)T * c->width);
+  run_layers(s, T, longest_of(s, T), to);
+  s->lists_stand = false;
 }
 
 static void final_norm(tl_sampler *s, tlk_mat out, const float *x, int T) {
   tl_ops()->rmsnorm_fwd(out, s->rstd, x, s->net.w->final_norm, s->net.cfg->norm_eps, T, s->net.cfg->width);
-}
-
-// ---- ranks that share the model draw the same tokens each by itself, from hidden states that are the same bits on all of them.
-// Whether they did is found out before the next rows are computed, which a rank that has others would compute to no purpose.
-
-static void note_drawn(tl_sampler *s, int T) {
-  uint64_t h[4][2] = {{s->drawn[0], s->drawn[1]}};
-  tl_hash128(s->tokens, sizeof *s->tokens * (size_t)T, h[1]);
-  tl_hash128(s->logprobs, sizeof *s->logprobs * (size_t)T, h[2]);
-  tl_hash128(s->lse, sizeof *s->lse * (size_t)T, h[3]);
-  tl_hash128(h, sizeof h, s->drawn);
-}
-
-// T: rows to compute, 0 when all is done
-static tl_status agree(const tl_sampler *s, int T) {
-  uint64_t h[2][2] = {{s->drawn[0], s->drawn[1]}};
-  tl_hash128(s->ids, sizeof *s->ids * (size_t)T, h[1]);
-  return tl_comm_agree("tokens", h, sizeof h);
 }
 
 // Prompts that were admitted and not yet computed, several in one pass when they are short. The index arrays are filled again
@@ -329,8 +335,7 @@ static tl_status prefill(tl_sampler *s) {
           s->variant[t] = r->p.member;
           s->kept_at[t] = &r->kept[at + t];
         }
-        if (s->net.split) TL_TRY(agree(s, T));
-        run_layers(s, T, r->n_prompt);
+        run_prompts(s, T, r->n_prompt);
         if (at + T == r->n_prompt) final_norm(s, (tlk_mat){r->h, s->net.act, C}, s->x + (size_t)(T - 1) * C, 1);
       }
       r->prefilled = true;
@@ -354,8 +359,7 @@ static tl_status prefill(tl_sampler *s) {
       }
       T += end->n_prompt;
     }
-    if (s->net.split) TL_TRY(agree(s, T));
-    run_layers(s, T, T);
+    run_prompts(s, T, T);
     int row = 0;
     for (; r != end; r = r->next) {
       row += r->n_prompt;
@@ -368,51 +372,96 @@ static tl_status prefill(tl_sampler *s) {
   return TL_OK;
 }
 
-// Rows of this step: first the completions that continue (forward pass), then the new ones (their prompt's hidden state).
-static tl_status forward(tl_sampler *s, int *n_rows, int *n_continued) {
-  int T = 0, lists = 0;
-  tl_ops()->sync();
+// The lists of keys of all running completions, each for its whole length, one after another. They stand until a completion is
+// admitted or prompts take the room.
+static tl_status lay_out_lists(tl_sampler *s) {
+  if (s->lists_stand) return TL_OK;
+  int64_t n = 0;
+  for (int pass = 0; pass < 2; pass++) {
+    if (pass && n > INT32_MAX / 2) return tl_fail(TL_E_MEMORY, "out of memory: lists of %lld keys", (long long)n);
+    if (pass) TL_TRY(lists_room(s, (int)n));
+    n = 0;
+    for (int i = 0; i < s->opt.max_sequences; i++) {
+      tl_slot *q = &s->slots[i];
+      if (!q->req) continue;
+      int rows = q->req->n_prompt + q->req->p.max_new_tokens;
+      if (pass) memcpy(s->kv_rows + n, q->kv, sizeof(int32_t) * (size_t)rows), q->list = (int)n;
+      n += rows;
+    }
+  }
+  tl_pair_send(&s->lists, s->kv_rows, sizeof(int32_t) * (size_t)n);
+  s->lists_stand = true;
+  return TL_OK;
+}
+
+// Rows of this step: first the completions that continue (their last token goes through the layers), then the new ones (their
+// prompt's hidden state).
+static void take_rows(tl_sampler *s, int *n_rows, int *n_continued) {
+  int T = 0;
   for (int i = 0; i < s->opt.max_sequences; i++) {
     tl_slot *q = &s->slots[i];
     if (!q->req || !q->n) continue;
-    TL_TRY(lists_room(s, lists + q->n_kv + 1));
     q->n_kv++;
     s->ids[T] = q->ids[q->n - 1];
     s->pos[T] = q->n_kv - 1;
-    s->kv_off[T] = lists;
+    s->kv_off[T] = q->list;
     s->kv_len[T] = q->n_kv;
     s->kv_out[T] = q->kv[q->n_kv - 1];
     s->variant[T] = q->req->p.member;
     s->kept_at[T] = &q->kept[q->n - 1];
-    memcpy(s->kv_rows + lists, q->kv, sizeof(int32_t) * (size_t)q->n_kv);
-    lists += q->n_kv;
     s->row_slot[T++] = i;
   }
-  if (T && s->net.split) TL_TRY(agree(s, T));
-  if (T) {
-    run_layers(s, T, lists);
-    final_norm(s, s->h, s->x, T);
-  }
   *n_continued = T;
-  size_t row = (size_t)s->net.cfg->width * tlk_dtype_size(s->net.act);
   for (int i = 0; i < s->opt.max_sequences; i++)
-    if (s->slots[i].req && !s->slots[i].n) {
-      tl_ops()->copy((char *)s->h.p + (size_t)T * row, s->slots[i].req->h, row);
-      s->row_slot[T++] = i;
-    }
+    if (s->slots[i].req && !s->slots[i].n) s->row_slot[T++] = i;
   *n_rows = T;
-  return TL_OK;
+  for (int t = 0; t < T; t++) {
+    const tl_slot *q = &s->slots[s->row_slot[t]];
+    const tl_sampling *p = &q->req->p;
+    s->rows[t] = (tlk_sample_row){.temperature = p->temperature, .top_p = p->top_p, .min_p = p->min_p, .top_k = p->top_k,
+                                  .u = tl_uniform(p->seed, q->req->sequence_id + (uint64_t)q->index, (uint64_t)q->n)};
+  }
 }
 
-// What the sampling op is told of a slot's next token.
-static tlk_sample_row sample_row(const tl_config *c, const tl_slot *q) {
-  const tl_sampling *p = &q->req->p;
-  tlk_sample_row row = {.temperature = p->temperature, .top_p = p->top_p, .min_p = p->min_p, .top_k = p->top_k,
-                        .u = tl_uniform(p->seed, q->req->sequence_id + (uint64_t)q->index, (uint64_t)q->n)};
-  TL_ASSERT(c->n_eos <= TLK_BANNED);
-  for (int i = 0; q->n < p->min_new_tokens && i < c->n_eos; i++)
-    if (c->eos[i] >= 0 && c->eos[i] < c->vocab) row.banned[row.n_banned++] = c->eos[i];
-  return row;
+// Rows first .. n of the step go nowhere: they are the first row at its first key, and what they write is dropped.
+static void fill_up(tl_sampler *s, int first, int n) {
+  for (int t = first; t < n; t++) {
+    s->ids[t] = s->ids[0], s->pos[t] = 0, s->kv_off[t] = s->kv_off[0], s->kv_len[t] = 1;
+    s->kv_out[t] = s->variant[t] = s->kept_out[t] = -1;
+  }
+}
+
+static void decode(tl_sampler *s, int T, int longest, int to) {
+  run_layers(s, T, longest, to);
+  final_norm(s, s->h, s->x, T);
+}
+static void decode_by_index(tl_sampler *s, int T, int longest) { decode(s, T, longest, BY_INDEX); }
+
+static void choose(tl_sampler *s, int T, int longest) {
+  (void)longest;
+  size_t n = (size_t)s->max_rows;
+  float *out = s->out.ops;
+  tl_ops()->head_sample(s->out.ops, out + n, out + 3 * n, out + 2 * n, s->h, s->net.w->head, seen(s, s->rows), T);
+}
+
+// h = the hidden states of all rows, and their tokens, logprobs and entropies in `out`
+static tl_status forward(tl_sampler *s, int *n_rows, int *n_continued) {
+  tl_ops()->sync();  // prompts may still be on their way; else nothing is
+  TL_TRY(lay_out_lists(s));
+  take_rows(s, n_rows, n_continued);
+  int T = *n_rows, continued = *n_continued, most = s->opt.max_sequences;
+  bool on = s->recordings.on;
+  int to = keep(s, continued), filled = on && continued ? tl_record_rows(continued, most) : continued, all = on ? tl_record_rows(T, most) : T;
+  fill_up(s, continued, filled);
+  for (int t = T; t < all; t++) s->rows[t] = (tlk_sample_row){.top_p = 1};
+  tl_pair_send(&s->in, s->ids, (size_t)((char *)(s->rows + all) - (char *)s->in.host));
+  if (on) tl_record_check(s);
+  if (continued && on) tl_record_run(s, TL_RECORD_LAYERS, filled, tl_record_longest(longest_of(s, continued)), decode_by_index);
+  else if (continued) decode(s, continued, longest_of(s, continued), to);
+  size_t row = (size_t)s->net.cfg->width * tlk_dtype_size(s->net.act);
+  for (int t = continued; t < T; t++) tl_ops()->copy((char *)s->h.p + (size_t)t * row, s->slots[s->row_slot[t]].req->h, row);
+  tl_record_run(s, TL_RECORD_HEAD, all, 0, choose);
+  return TL_OK;
 }
 
 static tl_status step(tl_sampler *s) {
@@ -421,13 +470,8 @@ static tl_status step(tl_sampler *s) {
   double t0 = tl_seconds();
   int T, continued;
   TL_TRY(forward(s, &T, &continued));
-  for (int t = 0; t < T; t++) s->rows[t] = sample_row(s->net.cfg, &s->slots[s->row_slot[t]]);
   size_t n = (size_t)s->max_rows;
-  tl_pair_send(&s->in, s->rows, (size_t)T * sizeof *s->rows);
-  tl_ops()->head_sample(s->out.ops, (float *)s->out.ops + n, (float *)s->out.ops + 3 * n,
-                        (float *)s->out.ops + 2 * n, s->h, s->net.w->head, seen(s, s->rows), T);
   tl_pair_fetch(&s->out, s->tokens, n * 12 + (size_t)T * 4);
-  if (s->net.split) note_drawn(s, T);
   for (int t = 0; t < T; t++) {
     tl_slot *q = &s->slots[s->row_slot[t]];
     q->lse[q->n] = s->lse[t];
@@ -454,12 +498,12 @@ static tl_status plan_kept(tl_sampler *s) {
 tl_status tl_sampler_run(tl_sampler *s, int max_steps, int *pending) {
   TL_SECTION("sampler");
   init_net(s);  // an adapter may have been refreshed
+  s->recordings.on = tl_ops()->records() && (s->x_in || !s->opt.kept);
   if (s->opt.kept && !s->planned) TL_TRY(plan_kept(s));
   for (int i = 0; i < max_steps && s->pending && !s->done_first; i++) {
     if (tl_interrupted()) return tl_fail(TL_E_INTERRUPTED, "interrupted");
     TL_TRY(step(s));
   }
-  if (s->net.split && !s->pending) TL_TRY(agree(s, 0));
   if (pending) *pending = s->pending;
   return TL_OK;
 }

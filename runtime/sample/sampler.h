@@ -26,6 +26,7 @@ typedef struct tl_slot {         // one completion being decoded
   tl_request *req;               // NULL: the slot is free
   int index;                     // which completion of the request
   int32_t *kv;                   // (n_prompt + max_new) rows: the prompt's, then its own
+  int list;                      // where they stand in the sampler's lists
   int n_kv;                      // rows in use
   int32_t *ids;
   float *logprobs, *entropy;     // (max_new)
@@ -34,6 +35,26 @@ typedef struct tl_slot {         // one completion being decoded
   int n;                         // tokens so far
   tl_str tail;                   // last bytes of the text, for stop strings
 } tl_slot;
+
+// ---- record.c: runs of ops that come again in every step, as recordings
+typedef struct tl_recorded {
+  int part, rows, longest;       // what it computes: TL_RECORD_..., over how many rows, of lists of at most how many keys
+  int64_t used;                  // when it last was
+  tlk_recording *recording;      // NULL: it came once so far
+} tl_recorded;
+// where a run finds what it is given: recordings are good while this stays
+typedef struct tl_places {
+  const void *weights, *lowrank, *variant, *rope, *cache, *lists, *kept;
+  int64_t version;               // of the adapter or population
+} tl_places;
+enum { TL_RECORD_LAYERS, TL_RECORD_HEAD, TL_RECORD_MOST = 64 };
+typedef struct tl_recordings {
+  bool on;                       // the backend records, and no profile looks at single ops
+  tl_places places;
+  tl_recorded list[TL_RECORD_MOST];
+  int n;
+  int64_t clock;
+} tl_recordings;
 
 typedef struct tl_done {
   tl_completion c;
@@ -59,7 +80,7 @@ struct tl_sampler {
   tl_arena arena;
   tl_pair in, out, lists;
   int max_rows, max_lists;
-  int32_t *ids, *pos, *kv_off, *kv_len, *kv_out, *kv_rows, *variant, *tokens;  // host addresses
+  int32_t *ids, *pos, *kv_off, *kv_len, *kv_out, *kv_rows, *variant, *kept_out, *tokens;  // host addresses
   float *logprobs, *entropy, *lse;
   float *x, *rstd;
   int32_t **kept_at;             // (rows) where the place of each row in tl_kept is noted
@@ -69,11 +90,21 @@ struct tl_sampler {
   tl_fwd_scratch scratch;
   tlk_sample_row *rows;          // in `in`
   int *row_slot;                 // the host's alone
+  tl_recordings recordings;
+  float *x_in, *x_mid;           // (rows, C) of the layer being kept, when steps are recorded; else NULL
+  bool lists_stand;              // the running completions' lists of keys are in `lists`
   tl_sampler_stats stats;
-  uint64_t drawn[2];             // of a split model: a hash of all tokens so far and their logprobs
   int widest_step;               // completions that continued in the steps of stats.fastest_step_seconds
 };
 
+// record.c: the rows that a step of T rows (at most `most`) is filled up to, and the length that stands for lists of up to n keys
+int tl_record_rows(int T, int most);
+int tl_record_longest(int n);
+// Runs fn(s, rows, longest), or what was recorded of it. fn calls ops alone, with the same arguments every time.
+void tl_record_run(tl_sampler *s, int part, int rows, int longest, void (*fn)(tl_sampler *s, int rows, int longest));
+// before a step: drops what was recorded if something that it points at has moved
+void tl_record_check(tl_sampler *s);
+void tl_record_drop(tl_sampler *s);
 // finish.c: appends a sampled token to a slot; the finish reason when it ended, else NULL
 const char *tl_slot_append(tl_sampler *s, tl_slot *slot, int32_t id, float logprob, float entropy);
 // moves a slot's completion to the finished queue and gives its rows back

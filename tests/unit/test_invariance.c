@@ -202,9 +202,7 @@ static int train_from_kept(tl_model *m, tl_adapter *a, int64_t budget, const flo
   return first;
 }
 
-static void training_from_what_was_kept(const char *family, tl_adapter_kind kind) {
-  tl_model *m = tiny_model(family, TL_BF16);
-  tl_adapter *a = m ? tiny_adapter(m, kind, 3, 0.3f) : NULL;
+static void from_what_was_kept(tl_model *m, tl_adapter *a) {
   if (!a) return;
   static kept k[PROMPTS * KEPT_GROUP];
   static float lp[PROMPTS * KEPT_GROUP * NEW], grad[MOST_GRADIENT];
@@ -222,6 +220,24 @@ static void training_from_what_was_kept(const char *family, tl_adapter_kind kind
   CHECK(n >= 2 && firsts[0] == layers && firsts[n - 1] == 0, "budgets kept %d .. %d of %d layers", firsts[0], firsts[n - 1], layers);
   tl_adapter_free(a);
   tl_model_free(m);
+}
+static void training_from_what_was_kept(const char *family, tl_adapter_kind kind) {
+  tl_model *m = tiny_model(family, TL_BF16);
+  from_what_was_kept(m, m ? tiny_adapter(m, kind, 3, 0.3f) : NULL);
+}
+// a LoRA of ranks 1, 2 and 3, without the o projections
+static void kept_ranks(void) {
+  tl_model *m = tiny_model("llama", TL_BF16);
+  int32_t modules[21], groups[21], ranks[21], n = 0;
+  for (int i = 0; i < 21; i++)
+    if (i % TL_N_KINDS != TL_O) modules[n] = i, groups[n] = n, ranks[n] = 1 + n % 3, n++;
+  tl_adapter_options o = {.kind = TL_LORA, .modules = modules, .groups = groups, .n_modules = n, .rank = 3, .ranks = ranks, .alpha = 2,
+                          .storage = TL_F32, .seed = 5};
+  tl_adapter *a = NULL;
+  if (m) CHECK_OK(tl_adapter_create(m, &o, &a));
+  for (int64_t i = 0; a && i < tl_adapter_n_parameters(a); i++) tl_adapter_parameters(a)[i] += 0.2f * tl_uniform(77, 1, (uint64_t)i) - 0.1f;
+  if (a) CHECK_OK(tl_adapter_refresh(a));
+  from_what_was_kept(m, a);
 }
 static void kept_tinylora(void) { training_from_what_was_kept("llama", TL_TINYLORA); }
 static void kept_lora(void) { training_from_what_was_kept("qwen2", TL_LORA); }
@@ -284,6 +300,7 @@ int main(void) {
   RUN(kept_lora);
   RUN(kept_full);
   RUN(kept_qk_norm);
+  RUN(kept_ranks);
   RUN(zero_adapter_changes_nothing);
   RUN(budget_too_small_is_said);
   return test_done();
