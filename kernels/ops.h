@@ -84,15 +84,20 @@ typedef struct {
   int C;
 } tlk_move;
 
-// One row of the sampler. temperature 0 means greedy (ties to the lowest id). Otherwise the filters apply in the order top_k,
-// top_p, min_p, each to the candidates the one before it left, with probabilities at the temperature renormalised over those;
-// then the drawn token is the smallest id whose cumulative kept mass, in ascending order of ids, exceeds u * (kept mass).
+enum { TLK_BANNED = 8 };
+
+// One row of the sampler. Banned tokens are no candidates. temperature 0 means greedy (ties to the lowest id). Otherwise the filters
+// apply in the order top_k, top_p, min_p, each to the candidates the one before it left, with probabilities at the temperature
+// renormalised over those; then the drawn token is the smallest id whose cumulative kept mass, in ascending order of ids,
+// exceeds u * (kept mass).
 typedef struct {
   float temperature;
   float top_p;             // 1 = off; kept: the smallest set of most likely tokens (ties: lowest ids) with mass >= top_p, never none
   float min_p;             // 0 = off; kept: p >= min_p * p_max
   int32_t top_k;           // 0 = off; ties at the k-th are all kept out but the lowest ids
   float u;                 // the draw, uniform in [0, 1)
+  int32_t n_banned;        // 0 = none; at least one token of the vocabulary is left
+  int32_t banned[TLK_BANNED];  // (n_banned) ids
 } tlk_sample_row;
 
 typedef struct tlk_ops {
@@ -198,7 +203,7 @@ typedef struct tlk_ops {
   void (*head_bwd)(float *dh, float *dw, tlk_mat h, const tlk_packed *w, const int32_t *targets, const float *lse,
                    const float *entropy, const float *dlogprob, const float *dentropy, float inv_temp, int T);
   //      One token per row: ids (T), logprob (T) = log_softmax(l / temperature)[id] over the whole vocabulary (no
-  //      renormalisation after truncation; temperature 0: logprob at temperature 1). Bit-equal to head_fwd's logprob, lse
+  //      renormalisation after truncation or bans; temperature 0: logprob at temperature 1). Bit-equal to head_fwd's logprob, lse
   //      and entropy for the same h row, target and inv_temp = 1 / temperature. lse (T) or NULL, entropy (T) or NULL.
   void (*head_sample)(int32_t *ids, float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w,
                       const tlk_sample_row *rows, int T);

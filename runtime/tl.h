@@ -55,16 +55,23 @@ const char *tl_backend_isa(void);    // "avx512bf16", "avx2", "portable"; of a d
 typedef struct tl_comm_info {
   int rank, size;              // this process's place among all of them; alone: 0 of 1
   int local_rank, local_size;  // the same among those of this host
+  int shard, shards;           // the same in the group that shares a model (tl_comm_split); 0 of 1: every rank has a whole one
+  int part, parts;             // which share of the prompts this rank has: a group's ranks have the same
   const char *host;
   const char *kind;            // "mpi"; "none": alone
 } tl_comm_info;
 // Joins the other processes that mpirun or srun started with this one; alone when none did. Fails when there are others and they
 // cannot be reached (a build without MPI). The first call of a program; threads are then counted among the ranks of a host.
 tl_status tl_comm_start(void);
+// Puts the ranks into groups of `shards` that share one model (tensor parallelism): ranks 0 .. shards-1 are the first. By all ranks, once,
+// before a model is loaded; again with the same number it does nothing.
+tl_status tl_comm_split(int shards);
 void tl_comm_get_info(tl_comm_info *out);
-// What every rank gives (n bytes), to every rank, in the order of ranks: sizes (size), all (the sum of sizes; tl_string_free).
-// All ranks call it together with the same tag, a word for what is exchanged; TL_E_ARG where they do not.
-tl_status tl_comm_gather(const char *tag, const void *mine, int64_t n, char **all, int64_t *sizes);
+// Who exchanges: all ranks; those of this rank's group; one of every group, which have the parts of the prompts between them.
+typedef enum tl_comm_scope { TL_COMM_ALL = 0, TL_COMM_GROUP = 1, TL_COMM_PARTS = 2 } tl_comm_scope;
+// What every rank in scope gives (n bytes), to each of them, in the order of ranks: sizes (how many there are), all (the sum of
+// sizes; tl_string_free). They call it together with the same tag, a word for what is exchanged; TL_E_ARG where they do not.
+tl_status tl_comm_gather(tl_comm_scope scope, const char *tag, const void *mine, int64_t n, char **all, int64_t *sizes);
 void tl_comm_stop(int code);   // ends every rank at once with this exit code; does nothing alone
 void tl_comm_leave(void);      // at the end, by every rank
 
@@ -105,6 +112,9 @@ tl_status tl_write_file(const char *path, const void *data, size_t n);
 tl_status tl_mkdirs(const char *path);
 int tl_path_kind(const char *path);               // 0 nothing is there, 1 a file, 2 a folder, 3 something else
 int64_t tl_file_bytes(const char *path);          // -1: not a regular file
+// What tells that a file has been written or replaced: stamp (4) = bytes, ns since 1970 of the last change to it or its inode, device,
+// inode. false: nothing is there
+bool tl_file_stamp(const char *path, int64_t *stamp);
 // the names in a folder, sorted bytewise, as a JSON array of strings; release with tl_string_free
 tl_status tl_list_dir(const char *path, char **json);
 // one YAML document as JSON text, scalars by the core schema of YAML 1.2; errors name file:line:column. tl_string_free
@@ -205,6 +215,7 @@ typedef struct tl_adapter tl_adapter;
 typedef struct tl_model_options {
   tl_dtype compute;   // TL_BF16 or TL_F32: dtype of activations and packed weights; accumulation is fp32 in both
   const char *device; // as tl_device_select takes it
+  bool split;         // this rank's part alone is loaded, of as many as tl_comm_split made (runtime/model/split.c); its group computes together
 } tl_model_options;
 
 typedef struct tl_model_info {
@@ -220,9 +231,10 @@ typedef struct tl_model_info {
   int n_eos;
   int eos[8];
   int64_t n_parameters;
-  int64_t packed_bytes;     // resident bytes of the weights as used
+  int64_t packed_bytes;     // resident bytes of the weights as used, of a split model those of this rank
   int64_t quantised_bytes;  // what the weights take in a file that stores them quantised (they are expanded); 0: it does not
   int n_modules;            // linear layers that an adapter can target: 7 a layer (q k v o gate up down)
+  int shards;               // ranks that share the model; all other sizes are the whole model's
 } tl_model_info;
 
 typedef struct tl_module_info {
@@ -405,6 +417,8 @@ typedef struct tl_sampling {
   float temperature, top_p, min_p;  // 0 greedy; 1 off; 0 off
   int top_k;                        // 0 off
   int max_new_tokens;
+  int min_new_tokens;               // what ends a completion comes after so many tokens: before, the end-of-sequence tokens are not
+                                    // drawn and stop strings are not looked for (as Hugging Face's min_new_tokens, vLLM's min_tokens)
   uint64_t seed;
   const char *const *stop;          // (n_stop) stop strings; a completion ends at the first token that completes one
   int n_stop;

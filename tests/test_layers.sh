@@ -2,7 +2,7 @@
 # test_layers.sh: the dependency rule, read from the #include lines and the requires:
 #   kernels know nothing above them, and a backend nothing of another;
 #   runtime calls kernels only through kernels/ops.h;
-#   inside runtime  base < tensor < model, text < adapter < sample < train;  verify and comm stand beside tensor, on base;
+#   inside runtime  base < tensor, comm < model, text < adapter < sample < train;  verify stands beside tensor, on base;
 #   a folder's private header is included in that folder only;
 #   the program (runtime/*.c) sees tl.h alone; Lua reaches C only through the C of lua/tl/ffi.lua, and so through tl.h;
 #   recipes require only "tl"; verifiers require "tl", tl.regex, tl.lpeg and each other.
@@ -55,7 +55,8 @@ below() {  # what a folder may include
   case $1 in
     base) ;;
     tensor | verify | comm) echo base ;;
-    model | text) echo base tensor ;;
+    model) echo base tensor comm ;;
+    text) echo base tensor ;;
     adapter) echo base tensor model text comm ;;
     sample) echo base tensor model text adapter comm ;;
     train) echo base tensor model text adapter sample comm ;;

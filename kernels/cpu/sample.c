@@ -8,7 +8,9 @@
 //                  tokens (k groups have a token at least that likely, so the k best tokens are all above it); for top_p, a
 //                  distance below the largest logit, widened until the candidates' mass suffices; for min_p, ln(min_p) itself.
 //                  Then, as in the reference: top_k, top_p of those, min_p, and the draw in rising order of id.
+// Banned tokens get the logit -inf, and their blocks new numbers, once the row's lse and entropy are made: no way above takes one.
 #include "cpu.h"
+#include <float.h>
 
 enum { CHUNK_BYTES = 64 << 20, ROW_BLOCK = 48 };
 
@@ -74,9 +76,10 @@ static int draw_plain(const row_view *v, float u) {
   return b * HEAD_BLOCK + last;
 }
 
-// tokens with l >= threshold, in rising order of id
+// tokens with l >= threshold, in rising order of id; never those at -inf
 static int collect(const row_view *v, float threshold) {
   int n = 0;
+  if (threshold < -FLT_MAX) threshold = -FLT_MAX;
   for (int b = 0; b < n_blocks(v); b++) {
     if (v->stats[b * v->stride].max < threshold) continue;
     for (int j = b * HEAD_BLOCK, end = j + block_size(v, b); j < end; j++) {
@@ -156,6 +159,15 @@ static int choose(const row_view *v, const tlk_sample_row *r) {
   return all ? draw_plain(v, r->u) : draw_truncated(v, r);
 }
 
+// l (V) and stats are those of a row_view
+static void ban(float *l, head_stats *stats, size_t stride, int V, const tlk_sample_row *r) {
+  for (int i = 0; i < r->n_banned; i++) l[r->banned[i]] = -INFINITY;
+  for (int i = 0; i < r->n_banned; i++) {
+    int b = r->banned[i] / HEAD_BLOCK, at = b * HEAD_BLOCK;
+    stats[b * stride] = OP(head_block_stats)(l + at, min_int(HEAD_BLOCK, V - at), 1);
+  }
+}
+
 typedef struct {
   int32_t *ids;
   float *logprob, *lse, *entropy;
@@ -186,9 +198,10 @@ static void sample_row(const void *ctx, int t, int thread) {
   row_view v = {q->logits + t * q->Vp, q->stats + t, (size_t)q->T, V, -INFINITY, q->lists + (size_t)thread * V,
                 q->heaps + (size_t)thread * n_panels(V)};
   float lse;
+  OP(head_finish)(v.stats, q->blocks, v.stride, &lse, q->entropy ? &q->entropy[t] : NULL);
+  ban(q->logits + t * q->Vp, q->stats + t, (size_t)q->T, V, &q->rows[t]);
   for (int b = 0; b < q->blocks; b++) v.max = v.stats[b * v.stride].max > v.max ? v.stats[b * v.stride].max : v.max;
   q->ids[t] = choose(&v, &q->rows[t]);
-  OP(head_finish)(v.stats, q->blocks, v.stride, &lse, q->entropy ? &q->entropy[t] : NULL);
   q->logprob[t] = v.l[q->ids[t]] - lse;
   if (q->lse) q->lse[t] = lse;
 }

@@ -6,6 +6,7 @@
 // logit: for top_k the largest threshold that at least k tokens reach, for top_p the largest that enough mass reaches. Masses are
 // fp32 exponentials added in double, each thread its tokens in order, then a tree. The draw: every thread adds the kept masses of
 // one contiguous piece of the vocabulary in order; the first piece whose running sum exceeds u times the whole has the token.
+// Banned tokens get the logit -inf first: the lowest of the order, without mass. What lse and entropy are made from is older.
 // Cost: up to 32 passes over a row's logits (from L2) for each of top_k and top_p, 4 passes without them.
 #include "cuda.cuh"
 
@@ -81,12 +82,10 @@ __device__ static void keep_top_k(row_view &v, int k) {
 
 __device__ static void keep_top_p(row_view &v, float top_p) {
   double goal = top_p * mass_from(v, 0);
-  unsigned at = v.threshold;
+  unsigned at = 0;  // not v.threshold: bit by bit only numbers that contain its bits would be found
   for (int bit = 31; bit >= 0; bit--) {
-    unsigned next = at | 1u << bit;
-    if (next <= at) continue;
-    double m = mass_from(v, next);
-    if (m >= goal && m > 0) at = next;
+    double m = mass_from(v, at | 1u << bit);
+    if (m >= goal && m > 0) at |= 1u << bit;
   }
   double above = at == 0xffffffffu ? 0 : mass_from(v, at + 1), all = mass_from(v, at);
   int equal = count_from(v, at) - (at == 0xffffffffu ? 0 : count_from(v, at + 1));
@@ -126,7 +125,11 @@ __device__ static int draw(const row_view &v, float u) {
   int *found = (int *)(sums + THREADS), from, to, last = -1;
   piece(v, &from, &to);
   for (int i = from; i < to; i++)
-    if (kept(v, i)) mine += mass(v, i), last = i;
+    if (kept(v, i)) {
+      float m = mass(v, i);
+      mine += m;
+      if (m > 0) last = i;
+    }
   sums[threadIdx.x] = mine;
   if (threadIdx.x == 0) *found = -1;
   __syncthreads();
@@ -156,9 +159,11 @@ __device__ static int draw(const row_view &v, float u) {
   return id;
 }
 
-__global__ static void __launch_bounds__(THREADS, 4) choose(int32_t *ids, float *picked, const float *logits, size_t ld, int V, const tlk_sample_row *rows) {
-  const tlk_sample_row r = rows[blockIdx.x];
+__global__ static void __launch_bounds__(THREADS, 4) choose(int32_t *ids, float *picked, float *logits, size_t ld, int V, const tlk_sample_row *rows) {
+  const tlk_sample_row &r = rows[blockIdx.x];
   row_view v = {logits + blockIdx.x * ld, V, -INFINITY, 0, V, (double *)tlk_shared};
+  if ((int)threadIdx.x < r.n_banned) logits[blockIdx.x * ld + (size_t)r.banned[threadIdx.x]] = -INFINITY;
+  __syncthreads();
   for (int i = (int)threadIdx.x; i < V; i += THREADS) v.max = fmaxf(v.max, v.l[i]);
   v.max = block_max(v.max, (float *)v.s);
   int id;
@@ -187,7 +192,7 @@ void cuda_head_sample(int32_t *ids, float *logprob, float *lse, float *entropy, 
     int n = T - t < most ? T - t : most;
     tlk_mat part = {(char *)h.p + (size_t)t * h.ld * tlk_dtype_size(h.dtype), h.dtype, h.ld};
     head_tiles(stats, logits, ld, nullptr, part, w, nullptr, 1, rows + t, n);
-    launch(choose, (unsigned)n, THREADS, (32 + THREADS + 1) * sizeof(double), ids + t, logprob + t, (const float *)logits, ld, w->N, rows + t);
+    launch(choose, (unsigned)n, THREADS, (32 + THREADS + 1) * sizeof(double), ids + t, logprob + t, logits, ld, w->N, rows + t);
     head_finish(logprob + t, lse ? lse + t : nullptr, entropy ? entropy + t : nullptr, stats, blocks, logprob + t, n);
   }
 }

@@ -79,6 +79,12 @@ static int by_id(const void *a, const void *b) {
   return (x->id > y->id) - (x->id < y->id);
 }
 
+static int is_banned(const tlk_sample_row *row, int id) {
+  for (int i = 0; i < row->n_banned; i++)
+    if (row->banned[i] == id) return 1;
+  return 0;
+}
+
 static double mass(const ref_candidate *c, double max) { return exp(c->logit - max); }
 
 // Steps 2 to 4: how many of the ordered candidates are kept.
@@ -112,9 +118,11 @@ void ref_head_sample(int32_t *ids, float *logprob, float *lse, float *entropy, t
   for (int t = 0; t < T; t++) {
     float inv_temp = rows[t].temperature > 0 ? 1 / rows[t].temperature : 1;
     ref_candidate *c = w->order;
-    for (int j = 0; j < w->N; j++) c[j] = (ref_candidate){logit(h, t, w, j, inv_temp), j};
-    qsort(c, (size_t)w->N, sizeof *c, by_logit);
-    ids[t] = rows[t].temperature > 0 ? draw(c, filter(c, w->N, &rows[t]), rows[t].u) : c[0].id;
+    int n = 0;
+    for (int j = 0; j < w->N; j++)
+      if (!is_banned(&rows[t], j)) c[n++] = (ref_candidate){logit(h, t, w, j, inv_temp), j};
+    qsort(c, (size_t)n, sizeof *c, by_logit);
+    ids[t] = rows[t].temperature > 0 ? draw(c, filter(c, n, &rows[t]), rows[t].u) : c[0].id;
     float sum;
     tlk_mat row = {(char *)h.p + (size_t)t * h.ld * tlk_dtype_size(h.dtype), h.dtype, h.ld};
     ref_head_fwd(&logprob[t], lse ? &lse[t] : &sum, entropy ? &entropy[t] : NULL, row, w, &ids[t], inv_temp, 1);

@@ -12,25 +12,43 @@ local eval = {}
 
 -- ---- sampling, with what is done already left out
 
--- done[i][s]: the item of sample s of problem i; fills `made` with completions; on_done is called when a problem's last verdict is there
+-- Submits k completions of problem i: all alike, or with o.lengths those of equal length together. where[request] = { i, samples before it }
+local function submit(s, o, i, ids, k, settings, where)
+  if not o.lengths then
+    where[s:submit(ids, k, (i - 1) * k, settings)] = { i, 0 }
+    return
+  end
+  local lengths, first = o.lengths(i), 1
+  while first <= k do
+    local last = first
+    while last < k and lengths[last + 1] == lengths[first] do last = last + 1 end
+    settings.min_new_tokens, settings.max_new_tokens = lengths[first] - 1, lengths[first]
+    where[s:submit(ids, last - first + 1, (i - 1) * k + first - 1, settings)] = { i, first - 1 }
+    first = last + 1
+  end
+end
+
+-- done[i][s]: the item of sample s of problem i; on_completion gets every problem's number and completion whose item is missing
 local function sample_missing(o, k, done, on_completion)
   local tok, where = o.model:tokenizer(), {}
   local s = sample.sampler(o.model, { adapter = o.adapter, max_sequences = o.max_sequences })
-  local settings = { temperature = o.temperature or 0, top_p = o.top_p, max_new_tokens = o.max_new_tokens or 256, seed = o.seed or 0, stop = o.stop,
-    ignore_eos = o.ignore_eos }
+  local settings = { temperature = o.temperature or 0, top_p = o.top_p, max_new_tokens = o.max_new_tokens or 256, min_new_tokens = o.min_new_tokens,
+    seed = o.seed or 0, stop = o.stop, ignore_eos = o.ignore_eos }
   local total, finished = 0, 0
   for i in comm.mine(#o.problems) do
     local problem, missing = o.problems[i], false
     for j = 1, k do missing = missing or not (done[i] and done[i][j]) end
     if missing then
-      where[s:submit(grpo.prompt_ids(tok, o.prompt, problem), k, (i - 1) * k, settings)] = i
+      submit(s, o, i, grpo.prompt_ids(tok, o.prompt, problem), k, settings, where)
       total = total + k
     end
   end
   for c in s:completions() do
     c.text = sample.text(s.tokenizer, c)
     finished = finished + 1
-    on_completion(where[c.request], c)
+    local at = where[c.request]
+    c.index = at[2] + c.index
+    on_completion(at[1], c)
     if o.progress then o.progress(finished, total) end
   end
   local seconds = s:stats()
@@ -43,8 +61,12 @@ local function answer_in(message)
   return ok and type(info) == "table" and type(info.answer) == "string" and info.answer or nil
 end
 
--- a pool and what waits in it
+-- a pool and what waits in it. Of ranks that share a model the first judges, and tells the others (share).
 local function judge_with(o, config)
+  if comm.shard > 0 then
+    local function nothing() end
+    return { submit = nothing, drain = nothing, free = nothing }
+  end
   local pool = require("tl.verify").pool { verifier = o.verifier or "verifiers.math", config = config, timeout_ms = o.timeout_ms, workers = o.workers, inline = o.inline }
   local of, waiting, j = {}, 0, {}
   function j.submit(problem, c, done)
@@ -136,20 +158,21 @@ local function aggregate(r, k, o)
   return r
 end
 
--- the items that other ranks made, into done; what is asked is in the tag, so that ranks which ask for different things find out
+-- the items that others made, or judged, into done; what is asked is in the tag, so that ranks which ask for different things find out
 local function share(o, k, done)
   local mine = {}
   for i in comm.mine(#o.problems) do mine[#mine + 1] = { i, done[i] } end
   local tag = ("evaluation of %d problems, %d samples at temperature %g, seed %d, %s"):format(#o.problems, k, o.temperature or 0, o.seed or 0,
     o.adapter and "adapter " .. require("tl.optim").fingerprint(o.adapter) or "base model")
-  for rank, list in ipairs(comm.gather(tag, mine)) do
-    for _, of in ipairs(rank - 1 ~= comm.rank and list or {}) do done[of[1]] = of[2] end
+  mine = comm.lead(tag, mine)
+  for part, list in ipairs(comm.gather(tag, mine)) do
+    for _, of in ipairs((part - 1 ~= comm.part or comm.shard > 0) and list or {}) do done[of[1]] = of[2] end
   end
 end
 
 --- Accuracy on problems. Options: model, adapter (nil: the base), problems, verifier ("verifiers.math"), verifier_config, flexible (a second
---- config of the same verifier, reported beside the first), prompt, max_new_tokens (256), temperature (0: greedy), top_p, stop, ignore_eos, samples (1; more
---- are averaged), seed, max_sequences, correct (0.5: a reward above this counts as right), progress: function(done, total); done: items of an earlier
+--- config of the same verifier, reported beside the first), prompt, max_new_tokens (256), min_new_tokens, temperature (0: greedy), top_p, stop, ignore_eos,
+--- lengths (function(i) -> how many tokens each sample of problem i has: it does not end before and is cut there), samples (1; more are averaged), seed, max_sequences, correct (0.5: a reward above this counts as right), progress: function(done, total); done: items of an earlier
 --- run, on_item: function(item), called as each is judged.
 --- Returns { n, samples, accuracy, ci95, mean_length, clipped_ratio, repetition_ratio, outcomes, items, scores; flexible, pass_at, majority }.
 function eval.run(o)

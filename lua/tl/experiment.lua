@@ -1,6 +1,6 @@
 --- experiment.lua: many runs of one function, over a grid or a list of settings, kept in a store, done by worker processes.
 ---
----   local p = tl.recipe(tl.experiment.options { name = "sweep", lr = ... })       -- adds --store --workers --dry_run --hours
+---   local p = tl.recipe(tl.experiment.options { name = "sweep", lr = ... })       -- adds --store --workers --population --dry_run --hours
 ---   local rows = tl.experiment.run(p, {
 ---     runs = tl.experiment.grid { u = { 1, 4, 13 }, lr = { 1e-2, 3e-2 }, seed = { 1, 2, 3 } },
 ---     run  = function(s, job) ... return { accuracy = ... } end,                  -- one run: settings in, metrics out
@@ -13,26 +13,31 @@
 --- started them. What is done is in the store and is never done again; a sweep that was killed goes on where it was when the same
 --- command is given again. A run that raises an error is `failed`, with the message, and is tried again at the next call.
 ---
+--- Trainings are described instead of done (train and measure for run): then runs that may be members of one population are trained as one.
+---
 --- Settings are plain values (numbers, texts, true, false). Which run it is goes by a hash of the experiment's name, `version` (raise it when
 --- `run` changes its meaning) and the settings. docs/experiments.md goes through all of it; experiment/store.lua has the table.
 local F = require "tl.ffi"
 local ffi = require "ffi"
 local json = require "tl.json"
 local log = require "tl.log"
+local fs = require "tl.fs"
+local process = require "tl.process"
 local combinations = require "tl.experiment.grid"
 local store = require "tl.experiment.store"
 local summary = require "tl.experiment.summary"
+local training = require "tl.experiment.training"
 local C = F.C
 
 local experiment = { best = summary.best, groups = summary.groups, spread = summary.spread, table = summary.table, values = summary.values, where = summary.where }
 
-local ROLE = "TL_EXPERIMENT_WORKER"  -- in a worker's environment: "NAME CALL PARENT-PID UNTIL THREADS SHARE"
+local ROLE = "TL_EXPERIMENT_WORKER"  -- in a worker's environment: "NAME CALL PARENT-PID UNTIL THREADS MOST"
 local calls = {}  -- how often each experiment was run by this script: a worker works at the call that started it
 
 --- Opens a store to ask it: tl.experiment.open("runs/sweep.db"):runs { status = "done" }; see `? tl.experiment.open` and Store:query.
 ---@param path string
 function experiment.open(path)
-  if require("tl.fs").kind(path) ~= "file" then error(path .. ": there is no such store", 2) end
+  if fs.kind(path) ~= "file" then error(path .. ": there is no such store", 2) end
   return store.open(path, { readonly = true })
 end
 
@@ -42,6 +47,7 @@ function experiment.options(spec)
   local own = {
     store = { nil, "SQLite file of the runs; default runs/NAME.db", type = "string", value = "FILE" },
     workers = { 1, "processes that run at once; 0: in this one", integer = true, min = 0 },
+    population = { 8, "trainings that may be members of one population are done so many at once; 1: each by itself", integer = true, min = 1 },
     dry_run = { false, "print the plan with its cost, and run nothing" },
     hours = { 0, "begin no run after so long; 0: no limit. The same command goes on from there", min = 0 } }
   for name, v in pairs(own) do if spec[name] == nil then spec[name] = v end end
@@ -131,8 +137,8 @@ end
 -- ---- a worker
 
 local function role()
-  local name, call, parent, till, threads, share = (os.getenv(ROLE) or ""):match "^(%S+) (%d+) (%d+) (%d+) (%d+) (%d+)$"
-  return name and { name = name, call = tonumber(call), parent = tonumber(parent), till = tonumber(till), threads = tonumber(threads), share = tonumber(share) }
+  local name, call, parent, till, threads, most = (os.getenv(ROLE) or ""):match "^(%S+) (%d+) (%d+) (%d+) (%d+) (%d+)$"
+  return name and { name = name, call = tonumber(call), parent = tonumber(parent), till = tonumber(till), threads = tonumber(threads), most = tonumber(most) }
 end
 
 local function job_of(st, row)
@@ -149,32 +155,59 @@ local function checked(row, metrics)
   return metrics
 end
 
--- does the claimed rows: a list of metrics
-local function perform(o, rows, jobs)
-  if #rows == 1 then return { checked(rows[1], o.run(rows[1].settings, jobs[1])) } end
-  local settings = {}
-  for i, row in ipairs(rows) do settings[i] = row.settings end
-  local out = o.run_together(settings, jobs)
-  for i, row in ipairs(rows) do checked(row, out[i]) end
-  return out
+-- pcall, but an interrupt ends the sweep, not the run
+local function attempt(fn, ...)
+  local ok, result = pcall(fn, ...)
+  if C.tl_interrupted() then error("interrupted", 0) end
+  return ok, result
 end
 
--- Claims and runs until nothing is left or the time is over. share: how many at once at most; sweep: the process that started this one
-local function work(st, o, till, share, sweep)
-  local owner, code, most = store.owner(nil, sweep), code_version(), math.min(o.most or 8, share)
+-- Records what make() gives as a claimed run's metrics, or why there are none. seconds: what it has taken so far
+local function settle(st, owner, row, job, seconds, make)
+  local began = C.tl_seconds()
+  local ok, result = attempt(function() return checked(row, make()) end)
+  if not ok then return st:failed(row, owner, tostring(result)) end
+  st:done(row, owner, result, seconds + C.tl_seconds() - began, fs.kind(job.folder) == "folder" and job.folder or nil)
+end
+
+-- several claimed rows at once; when that fails they are tried again, each by itself
+local function do_together(st, o, owner, rows, jobs)
+  local settings, began = {}, C.tl_seconds()
+  for i, row in ipairs(rows) do settings[i] = row.settings end
+  local ok, out = attempt(o.run_together, settings, jobs)
+  if not ok then
+    log.warn("%d runs at once failed, each is tried by itself: %s", #rows, tostring(out))
+    st:lost(owner, tostring(out))
+    return
+  end
+  local seconds = (C.tl_seconds() - began) / #rows
+  for i, row in ipairs(rows) do
+    settle(st, owner, row, jobs[i], seconds, function()
+      if type(out[i]) == "function" then return out[i]() end
+      return out[i]
+    end)
+  end
+end
+
+-- hash -> the family of a run that is not done yet
+local function families(st, o)
+  local of = {}
+  for _, row in ipairs(o.run_together and st:wanted() or {}) do
+    local ok, family = pcall(o.together, row.settings)
+    of[row.hash] = ok and family or nil  -- settings that are wrong are told when their run is done
+  end
+  return of
+end
+
+-- Claims and runs until nothing is left or the time is over. most: how many at once at most; sweep: the process that started this one
+local function work(st, o, till, most, sweep)
+  local owner, code, family = store.owner(nil, sweep), code_version(), families(st, o)
   while till == 0 or os.time() < till do
-    local rows, jobs = st:claim(owner, code, o.run_together and o.together, most), {}
+    local rows, jobs = st:claim(owner, code, function(row) return family[row.hash] end, most), {}
     if #rows == 0 then return end
     for i, row in ipairs(rows) do jobs[i] = job_of(st, row) end
-    local began = C.tl_seconds()
-    local ok, result = pcall(perform, o, rows, jobs)
-    if C.tl_interrupted() then error("interrupted", 0) end
-    local seconds = (C.tl_seconds() - began) / #rows
-    if ok then
-      for i, row in ipairs(rows) do st:done(row, owner, result[i], seconds, require("tl.fs").kind(jobs[i].folder) == "folder" and jobs[i].folder or nil) end
-    else
-      st:failed(owner, tostring(result))
-    end
+    if #rows > 1 then do_together(st, o, owner, rows, jobs)
+    else settle(st, owner, rows[1], jobs[1], 0, function() return o.run(rows[1].settings, jobs[1]) end) end
     collectgarbage()
   end
 end
@@ -195,17 +228,23 @@ local function c_strings(list)
   return out
 end
 
-local function start(argv, name, till, threads, share, log_path)
-  local env = { ("%s=%s %d %d %d %d %d"):format(ROLE, name, calls[name], C.getpid(), till, threads, share), "OMP_NUM_THREADS=" .. threads }
-  local pid = ffi.new "int64_t[1]"
-  F.check(C.tl_child_start(c_strings(argv), c_strings(env), log_path, pid))
-  return { pid = tonumber(pid[0]), owner = store.owner(tonumber(pid[0]), C.getpid()) }
+-- k: which of the workers; each has a log of its own, which one that takes its place goes on writing
+local function start(argv, name, k, till, threads, most, logs)
+  local me, pid = process.pid(), ffi.new "int64_t[1]"
+  local env = { ("%s=%s %d %d %d %d %d"):format(ROLE, name, calls[name], me, till, threads, most), "OMP_NUM_THREADS=" .. threads }
+  local child = { k = k, log = ("%s-worker-%d.log"):format(logs, k) }
+  child.log_from = fs.bytes(child.log) or 0
+  F.check(C.tl_child_start(c_strings(argv), c_strings(env), child.log, pid))
+  child.pid, child.owner = tonumber(pid[0]), store.owner(tonumber(pid[0]), me)
+  return child
 end
 
-local function last_line(path)
+-- the last line that a worker has written
+local function last_line(child)
   local last
-  local f = io.open(path, "r")
+  local f = io.open(child.log, "r")
   if not f then return "" end
+  f:seek("set", child.log_from)
   for line in f:lines() do if line:find "%S" then last = line end end
   f:close()
   return last or ""
@@ -220,7 +259,7 @@ end
 
 -- Looks after the workers until all have ended. One that ended badly in the middle of a run has failed that run, and is replaced;
 -- one that ended badly before it began any is not.
-local function supervise(name, st, children, restart, log_path)
+local function supervise(name, st, children, restart)
   local began, done_before, shown, seen = C.tl_seconds(), st:counts().done, C.tl_seconds(), -1
   local code, sig = ffi.new "int[1]", ffi.new "int[1]"
   while #children > 0 do
@@ -230,9 +269,9 @@ local function supervise(name, st, children, restart, log_path)
         table.remove(children, i)
         if code[0] ~= 0 then
           local why = sig[0] ~= 0 and ("the worker was ended by signal %d"):format(sig[0])
-            or ("the worker ended with code %d: %s"):format(code[0], last_line(log_path))
-          if st:failed(child.owner, why) > 0 then children[#children + 1] = restart()
-          else error(("%s: %s (%s)"):format(name, why, log_path), 0) end
+            or ("the worker ended with code %d: %s"):format(code[0], last_line(child))
+          if st:lost(child.owner, why) > 0 then children[#children + 1] = restart(child.k)
+          else error(("%s: %s (%s)"):format(name, why, child.log), 0) end
         end
       end
     end
@@ -247,14 +286,14 @@ local function supervise(name, st, children, restart, log_path)
   progress(name, st, began, done_before, true)
 end
 
-local function run_workers(name, st, workers, till, log_path)
+local function run_workers(name, st, workers, till, most)
   local argv, children = script_argv(), {}
   local threads, c = math.max(1, math.floor(C.tl_threads() / workers)), st:counts()
-  local share = math.ceil((c.pending + c.running) / workers)  -- what is done together leaves something for every worker
-  local function one() return start(argv, name, till, threads, share, log_path) end
+  most = math.min(most, math.ceil((c.pending + c.running) / workers))  -- what is done together leaves something for every worker
+  local function one(k) return start(argv, name, k, till, threads, most, (st.path:gsub("%.db$", ""))) end
   local ok, why = pcall(function()
-    for k = 1, workers do children[k] = one() end
-    supervise(name, st, children, one, log_path)
+    for k = 1, workers do children[k] = one(k) end
+    supervise(name, st, children, one)
   end)
   if ok then return end
   for _, child in ipairs(children) do C.tl_child_kill(child.pid) end
@@ -270,8 +309,11 @@ end
 ---   name     the experiment's (p.name); without blanks
 ---   runs     a list of settings (tl.experiment.grid)
 ---   run      function(settings, job) -> table of metrics; job: {id, attempt, folder}: a folder of its own, that the run may make
----   together, run_together, most   runs whose together(settings) is equal and not nil are done up to `most` (8) at once, by
----            run_together(list of settings, list of jobs) -> list of metrics; as a population, say
+---   train, measure   instead of run, for runs that are trainings: train(settings) describes one, as options of a trainer and adapter, steps, batches
+---            (experiment/training.lua), measure(settings, {model, adapter, steps}, job) -> metrics. Runs that may be members of one population are
+---            trained together, up to `population` at once (p's or this option, 8; 1: each by itself); what they end with is the same
+---   together, run_together   the same for runs that are no trainings: those whose together(settings) is equal and not nil are done at once by
+---            run_together(list of settings, list of jobs) -> list of metrics, or of functions that give them, which are called in turn
 ---   cost     function(settings) -> seconds, for the plan
 ---   version  part of every run's hash ("")
 --- Returns the runs that are done, in the order of o.runs, with settings and metrics as fields (and with dry_run nil, after printing
@@ -279,10 +321,12 @@ end
 ---@return table[]? rows, integer missing
 function experiment.run(p, o)
   if require("tl.comm").size > 1 then error("an experiment starts its own workers: start it without mpirun", 2) end
+  if not o.run == not o.train then error("tl.experiment.run wants run, or train and measure", 2) end
+  if o.train then o = training.expand(o) end
   local name = o.name or rawget(p, "name") or "experiment"
   if name:find "%s" then error(("an experiment's name has no blanks; got '%s'"):format(name), 2) end
   local me, path = role(), rawget(p, "store") or ("runs/%s.db"):format(name)
-  local workers, hours = rawget(p, "workers") or 1, rawget(p, "hours") or 0
+  local workers, hours, most = rawget(p, "workers") or 1, rawget(p, "hours") or 0, rawget(p, "population") or o.population or 8
   if not script_argv() then workers = 0 end
   calls[name] = (calls[name] or 0) + 1
   local st = store.open(path)
@@ -291,7 +335,7 @@ function experiment.run(p, o)
     if me.name == name and me.call == calls[name] then
       C.tl_child_of(me.parent)
       C.tl_set_threads(me.threads)
-      work(st, o, me.till, me.share, me.parent)
+      work(st, o, me.till, me.most, me.parent)
       st:close()
       os.exit(0, true)
     end
@@ -302,7 +346,7 @@ function experiment.run(p, o)
   else
     local c, till = st:counts(), hours > 0 and math.floor(os.time() + 3600 * hours) or 0
     if c.pending + c.running > 0 then
-      if workers == 0 then work(st, o, till, math.huge) else run_workers(name, st, math.min(workers, c.pending + c.running), till, path:gsub("%.db$", "") .. "-workers.log") end
+      if workers == 0 then work(st, o, till, most) else run_workers(name, st, math.min(workers, c.pending + c.running), till, most) end
       tell_failures(st)
     end
   end

@@ -22,6 +22,33 @@ function fs.bytes(path)
   return n >= 0 and n or nil
 end
 
+--- What changes when a file is written or replaced, as text: its size, the time of its last change in nanoseconds, device and inode. "" when
+--- nothing is there. Two writes of the same size within one tick of the system's clock (some milliseconds) may look like one.
+---@return string
+function fs.stamp(path)
+  local s = ffi.new "int64_t[4]"
+  if not F.C.tl_file_stamp(path, s) then return "" end
+  local parts = {}
+  for i = 0, 3 do parts[i + 1] = tostring(s[i]):match "%-?%d+" end
+  return table.concat(parts, "/")
+end
+
+--- What the first line that matches a pattern has captured (no pattern: the first line); nil when there is none, or no file.
+---@param path string
+---@param pattern string?
+---@return string?
+function fs.first_line(path, pattern)
+  local file = io.open(path, "r")
+  if not file then return nil end
+  local found
+  for line in file:lines() do
+    found = line:match(pattern or "^.*$")
+    if found then break end
+  end
+  file:close()
+  return found
+end
+
 function fs.mkdirs(path) F.check(F.C.tl_mkdirs(path), 2) end
 
 --- The whole content of a file.

@@ -87,11 +87,12 @@ function grpo.trainer(o)
   return t
 end
 
-local function default_prompt(problem) return problem.messages or problem.prompt or problem.question end
+--- A problem's prompt where no option `prompt` makes another: messages, or text.
+function grpo.default_prompt(problem) return problem.messages or problem.prompt or problem.question end
 
 --- Token ids of a problem's prompt: messages through the chat template, text as it is.
 function grpo.prompt_ids(tokenizer, make, problem)
-  local p = (make or default_prompt)(problem)
+  local p = (make or grpo.default_prompt)(problem)
   if type(p) == "table" then
     return tokenizer:encode(tokenizer:chat(p, { add_generation_prompt = true }), { parse_special = true })
   elseif type(p) == "string" then
@@ -115,21 +116,31 @@ function Trainer:sampling_model()
   return int8, nil, true
 end
 
---- The groups of a rollout that is not sampled yet, with the token ids of their prompts, and the rank that has them.
+--- The groups of a rollout that is not sampled yet, with the token ids of their prompts, and which part of the ranks has them.
 function Trainer:groups(problems)
   local r = { groups = {}, problems = problems, n_tokens = 0, prompt_tokens = 0 }
   for i, problem in ipairs(problems) do
     local ids = grpo.prompt_ids(self.tokenizer, self.o.prompt, problem)
-    r.groups[i] = { problem = problem, prompt = ids, completions = {}, rank = (i - 1) % comm.size }
+    r.groups[i] = { problem = problem, prompt = ids, completions = {}, part_of = (i - 1) % comm.parts }
     r.prompt_tokens = r.prompt_tokens + #ids
   end
   return r
 end
 
+-- the first rank's verdicts, on all ranks that share its model; list: completions, in the same order on all
+local function share_verdicts(list)
+  if comm.shards == 1 then return end
+  local mine = {}
+  for i, c in ipairs(comm.shard == 0 and list or {}) do
+    mine[i] = { outcome = c.verdict.outcome, reward = ("%.17g"):format(c.verdict.reward or 0 / 0), message = c.verdict.message }
+  end
+  for i, v in ipairs(comm.lead("verdicts", mine)) do list[i].verdict = { outcome = v.outcome, reward = tonumber(v.reward) or 0 / 0, message = v.message } end
+end
+
 --- Samples, with one sampler, the groups of parts: a list of { trainer =, rollout =, member = (in the sampler's population) }. Each
---- completion goes to the first trainer's verifier pool as it ends.
+--- completion goes to the first trainer's verifier pool as it ends. Of ranks that share a model the first has it judged.
 function grpo.sample(parts, s)
-  local began, group_of, job_of, waiting = C.tl_seconds(), {}, {}, 0
+  local began, group_of, job_of, list, waiting = C.tl_seconds(), {}, {}, {}, 0
   local pool = parts[1].trainer.pool
   for _, part in ipairs(parts) do
     local t, o = part.trainer, part.trainer.o
@@ -137,7 +148,7 @@ function grpo.sample(parts, s)
       max_new_tokens = o.max_completion_length or 512, seed = t.seed, member = part.member }
     for _, g in ipairs(part.rollout.groups) do
       g.sequence_id, g.part = t.sequences, part
-      if g.rank == comm.rank then group_of[s:submit(g.prompt, t.n, t.sequences, settings)] = g end
+      if g.part_of == comm.part then group_of[s:submit(g.prompt, t.n, t.sequences, settings)] = g end
       t.sequences = t.sequences + t.n
     end
   end
@@ -153,13 +164,17 @@ function grpo.sample(parts, s)
     c.text = sample.text(t.tokenizer, c)
     g.completions[c.index], c.sequence_id = c, g.sequence_id + c.index - 1
     r.n_tokens = r.n_tokens + #c.ids
-    job_of[pool:submit(g.problem, { text = c.text, n_tokens = #c.ids, finish = c.finish })] = c
-    waiting = waiting + 1
+    list[#list + 1] = c
+    if comm.shard == 0 then
+      job_of[pool:submit(g.problem, { text = c.text, n_tokens = #c.ids, finish = c.finish })] = c
+      waiting = waiting + 1
+    end
     while take(0) do end
     if t.o.progress then t.o.progress(t, r) end
   end
   local sampled = C.tl_seconds()
   while waiting > 0 do take(1000) end
+  share_verdicts(list)
   local stats, sample_s, verify_s = s:stats(), sampled - began, C.tl_seconds() - sampled
   for _, part in ipairs(parts) do
     for _, g in ipairs(part.rollout.groups) do g.part = nil end
@@ -167,18 +182,18 @@ function grpo.sample(parts, s)
   end
 end
 
--- what other ranks are told of a completion
+-- what the others are told of a completion
 local function outline(c)
   local sum = 0
   for k = 1, #c.ids do sum = sum + c.entropy[k] end
   return { text = c.text, ids = c.ids, finish = c.finish, entropy_sum = sum, outcome = c.verdict.outcome, reward = c.verdict.reward, message = c.verdict.message }
 end
 
--- the completions of all ranks, without their logprobs; of every rank the same from here on
+-- the completions of all parts, without their logprobs; of every rank the same from here on
 local function share(r)
   local mine = {}
   for i, g in ipairs(r.groups) do
-    if g.rank == comm.rank then
+    if g.part_of == comm.part then
       local list = {}
       for k, c in ipairs(g.completions) do list[k] = outline(c) end
       mine[#mine + 1] = { group = i, completions = list }
@@ -186,9 +201,9 @@ local function share(r)
   end
   local all = comm.gather("rollouts", { groups = mine, n_tokens = r.n_tokens })
   r.n_tokens = 0
-  for rank, part in ipairs(all) do
+  for i, part in ipairs(all) do
     r.n_tokens = r.n_tokens + part.n_tokens
-    for _, of in ipairs(rank - 1 ~= comm.rank and part.groups or {}) do
+    for _, of in ipairs(i - 1 ~= comm.part and part.groups or {}) do
       for k, c in ipairs(of.completions) do
         c.verdict = { outcome = c.outcome, reward = type(c.reward) == "number" and c.reward or 0 / 0, message = c.message }
         r.groups[of.group].completions[k] = c
@@ -197,22 +212,22 @@ local function share(r)
   end
 end
 
-local function of_this_rank(groups)
+local function of_this_part(groups)
   local list = {}
-  for _, g in ipairs(groups) do if g.rank == comm.rank then list[#list + 1] = g end end
+  for _, g in ipairs(groups) do if g.part_of == comm.part then list[#list + 1] = g end end
   return list
 end
 
---- Samples n completions of every problem, each rank those of its own; each goes to the verifier pool as it ends.
+--- Samples n completions of every problem, each part of the ranks those of its own; each goes to the verifier pool as it ends.
 function Trainer:rollout(problems)
   local r = self:groups(problems)
   local model, adapter, own = self:sampling_model()
-  r.budget = memory.plan(self, of_this_rank(r.groups))
+  r.budget = memory.plan(self, of_this_part(r.groups))
   local s = sample.sampler(model, { adapter = adapter, max_sequences = self.o.max_sequences, memory = r.budget.cache, kept = self.kept })
   grpo.sample({ { trainer = self, rollout = r } }, s)
   s:free()
   if own then model:free() end
-  if comm.size > 1 then share(r) end
+  if comm.parts > 1 then share(r) end
   return r
 end
 
@@ -258,7 +273,7 @@ function grpo.pack(parts)
       local alive = all
       for _, c in ipairs(g.completions) do alive = alive or c.advantage ~= 0 end
       part.trained = part.trained + (alive and #g.completions or 0)
-      if alive and g.rank == comm.rank then
+      if alive and g.part_of == comm.part then
         b.batch:prompt(g.prompt)
         b.batch:place(i)
         for _, c in ipairs(g.completions) do
@@ -358,17 +373,19 @@ local function merge_figures(self, part, b)
     peak = tonumber(C.tl_peak_rss_bytes()), sample_s = r.sample_s, verify_s = r.verify_s, update_s = b.update_s, numbers = optim.fingerprint(self.adapter) }
   for _, k in ipairs(SUMS) do mine[k] = tonumber(s[k]) end
   for _, k in ipairs(LARGEST) do mine[k] = ("%.17g"):format(s[k]) end
+  local function unlike(rank)
+    error(("after step %d, rank %d has other numbers than rank %d: the ranks do not compute alike (other programs, or processors of another kind?)")
+      :format(self.steps, rank, comm.rank), 0)
+  end
+  if comm.lead("numbers", mine.numbers) ~= mine.numbers then unlike(comm.rank - comm.shard) end
   local all = comm.gather("figures of a step", mine)
   for _, k in ipairs(SUMS) do
     local sum = 0
     for _, f in ipairs(all) do sum = sum + f[k] end
     s[k] = sum
   end
-  for rank, f in ipairs(all) do
-    if f.numbers ~= mine.numbers then
-      error(("after step %d, rank %d has other numbers than rank %d: the ranks do not compute alike (other programs, or processors of another kind?)")
-        :format(self.steps, rank - 1, comm.rank), 0)
-    end
+  for i, f in ipairs(all) do
+    if f.numbers ~= mine.numbers then unlike((i - 1) * comm.shards + comm.shard) end
     for _, k in ipairs(LARGEST) do s[k] = math.max(s[k], tonumber(f[k])) end
     s.is_min = math.min(s.is_min, tonumber(f.is_min))
     b.n_micro, b.planned_bytes = math.max(b.n_micro or 0, f.n_micro), math.max(b.planned_bytes or 0, f.planned)

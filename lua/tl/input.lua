@@ -46,10 +46,12 @@ end
 --- The parameters of commands that load a model, for their lists.
 input.MODEL = { "model", { "tiny", "Hugging Face folder, GGUF file or name", value = "M" } }
 input.ADAPTER = { "adapter", { nil, "adapter: compact file, PEFT folder or run folder", type = "string", value = "A" } }
+input.TENSOR_PARALLEL = { "tensor_parallel", require("tl.comm").TENSOR_PARALLEL }
 input.FORCE = { "force", { false, "load a compact adapter even on weights that it was not made for" } }
 
---- The model, and the adapter when one is named.
+--- The model, and the adapter when one is named. p.tensor_parallel: ranks that share it.
 function input.model(p, dtype)
+  if p.tensor_parallel then require("tl.comm").split(p.tensor_parallel) end
   local model = require("tl.model").load(p.model, { dtype = dtype })
   local adapter = p.adapter and require("tl.adapter").load(model, p.adapter, { force = p.force }) or nil
   return model, adapter

@@ -6,10 +6,13 @@
 ---   pass         activations of the training pass, cut into micro-batches that fit
 ---   reserve      logits of a decode step (at most 64 MiB), kernels' scratch, Lua
 ---
+--- Ranks that share a model must cut a step alike: what they take is what the one with the least free memory can.
+---
 --- The cache comes first, at most half of what is left: fewer completions run at once when it is short. Of the rest five sixths
 --- are for what is kept (a pass works in smaller pieces at little cost); the pass gets what is left then. The sum is what is predicted; the metrics say what the peak was.
 local F = require "tl.ffi"
 local sample = require "tl.sample"
+local comm = require "tl.comm"
 local C = F.C
 
 local memory = {}
@@ -19,9 +22,9 @@ local DEFAULT = 2048 * MIB      -- beyond what is resident
 local KEPT_SHARE = 5 / 6        -- of what the cache leaves
 local LEAST = 8 * MIB           -- what is kept and a pass get at least this together
 
--- bytes of one row of the cache: k and v of every layer
+-- bytes of one row of the cache: k and v of every layer, of this rank's heads
 local function cache_row(model)
-  return model.n_layers * 2 * model.n_kv_heads * model.head_dim * (model.compute == "f32" and 4 or 2)
+  return model.n_layers * 2 * model.n_kv_heads / model.shards * model.head_dim * (model.compute == "f32" and 4 or 2)
 end
 
 local function reserve(model) return math.min(64 * MIB, 64 * 4 * model.vocab) + 48 * MIB end
@@ -33,7 +36,7 @@ function memory.default() return tonumber(C.tl_rss_bytes()) + DEFAULT end
 function memory.start(t)
   t.resident = tonumber(C.tl_rss_bytes())
   local limit = t.o.memory and t.o.memory > 0 and t.o.memory or memory.default()
-  t.free_memory = limit - t.resident - reserve(t.model) - (t.rollouts == "native" and 0 or t.model.packed_bytes / 2)
+  t.free_memory = comm.least("free memory", limit - t.resident - reserve(t.model) - (t.rollouts == "native" and 0 or t.model.packed_bytes / 2))
   if t.free_memory < LEAST then
     error(("memory: %d MiB are not enough: the program and the model take %d MiB, scratch is reserved %d MiB, and a step needs at least %d MiB more")
       :format(limit / MIB, math.ceil(t.resident / MIB), math.ceil((limit - t.resident - t.free_memory) / MIB), LEAST / MIB), 0)
@@ -59,7 +62,7 @@ end
 --- The budget of a pass for a process that may take `limit` bytes in all; nil or 0: the pass's own default.
 function memory.of_pass(model, limit)
   if not limit or limit == 0 then return 0 end
-  return math.max(LEAST, limit - tonumber(C.tl_rss_bytes()) - reserve(model))
+  return comm.least("memory of a pass", math.max(LEAST, limit - tonumber(C.tl_rss_bytes()) - reserve(model)))
 end
 
 return memory

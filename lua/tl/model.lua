@@ -95,7 +95,7 @@ end
 -- ---- loading
 
 local FIELDS = { "n_layers", "width", "n_heads", "n_kv_heads", "head_dim", "ffn", "vocab", "max_positions", "norm_eps", "rope_theta",
-  "bos", "pad", "n_parameters", "packed_bytes", "quantised_bytes", "n_modules" }
+  "bos", "pad", "n_parameters", "packed_bytes", "quantised_bytes", "n_modules", "shards" }
 
 local function wrap(handle, name)
   local info = ffi.new "tl_model_info"
@@ -116,7 +116,7 @@ local warned = false
 
 local function open(o, level, fn, path, ...)
   local opt = ffi.new("tl_model_options", { compute = dtype_of(o.dtype, "bf16", level + 1) })
-  opt.device = o.device
+  opt.device, opt.split = o.device, true
   local out = ffi.new "tl_model *[1]"
   local n = select("#", ...)
   local args = { ... }
@@ -130,7 +130,8 @@ local function open(o, level, fn, path, ...)
   return out[0]
 end
 
---- Loads a model. Options: dtype ("bf16" or "f32": weights and activations; sums are fp32), device ("cpu", "cuda", "cuda:1"; one a process).
+--- Loads a model; where ranks share one (tl.comm.split), this rank's part. Options: dtype ("bf16" or "f32": weights and activations; sums
+--- are fp32), device ("cpu", "cuda", "cuda:1"; one a process).
 ---@param name string a Hugging Face folder, a GGUF file, or a name (tl.model.resolve)
 ---@param o table? options
 function model.load(name, o)

@@ -37,7 +37,6 @@ function paper.options(spec)
     valid = { 0, "held-out problems by which learning rates are chosen; 0: the size's", integer = true, min = 0 },
     test = { 0, "held-out problems of the reported accuracy; 0: the size's", integer = true, min = 0 },
     seeds = { 0, "seeds of every point; 0: the size's", integer = true, min = 0 },
-    members = { 8, "runs of one family that are trained at once, as a population; 1: none", integer = true, min = 1 },
     sweep_seeds = { 0, "seeds that sweep the learning rates; further ones take each point's best of these; 0: the size's", integer = true, min = 0 },
     lrs = { {}, "learning rates that are swept; none: the method's and size's", of = "number" },
     store = { "runs/paper.db", "SQLite file of the runs", value = "FILE" },
@@ -104,9 +103,7 @@ local function cost(s)
 end
 
 local function do_runs(p, runs)
-  local o = { name = "paper", runs = runs, run = train.run, cost = cost }
-  if p.members > 1 then o.together, o.run_together, o.most = train.family, train.run_together, p.members end
-  return experiment.run(p, o)
+  return experiment.run(p, { name = "paper", runs = runs, train = train.describe, measure = train.measure, cost = cost })
 end
 
 -- a run's point: its settings but for learning rate and seed
@@ -152,17 +149,17 @@ function paper.curve(row, field)
   return row.folder and runs.curve({ runs.load(row.folder) }, field) or {}
 end
 
---- The base model on a row's test problems with something changed: ask (words after the prompt), or tokens: exactly so many are
---- written, whether it wants to stop or not.
----@return table as tl.eval.run
-function paper.measure(row, o)
-  local w = train.world { model = row.model, task = row.task, method = "base", test = row.test, valid = row.valid }
-  local prompt = o.ask and function(q)
-    local messages = {}
-    for i, m in ipairs(q.messages) do messages[i] = { role = m.role, content = i == #q.messages and m.content .. o.ask or m.content } end
-    return messages
-  end or nil
-  return require("tl.eval").run { model = w.model, problems = w.test, prompt = prompt, verifier = "verifiers.math", max_new_tokens = o.tokens or row.new_tokens, ignore_eos = o.tokens ~= nil }
+--- Greedy answers of a done run's adapter to its test problems, of the base kept writing as long, and of the base told by the words `ask` (nil: not
+--- asked); as tl.probe.length gives them. Nil when the run's folder is not there any more.
+---@return table?
+function paper.length(row, ask)
+  local path = row.folder and row.folder .. "/adapter.tla"
+  if not path or fs.kind(path) ~= "file" then return nil end
+  local w = train.world(row.settings)
+  local adapter = require("tl.adapter").load(w.model, path)
+  local l = require("tl.probe").length { model = w.model, adapter = adapter, problems = w.test, verifier = "verifiers.math", max_new_tokens = row.new_tokens, k = 1, temperature = 0, ask = ask }
+  adapter:free()
+  return l
 end
 
 -- ---- what a study says

@@ -3,8 +3,8 @@
 --- A workload w: shape (tl.plan.shapes), device (tl.plan.devices), prompts and group (of one device), prompt_tokens and
 --- mean_tokens (of a completion; all taken as equal), max_tokens (the longest allowed: memory is planned for it, and a batch
 --- decodes until its longest completion, last_tokens, is done), sequences (decoded at once), dtype, adapter, rank, u, rollouts, trained
---- (share of completions in groups that carry a gradient), count (devices that share a step's prompts), memory (limit in bytes),
---- available (share of the device that is there for this program, 1).
+--- (share of completions in groups that carry a gradient), count (devices), tensor_parallel (1: devices that share a model; count /
+--- tensor_parallel groups of them share a step's prompts, and shape is then a device's part: plan.split), memory (limit in bytes), available (share of the device that is there for this program, 1).
 ---
 --- Time. Every op has FLOPs, bytes (operands once, as runtime/base/profile.c counts) and calls:
 ---   seconds = max(flops / (peak x share), bytes / (memory rate x share)) + calls x launch
@@ -48,8 +48,22 @@ function plan.pass_bytes(w, rows, out, low, recompute)
   return n + (recompute and (low + any - 1) * rows * s.width * 4 or 0)
 end
 
+--- The workload of one of n devices that share the model: w with its part of the shape (whole: the model's). Embedding and head stay
+--- whole on every device, as in runtime/model/split.c. nil and the field that cannot be divided.
+function plan.split(w, n)
+  local part = setmetatable({}, { __index = w.shape })
+  for _, field in ipairs { "heads", "kv_heads", "ffn" } do
+    if w.shape[field] % n ~= 0 then return nil, field end
+    part[field] = w.shape[field] / n
+  end
+  return setmetatable({ shape = part, whole = w.shape, tensor_parallel = n }, { __index = w })
+end
+
+local function groups(w) return w.count / (w.tensor_parallel or 1) end
+
+-- A and B are whole on every device
 local function adapter_bytes(w)
-  local s, r, n, low = w.shape, w.rank, 0, 0
+  local s, r, n, low = w.whole or w.shape, w.rank, 0, 0
   for _, l in ipairs(shapes.linears(s)) do low = low + (l[2] + l[3]) * r end
   low = low * s.layers
   if w.adapter == "full" then
@@ -186,6 +200,15 @@ end
 -- multiply-adds a row of the low-rank terms whose outputs and inputs come to n
 local function lowrank(w, n) return is_lowrank(w) and w.rank * n or 0 end
 
+-- sums over the devices that share the model, of `rows` rows of fp32: every device sends and receives 2 (n - 1) / n of the bytes
+local function sums(t, phase, times, rows)
+  local w, n = t.w, t.w.tensor_parallel or 1
+  if n == 1 then return end
+  local bytes = 2 * (n - 1) / n * rows * w.shape.width * 4
+  t:add(phase, "sums over devices", times, 0, bytes, bytes / w.device.link_rate, w.device.sum_latency_s)
+  t.summed = t.summed + times * rows * w.shape.width * 4
+end
+
 -- forward of `layers` layers, `times` times, over `rows` rows that see `pairs` keys in all
 local function forward(t, phase, times, layers, rows, pairs, attention)
   local w = t.w
@@ -198,6 +221,7 @@ local function forward(t, phase, times, layers, rows, pairs, attention)
   t:op(phase, "rmsnorm", "memory", 2 * n, 0, rows * s.width * (4 + act))
   t:op(phase, "rope, cast", "memory", 3 * n, 0, rows * (q + 2 * kv) * (4 + act) / 3)
   t:op(phase, "swiglu", "memory", n, 0, 3 * rows * s.ffn * act)
+  sums(t, phase, 2 * n, rows)
 end
 
 local function backward(t, times, layers, rows, pairs)
@@ -214,6 +238,7 @@ local function backward(t, times, layers, rows, pairs)
   t:op("update", "rmsnorm backward", "memory", 2 * n, 0, 16 * rows * s.width)
   t:op("update", "rope, cast backward", "memory", 3 * n, 0, rows * (q + 2 * kv) * (4 + act) / 3)
   if is_lowrank(w) then t:op("update", "low-rank gradient", "memory", 7 * n, 0, 8 * rows * w.rank) end
+  sums(t, "update", 2 * n, rows)
 end
 
 -- memory that is new in this step, on a device that makes pages as they are first written to
@@ -257,24 +282,24 @@ local function update(t, m)
   local _, trained = adapter_bytes(w)
   first_touch(t, "update", plan.pass_bytes(w, rows, out, low, m.recompute))
   t:op("update", "adamw", "memory", 1, 0, trained / 16 * 28)
-  if w.count > 1 then t:add("update", "gradients between devices", 1, 0, plan.exchange_bytes(w), plan.exchange_bytes(w) / w.device.link_rate, 20e-6) end
+  if groups(w) > 1 then t:add("update", "gradients between devices", 1, 0, plan.exchange_bytes(w), plan.exchange_bytes(w) / w.device.link_rate, 20e-6) end
 end
 
---- Bytes that one device receives a step: every group's sums from the others (SVD adapters), or the whole gradient twice.
+--- Bytes that one device receives a step: every prompt's sums from the others (SVD adapters), or the whole gradient twice.
 function plan.exchange_bytes(w)
   local _, trained = adapter_bytes(w)
-  if w.adapter == "tinylora" or w.adapter == "loraxs" then return (w.count - 1) * w.prompts * 7 * w.shape.layers * w.rank * w.rank * 8 end
-  return 2 * (w.count - 1) / w.count * trained / 4
+  if w.adapter == "tinylora" or w.adapter == "loraxs" then return (groups(w) - 1) * w.prompts * 7 * w.shape.layers * w.rank * w.rank * 8 end
+  return 2 * (groups(w) - 1) / groups(w) * trained / 4
 end
 
 --- Time of a step: { seconds, sample_s, update_s, tokens_per_step, decode_steps, ops = { { phase, name, calls, flops, bytes, seconds,
---- launch_s } ... } }, the ops by falling time. m: plan.memory(w).
+--- launch_s } ... }, summed_bytes = (what devices that share a model sum, each) }, the ops by falling time. m: plan.memory(w).
 function plan.step(w, m)
-  local t = setmetatable({ w = w, ops = {}, list = {}, sample = 0, update = 0 }, Step)
+  local t = setmetatable({ w = w, ops = {}, list = {}, sample = 0, update = 0, summed = 0 }, Step)
   sampling(t, m)
   update(t, m)
   table.sort(t.list, function(a, b) return a.seconds > b.seconds end)
-  return { seconds = t.sample + t.update, sample_s = t.sample, update_s = t.update, tokens_per_step = t.tokens * w.count, decode_steps = t.decode_steps,
+  return { seconds = t.sample + t.update, sample_s = t.sample, update_s = t.update, tokens_per_step = t.tokens * groups(w), summed_bytes = t.summed, decode_steps = t.decode_steps,
     rows_per_decode_step = t.decode_rows, ops = t.list }
 end
 

@@ -142,7 +142,37 @@ local function options_of(o, level)
   return list
 end
 
--- what the batch has once: equal for all members
+-- what the batch has once, with its default: equal for all members
+local SHARED = { temperature = 1, num_iterations = 1, rollouts = "native" }
+local JUDGES = { "verifier", "reward", "verifier_config" }
+
+--- The options that are the whole population's: of every other a member may have its own.
+population.WHOLE = { "model", "temperature", "num_iterations", "rollouts", "verifier", "reward", "verifier_config", "workers", "timeout_ms", "instructions", "inline", "gate",
+  "max_sequences", "memory" }
+
+local function has_bonus(o) return (o.entropy_coef or 0) ~= 0 end
+
+-- a value as text: tables and functions are equal when they are the same
+local function identity(v) return type(v) .. " " .. tostring(v) end
+
+--- Which trainings may be members of one population: text that is equal for them, or nil for one that cannot be a member. o: a trainer's options,
+--- adapter being a table of options. (What one of them gets is what it gets alone.)
+---@param o table
+---@return string?
+function population.family(o)
+  local a = o.adapter
+  local kind = a.kind or "tinylora"
+  if kind ~= "tinylora" and kind ~= "loraxs" or o.rollouts == "merged" or require("tl.comm").size > 1 then return nil end
+  local parts = { identity(a.rank or 2), identity(a.sigma or "paper"), identity(a.basis), identity(has_bonus(o)) }
+  parts[#parts + 1] = type(a.targets) == "table" and table.concat(a.targets, ",") or identity(a.targets or "all")
+  for _, name in ipairs(population.WHOLE) do
+    local v = o[name]
+    if v == nil then v = SHARED[name] end
+    parts[#parts + 1] = identity(v)
+  end
+  return table.concat(parts, "\n")
+end
+
 local function same(list, name, default, level)
   for k, own in ipairs(list) do
     local a, b = list[1][name], own[name]
@@ -171,9 +201,9 @@ Grpo.__index = Grpo
 ---@param o table
 function population.grpo(o)
   local list = options_of(o, 2)
-  for name, default in pairs { temperature = 1, num_iterations = 1, rollouts = "native" } do same(list, name, default, 2) end
-  for _, name in ipairs { "verifier", "reward", "verifier_config" } do same(list, name, nil, 2) end
-  for _, own in ipairs(list) do own.bonus = (own.entropy_coef or 0) ~= 0 end
+  for name, default in pairs(SHARED) do same(list, name, default, 2) end
+  for _, name in ipairs(JUDGES) do same(list, name, nil, 2) end
+  for _, own in ipairs(list) do own.bonus = has_bonus(own) end
   same(list, "bonus", false, 2)
   if o.rollouts == "merged" then error('rollouts of a population are "native" or "int8": members have no merged weights of their own', 2) end
   local p = setmetatable({ o = o, model = o.model, options = list, members = {}, n = 0, steps = 0 }, Grpo)

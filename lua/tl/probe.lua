@@ -1,6 +1,7 @@
 --- probe.lua: steering or learning? What an adapter changed in a model, measured from several sides (tlrun probe):
 ---
 ---   reach        pass@k of the base against pass@1 of the adapted model; the problems that only the adapted one solves
+---   length       pass@1 of the base when it writes as many tokens as the adapted model: does length alone explain the gain?
 ---   divergence   KL(adapted || base) per token on the adapted model's own completions, and where in them it sits
 ---   scale        accuracy with v scaled from -1 to 2: the share of the gain that is kept
 ---   transfer     accuracy of both on another data set
@@ -26,6 +27,12 @@ local function over(o, more)
   end })
 end
 
+-- k samples of every problem from the base and from the adapted model: { base =, adapted = }, as from tl.eval.run
+local function both_sampled(o)
+  local function of(more) return eval.run(over(o, { samples = o.k or 16, temperature = o.temperature or 1, adapter = more })) end
+  return { base = of(false), adapted = of(nil) }
+end
+
 -- ---- reach
 
 local function pass_curve(r, k)
@@ -41,11 +48,11 @@ end
 --- k samples of every problem from the base and from the adapted model. Returns { k, n, base = pass@1..k, adapted = pass@1..k, base_ci95 and
 --- adapted_ci95 (of pass@1), paired, base_needs = the least k at which the base passes what the adapted model passes at 1 (nil: more),
 --- solved = problems that the adapted model solves in more than half of its samples, new_ids = those of them that the base never solves in k,
---- lost_ids = the other way round, unseen_bound = how likely a problem never solved in k may still be solved, at 95% }.
+--- lost_ids = the other way round, unseen_bound = how likely a problem never solved in k may still be solved, at 95% }; and the two samplings, as
+--- probe.length takes them.
 function probe.reach(o)
-  local k = o.k or 16
-  local base = eval.run(over(o, { adapter = false, samples = k, temperature = o.temperature or 1 }))
-  local with = eval.run(over(o, { samples = k, temperature = o.temperature or 1 }))
+  local sampled = both_sampled(o)
+  local k, base, with = o.k or 16, sampled.base, sampled.adapted
   local json = require "tl.json"
   local r = { k = k, n = base.n, base = pass_curve(base, k), adapted = pass_curve(with, k), base_ci95 = base.ci95, adapted_ci95 = with.ci95,
     base_length = base.mean_length, adapted_length = with.mean_length, paired = stats.paired(base.scores, with.scores, o.seed), solved = 0,
@@ -60,7 +67,50 @@ function probe.reach(o)
     end
   end
   for at = k, 1, -1 do if r.base[at] >= r.adapted[1] then r.base_needs = at end end
-  return r
+  return r, sampled
+end
+
+-- ---- length
+
+-- of each problem the lengths of an evaluation's samples, in rising order: those of equal length are sampled as one request
+local function lengths_of(r)
+  local list = {}
+  for i, items in ipairs(r.by_problem) do
+    list[i] = {}
+    for j, item in ipairs(items) do list[i][j] = item.n_tokens end
+    table.sort(list[i])
+  end
+  return function(i) return list[i] end
+end
+
+--- A maker of prompts that puts words after what is asked: of the last message.
+---@param words string
+---@param make function? as the option prompt
+function probe.asked(words, make)
+  return function(problem)
+    local p, messages = (make or grpo.default_prompt)(problem), {}
+    if type(p) ~= "table" then error("the prompts of these problems are texts, not messages: there is no place for words to the model", 0) end
+    for i, m in ipairs(p) do messages[i] = { role = m.role, content = i == #p and m.content .. words or m.content } end
+    return messages
+  end
+end
+
+--- The base model made to write as many tokens as the adapted one: of every problem, k samples with the lengths that the adapted model's k samples
+--- have; the end is not drawn before (min_new_tokens), and the text is cut there. With o.ask also the base told by these words, free to end where it
+--- wants. sampled: probe.reach's second result, else both are sampled here. Returns { n, k, base, adapted, forced, told = { accuracy, ci95,
+--- mean_length } each, gain = adapted against base, paired, by_length = forced against base, paired, beyond = adapted against forced, paired, explained = the share of the gain that the
+--- forced base has, told_explained = that of the told one (nil without a gain), ask }.
+function probe.length(o, sampled)
+  sampled = sampled or both_sampled(o)
+  local base, with, k, temperature = sampled.base, sampled.adapted, o.k or 16, o.temperature or 1
+  local forced = eval.run(over(o, { adapter = false, samples = k, temperature = temperature, lengths = lengths_of(with) }))
+  local told = o.ask and eval.run(over(o, { adapter = false, samples = k, temperature = temperature, prompt = probe.asked(o.ask, o.prompt) })) or nil
+  local function figures(r) return r and { accuracy = r.accuracy, ci95 = r.ci95, mean_length = r.mean_length } end
+  local gain = with.accuracy - base.accuracy
+  local function share(r) return r and gain > 0 and (r.accuracy - base.accuracy) / gain or nil end
+  return { n = base.n, k = k, base = figures(base), adapted = figures(with), forced = figures(forced), told = figures(told), ask = o.ask,
+    gain = stats.paired(base.scores, with.scores, o.seed), by_length = stats.paired(base.scores, forced.scores, o.seed), beyond = stats.paired(forced.scores, with.scores, o.seed),
+    explained = share(forced), told_explained = share(told) }
 end
 
 -- ---- divergence
@@ -303,7 +353,7 @@ function probe.control(o)
   return out
 end
 
---- The parts of a report { reach, divergence, scale, transfer = { NAME = ... }, control } in plain words: { findings = lines, caveats = lines }.
+--- The parts of a report { reach, length, divergence, scale, transfer = { NAME = ... }, control } in plain words: { findings = lines, caveats = lines }.
 function probe.reading(report) return require "tl.probe.reading"(report) end
 
 return probe

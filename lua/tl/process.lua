@@ -1,8 +1,14 @@
---- process.lua: runs a program to its end: with limits on its time and its output, or beside this one's terminal.
+--- process.lua: this process; and programs that it runs to their end: with limits on their time and output, or beside its own terminal.
 local F = require "tl.ffi"
 local ffi = require "ffi"
 
+ffi.cdef "int getpid(void);"
+
 local process = {}
+
+--- This process's number.
+---@return integer
+function process.pid() return F.C.getpid() end
 
 --- Runs a program. o: argv (a list; argv[1] is looked up in PATH), input (""), wall_ms (10000), max_output (1 MiB, for each of stdout and stderr).
 --- Returns { exit, signal, timed_out, flooded, out, err, seconds, cpu_seconds, peak_bytes }: exit is the code, or nil when a signal ended it.

@@ -12,7 +12,7 @@
 ---   }
 ---
 --- Types and their fields: options.lua. Command line before config file before default. Every recipe also has --seed, --out,
---- --json, --threads, --device, --memory, --gate, --config and --help; a recipe that names one of them itself sets its default and doc.
+--- --json, --threads, --device, --tensor-parallel, --memory, --gate, --config and --help; a recipe that names one of them itself sets its default and doc.
 --- Words of the command line that are no options are p.args, and are refused unless the recipe has args = "what they are".
 --- A table that the script returns is printed as JSON on stdout with --json. recipe.last is the last p.
 --- What the script returns, when it is a table, is its JSON document: --json prints it on stdout.
@@ -30,6 +30,7 @@ local STANDARD = {
   { "json", { false, "one JSON document on stdout at the end" } },
   { "threads", { 0, "CPU threads; 0: all", integer = true, min = 0 } },
   { "device", { "cpu", "where to compute" } },
+  { "tensor_parallel", require("tl.comm").TENSOR_PARALLEL },
   { "memory", { 0, "what the process may take in all (4G); 0: 2 GiB beyond the model", type = "size" } },
   { "gate", { true, "refuse to train on a verifier that pays for junk" } },
   { "config", { nil, "YAML file of NAME: VALUE lines", type = "string", value = "FILE" } },
@@ -106,7 +107,8 @@ local function announce(name, list, p)
   io.stderr:write(("%s: tlrun %s, %s %s, %d threads\n"):format(name, ffi.string(F.C.tl_version()), ffi.string(F.C.tl_backend_name()),
     ffi.string(F.C.tl_backend_isa()), F.C.tl_threads()))
   local comm = require "tl.comm"
-  if comm.size > 1 then io.stderr:write(("%s: %d ranks (%s), this one on %s\n"):format(name, comm.size, comm.kind, comm.host)) end
+  local shared = comm.shards > 1 and (", in groups of %d that share a model"):format(comm.shards) or ""
+  if comm.size > 1 then io.stderr:write(("%s: %d ranks (%s)%s, this one on %s\n"):format(name, comm.size, comm.kind, shared, comm.host)) end
 end
 
 -- p: plain fields, and an error for a name that is no parameter
@@ -142,9 +144,11 @@ function recipe.read(spec, argv)
   local p = options.resolve(list, given, config)
   for key, v in pairs(config) do if given[key] == nil then given[key] = v end end
   p.name, p.args = name, rest
-  if type(p.device) == "string" then p.device = require("tl.comm").device(p.device) end
+  local comm = require "tl.comm"
+  if type(p.device) == "string" then p.device = comm.device(p.device) end
   if type(p.device) == "string" then F.check(F.C.tl_device_select(p.device), 2) end
   if type(p.threads) == "number" then F.C.tl_set_threads(p.threads) end
+  if type(p.tensor_parallel) == "number" then comm.split(p.tensor_parallel, 2) end
   if not recipe.quiet then announce(name, list, p) end
   recipe.last = guarded(p, list, given)
   return recipe.last

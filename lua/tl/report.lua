@@ -18,7 +18,6 @@ local C, check = F.C, F.check
 
 ffi.cdef [[
 int truncate(const char *path, long length);
-int getpid(void);
 int ioctl(int fd, unsigned long request, ...);
 ]]
 
@@ -108,19 +107,6 @@ local function save(path, value)
   check(C.tl_write_file(path, text, #text), 3)
 end
 
-local function first_line(path, pattern)
-  local file = io.open(path, "r")
-  if not file then return nil end
-  for line in file:lines() do
-    local found = line:match(pattern)
-    if found then
-      file:close()
-      return found
-    end
-  end
-  file:close()
-end
-
 local function count_cpus()
   local file, n = io.open("/proc/cpuinfo", "r"), 0
   if not file then return nil end
@@ -139,21 +125,21 @@ local function under(folder, path) return path:sub(1, 1) == "/" and path or fold
 ---@return string?
 function report.commit(root)
   local own = root .. "/.git"
-  if fs.kind(own) == "file" then own = under(root, first_line(own, "^gitdir: (.+)$") or ".git") end
-  local head = first_line(own .. "/HEAD", "^(%S.*)$")
+  if fs.kind(own) == "file" then own = under(root, fs.first_line(own, "^gitdir: (.+)$") or ".git") end
+  local head = fs.first_line(own .. "/HEAD", "^(%S.*)$")
   if not head then return nil end
   local ref = head:match("^ref: (%S+)")
   if not ref then return head end
-  local shared = under(own, first_line(own .. "/commondir", "^(.+)$") or ".")
-  return first_line(shared .. "/" .. ref, "^(%x+)") or first_line(shared .. "/packed-refs", "^(%x+) " .. ref:gsub("%p", "%%%0") .. "$")
+  local shared = under(own, fs.first_line(own .. "/commondir", "^(.+)$") or ".")
+  return fs.first_line(shared .. "/" .. ref, "^(%x+)") or fs.first_line(shared .. "/packed-refs", "^(%x+) " .. ref:gsub("%p", "%%%0") .. "$")
 end
 
 --- What a run depends on besides its config.
 function report.versions()
   return { tlrun = ffi.string(C.tl_version()), build = ffi.string(C.tl_build_info()), backend = ffi.string(C.tl_backend_name()),
     isa = ffi.string(C.tl_backend_isa()), threads = C.tl_threads(), cpus = count_cpus(),
-    cpu = first_line("/proc/cpuinfo", "^model name%s*:%s*(.*)$"), os = first_line("/etc/os-release", '^PRETTY_NAME="?([^"]*)'),
-    kernel = first_line("/proc/sys/kernel/osrelease", "(%S+)"), luajit = require("jit").version, commit = report.commit(F.root) }
+    cpu = fs.first_line("/proc/cpuinfo", "^model name%s*:%s*(.*)$"), os = fs.first_line("/etc/os-release", '^PRETTY_NAME="?([^"]*)'),
+    kernel = fs.first_line("/proc/sys/kernel/osrelease", "(%S+)"), luajit = require("jit").version, commit = report.commit(F.root) }
 end
 
 -- ---- the live line
@@ -243,8 +229,8 @@ function report.run(o)
   versions.command = rawget(_G, "arg") and { arg[0], unpack(arg) } or nil
   save(r.path .. "/versions.json", versions)
   r.metrics = append_to(r.path .. "/metrics.jsonl")
-  local host = first_line("/proc/sys/kernel/hostname", "(%S+)") or "localhost"
-  r.events = append_to(r.path .. "/" .. tensorboard.filename(os.time(), host, C.getpid()))
+  local host = fs.first_line("/proc/sys/kernel/hostname", "(%S+)") or "localhost"
+  r.events = append_to(r.path .. "/" .. tensorboard.filename(os.time(), host, require("tl.process").pid()))
   r.events:write(tensorboard.header(os.time()))
   return r
 end

@@ -8,15 +8,15 @@ local sample = {}
 local Sampler = {}
 Sampler.__index = Sampler
 
---- Settings of a request: temperature (1; 0 is greedy), top_p (1), top_k (0), min_p (0), max_new_tokens (512), seed (0),
---- stop (strings), ignore_eos, member (0: of the sampler's population, from 0; -1: the base).
+--- Settings of a request: temperature (1; 0 is greedy), top_p (1), top_k (0), min_p (0), max_new_tokens (512), min_new_tokens (0:
+--- before so many tokens a completion does not end), seed (0), stop (strings), ignore_eos, member (0: of the sampler's population, from 0; -1: the base).
 local function settings(o)
   local stop = o.stop or {}
   if type(stop) == "string" then stop = { stop } end
   local list = ffi.new("const char *[?]", math.max(1, #stop))
   for i, s in ipairs(stop) do list[i - 1] = s end
   local p = ffi.new("tl_sampling", { temperature = o.temperature or 1, top_p = o.top_p or 1, min_p = o.min_p or 0,
-    top_k = o.top_k or 0, max_new_tokens = o.max_new_tokens or 512, seed = o.seed or 0, n_stop = #stop,
+    top_k = o.top_k or 0, max_new_tokens = o.max_new_tokens or 512, min_new_tokens = o.min_new_tokens or 0, seed = o.seed or 0, n_stop = #stop,
     ignore_eos = o.ignore_eos or false, member = o.member or 0 })
   p.stop = list
   return p, { list, stop }

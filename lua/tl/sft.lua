@@ -43,7 +43,7 @@ function sft.pack(self, batch, examples)
   local part = { trainer = self, first = batch:n_tokens(), rows = 0, total = 0 }
   for i, e in ipairs(examples) do
     local prompt, completion = sft.example_ids(self.model, e, self.o)
-    if (i - 1) % comm.size == comm.rank then
+    if (i - 1) % comm.parts == comm.part then
       batch:prompt(prompt)
       batch:place(i)
       batch:completion(completion)
@@ -74,7 +74,7 @@ function sft.update(parts, batch, o)
   for k, part in ipairs(parts) do
     local t, loss = part.trainer, 0
     for i = part.first, part.first + part.n - 1 do loss = loss - logprob[i] / part.total end
-    if comm.size > 1 then
+    if comm.parts > 1 then
       local all = comm.gather("loss of a step", loss)
       loss = 0
       for _, l in ipairs(all) do loss = loss + l end

@@ -15,7 +15,7 @@ local p = tl.recipe {
   dry_run = { false, "print every part's plan, and run nothing" },
 }
 
-local done, failed = {}, {}
+local done, failed, seconds = {}, {}, {}
 for _, part in ipairs(p.parts) do
   local argv = { tl.exe, ("%s/recipes/paper/%s.lua"):format(tl.root, part), "--store", p.store, "--out", p.out, "--model", p.model, "--workers", tostring(p.workers), "--hours", tostring(p.hours) }
   if p.quick then argv[#argv + 1] = "--quick" end
@@ -24,10 +24,13 @@ for _, part in ipairs(p.parts) do
   if part == "model_size" then argv[#argv + 1], argv[#argv + 2] = "--models", table.concat(p.models, ",") end
   for _, word in ipairs(p.args) do argv[#argv + 1] = word end
   tl.log.info("== %s", part)
+  local began = os.time()
   local code, signal = tl.process.attend(argv)
+  seconds[part] = os.time() - began
   if code ~= 0 then tl.log.warn("%s ended with %s", part, code and "code " .. code or "signal " .. signal); failed[#failed + 1] = part else done[#done + 1] = part end
+  if not p.dry_run then tl.log.info("== %s took %s", part, tl.log.duration(seconds[part])) end
 end
 local path = not p.dry_run and tl.paper.report(p.out, p.parts) or nil
 if path then tl.log.info("the report is %s", path) end
 if #failed > 0 then error(("parts that failed: %s%s"):format(table.concat(failed, ", "), path and "; the report is of the others" or ""), 0) end
-return path and { report = path, parts = done }
+return path and { report = path, parts = done, seconds = seconds }

@@ -74,7 +74,7 @@ static tl_status check_options(const tl_model *m, const tl_adapter_options *o) {
   if ((int)o->kind < TL_TINYLORA || (int)o->kind > TL_FULL) return tl_fail(TL_E_ARG, "adapter: kind %d is none", (int)o->kind);
   if (o->storage != TL_F32 && o->storage != TL_BF16 && o->storage != TL_F16)
     return tl_fail(TL_E_ARG, "adapter: storage dtype %s; wanted F32, BF16 or F16", tl_dtype_name((int)o->storage));
-  if (o->kind == TL_FULL) return TL_OK;
+  if (o->kind == TL_FULL) return tl_whole_only(m, "full finetuning");
   if (o->kind == TL_TINYLORA && (o->u < 1 || o->u > max_u))
     return tl_fail(TL_E_ARG, "adapter: u %d; wanted 1 to %d", o->u, max_u);
   if (o->kind != TL_TINYLORA && !o->scales && !(o->alpha > 0 && o->alpha < 1e6f))
@@ -158,6 +158,8 @@ void tl_adapter_free(tl_adapter *a) {
   if (!a || __atomic_sub_fetch(&a->refs, 1, __ATOMIC_ACQ_REL) > 0) return;
   for (int i = 0; a->modules && i < a->n_modules; i++) {
     tl_pair_free(&a->modules[i].basis);
+    tl_pair_free(&a->modules[i].columns);
+    tl_ops()->release(a->modules[i].dA);
     free(a->modules[i].P);
   }
   if (a->kind == TL_FULL && a->full.layers) tl_weights_free(&a->full);
@@ -242,6 +244,8 @@ void tl_adapter_zero_gradient(tl_adapter *a) {
   memset(a->grad, 0, a->grad_pair.bytes);
   tl_ops()->zero(a->grad_pair.ops, a->grad_pair.bytes);
   if (a->dR.ops) tl_ops()->zero(a->dR.ops, a->dR.bytes);
+  for (int i = 0; i < a->n_modules && a->kind == TL_LORA; i++)
+    if (a->modules[i].dA) tl_ops()->zero(a->modules[i].dA, a->modules[i].columns.bytes);
   a->pending = a->grad_on_ops = a->grad_given = false;
 }
 

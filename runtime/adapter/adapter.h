@@ -11,7 +11,9 @@ typedef struct tl_adapter_module {
   float *A;          // (r, in)
   float *B;          // (out, r)
   float *R;          // (r, r) as the forward pass uses it (scale included); in the adapter's R
-  tl_pair basis;     // the SVD kinds: A, then B
+  tl_pair basis;     // the SVD kinds: A, then B, of the whole module
+  tl_pair columns;   // o and down of a split model: the columns of A that this rank computes with, (r, in / ranks)
+  float *dA;         // LoRA there: their gradient, in the ops' memory
   float *P;          // TinyLoRA: (u, r, r)
   int64_t off;       // first of this module's (or its group's) numbers in the parameter vector
   int64_t off_b;     // LoRA: where B starts (A starts at off)
@@ -121,10 +123,22 @@ bool tl_adapter_trains_module(const tl_adapter *a, int module);
 void tl_adapter_linear_grad(tl_adapter *a, const tl_linear_grad *g);
 int64_t tl_adapter_next_version(void);                 // a number that no state of an adapter has had
 // ---- the gradient over all ranks (ranks.c)
-// sums are kept apart for the n_units units of a pass from here on; LoRA and full: nothing to keep
+// sums are kept apart for the n_units units of a pass from here on; LoRA and full: nothing to keep. Also for a pass of one group.
 tl_status tl_adapter_ranks_begin(tl_adapter *a, int n_units);
 // the gradient = the sum of all ranks'; places (n_units): the order in which units are added. All ranks together.
 tl_status tl_adapter_ranks_reduce(tl_adapter *a, const int64_t *places);
+// ---- on a model that ranks share (shards.c): nothing to do with one that is whole
+bool tl_shards_mine(const tl_adapter *a, int i);                              // this rank takes the SVD of module i
+tl_status tl_shards_share_basis(tl_adapter *a);                               // A and B of every module, from whoever took its SVD
+tl_status tl_shards_room(tl_adapter *a, tl_adapter_module *m);                // for the columns
+void tl_shards_send(const tl_adapter *a, const tl_adapter_module *m);         // the columns, when A has changed
+void tl_shards_view(const tl_adapter *a, const tl_adapter_module *m, tlk_lowrank *view);  // A and B of the whole -> this rank's
+// units first .. first + n - 1 on the host = their sums over the ranks of the group
+tl_status tl_shards_sum_units(tl_adapter *a, int first, int n);
+tl_status tl_shards_reduce(tl_adapter *a, int first, int n);                  // and these are added to dR, in their order
+// LoRA: where the gradients of this rank's A and B are summed; and then the gradient on the ops = the sum over the group
+void tl_shards_lora_grad(tl_adapter *a, const tl_adapter_module *m, float **dA, float **dB);
+tl_status tl_shards_lora_finish(tl_adapter *a);
 // what tl_adapter_refresh does after the master copy has reached the ops: rounds, and rebuilds what the forward pass reads
 void tl_adapter_apply(tl_adapter *a);
 // TL_FULL: where the gradients of other parameters go, in the ops' memory; NULL when not trained

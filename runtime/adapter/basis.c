@@ -13,14 +13,6 @@ typedef struct {
   uint64_t hash[2];
 } part_hash;
 
-static const tlk_packed *matrix_of(const tl_model *m, const tl_part *p) {
-  switch (p->role) {
-  case TL_PART_EMBED: return m->w.embed;
-  case TL_PART_HEAD: return m->w.head;
-  default: return tl_weights_module(&m->w, p->layer * TL_N_KINDS + p->kind)->w;
-  }
-}
-
 // To bf16, nearest even, kept as fp32; weights are finite. (The backend's round_to works in the backend's memory.)
 static void round_all(float *x, size_t n) {
   for (size_t i = 0; i < n; i++) {
@@ -30,23 +22,20 @@ static void round_all(float *x, size_t n) {
   }
 }
 
-static bool hash_part(const tl_model *m, const tl_part *p, bool whole, part_hash *out) {
+static tl_status hash_part(tl_whole *w, const tl_part *p, bool whole, part_hash *out) {
   int rows = !p->cols || whole || p->rows < sampled_rows ? p->rows : sampled_rows;
   size_t width = p->cols ? (size_t)p->cols : 1, n = (size_t)rows * width;
   float *x = malloc(sizeof(float) * n);
-  if (!x) return false;
-#pragma omp critical(tl_unpack)  // a backend's scratch is not for two callers
-  {
-    if (rows == p->rows) tl_weights_part(&m->w, p, x);
-    for (int i = 0; rows < p->rows && i < rows; i++) {
-      int row = (int)((int64_t)i * p->rows / rows);
-      tl_ops()->unpack(x + (size_t)i * width, matrix_of(m, p), row, row + 1);
-    }
+  if (!x) return tl_fail(TL_E_MEMORY, "out of memory for a model's hash");
+  tl_status s = rows == p->rows ? tl_whole_rows(w, p, 0, rows, x) : TL_OK;
+  for (int i = 0; s == TL_OK && rows < p->rows && i < rows; i++)
+    s = tl_whole_rows(w, p, (int)((int64_t)i * p->rows / rows), 1, x + (size_t)i * width);
+  if (s == TL_OK) {
+    round_all(x, n);
+    tl_hash128(x, sizeof(float) * n, out->hash);
   }
-  round_all(x, n);
-  tl_hash128(x, sizeof(float) * n, out->hash);
   free(x);
-  return true;
+  return s;
 }
 
 static void hash_lines(const tl_part *parts, const part_hash *hashes, int n, char *hex) {
@@ -64,20 +53,23 @@ static void hash_lines(const tl_part *parts, const part_hash *hashes, int n, cha
 }
 
 tl_status tl_base_hash(const tl_model *m, const uint8_t *targeted, char *hex) {
-  tl_part *parts;
-  int n, failed = 0;
-  TL_TRY(tl_parts_list(&m->cfg, &parts, &n));
-  part_hash *hashes = calloc((size_t)n, sizeof *hashes);
+  tl_part *parts = NULL;
+  tl_whole *w;
+  int n = 0, failed = 0;
+  TL_TRY(tl_whole_open(m, &w));
+  tl_status s = tl_parts_list(&m->cfg, &parts, &n);
+  part_hash *hashes = calloc((size_t)n + 1, sizeof *hashes);
 #pragma omp parallel for schedule(dynamic) num_threads(tl_threads()) reduction(+ : failed)
   for (int i = 0; i < n; i++) {
     const tl_part *p = &parts[i];
     bool whole = p->role == TL_PART_WEIGHT && targeted[p->layer * TL_N_KINDS + p->kind];
-    failed += !hashes || !hash_part(m, p, whole, &hashes[i]);
+    failed += !hashes || hash_part(w, p, whole, &hashes[i]) != TL_OK;
   }
-  if (!failed) hash_lines(parts, hashes, n, hex);
+  if (s == TL_OK && !failed) hash_lines(parts, hashes, n, hex);
   free(hashes);
   free(parts);
-  return failed ? tl_fail(TL_E_MEMORY, "out of memory for a model's hash") : TL_OK;
+  tl_whole_close(w);
+  return failed ? tl_fail(TL_E_MEMORY, "%s: out of memory for the hash of its weights, or its files cannot be read again", m->path) : s;
 }
 
 // ---------------------------------------------------------------- probes

@@ -51,6 +51,7 @@ static tl_status save_folder(const tl_model *m, const tl_adapter *a, const char 
 
 tl_status tl_model_save(const tl_model *m, const tl_adapter *a, const char *dir, tl_dtype dtype) {
   TL_TRY(check_pair(m, a));
+  TL_TRY(tl_whole_only(m, "saving a model"));
   return save_folder(m, a, dir, dtype, true, false);
 }
 
@@ -80,6 +81,7 @@ static tl_status save_gguf(const tl_model *m, const tl_adapter *a, const char *p
 tl_status tl_model_export(const tl_model *m, const tl_adapter *a, const char *path, const char *format, const char *dtype,
                           bool tokenizer) {
   TL_TRY(check_pair(m, a));
+  TL_TRY(tl_whole_only(m, "exporting a model"));
   int type = tl_quant_named(dtype);
   if (strcmp(format, "gguf") == 0) {
     if (type < 0)

@@ -76,6 +76,7 @@ tl_status tl_lowrank_layout(tl_adapter *a) {
       continue;
     }
     if (ok && a->kind != TL_LORA) ok = tl_pair_init(&m->basis, nA + nB, "an adapter's basis") == TL_OK;
+    if (ok) ok = tl_shards_room(a, m) == TL_OK;
     if (!ok) return tl_fail(TL_E_MEMORY, "adapter: out of memory for %d modules of rank %d", a->n_modules, a->rank);
     if (a->kind == TL_LORA) continue;  // A and B lie in the value vector
     m->A = m->basis.host;
@@ -85,19 +86,16 @@ tl_status tl_lowrank_layout(tl_adapter *a) {
   return TL_OK;
 }
 
-// A (r, in) and B (out, r) from the weight's SVD; signs (r) or NULL
-static tl_status svd_basis(tl_adapter *a, tl_adapter_module *m, const int8_t *signs, const char *cache_dir) {
+// A (r, in) and B (out, r) from the whole weight's SVD; signs (r) or NULL
+static tl_status svd_basis(tl_adapter *a, tl_whole *weights, tl_adapter_module *m, const int8_t *signs, const char *cache_dir) {
   int out, in, r = m->rank;
   dims(a, m->module, &out, &in);
   float *w = malloc(sizeof(float) * (size_t)out * in), *V = malloc(sizeof(float) * (size_t)in * r);
   float *S = malloc(sizeof(float) * (size_t)r);
   tl_status s = TL_OK;
   if (!w || !V || !S) s = tl_fail(TL_E_MEMORY, "adapter: out of memory for a (%d, %d) weight", out, in);
-  if (s == TL_OK) {
-#pragma omp critical(tl_unpack)  // a backend's scratch is not for two callers
-    tl_ops()->unpack(w, tl_weights_module(&a->model->w, m->module)->w, 0, out);
-    s = tl_svd_cached(w, out, in, r, cache_dir, m->B, S, V, NULL, NULL);
-  }
+  if (s == TL_OK) s = tl_whole_weight(weights, m->module, w);
+  if (s == TL_OK) s = tl_svd_cached(w, out, in, r, cache_dir, m->B, S, V, NULL, NULL);
   for (int q = 0; s == TL_OK && q < r; q++) {
     float root = sqrtf(S[q]), to_b = a->sigma == TL_SIGMA_PAPER ? S[q] : root, to_a = a->sigma == TL_SIGMA_PAPER ? 1 : root;
     if (signs && signs[q] < 0) to_a = -to_a, to_b = -to_b;
@@ -110,10 +108,16 @@ static tl_status svd_basis(tl_adapter *a, tl_adapter_module *m, const int8_t *si
   return s;
 }
 
-// Every module's SVD, several at a time; the first failure's message is brought back to this thread.
+// Every module's SVD, several at a time, of a model that ranks share this rank's; the first failure's message is brought back to
+// this thread.
 static tl_status svd_all(tl_adapter *a, const int8_t *signs, const char *cache_dir) {
+  tl_whole *weights;
+  TL_TRY(tl_whole_open(a->model, &weights));
   int *at = malloc(sizeof(int) * (size_t)a->n_modules);  // where each module's signs start
-  if (!at) return tl_fail(TL_E_MEMORY, "adapter: out of memory");
+  if (!at) {
+    tl_whole_close(weights);
+    return tl_fail(TL_E_MEMORY, "adapter: out of memory");
+  }
   for (int i = 0, sum = 0; i < a->n_modules; sum += a->modules[i++].rank) at[i] = sum;
   tl_status first = TL_OK;
   char message[1024] = "";
@@ -122,9 +126,9 @@ static tl_status svd_all(tl_adapter *a, const int8_t *signs, const char *cache_d
     tl_status s;
 #pragma omp atomic read
     s = first;
-    if (s != TL_OK) continue;
-    s = tl_interrupted() ? tl_fail(TL_E_INTERRUPTED, "interrupted") 
-                         : svd_basis(a, &a->modules[i], signs ? signs + at[i] : NULL, cache_dir);
+    if (s != TL_OK || !tl_shards_mine(a, i)) continue;
+    s = tl_interrupted() ? tl_fail(TL_E_INTERRUPTED, "interrupted")
+                         : svd_basis(a, weights, &a->modules[i], signs ? signs + at[i] : NULL, cache_dir);
     if (s == TL_OK) continue;
 #pragma omp critical(tl_svd_failure)
     if (first == TL_OK) {
@@ -136,7 +140,9 @@ static tl_status svd_all(tl_adapter *a, const int8_t *signs, const char *cache_d
     }
   }
   free(at);
-  return first == TL_OK ? TL_OK : tl_fail(first, "%s", message);
+  tl_whole_close(weights);
+  if (first != TL_OK) return tl_fail(first, "%s", message);
+  return a->model->shards > 1 ? tl_shards_share_basis(a) : TL_OK;
 }
 
 void tl_lowrank_projection(const tl_adapter *a, int i, tl_projection generator, float *P) {
@@ -224,8 +230,11 @@ void tl_lowrank_refresh(tl_adapter *a) {
       m->B = a->value + m->off_b;
     }
     const tl_pair *from = a->kind == TL_LORA ? &a->value_pair : a->basis_owner ? &a->basis_owner->modules[i].basis : &m->basis;
-    if (a->kind != TL_LORA && !a->basis_owner && !a->basis_sent) tl_pair_send(&m->basis, m->A, m->basis.bytes);
+    bool send = !a->basis_owner && !a->basis_sent;
+    if (a->kind != TL_LORA && send) tl_pair_send(&m->basis, m->A, m->basis.bytes);
+    if (a->kind == TL_LORA || send) tl_shards_send(a, m);
     a->lowrank[m->module] = (tlk_lowrank){.r = r, .A = tl_pair_ops(from, m->A), .B = tl_pair_ops(from, m->B), .R = tl_pair_ops(&a->R, m->R)};
+    tl_shards_view(a, m, &a->lowrank[m->module]);
   }
   a->basis_sent = true;
   tl_pair_send(&a->R, a->R.host, a->R.bytes);
@@ -244,16 +253,17 @@ static float *scaled_room(tl_adapter *a, size_t n) {
 }
 
 static void lora_grad(tl_adapter *a, tl_adapter_module *m, const tl_linear_grad *g) {
-  int out, in, r = m->rank;
-  dims(a, m->module, &out, &in);
+  int out = tl_linear_out(&a->model->local, m->module % TL_N_KINDS), in = tl_linear_in(&a->model->local, m->module % TL_N_KINDS), r = m->rank;
+  float *dA, *dB;
+  tl_shards_lora_grad(a, m, &dA, &dB);
   size_t n = (size_t)g->T * r;
   float *z = scaled_room(a, 2 * n), *d = z + n;
   const tlk_ops *ops = tl_ops();
   ops->copy(z, g->z, n * sizeof(float));
   ops->copy(d, g->g, n * sizeof(float));
   ops->scale(z, m->scale, 2 * n);
-  ops->linear_bwd_w(tl_grad_ops(a, m->off_b), g->dy, (tlk_mat){z, TLK_F32, r}, g->T, out, r);
-  ops->linear_bwd_w(tl_grad_ops(a, m->off), (tlk_mat){d, TLK_F32, r}, g->x, g->T, r, in);
+  ops->linear_bwd_w(dB, g->dy, (tlk_mat){z, TLK_F32, r}, g->T, out, r);
+  ops->linear_bwd_w(dA, (tlk_mat){d, TLK_F32, r}, g->x, g->T, r, in);
 }
 
 void tl_lowrank_grad(tl_adapter *a, const tl_linear_grad *g) {

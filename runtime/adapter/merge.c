@@ -2,6 +2,8 @@
 // never changed. Each merged value is W + dW in fp32, rounded once: to the compute dtype in a merged model, to the file's dtype
 // in a saved one. A full adapter's values are its own parameters.
 //
+// Of a model that ranks share, each merges its part of W + dW, whose dW it makes whole: A and B are (shards.c).
+//
 // Memory: merging holds one weight and one delta in fp32 at a time; the merged model owns the weights that differ.
 #include "adapter.h"
 
@@ -9,14 +11,18 @@ static tl_status check_pair(const tl_model *m, const tl_adapter *a) {
   return !a || a->model == m ? TL_OK : tl_fail(TL_E_ARG, "merge: the adapter was made for another model");
 }
 
-// w += the adapter's update of the module
+// w, this rank's part of the module's weight, += the adapter's update of it
 static tl_status add_delta(const tl_adapter *a, int module, float *w) {
-  const tl_config *c = &a->model->cfg;
-  size_t n = (size_t)tl_linear_out(c, module % TL_N_KINDS) * (size_t)tl_linear_in(c, module % TL_N_KINDS);
-  float *dw = tl_aligned_alloc(n * sizeof(float));
-  if (!dw) return tl_fail(TL_E_MEMORY, "merge: out of memory for a delta of %zu elements", n);
+  const tl_model *m = a->model;
+  int kind = module % TL_N_KINDS;
+  size_t out = (size_t)tl_linear_out(&m->cfg, kind), in = (size_t)tl_linear_in(&m->cfg, kind);
+  size_t rows = (size_t)tl_linear_out(&m->local, kind), cols = (size_t)tl_linear_in(&m->local, kind);
+  size_t row = rows < out ? (size_t)m->shard * rows : 0, col = cols < in ? (size_t)m->shard * cols : 0;
+  float *dw = tl_aligned_alloc(out * in * sizeof(float));
+  if (!dw) return tl_fail(TL_E_MEMORY, "merge: out of memory for a delta of %zu elements", out * in);
   tl_status st = tl_adapter_delta(a, module, dw);
-  for (size_t i = 0; st == TL_OK && i < n; i++) w[i] += dw[i];
+  for (size_t i = 0; st == TL_OK && i < rows; i++)
+    for (size_t j = 0; j < cols; j++) w[i * cols + j] += dw[(row + i) * in + col + j];
   free(dw);
   return st;
 }
@@ -48,7 +54,7 @@ tl_status tl_merged_part(void *ctx, const tl_part *p, float *out) {
 
 // packs the merged values of one linear into the copy
 static tl_status merge_module(tl_model *copy, const tl_merged *s, int module, float *tmp) {
-  const tl_config *c = &copy->cfg;
+  const tl_config *c = &copy->local;
   int kind = module % TL_N_KINDS;
   tl_part p = {.role = TL_PART_WEIGHT, .layer = module / TL_N_KINDS, .kind = kind, .rows = tl_linear_out(c, kind),
                .cols = tl_linear_in(c, kind)};

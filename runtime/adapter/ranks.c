@@ -3,7 +3,8 @@
 // The sum must not depend on how many ranks there are. Alone, TinyLoRA and LoRA-XS add the (r, r) sums of unit after unit (a unit: a
 // prompt with its completions) to dR, in double and in the order of the batch. So each rank keeps its units' sums apart, all ranks
 // give theirs to all, and every rank adds them in the order of the prompts' places: the very same additions. What travels is small:
-// n_dR doubles a prompt (7B, r = 2: 6 kB).
+// n_dR doubles a prompt (7B, r = 2: 6 kB). Where ranks share a model, their group has the prompt: its sums are made over the group first
+// (shards.c), then exchanged with one rank of every other group.
 //
 // LoRA and full finetuning have no such sums: there the ranks' gradients (n_params floats) are added rank by rank, piece by piece. A
 // run repeats its bits with the same number of ranks, with another it differs by rounding.
@@ -68,31 +69,33 @@ static tl_status add_in_order(tl_adapter *a, const char *all, int64_t bytes) {
 static tl_status reduce_units(tl_adapter *a, const int64_t *places) {
   size_t one = sizeof(int64_t) + sizeof(double) * a->n_dR;
   char *mine = malloc(one * (size_t)a->n_units + 1), *all = NULL;
-  int64_t *sizes = malloc(sizeof *sizes * (size_t)tl_comm_size()), bytes = 0;
+  int64_t *sizes = malloc(sizeof *sizes * (size_t)tl_comm_size(TL_COMM_PARTS)), bytes = 0;
   tl_status s = mine && sizes ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory");
-  if (s == TL_OK) tl_pair_fetch(&a->units, a->units.host, a->units.bytes);
+  if (s == TL_OK && a->model->shards > 1) s = tl_shards_sum_units(a, 0, a->n_units);
+  else if (s == TL_OK) tl_pair_fetch(&a->units, a->units.host, a->units.bytes);
   for (int u = 0; s == TL_OK && u < a->n_units; u++) {
     memcpy(mine + (size_t)u * one, &places[u], sizeof(int64_t));
     memcpy(mine + (size_t)u * one + sizeof(int64_t), (double *)a->units.host + (size_t)u * a->n_dR, sizeof(double) * a->n_dR);
   }
-  if (s == TL_OK) s = tl_comm_gather("the gradient of every prompt", mine, (int64_t)(one * (size_t)a->n_units), &all, sizes);
-  for (int r = 0; s == TL_OK && r < tl_comm_size(); r++) bytes += sizes[r];
+  if (s == TL_OK) s = tl_comm_gather(TL_COMM_PARTS, "the gradient of every prompt", mine, (int64_t)(one * (size_t)a->n_units), &all, sizes);
+  for (int r = 0; s == TL_OK && r < tl_comm_size(TL_COMM_PARTS); r++) bytes += sizes[r];
   if (s == TL_OK) s = add_in_order(a, all, bytes);
   free(mine), free(sizes), free(all);
   return s;
 }
 
 static tl_status reduce_whole(tl_adapter *a) {
+  if (a->model->shards > 1) TL_TRY(tl_shards_lora_finish(a));
   float *grad = tl_adapter_gradient(a);
-  int64_t *sizes = malloc(sizeof *sizes * (size_t)tl_comm_size());
+  int64_t *sizes = malloc(sizeof *sizes * (size_t)tl_comm_size(TL_COMM_PARTS));
   tl_status s = sizes ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory");
   for (int64_t at = 0; s == TL_OK && at < a->n_params; at += PIECE) {
     int64_t n = a->n_params - at < PIECE ? a->n_params - at : PIECE;
     char *all = NULL;
-    s = tl_comm_gather("the gradient", grad + at, n * (int64_t)sizeof(float), &all, sizes);
+    s = tl_comm_gather(TL_COMM_PARTS, "the gradient", grad + at, n * (int64_t)sizeof(float), &all, sizes);
     if (s != TL_OK) break;
     memcpy(grad + at, all, sizeof(float) * (size_t)n);
-    for (int r = 1; r < tl_comm_size(); r++) {
+    for (int r = 1; r < tl_comm_size(TL_COMM_PARTS); r++) {
       const float *other = (const float *)all + (int64_t)r * n;
       for (int64_t i = 0; i < n; i++) grad[at + i] += other[i];
     }

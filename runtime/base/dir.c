@@ -18,6 +18,17 @@ int64_t tl_file_bytes(const char *path) {
   return stat(path, &st) == 0 && S_ISREG(st.st_mode) ? (int64_t)st.st_size : -1;
 }
 
+bool tl_file_stamp(const char *path, int64_t *stamp) {
+  struct stat st;
+  if (stat(path, &st) != 0)
+    return false;
+  stamp[0] = (int64_t)st.st_size;
+  stamp[1] = (int64_t)st.st_ctim.tv_sec * 1000000000 + st.st_ctim.tv_nsec;
+  stamp[2] = (int64_t)st.st_dev;
+  stamp[3] = (int64_t)st.st_ino;
+  return true;
+}
+
 static int not_dots(const struct dirent *e) {
   return strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
 }

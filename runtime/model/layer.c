@@ -1,10 +1,11 @@
 // layer.c: see layer.h. Hand-written forward and backward of one layer over packed rows.
 #include "layer.h"
+#include "../comm/comm.h"
 #include <math.h>
 
 void tl_net_init(tl_net *net, const tl_model *m, const tl_adapter_view *view) {
-  *net = (tl_net){.model = m, .cfg = &m->cfg, .w = &m->w, .act = m->compute, .rope = m->rope,
-                  .scale = 1.0f / sqrtf((float)m->cfg.head_dim)};
+  *net = (tl_net){.model = m, .cfg = &m->local, .w = &m->w, .act = m->compute, .rope = m->rope,
+                  .scale = 1.0f / sqrtf((float)m->cfg.head_dim), .split = m->shards > 1};
   if (!view) return;
   if (view->weights) net->w = view->weights;
   net->lowrank = view->lowrank;
@@ -121,6 +122,12 @@ static void linear(const tl_net *net, int layer, int kind, tlk_mat y, tlk_mat x,
   tl_ops()->linear_fwd(y, lr ? a->z[kind] : NULL, x, l->w, l->bias, lr, T, accumulate);
 }
 
+// x (T, C) += a linear's output; over all ranks when they share the model
+static void add_output(const tl_net *net, int layer, int kind, float *x, tlk_mat in, const tl_acts *a, int T) {
+  linear(net, layer, kind, tl_mat_f32(x, net->cfg->width), in, a, T, net->model->shard == 0);
+  if (net->split) tl_comm_sum(x, (int64_t)T * net->cfg->width);
+}
+
 // q and k of a layer: which (TL_Q or TL_K), its number of heads and, in families that norm them, what is kept for backward
 typedef struct {
   int kind, heads;
@@ -174,7 +181,6 @@ void tl_layer_fwd(const tl_net *net, int layer, const tl_rows *rows, float *x, t
   const tl_layer *w = &net->w->layers[layer];
   int T = rows->T, C = c->width, H = c->n_heads, G = c->n_kv_heads, D = c->head_dim;
   static const int qkv[] = {TL_Q, TL_K, TL_V}, gate_up[] = {TL_GATE, TL_UP};
-  tlk_mat res = tl_mat_f32(x, C);
   tlk_attn_map map = map_of(net, layer, rows);
   rotated q = rotated_of(net, layer, TL_Q, a), k = rotated_of(net, layer, TL_K, a);
   if (a->x_in) ops->copy(a->x_in, x, sizeof(float) * (size_t)T * C);
@@ -184,12 +190,12 @@ void tl_layer_fwd(const tl_net *net, int layer, const tl_rows *rows, float *x, t
   rotated_fwd(net, k, a->k, s->k, rows->kv_out, rows, s);
   ops->cast(a->v, rows->kv_out, s->v, T, G * D);
   ops->attn_fwd(a->o, a->lse, a->q, a->k, a->v, &map, net->scale, T, H, G, D);
-  linear(net, layer, TL_O, res, a->o, a, T, 1);
+  add_output(net, layer, TL_O, x, a->o, a, T);
   if (a->x_mid) ops->copy(a->x_mid, x, sizeof(float) * (size_t)T * C);
   ops->rmsnorm_fwd(s->xn, a->rstd2, x, w->norm2, c->norm_eps, T, C);
   linears(net, layer, 2, gate_up, (tlk_mat[]){a->gate, a->up}, s->xn, a, T);
   ops->swiglu_fwd(s->h, a->gate, a->up, T, c->ffn);
-  linear(net, layer, TL_DOWN, res, s->h, a, T, 1);
+  add_output(net, layer, TL_DOWN, x, s->h, a, T);
 }
 
 // One linear's backward: dx (unless dx.p is NULL) and, if it is trained, its gradient. x.p may be NULL when the sink does
@@ -215,6 +221,11 @@ static void linear_back(const bwd *b, int kind, tlk_mat dx, tlk_mat x, tlk_mat d
   b->sink->linear(b->sink->ctx, &g);
 }
 
+// dxn (T, C), the sum of what came back through linears of the same input, over all ranks when they share the model
+static void sum_input_gradient(const bwd *b) {
+  if (b->net->split) tl_comm_sum(b->s->dxn.p, (int64_t)b->T * b->net->cfg->width);
+}
+
 static void ffn_back(const bwd *b, float *dx, const tl_fwd_scratch *f) {
   const tlk_ops *ops = tl_ops();
   const tl_config *c = b->net->cfg;
@@ -234,6 +245,7 @@ static void ffn_back(const bwd *b, float *dx, const tl_fwd_scratch *f) {
   ops->swiglu_bwd(s->dgate, s->dup, s->dh, a->gate, a->up, T, c->ffn);
   linear_back(b, TL_GATE, s->dxn, xn, s->dgate, 0);
   linear_back(b, TL_UP, s->dxn, xn, s->dup, 1);
+  sum_input_gradient(b);
   ops->rmsnorm_bwd(dx, b->sink->norm(b->sink->ctx, b->layer, TL_NORM_2), s->dxn.p, a->x_mid, w->norm2, a->rstd2, T, C);
 }
 
@@ -284,7 +296,9 @@ static void attention_back(const bwd *b, const tl_rows *rows, float *dx, const t
   linear_back(b, TL_Q, dxn, xn, s->dq_act, 0);
   linear_back(b, TL_K, dxn, xn, s->dk_act, 1);
   linear_back(b, TL_V, dxn, xn, s->dv_act, 1);
-  if (below) ops->rmsnorm_bwd(dx, dgain, s->dxn.p, a->x_in, w->norm1, a->rstd1, T, C);
+  if (!below) return;
+  sum_input_gradient(b);
+  ops->rmsnorm_bwd(dx, dgain, s->dxn.p, a->x_in, w->norm1, a->rstd1, T, C);
 }
 
 void tl_layer_bwd(const tl_net *net, int layer, const tl_rows *rows, const int32_t *unit_off, int n_units, float *dx,

@@ -6,6 +6,16 @@
 //   xn = rmsnorm(x)            x += (silu(xn Wg^T) * xn Wu^T) Wd^T
 //
 // The residual x is fp32; what enters a product is in the activation dtype ("act", the compute dtype of the weights).
+// Of a model that ranks share (split.c) each has its heads and its columns of the feed-forward, and x whole. With n ranks, p this one:
+//   forward   x += attention(..) Wo^T and x += (..) Wd^T are sums over ranks: rank 0 adds its term to x, the others put theirs in
+//             place of x, and what all have afterwards is the sum over ranks, in their order: ((x + y_0) + y_1) + ...
+//   backward  the gradient of xn is the sum of what comes back through each rank's rows of q k v, or of gate and up; that of the
+//             inputs of o and down is each rank's own
+//   low rank  y_p += B_p (R (A x)) in q k v gate up, with the rank's rows of B: A x is whole. In o and down the columns of A are
+//             split: y_p += B (R (A_p x_p)), whose sum over ranks is B R (A x). Every term is linear in what is split, so the sums
+//             above include it. What is handed to the gradient's sink, z = A x and g = dy B, is whole in one factor and a term in
+//             the other: g in q k v gate up, z in o and down. So dR = sum_t g_t z_t^T is a sum over ranks too (adapter/ranks.c).
+//
 // Every linear may carry a low-rank term (kernels/ops.h), added in fp32 before any rounding. In families with norms on q and k,
 // each head is normed before its rotation: q_raw = xn Wq^T in act, which is what backward needs, then rmsnorm and rotation in
 // fp32.
@@ -31,6 +41,7 @@ typedef struct tl_net {
   int max_rank, act;           // act: TL_F32 or TL_BF16
   const float *rope;
   float scale;                 // 1 / sqrt(D)
+  bool split;                  // ranks share the model: cfg is of this one's part
 } tl_net;
 void tl_net_init(tl_net *net, const tl_model *m, const tl_adapter_view *view);
 

@@ -5,6 +5,7 @@
 // from the largest to the smallest, so that what is held beside the packed weights shrinks while they grow: the peak is the
 // packed weights and little more, as long as the embedding is not most of the model.
 #include "load.h"
+#include "../comm/comm.h"
 
 typedef struct scratch {
   float *p;
@@ -24,26 +25,32 @@ static tl_status scratch_need(scratch *s, size_t n) {
   return s->p ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory: a tensor of %zu elements in fp32", n);
 }
 
-// the dtype in which a stored matrix can be packed as it lies; -1: it has to be converted first
-static int direct_dtype(const tl_stored *t, const tl_part *p) {
-  if (!p->cols || t->permuted_heads) return -1;
+// the dtype in which a stored matrix can be packed as it lies, from *data on; -1: it has to be converted first
+static int direct_dtype(const tl_stored *t, const tl_part *p, const tl_slice *mine, const uint8_t **data) {
+  if (!p->cols || t->permuted_heads || mine->cols < p->cols) return -1;
   int dtype = t->type == TL_GGML_F32 ? TL_F32 : t->type == TL_GGML_F16 ? TL_F16 : t->type == TL_GGML_BF16 ? TL_BF16 : -1;
-  return dtype >= 0 && (uintptr_t)t->data % tlk_dtype_size(dtype) == 0 ? dtype : -1;
+  if (dtype < 0) return -1;
+  *data = t->data + (size_t)mine->row * (size_t)p->cols * tlk_dtype_size(dtype);
+  return (uintptr_t)*data % tlk_dtype_size(dtype) == 0 ? dtype : -1;
 }
 
 static tl_status load_part(tl_model *m, const tl_source *s, const tl_part *p, scratch *tmp) {
   tl_stored t;
+  tl_slice mine = tl_slice_of(m, p);
   TL_TRY(tl_source_find(s, p, &t));
-  int dtype = direct_dtype(&t, p);
-  const void *values = t.data;
+  if (!mine.rows) return TL_OK;
+  tl_part part = *p;
+  part.rows = mine.rows, part.cols = mine.cols;
+  const uint8_t *values = NULL;
+  int dtype = direct_dtype(&t, p, &mine, &values);
   if (dtype < 0) {
-    if (tmp->n > 2 * tl_part_size(p)) scratch_free(tmp);
-    TL_TRY(scratch_need(tmp, tl_part_size(p)));
-    tl_stored_read(&t, p, tmp->p);
+    if (tmp->n > 2 * tl_part_size(&part)) scratch_free(tmp);
+    TL_TRY(scratch_need(tmp, tl_part_size(&part)));
+    TL_TRY(tl_stored_read(&t, p, &mine, tmp->p));
     tl_map_release(t.data, t.bytes);
-    values = tmp->p;
+    values = (const uint8_t *)tmp->p;
   }
-  tl_status st = tl_weights_put(&m->w, &m->cfg, p, values, dtype < 0 ? TL_F32 : dtype, m->compute);
+  tl_status st = tl_weights_put(&m->w, &m->cfg, &part, values, dtype < 0 ? TL_F32 : dtype, m->compute);
   tl_map_release(t.data, t.bytes);
   return st;
 }
@@ -101,7 +108,8 @@ static tl_status new_model(const char *path, const char *format, const char *fil
   if (!m) return tl_fail(TL_E_MEMORY, "%s: out of memory", path);
   m->refs = 1;
   m->compute = o ? (int)o->compute : TL_BF16;
-  m->cfg = *cfg;
+  m->cfg = m->local = *cfg;
+  m->shards = 1;
   *cfg = (tl_config){0};
   m->path = strdup(path);
   m->format = strdup(format);
@@ -117,6 +125,14 @@ static tl_status check_options(const tl_model_options *o) {
   if (o->compute != TL_BF16 && o->compute != TL_F32)
     return tl_fail(TL_E_ARG, "compute dtype %d is not TL_F32 or TL_BF16", (int)o->compute);
   return tl_device_select(o->device);
+}
+
+// this rank's part of the model, when its options ask for it
+static tl_status split(tl_model *m, const tl_model_options *o) {
+  if (!o || !o->split) return TL_OK;
+  m->shard = tl_comm_shard();
+  m->shards = tl_comm_shards();
+  return tl_split_config(m->path, &m->cfg, m->shards, &m->local);
 }
 
 static tl_status finish(tl_status st, tl_model *m, tl_part *parts, tl_model **out) {
@@ -140,6 +156,7 @@ tl_status tl_model_load(const char *path, const tl_model_options *options, tl_mo
   tl_config cfg = s.cfg;
   tl_status st = tl_config_own(&cfg);
   if (st == TL_OK) st = new_model(path, s.is_gguf ? "gguf" : "hf", type, options, &cfg, &m);
+  if (st == TL_OK) st = split(m, options);
   if (st == TL_OK) st = tl_parts_list(&m->cfg, &parts, &n);
   if (st == TL_OK) st = load_parts(m, &s, parts, n);
   if (m) m->quantised_bytes = tl_source_quantised_bytes(&s);
@@ -151,6 +168,8 @@ tl_status tl_model_load(const char *path, const tl_model_options *options, tl_mo
 tl_status tl_model_create(const char *config_path, const tl_model_options *options, uint64_t seed, tl_model **out) {
   *out = NULL;
   TL_TRY(check_options(options));
+  if (options && options->split && tl_comm_shards() > 1)
+    return tl_fail(TL_E_UNSUPPORTED, "%s: a model with random weights is one process's: tensor parallelism splits models that are loaded", config_path);
   tl_config cfg;
   float std;
   tl_model *m = NULL;
@@ -172,11 +191,14 @@ tl_status tl_model_derive(tl_model *m, tl_model **out) {
   d->compute = m->compute;
   d->n_parameters = m->n_parameters;
   d->cfg = m->cfg;
+  d->local = m->local;
+  d->shard = m->shard, d->shards = m->shards;
   d->parent = tl_model_retain(m);
   d->path = strdup(m->path);
   d->format = strdup(m->format);
   d->file_dtype = strdup(m->file_dtype);
   tl_status st = tl_config_own(&d->cfg);
+  d->local.rope_divisors = d->cfg.rope_divisors, d->local.slides = d->cfg.slides;
   if (st == TL_OK && (!d->path || !d->format || !d->file_dtype)) st = tl_fail(TL_E_MEMORY, "out of memory: a model");
   if (st == TL_OK) st = name_modules(d);
   if (st == TL_OK) st = tl_weights_share(&m->w, &d->w);
@@ -224,8 +246,9 @@ void tl_model_get_info(const tl_model *m, tl_model_info *out) {
                          .pad = c->pad,
                          .n_eos = c->n_eos,
                          .n_parameters = m->n_parameters,
-                         .packed_bytes = tl_weights_bytes(&m->w, c),
-                         .n_modules = c->n_layers * TL_N_KINDS};
+                         .packed_bytes = tl_weights_bytes(&m->w, &m->local),
+                         .n_modules = c->n_layers * TL_N_KINDS,
+                         .shards = m->shards};
   memcpy(out->eos, c->eos, sizeof out->eos);
 }
 
@@ -248,6 +271,9 @@ tl_status tl_model_module(const tl_model *m, int index, tl_module_info *out) {
 
 tl_status tl_model_weight(const tl_model *m, int module, float *w) {
   TL_TRY(check_module(m, module));
-  tl_ops()->unpack(w, tl_weights_module(&m->w, module)->w, 0, tl_linear_out(&m->cfg, module % TL_N_KINDS));
-  return TL_OK;
+  tl_whole *whole;
+  TL_TRY(tl_whole_open(m, &whole));
+  tl_status st = tl_whole_weight(whole, module, w);
+  tl_whole_close(whole);
+  return st;
 }

@@ -55,13 +55,23 @@ void tl_source_close(tl_source *s);
 tl_status tl_source_find(const tl_source *s, const tl_part *p, tl_stored *out);
 // every part is there with its shape and type, and no layer has a tensor that is not a part
 tl_status tl_source_check(const tl_source *s, const tl_part *parts, int n);
-// out (rows, cols) = the part's values, rows put back in Hugging Face's order
-void tl_stored_read(const tl_stored *t, const tl_part *p, float *out);
+// The rows row .. row + rows - 1 of a part and of these the columns col .. col + cols - 1; of a vector rows alone
+typedef struct tl_slice {
+  int row, rows, col, cols;
+} tl_slice;
+// out (slice's rows, cols) = the part's values there, rows in Hugging Face's order
+tl_status tl_stored_read(const tl_stored *t, const tl_part *p, const tl_slice *s, float *out);
 // calls fn for every tensor in the files
 void tl_source_each(const tl_source *s, void (*fn)(void *ctx, const char *name, const char *type, int64_t n), void *ctx);
 const char *tl_source_main_type(const tl_source *s);  // dtype of most of the weights
 int64_t tl_source_bytes(const tl_source *s);
 int64_t tl_source_quantised_bytes(const tl_source *s);  // of all tensors as stored; 0: none is stored in blocks of quantised values
+
+// ---- split.c
+tl_slice tl_slice_whole(const tl_part *p);
+tl_slice tl_slice_of(const tl_model *m, const tl_part *p);  // what this rank has of a part; rows 0: nothing
+// local: the config of one of `shards` equal parts; its arrays are c's. The message names the field that cannot be divided.
+tl_status tl_split_config(const char *path, const tl_config *c, int shards, tl_config *local);
 
 // ---- dequant.c: y (n) = the values of n elements (a whole number of blocks) stored as type
 bool tl_dequant_known(int type);

@@ -77,7 +77,9 @@ typedef struct tl_weights {
 
 struct tl_model {
   int refs;
-  tl_config cfg;
+  tl_config cfg;              // of the whole model
+  tl_config local;            // what this rank computes with: cfg, or of a split model its heads and columns; its arrays are cfg's
+  int shard, shards;          // this rank's part, of how many (split.c); 0 of 1: the whole model
   tl_weights w;
   struct tl_model *parent;    // a merged model keeps its base alive
   int compute;                // TL_F32 or TL_BF16
@@ -104,6 +106,19 @@ static inline int tl_linear_in(const tl_config *c, int kind) {
 // module index = layer * 7 + kind; module names are "model.layers.<i>.self_attn.q_proj" and so on
 void tl_module_name(char *out, size_t n, int module);
 tl_linear *tl_weights_module(const tl_weights *w, int module);
+
+// ---- a model that several ranks share (split.c)
+// q k v gate up are split by outputs, o and down by inputs: a rank has this many of the module's outputs and inputs
+static inline bool tl_split_by_rows(int kind) { return kind != TL_O && kind != TL_DOWN; }
+// TL_OK for a model that this process has whole; what: what needs it so, the beginning of the message
+tl_status tl_whole_only(const tl_model *m, const char *what);
+// Weights of the whole model as it computes with them, in fp32, of a split model too. Several threads may read at once.
+typedef struct tl_whole tl_whole;
+struct tl_part;
+tl_status tl_whole_open(const tl_model *m, tl_whole **out);
+void tl_whole_close(tl_whole *w);  // NULL: nothing
+tl_status tl_whole_weight(tl_whole *w, int module, float *out);                                     // out (out, in)
+tl_status tl_whole_rows(tl_whole *w, const struct tl_part *p, int row, int n, float *out);          // rows row .. row + n - 1; a vector: all
 
 // ---- the parts of a model: every array that a file holds. Loading, random initialisation and saving walk the same list.
 typedef enum tl_role { TL_PART_EMBED, TL_PART_NORM1, TL_PART_NORM2, TL_PART_NORM_Q, TL_PART_NORM_K, TL_PART_WEIGHT, TL_PART_BIAS,

@@ -11,7 +11,7 @@ static double one(tlk_mat y, tlk_mat x, const tlk_packed *w, int T) {
 
 // best (n_modules + 1): the least time of each linear, then of the head
 static void run(const tl_model *m, tlk_mat x, tlk_mat y, int T, int passes, double *best) {
-  const tl_config *c = &m->cfg;
+  const tl_config *c = &m->local;
   int n = c->n_layers * TL_N_KINDS;
   for (int p = 0; p < passes && !tl_interrupted(); p++)
     for (int i = 0; i <= n; i++) {
@@ -24,7 +24,7 @@ static void run(const tl_model *m, tlk_mat x, tlk_mat y, int T, int passes, doub
 }
 
 tl_status tl_model_products(const tl_model *m, int rows, int passes, double *seconds) {
-  const tl_config *c = &m->cfg;
+  const tl_config *c = &m->local;
   if (rows < 1 || passes < 1)
     return tl_fail(TL_E_ARG, "products: %d rows, %d passes; at least one of each", rows, passes);
   size_t n = (size_t)c->n_layers * TL_N_KINDS + 1, in = (size_t)c->width, out = (size_t)c->vocab;

@@ -23,7 +23,7 @@ static tlk_packed *as_int8(const tlk_packed *w, int rows, int cols, scratch *tmp
 }
 
 static bool fill(tl_model *q, const tl_weights *from, scratch *tmp) {
-  const tl_config *c = &q->cfg;
+  const tl_config *c = &q->local;
   for (int i = 0; i < c->n_layers * TL_N_KINDS; i++) {
     tlk_packed *w =
         as_int8(tl_weights_module(from, i)->w, tl_linear_out(c, i % TL_N_KINDS), tl_linear_in(c, i % TL_N_KINDS), tmp);

@@ -237,14 +237,36 @@ size_t tl_permuted_row(int heads, size_t row, size_t rows) {
   return head * dim + 2 * (within % (dim / 2)) + within / (dim / 2);
 }
 
-void tl_stored_read(const tl_stored *t, const tl_part *p, float *out) {
-  size_t rows = (size_t)p->rows, cols = p->cols ? (size_t)p->cols : 1, row_bytes = t->bytes / rows;
-  if (!p->cols && !t->permuted_heads) {
-    tl_dequant(t->type, t->data, out, rows);
+// n elements of one stored row of `cols`, from element `col` on; tmp (cols): for parts of blocks
+static void read_row(const tl_stored *t, const uint8_t *data, int cols, int col, int n, float *tmp, float *out) {
+  int elements, bytes;
+  TL_ASSERT(tl_ggml_type_block(t->type, &elements, &bytes));
+  if (col % elements == 0 && n % elements == 0) {
+    tl_dequant(t->type, data + (size_t)(col / elements) * (size_t)bytes, out, (size_t)n);
     return;
   }
-#pragma omp parallel for schedule(static) if (rows * cols > 1u << 18)
-  for (size_t i = 0; i < rows; i++) tl_dequant(t->type, t->data + tl_permuted_row(t->permuted_heads, i, rows) * row_bytes, out + i * cols, cols);
+  tl_dequant(t->type, data, tmp, (size_t)cols);
+  memcpy(out, tmp + col, sizeof(float) * (size_t)n);
+}
+
+tl_status tl_stored_read(const tl_stored *t, const tl_part *p, const tl_slice *s, float *out) {
+  tl_slice q = *s;
+  int rows = p->rows, cols = p->cols, failed = 0;
+  if (!cols && !t->permuted_heads) rows = 1, cols = p->rows, q = (tl_slice){0, 1, s->row, s->rows};  // a vector is one row
+  else if (!cols) cols = q.cols = 1;
+  size_t row_bytes = t->bytes / (size_t)rows;
+#pragma omp parallel reduction(+ : failed) if ((size_t)q.rows * (size_t)cols > 1u << 18)
+  {
+    float *tmp = q.cols < cols ? malloc(sizeof(float) * (size_t)cols) : NULL;
+    failed += q.cols < cols && !tmp;
+#pragma omp for schedule(static)
+    for (int i = 0; i < q.rows; i++) {
+      const uint8_t *data = t->data + tl_permuted_row(t->permuted_heads, (size_t)(q.row + i), (size_t)rows) * row_bytes;
+      if (tmp || q.cols == cols) read_row(t, data, cols, q.col, q.cols, tmp, out + (size_t)i * (size_t)q.cols);
+    }
+    free(tmp);
+  }
+  return failed ? tl_fail(TL_E_MEMORY, "%s: out of memory for a row of %s", t->file, t->name) : TL_OK;
 }
 
 // ---------------------------------------------------------------- what is in the files

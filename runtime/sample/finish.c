@@ -7,8 +7,8 @@ static bool is_eos(const tl_config *c, int32_t id) {
   return false;
 }
 
-// Adds the token's bytes to the tail and looks for a stop string that ends within them. The tail keeps as many bytes as the
-// longest stop string minus one: an earlier match would have ended the completion before.
+// Adds the token's bytes to the tail and looks for a stop string that ends within them, once there are enough tokens. The tail
+// keeps as many bytes as the longest stop string minus one.
 static bool hit_stop(tl_sampler *s, tl_slot *slot, int32_t id) {
   const tl_request *r = slot->req;
   int n = 0;
@@ -16,8 +16,11 @@ static bool hit_stop(tl_sampler *s, tl_slot *slot, int32_t id) {
   if (!bytes) return false;
   tl_str_add(&slot->tail, bytes, (size_t)n);
   bool hit = false;
-  for (int i = 0; i < r->p.n_stop && !hit; i++)
-    hit = memmem(slot->tail.p, slot->tail.n, r->stop[i], strlen(r->stop[i])) != NULL;
+  for (int i = 0; i < r->p.n_stop && !hit && slot->n > r->p.min_new_tokens; i++) {
+    size_t length = strlen(r->stop[i]), reach = (size_t)n + (length ? length - 1 : 0);
+    size_t from = slot->tail.n > reach ? slot->tail.n - reach : 0;
+    hit = memmem(slot->tail.p + from, slot->tail.n - from, r->stop[i], length) != NULL;
+  }
   size_t keep = (size_t)(r->longest_stop > 0 ? r->longest_stop - 1 : 0);
   if (slot->tail.n > keep) {
     memmove(slot->tail.p, slot->tail.p + slot->tail.n - keep, keep);

@@ -15,13 +15,14 @@
 // nothing is in it; step buffers are an arena for the widest step; a completion's own arrays are allocated when it is admitted.
 #include "sampler.h"
 #include "../base/profile.h"
+#include "../comm/comm.h"
 
 enum { N_INTS = 7 };  // index arrays of a step
 
 static tl_status allocate_step(tl_sampler *s) {
   int T = s->opt.prefill_tokens > s->opt.max_sequences ? s->opt.prefill_tokens : s->opt.max_sequences, C = s->net.cfg->width;
   size_t act = tlk_dtype_size(s->net.act), n = (size_t)T;
-  bool own = s->opt.kept && tl_ops()->records();  // what a recorded step leaves for training passes through buffers of its own
+  bool own = s->opt.kept && tl_ops()->records() && !s->net.split;  // what a recorded step leaves for training passes through buffers of its own
   size_t bytes = tl_acts_bytes(&s->net, T, own, false) + tl_fwd_scratch_bytes(&s->net, T) + n * C * (4 + 2 * act) + n * 4 + 4096 * 4;
   TL_TRY(tl_arena_init(&s->arena, bytes, "the sampler's step"));
   s->max_rows = T;
@@ -118,6 +119,10 @@ static tl_status check(const tl_sampler *s, const int32_t *prompt, int n_prompt,
   if (n_prompt < 1) return tl_fail(TL_E_ARG, "the prompt is empty");
   if (n < 1) return tl_fail(TL_E_ARG, "n is %d, at least 1 completion is needed", n);
   if (p->max_new_tokens < 1) return tl_fail(TL_E_ARG, "max_new_tokens is %d, at least 1 is needed", p->max_new_tokens);
+  if (p->min_new_tokens < 0 || p->min_new_tokens > p->max_new_tokens)
+    return tl_fail(TL_E_ARG, "min_new_tokens is %d, it must be within 0 and max_new_tokens, %d", p->min_new_tokens, p->max_new_tokens);
+  if (p->min_new_tokens && s->net.cfg->n_eos >= s->net.cfg->vocab)
+    return tl_fail(TL_E_ARG, "min_new_tokens is %d, but the model's %d tokens may all end the sequence", p->min_new_tokens, s->net.cfg->vocab);
   if (!(p->temperature >= 0)) return tl_fail(TL_E_ARG, "temperature is %g, it must be 0 or more", p->temperature);
   if (!(p->top_p >= 0 && p->top_p <= 1)) return tl_fail(TL_E_ARG, "top_p is %g, it must be within 0 and 1", p->top_p);
   if (!(p->min_p >= 0 && p->min_p <= 1)) return tl_fail(TL_E_ARG, "min_p is %g, it must be within 0 and 1", p->min_p);
@@ -309,6 +314,24 @@ static void final_norm(tl_sampler *s, tlk_mat out, const float *x, int T) {
   tl_ops()->rmsnorm_fwd(out, s->rstd, x, s->net.w->final_norm, s->net.cfg->norm_eps, T, s->net.cfg->width);
 }
 
+// ---- ranks that share the model draw the same tokens each by itself, from hidden states that are the same bits on all of them.
+// Whether they did is found out before the next rows are computed, which a rank that has others would compute to no purpose.
+
+static void note_drawn(tl_sampler *s, int T) {
+  uint64_t h[4][2] = {{s->drawn[0], s->drawn[1]}};
+  tl_hash128(s->tokens, sizeof *s->tokens * (size_t)T, h[1]);
+  tl_hash128(s->logprobs, sizeof *s->logprobs * (size_t)T, h[2]);
+  tl_hash128(s->lse, sizeof *s->lse * (size_t)T, h[3]);
+  tl_hash128(h, sizeof h, s->drawn);
+}
+
+// T: rows to compute, 0 when all is done
+static tl_status agree(const tl_sampler *s, int T) {
+  uint64_t h[2][2] = {{s->drawn[0], s->drawn[1]}};
+  tl_hash128(s->ids, sizeof *s->ids * (size_t)T, h[1]);
+  return tl_comm_agree("tokens", h, sizeof h);
+}
+
 // Prompts that were admitted and not yet computed, several in one pass when they are short. The index arrays are filled again
 // for every pass, so what was sent is waited for.
 static tl_status prefill(tl_sampler *s) {
@@ -335,6 +358,7 @@ static tl_status prefill(tl_sampler *s) {
           s->variant[t] = r->p.member;
           s->kept_at[t] = &r->kept[at + t];
         }
+        if (s->net.split) TL_TRY(agree(s, T));
         run_prompts(s, T, r->n_prompt);
         if (at + T == r->n_prompt) final_norm(s, (tlk_mat){r->h, s->net.act, C}, s->x + (size_t)(T - 1) * C, 1);
       }
@@ -359,6 +383,7 @@ static tl_status prefill(tl_sampler *s) {
       }
       T += end->n_prompt;
     }
+    if (s->net.split) TL_TRY(agree(s, T));
     run_prompts(s, T, T);
     int row = 0;
     for (; r != end; r = r->next) {
@@ -394,6 +419,17 @@ static tl_status lay_out_lists(tl_sampler *s) {
   return TL_OK;
 }
 
+// What the sampling op is told of a slot's next token.
+static tlk_sample_row sample_row(const tl_config *c, const tl_slot *q) {
+  const tl_sampling *p = &q->req->p;
+  tlk_sample_row row = {.temperature = p->temperature, .top_p = p->top_p, .min_p = p->min_p, .top_k = p->top_k,
+                        .u = tl_uniform(p->seed, q->req->sequence_id + (uint64_t)q->index, (uint64_t)q->n)};
+  TL_ASSERT(c->n_eos <= TLK_BANNED);
+  for (int i = 0; q->n < p->min_new_tokens && i < c->n_eos; i++)
+    if (c->eos[i] >= 0 && c->eos[i] < c->vocab) row.banned[row.n_banned++] = c->eos[i];
+  return row;
+}
+
 // Rows of this step: first the completions that continue (their last token goes through the layers), then the new ones (their
 // prompt's hidden state).
 static void take_rows(tl_sampler *s, int *n_rows, int *n_continued) {
@@ -415,12 +451,7 @@ static void take_rows(tl_sampler *s, int *n_rows, int *n_continued) {
   for (int i = 0; i < s->opt.max_sequences; i++)
     if (s->slots[i].req && !s->slots[i].n) s->row_slot[T++] = i;
   *n_rows = T;
-  for (int t = 0; t < T; t++) {
-    const tl_slot *q = &s->slots[s->row_slot[t]];
-    const tl_sampling *p = &q->req->p;
-    s->rows[t] = (tlk_sample_row){.temperature = p->temperature, .top_p = p->top_p, .min_p = p->min_p, .top_k = p->top_k,
-                                  .u = tl_uniform(p->seed, q->req->sequence_id + (uint64_t)q->index, (uint64_t)q->n)};
-  }
+  for (int t = 0; t < T; t++) s->rows[t] = sample_row(s->net.cfg, &s->slots[s->row_slot[t]]);
 }
 
 // Rows first .. n of the step go nowhere: they are the first row at its first key, and what they write is dropped.
@@ -451,6 +482,7 @@ static tl_status forward(tl_sampler *s, int *n_rows, int *n_continued) {
   take_rows(s, n_rows, n_continued);
   int T = *n_rows, continued = *n_continued, most = s->opt.max_sequences;
   bool on = s->recordings.on;
+  if (continued && s->net.split) TL_TRY(agree(s, continued));
   int to = keep(s, continued), filled = on && continued ? tl_record_rows(continued, most) : continued, all = on ? tl_record_rows(T, most) : T;
   fill_up(s, continued, filled);
   for (int t = T; t < all; t++) s->rows[t] = (tlk_sample_row){.top_p = 1};
@@ -472,6 +504,7 @@ static tl_status step(tl_sampler *s) {
   TL_TRY(forward(s, &T, &continued));
   size_t n = (size_t)s->max_rows;
   tl_pair_fetch(&s->out, s->tokens, n * 12 + (size_t)T * 4);
+  if (s->net.split) note_drawn(s, T);
   for (int t = 0; t < T; t++) {
     tl_slot *q = &s->slots[s->row_slot[t]];
     q->lse[q->n] = s->lse[t];
@@ -498,12 +531,14 @@ static tl_status plan_kept(tl_sampler *s) {
 tl_status tl_sampler_run(tl_sampler *s, int max_steps, int *pending) {
   TL_SECTION("sampler");
   init_net(s);  // an adapter may have been refreshed
-  s->recordings.on = tl_ops()->records() && (s->x_in || !s->opt.kept);
+  // sums over ranks that share the model are no ops: they wait for the host
+  s->recordings.on = tl_ops()->records() && (s->x_in || !s->opt.kept) && !s->net.split;
   if (s->opt.kept && !s->planned) TL_TRY(plan_kept(s));
   for (int i = 0; i < max_steps && s->pending && !s->done_first; i++) {
     if (tl_interrupted()) return tl_fail(TL_E_INTERRUPTED, "interrupted");
     TL_TRY(step(s));
   }
+  if (s->net.split && !s->pending) TL_TRY(agree(s, 0));
   if (pending) *pending = s->pending;
   return TL_OK;
 }

@@ -94,6 +94,7 @@ struct tl_sampler {
   float *x_in, *x_mid;           // (rows, C) of the layer being kept, when steps are recorded; else NULL
   bool lists_stand;              // the running completions' lists of keys are in `lists`
   tl_sampler_stats stats;
+  uint64_t drawn[2];             // of a split model: a hash of all tokens so far and their logprobs
   int widest_step;               // completions that continued in the steps of stats.fastest_step_seconds
 };
 

@@ -16,6 +16,7 @@
 #include "pass.h"
 #include "../adapter/adapter.h"
 #include "../base/profile.h"
+#include "../comm/comm.h"
 #include "../model/kept.h"
 
 enum { MIN_KEEP_ROWS = 256 };  // below this a product is bound by reading the weights: recomputing in larger cuts is cheaper
@@ -292,7 +293,10 @@ static tl_status set_up(tl_pass *p) {
   TL_TRY(find_kept(p));
   TL_TRY(plan(p));
   if (p->opt.ranks && (!p->opt.backward || !p->adapter)) return tl_fail(TL_E_ARG, "a pass for all ranks trains an adapter");
-  if (p->opt.ranks) TL_TRY(tl_adapter_ranks_begin(p->adapter, p->n_units));
+  if (pop) TL_TRY(tl_whole_only(p->model, "a population"));
+  if (p->opt.backward && p->net.split && !p->opt.ranks && p->adapter->kind == TL_LORA)
+    return tl_fail(TL_E_UNSUPPORTED, "LoRA on a model that ranks share is trained by a pass for all ranks");
+  if (p->opt.ranks || (p->opt.backward && p->net.split)) TL_TRY(tl_adapter_ranks_begin(p->adapter, p->n_units));
   return p->n_micro ? allocate(p) : TL_OK;
 }
 
@@ -321,7 +325,7 @@ tl_status tl_pass_create(tl_model *m, tl_adapter *a, tl_batch *b, const tl_pass_
 
 void tl_pass_free(tl_pass *p) {
   if (!p) return;
-  if (p->opt.ranks && p->adapter) p->adapter->by_unit = false;
+  if ((p->opt.ranks || (p->opt.backward && p->net.split)) && p->adapter) p->adapter->by_unit = false;
   free(p->kept);
   free(p->unit_member);
   tl_kept_free(p->opt.kept);
@@ -425,6 +429,7 @@ tl_status tl_pass_forward(tl_pass *p, int i, float *logprobs, float *entropy) {
   p->current = -1;
   pack_rows(p, m);
   bool from_kept = p->first_kept < c->n_layers, want = p->opt.want_entropy;
+  if (p->net.split) TL_TRY(tl_comm_agree("tokens to train on", p->ids, (int64_t)sizeof *p->ids * m->rows));
   int layers = from_kept && p->first_kept <= p->sink.lowest ? 0 : p->first_kept;
   if (layers) ops->embed_fwd(p->x, p->net.w->embed, seen(p, p->ids), m->rows);
   for (int l = 0; l < layers; l++) {
@@ -455,6 +460,7 @@ tl_status tl_pass_backward(tl_pass *p, int i, const float *dlogprob, const float
   int64_t at = p->batch->sequences[m->first].out;
   size_t rows_bytes = sizeof(float) * (size_t)m->rows * c->width;
   p->current = -1;
+  if (p->net.split) TL_TRY(tl_comm_agree("gradients of logprobs", dlogprob + at, (int64_t)sizeof *dlogprob * m->out));
   if (p->adapter) p->adapter->first_unit = m->first_unit;
   ops->copy(seen_tokens(p, p->dlogprob), dlogprob + at, sizeof(float) * (size_t)m->out);
   if (dentropy) ops->copy(seen_tokens(p, p->dentropy), dentropy + at, sizeof(float) * (size_t)m->out);
@@ -478,7 +484,7 @@ tl_status tl_pass_backward(tl_pass *p, int i, const float *dlogprob, const float
     tl_layer_bwd(&p->net, l, &p->rows, seen(p, p->unit_off), m->n_units, p->dx, &p->acts[l], &p->fwd, &p->bwd, &p->sink);
   }
   if (p->sink.embeddings) ops->embed_bwd(tl_adapter_grad_embed(p->adapter), p->dx, seen(p, p->ids), m->rows, c->width);
-  return TL_OK;
+  return p->net.split && !p->opt.ranks ? tl_shards_reduce(p->adapter, m->first_unit, m->n_units) : TL_OK;
 }
 
 tl_status tl_pass_reduce(tl_pass *p) {

@@ -8,6 +8,7 @@
 //   ids         1031 tokens, logits from random products: the id must be the one whose interval holds u. A backend may sum in
 //               fp32, so a u within 1e-5 of an interval's end, or a filter that cuts within 1e-5 of a mass, is not judged
 //   greedy      the lowest id among equal logits, whatever u is
+// Banned tokens are no candidates of any of these; what is reported of the drawn one is of the whole vocabulary.
 #include "conformance.h"
 
 enum { V = 64, C = 9 };
@@ -19,15 +20,22 @@ static int draws(void) { return ops->host || getenv("TL_TEST_DEVICE") ? 50000 : 
 static int32_t *ids;
 static float *logprobs;
 
+static int is_banned(const tlk_sample_row *row, int id) {
+  for (int i = 0; i < row->n_banned; i++)
+    if (row->banned[i] == id) return 1;
+  return 0;
+}
+
 // logits (n) -> kept mass of each token, 0 where it was cut; NULL when a cut is too close to call
 static double *distribution(const double *logits, int n, const tlk_sample_row *row, double margin) {
   double *p = take(sizeof *p * (size_t)n), *kept = take(sizeof *kept * (size_t)n), max = -INFINITY, total = 0;
   int close = 0;
-  for (int i = 0; i < n; i++) max = fmax(max, logits[i] / row->temperature);
+  for (int i = 0; i < n; i++)
+    if (!is_banned(row, i)) max = fmax(max, logits[i] / row->temperature);
   for (int i = 0; i < n; i++) {
     int rank = 0;
-    for (int j = 0; j < n; j++) rank += logits[j] > logits[i] || (logits[j] == logits[i] && j < i);
-    p[i] = row->top_k > 0 && rank >= row->top_k ? 0 : exp(logits[i] / row->temperature - max);
+    for (int j = 0; j < n; j++) rank += !is_banned(row, j) && (logits[j] > logits[i] || (logits[j] == logits[i] && j < i));
+    p[i] = is_banned(row, i) || (row->top_k > 0 && rank >= row->top_k) ? 0 : exp(logits[i] / row->temperature - max);
     total += p[i];
   }
   for (int i = 0; i < n; i++) {
@@ -99,6 +107,10 @@ static const struct {
   {"min_p 1", {1, 1, 1, 0, 0}},
   {"top_k 20 and top_p 0.77: masses among the 20", {1, 0.77f, 0, 20, 0}},
   {"top_k 30, top_p 0.95 and min_p 0.2", {1.5f, 0.95f, 0.2f, 30, 0}},
+  {"banned", {1, 1, 0, 0, 0, 4, {0, 17, 18, 63}}},
+  {"banned, top_k 60 of the 59 that are left", {1, 1, 0, 60, 0, 5, {2, 31, 32, 33, 61}}},
+  {"banned, top_p 0.9", {0.8f, 0.9f, 0, 0, 0, 8, {0, 8, 16, 24, 32, 40, 48, 56}}},
+  {"banned, top_p 1 and min_p 0.07", {1, 1, 0.07f, 0, 0, 2, {5, 50}}},
 };
 enum { N_FILTERS = sizeof filters / sizeof *filters };
 
@@ -152,6 +164,7 @@ static void ids_case(void) {
   int judged = 0;
   for (int t = 0; t < ROWS; t++) {
     rows[t] = filters[t % N_FILTERS].row;
+    for (int i = 0; rows[t].n_banned && i < 7; i++) rows[t].banned[i] = 1024 + i, rows[t].n_banned = 7;  // what is beyond two blocks of 512
     rows[t].u = u[t] = t == 0 ? 0 : t == N_FILTERS ? 1 - 0x1p-24f : (float)(rng_next() >> 40) * 0x1p-24f;
   }
   ops->head_sample(got, logprob, NULL, NULL, h.m, w, rows, ROWS);
@@ -191,6 +204,9 @@ static void greedy_case(void) {
   CHECK(fabs(logprobs[0] - (4 - log(total))) < 1e-5, "logprob %.7g, expected %.7g", logprobs[0], 4 - log(total));
   draw(logits, (tlk_sample_row){.temperature = 1, .top_p = 1, .top_k = 2}, u, 3, count);
   CHECK(count[9] == 2 && count[31] == 1, "top_k 2 among three equal logits keeps the two lowest ids");
+  draw(logits, (tlk_sample_row){.temperature = 0, .top_p = 1, .n_banned = 2, .banned = {31, 9}}, u, 3, count);
+  CHECK(count[63] == 3, "%d of 3 greedy draws are the best token that is not banned", count[63]);
+  CHECK(fabs(logprobs[0] - (4 - log(total))) < 1e-5, "logprob %.7g beside banned ones, expected %.7g", logprobs[0], 4 - log(total));
 }
 
 static void one(const char *what, void (*fn)(void)) {

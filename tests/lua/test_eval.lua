@@ -56,6 +56,25 @@ check.test("lm-eval's scoring", function()
   check.equal(r("flexible-extract", "6 of them.", "6"), 1)
 end)
 
+-- samples of one length are one request: a sample must keep its number, its draws and its own length
+check.test("samples of given lengths", function()
+  local o = { model = tl.model.load "tiny", problems = tl.data.load("wordproblems", { n = 3, split = "test", style = "chat" }), samples = 5, temperature = 1, seed = 2,
+    verifier = function(_, c) return c.finish == "length" and c.n_tokens / 100 or 1 end, correct = 0.055, inline = true }
+  local lengths = { { 3, 3, 7, 7, 9 }, { 1, 5, 5, 5, 5 }, { 4, 6, 8, 10, 12 } }
+  o.lengths = function(i) return lengths[i] end
+  local r = tl.eval.run(o)
+  for i, list in ipairs(r.by_problem) do
+    for j, item in ipairs(list) do
+      check.equal({ item.sample, item.n_tokens }, { j, lengths[i][j] })
+      if item.finish == "length" then check.equal(item.correct, item.n_tokens > 5, "judged as another sample") end
+    end
+  end
+  o.lengths = function() return { 7, 7, 7, 7, 7 } end
+  for j, item in ipairs(tl.eval.run(o).by_problem[1]) do
+    if lengths[1][j] == 7 then check.equal(item.text, r.by_problem[1][j].text, "the draws of a sample in another request") end
+  end
+end)
+
 local tlrun = check.tlrun
 local function lines(path)
   local list = {}

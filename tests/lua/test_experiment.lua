@@ -89,7 +89,7 @@ end)
 -- runs that may be done together are, in their order and no more than `most` at once; each gets its own metrics
 check.test("runs of one family are done together", function()
   local calls = {}
-  local rows = E.run({ store = temporary(), workers = 0, name = "f" }, { runs = E.grid { kind = { "a", "b" }, x = { 1, 2, 3 } }, most = 2,
+  local rows = E.run({ store = temporary(), workers = 0, name = "f" }, { runs = E.grid { kind = { "a", "b" }, x = { 1, 2, 3 } }, population = 2,
     together = function(s) return s.kind == "a" and "family a" or nil end,
     run = function(s) calls[#calls + 1] = s.kind .. s.x return { y = s.x } end,
     run_together = function(list, jobs)
@@ -101,6 +101,90 @@ check.test("runs of one family are done together", function()
     end })
   check.equal(calls, { "a1a2", "a3", "b1", "b2", "b3" })
   check.equal({ rows[1].y, rows[2].y, rows[3].y, rows[4].y }, { 10, 20, 3, 1 })
+end)
+
+-- one that breaks is told by its own error, and takes none of the others with it
+check.test("a run that breaks among others fails alone", function()
+  local path = temporary()
+  local function sweep(breaks)
+    local calls = {}
+    local rows, missing = E.run({ store = path, workers = 0, name = "b", population = 4 }, { runs = E.grid { x = { 1, 2, 3, 4 } }, together = function() return "all" end,
+      run = function(s)
+        calls[#calls + 1] = s.x
+        return s.x == breaks and error("one is broken", 0) or { y = s.x }
+      end,
+      run_together = function(list)
+        local out = {}
+        for i, s in ipairs(list) do
+          calls[#calls + 1] = -s.x
+          if s.x == breaks then error("all are broken", 0) end
+          out[i] = function() return s.x == 4 and breaks and error("no measure", 0) or { y = s.x } end
+        end
+        return out
+      end })
+    return calls, #rows, missing
+  end
+  check.equal({ sweep(3) }, { { -1, -2, -3, 1, 2, 3, 4 }, 3, 1 })
+  check.equal(E.open(path):runs { status = "failed" }[1].error, "one is broken")
+  check.equal({ sweep() }, { { 3 }, 4, 0 })
+  path = temporary()
+  check.equal({ sweep(0) }, { { -1, -2, -3, -4 }, 3, 1 }, "what was measured before is kept")
+  check.equal(E.open(path):runs { status = "failed" }[1].error, "no measure")
+end)
+
+-- a seed, rate or tying mixed up between members, a run that cannot be a member taken for one, a family that is split or joined wrongly
+check.test("trainings: members of a population end as each by itself", function()
+  local model = tl.model.load "tiny"
+  local problems = tl.data.load("wordproblems", { n = 8, seed = 5, split = "train", min_ops = 2, max_ops = 2 })
+  local sizes, real = {}, tl.population.grpo
+  local runs = E.grid { lr = { 3e-2, 1e-1 }, u = { 2, 13 }, kind = "tinylora" }
+  for _, s in ipairs { { kind = "lora", lr = 1e-2 }, { kind = "none" }, { kind = "loraxs", lr = 3e-2 }, { kind = "tinylora", u = 2, lr = 3e-2, temperature = 0.7 }, { kind = "tinylora", u = 13, lr = 1e-2, steps = 1 } } do runs[#runs + 1] = s end
+  local function sweep(n)
+    sizes = {}
+    local store = temporary()
+    local rows, missing = E.run({ store = store, workers = 0, population = n }, { name = "t", runs = runs,
+      train = function(s)
+        if s.kind == "none" then return { model = model } end
+        return { model = "tiny", adapter = { kind = s.kind, rank = 2, u = s.u, tie = s.u == 2 and "structured" or "full" }, lr = s.lr, seed = s.u or 1, temperature = s.temperature,
+          verifier = "verifiers.math", num_generations = 8, max_completion_length = 32, gate = false, steps = s.steps or 2,
+          batches = function() return problems:batches { size = 2, epochs = 9, seed = s.u or 1 } end }
+      end,
+      measure = function(s, t)
+        local numbers = {}
+        for i, v in ipairs(t.adapter and t.adapter:parameters() or {}) do if i <= 13 then numbers[i] = ("%.17g"):format(v) end end
+        return { numbers = table.concat(numbers, " "), n = #t.steps, last = t.steps[#t.steps] and t.steps[#t.steps].reward }
+      end })
+    check.equal(missing, 0, rows[1] and "" or "none is done; ")
+    local out = {}
+    for i, r in ipairs(rows) do
+      out[i] = r.metrics
+      check.equal(r.folder ~= nil and tl.fs.kind(r.folder .. "/adapter.tla"), r.kind ~= "none" and "file", "the run's folder")
+    end
+    return out
+  end
+  tl.population.grpo = function(o)
+    sizes[#sizes + 1] = #o.members
+    return real(o)
+  end
+  local ok, why = pcall(function()
+    local alone = sweep(1)
+    check.equal(sizes, {})
+    check.equal(sweep(8), alone)
+    check.equal(sizes, { 5 }, "four and the LoRA-XS; not LoRA, another temperature, another number of steps")
+    check.equal(sweep(3), alone)
+    check.equal(sizes, { 3, 2 })
+    check.equal(alone[1].numbers ~= alone[2].numbers and alone[1].numbers:find "[1-9]" ~= nil, true, "their agreement says something")
+  end)
+  tl.population.grpo = real
+  if not ok then error(why, 0) end
+end)
+
+check.test("what is to be done is said in one way", function()
+  check.raises("wants run, or train and measure", E.run, { store = temporary(), workers = 0 }, { runs = {} })
+  check.raises("wants run, or train and measure", E.run, { store = temporary(), workers = 0 }, { runs = {}, run = print, train = print })
+  local rows = E.run({ store = temporary(), workers = 0 }, { runs = { { u = 1 } }, measure = function() return {} end,
+    train = function() return { model = "tiny", adapter = {}, lr = 1, verifier = "verifiers.math", steps = 2, batches = function() return function() end end } end })
+  check.equal(#rows, 0, "too few batches")
 end)
 
 check.test("settings that are no plain values are refused", function()

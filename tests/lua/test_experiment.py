@@ -3,6 +3,7 @@
 The sweep's runs are trivially short; each writes a line to a journal when it begins. Would catch: a finished run lost or changed by a
 kill, a run begun again after it was done, a run left behind by a dead worker, workers that outlive the process that started them.
 """
+import json
 import os
 import random
 import signal
@@ -16,19 +17,26 @@ from session import TLRUN, check as want, done, test_in_folder
 SWEEP = """
 local tl = require "tl"
 local p = tl.recipe(tl.experiment.options { name = "sweep", journal = { "journal", "file" }, pause = { 0.02, "seconds a run" }, break_at = { 0, "a seed" },
-  how = { "error", "how it breaks" }, seeds = { 25, "seeds" }, twice = { false, "a second call" } })
+  how = { "error", "how it breaks" }, seeds = { 25, "seeds" }, twice = { false, "a second call" }, together = { false, "runs are done together" } })
 local seeds = {}
 for i = 1, p.seeds do seeds[i] = i end
-local rows, missing = tl.experiment.run(p, { runs = tl.experiment.grid { seed = seeds, x = { 0.5, 2 } }, cost = function(s) return s.x end,
-  run = function(s, job)
-    local f = assert(io.open(p.journal, "a"))
-    f:write(s.seed, " ", s.x, "\\n")
-    f:close()
-    local began = os.clock()
-    while os.clock() - began < p.pause do end
-    if s.seed == p.break_at and p.how == "error" then error("this run is broken", 0) end
-    if s.seed == p.break_at then os.execute "kill -9 $PPID" end
-    return { y = s.seed * s.x, third = s.seed / 3 }
+local function run(s)
+  local f = assert(io.open(p.journal, "a"))
+  f:write(s.seed, " ", s.x, "\\n")
+  f:close()
+  local began = os.clock()
+  while os.clock() - began < p.pause do end
+  if s.seed == p.break_at and p.how == "error" then error("this run is broken", 0) end
+  if s.seed == p.break_at and p.how == "exit" then io.stderr:write("last words of ", s.seed, " ", s.x, "\\n") os.exit(3) end
+  if s.seed == p.break_at then os.execute "kill -9 $PPID" end
+  return { y = s.seed * s.x, third = s.seed / 3 }
+end
+local rows, missing = tl.experiment.run(p, { runs = tl.experiment.grid { seed = seeds, x = { 0.5, 2 } }, cost = function(s) return s.x end, run = run,
+  together = p.together and function() return "all" end or nil,
+  run_together = function(list)
+    local out = {}
+    for i, s in ipairs(list) do out[i] = function() return run(s) end end
+    return out
   end })
 if rows and p.twice then  -- what the second call wants is made from what the first has done
   local more = {}
@@ -112,6 +120,20 @@ def dying_worker(folder):
     want(len(table(folder)) == 6 and "ended by signal 9" in done.stderr, "a worker that dies fails its run alone: %s" % done.stderr)
 
 
+def dying_workers_log(folder):
+    run(folder, "--workers", 2, "--seeds", 4, "--break_at", 2, "--how", "exit", "--pause", 0)
+    db = sqlite3.connect(os.path.join(folder, "s.db"), timeout=20)
+    failed = {json.loads(s)["x"]: e for s, e in db.execute("select settings, error from runs where status = 'failed'")}
+    db.close()
+    want(failed == {x: "the worker ended with code 3: last words of 2 %s" % x for x in (0.5, 2)}, "a worker's last words are another's: %r" % failed)
+
+
+def dying_among_others(folder):
+    """A run that kills its worker among others: they are done all the same, and it fails alone."""
+    run(folder, "--workers", 2, "--seeds", 4, "--break_at", 2, "--how", "signal", "--pause", 0, "--together")
+    want(len(table(folder)) == 6 and len(table(folder, "failed")) == 2, "%d are done, %d failed" % (len(table(folder)), len(table(folder, "failed"))))
+
+
 def in_process(folder):
     want(run(folder, "--workers", 0, "--seeds", 3, "--pause", 0).stdout.endswith("missing\t0\n"), "without workers it did not finish")
 
@@ -123,8 +145,8 @@ def killed(folder):
     os.link(os.path.join(folder, "sweep.lua"), os.path.join(reference, "sweep.lua"))
     run(reference, "--workers", 2, "--pause", 0)
     rng, known, in_midst = random.Random(7), {}, 0
-    for _ in range(20):
-        sweep = subprocess.Popen(command("--workers", 2), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for turn in range(20):
+        sweep = subprocess.Popen(command("--workers", 2, "--population", 4, *["--together"][:turn % 2]), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(rng.uniform(0.03, 0.14))
         in_midst += sweep.poll() is None
         sweep.send_signal(signal.SIGKILL)
@@ -186,6 +208,8 @@ test("the plan of a dry run", dry_run)
 test("a script with two calls", two_calls)
 test("runs that fail, and are tried again", failing)
 test("a worker that dies in a run", dying_worker)
+test("what a worker said last is its own", dying_workers_log)
+test("a worker that dies among runs done together", dying_among_others)
 test("a sweep without workers", in_process)
 test("20 kills at random moments lose no finished run", killed)
 test("workers die with their sweep", orphans)

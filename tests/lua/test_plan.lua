@@ -126,6 +126,32 @@ check.test("the larger side of the roofline counts, and devices share the prompt
   equal(eight.seconds < one.seconds and eight.seconds > one.seconds / 8, true)
 end)
 
+check.test("devices that share a model have their part of it, and sum", function()
+  local big = shapes.find "Llama-3.1-70B"
+  local w = workload { prompts = 64, count = 8 }
+  w.shape = big
+  local part = plan.split(w, 8)
+  local function size(of, name)
+    for _, p in ipairs(plan.memory(of).parts) do if p.name:find(name) then return p.bytes end end
+  end
+  local linears, table_ = shapes.sizes(big)
+  near(size(part, "^weights"), 2 * (linears / 8 + 2 * table_) + (2 * big.layers + 1) * big.width * 4, 1)
+  equal(size(part, "^adapter, frozen"), size(w, "^adapter, frozen"))   -- A and B are whole
+  local s = plan.step(part, plan.memory(part))
+  local sums = 0
+  for _, o in ipairs(s.ops) do
+    if o.name == "sums over devices" then
+      sums = sums + o.calls
+      near(o.seconds, o.bytes / part.device.link_rate + o.calls * part.device.sum_latency_s, 1e-6 * o.seconds)
+    end
+  end
+  -- two a layer in every forward pass: prefill, decode steps; and two a layer of a backward, with what is recomputed
+  local prefill = math.ceil(64 * w.prompt_tokens / 512)
+  equal(sums >= 2 * big.layers * (prefill + s.decode_steps + 1), true)
+  local none, field = plan.split(w, 16)
+  equal(none == nil and field, "kv_heads")
+end)
+
 check.test("the command: a plan as JSON, what does not fit, and names that are not known", function()
   local code, out = check.run(check.tlrun .. " plan --model Qwen2.5-7B --gpu h100 --count 8 --json")
   equal(code, 0)
@@ -144,6 +170,16 @@ check.test("the command: a plan as JSON, what does not fit, and names that are n
   equal(code == 1 and err:find "known by name" ~= nil, true, err)
   code = check.run(check.tlrun .. " plan --prompts 10 --count 8")
   equal(code, 2)
+  for _, name in ipairs { "llama-3.1-70b", "qwen2.5-72b" } do
+    code, out, err = check.run(check.tlrun .. (" plan --model %s --gpu h100 --count 8 --tensor-parallel 8 --prompts 10 --json"):format(name))
+    equal(code, 0, err)
+    doc = json.decode(out)
+    equal(doc.model.heads == 64 and doc.tensor_parallel == 8 and doc.memory.fits, true)
+  end
+  code, out, err = check.run(check.tlrun .. " plan --model qwen2.5-7b --gpu h100 --count 8 --tensor-parallel 8")
+  equal(code == 1 and err:find "qwen2.5%-7b: heads is 28, which %-%-tensor%-parallel 8 does not divide" ~= nil, true, err)
+  code, out, err = check.run(check.tlrun .. " plan --count 6 --tensor-parallel 4")
+  equal(code == 2 and err:find "6 devices cannot be put into groups of %-%-tensor%-parallel 4" ~= nil, true, err)
 end)
 
 check.done()

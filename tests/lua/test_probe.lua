@@ -103,6 +103,32 @@ check.test("random answers: nothing held without training, bits with room for th
   check.equal(c.numbers > 500, true)
 end)
 
+-- a length taken from another problem, an end drawn too early, a base that is not the base
+check.test("the base writes as many tokens as the adapted model", function()
+  local o = with { adapter = adapter(0.15), k = 3, temperature = 1, max_new_tokens = 24, ask = " Show every step.", verifier = function(_, c) return c.n_tokens > 9 end }
+  local _, sampled = probe.reach(o)
+  local l = probe.length(o, sampled)
+  check.equal({ l.forced.mean_length, l.forced.accuracy, l.beyond.difference }, { l.adapted.mean_length, l.adapted.accuracy, 0 }, "the verifier looks at the length alone")
+  check.equal({ l.base.mean_length == l.adapted.mean_length, l.told.mean_length > l.base.mean_length }, { false, true })
+  if l.gain.difference > 0 then check.near(l.explained, 1, 1e-12) end
+  check.equal(probe.length(o), l, "sampled here")
+  -- one sample: the base's own length changes nothing at all
+  local texts = {}
+  local same = probe.length(with { adapter = adapter(0), k = 1, max_new_tokens = 24, verifier = function(p, c)
+    texts[p.id] = texts[p.id] or c.text
+    return c.text == texts[p.id]
+  end })
+  check.equal({ same.forced.accuracy, same.adapted.accuracy, same.by_length.difference, same.explained }, { 1, 1, 0, nil })
+end)
+
+check.test("words after the question", function()
+  local asked = probe.asked " Please."
+  check.equal(asked { messages = { { role = "system", content = "a" }, { role = "user", content = "b" } } },
+    { { role = "system", content = "a" }, { role = "user", content = "b Please." } })
+  check.equal(probe.asked(" Please.", function(p) return { { role = "user", content = p.question } } end) { question = "c" }, { { role = "user", content = "c Please." } })
+  check.raises("are texts, not messages", asked, { question = "c" })
+end)
+
 local function reading_of(report)
   local r = probe.reading(report)
   return table.concat(r.findings, "\n"), table.concat(r.caveats, "\n")
@@ -118,7 +144,7 @@ check.test("the reading", function()
     divergence = { per_token = 0.02, per_response = 0.4, per_response_ci95 = { 0.3, 0.5 }, deciles = { 0.7, 0.1, 0.1, 0.1 }, top_tenth = 0.8, completions = 100 },
     transfer = { mawps = { base = 0.1, adapted = 0.2, paired = { difference = 0.1, ci95 = { -0.02, 0.2 } } }, svamp = { base = 0.1, adapted = 0.2, paired = { difference = 0.1, ci95 = { 0.02, 0.2 } } } },
     control = { n = 16, numbers = 13, bytes = 26, held_bits = 1, capacity_bits = 44, steps = 60, rows = { {} } } }
-  for _, text in ipairs { "better at the task: +25.0 points [15.0, 35.0]", "the base solves with 3: the gain lies within", "never solves 2 in 4 tries (5.0%)", "length changed too", "it decides at the start",
+  for _, text in ipairs { "better at the task: +25.0 points [15.0, 35.0]", "the base solves with 3: the gain lies within", "never solves 2 in 4 tries (5.0%)", "length changed too, and whether that alone explains the gain was not measured", "it decides at the start",
     "saturated", "only over a short way", "is not its first choice", "On mawps, which it was not measured on so far, it is not clearly different", "40.0% of the gain", "hardly memorises" } do says(found, text) end
   for _, text in ipairs { "up to 52.7%", "by luck", "One adapter, one seed" } do says(caveats, text) end
   reach.paired = { difference = 0.01, ci95 = { -0.05, 0.07 } }
@@ -127,15 +153,31 @@ check.test("the reading", function()
   check.equal(found:find("steering", 1, true), nil, "no claim without a gain")
   reach.paired, reach.base_needs = { difference = 0.25, ci95 = { 0.15, 0.35 } }, nil
   says(reading_of { reach = reach }, "Even with 4 tries the base does not")
+  local function figures(accuracy, tokens) return { accuracy = accuracy, ci95 = { accuracy - 0.05, accuracy + 0.05 }, mean_length = tokens } end
+  local gain = { difference = 0.25, ci95 = { 0.15, 0.35 } }
+  local length = { base = figures(0.2, 10), adapted = figures(0.45, 20), forced = figures(0.22, 20), told = figures(0.4, 18), ask = " Step by step.", explained = 0.08, told_explained = 0.8,
+    gain = gain, by_length = { difference = 0.02, ci95 = { -0.03, 0.07 } }, beyond = { difference = 0.23, ci95 = { 0.1, 0.33 } } }
+  found, caveats = reading_of { reach = reach, length = length }
+  for _, text in ipairs { "20.0 tokens long, the base's 10.0.", "as many tokens as the adapted model solves 22.0%, +2.0 points", "length alone does not explain the gain",
+    'told "Step by step." solves 40.0% in 18.0 tokens: asking brings 80.0% of the gain' } do says(found, text) end
+  says(caveats, "kept from ending")
+  check.equal(found:find("not measured here", 1, true), nil)
+  length.forced, length.by_length, length.explained = figures(0.32, 20), { difference = 0.12, ci95 = { 0.05, 0.2 } }, 0.48
+  says(reading_of { reach = reach, length = length }, "length alone explains 48.0% of the gain")
+  length.beyond = { difference = 0.03, ci95 = { -0.02, 0.1 } }
+  says(reading_of { length = length }, "length alone may explain the gain")
+  length.gain = { difference = 0.25, ci95 = { -0.15, 0.35 } }
+  check.equal(reading_of({ length = length }):find("explain the gain", 1, true), nil, "no claim without a gain")
 end)
 
 check.test("tlrun probe", function()
   local path = os.tmpname() .. ".tla"
   adapter(0.1):save(path)
   local command = ("%s probe --adapter %s --task wordproblems --limit 3 --k 2 --max-new-tokens 12 "):format(check.tlrun, path)
-  local code, out, err = check.run(command .. "--transfer puzzles:chain --scales 1,2 --control-n 3 --control-steps 2 --control-lrs 1e-2 --json")
+  local code, out, err = check.run(command .. "--ask 'Show every step.' --transfer puzzles:chain --scales 1,2 --control-n 3 --control-steps 2 --control-lrs 1e-2 --json")
   check.equal(code, 0, err)
   local d = tl.json.decode(out)
+  check.equal({ d.length.forced.mean_length, d.length.told.mean_length > 0, d.length.ask }, { d.length.adapted.mean_length, true, " Show every step." })
   check.equal({ #d.reach.base, #d.divergence.deciles, #d.scale.curve, d.transfer["puzzles:chain"].n, d.control.steps, d.adapter.numbers }, { 2, 10, 3, 3, 2, 3 })
   check.equal(#d.reading.findings > 3 and #d.reading.caveats > 3, true)
   code, out = check.run(command .. "--parts divergence")

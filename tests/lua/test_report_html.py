@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -163,6 +164,30 @@ def ask(port, path="/", method="GET", host=None):
     return a.status, a.read().decode()
 
 
+def follows(port, text, until):
+    while text not in ask(port)[1] and time.time() < until:
+        time.sleep(0.05)
+    want(text in ask(port)[1], "the page does not come to have " + text)
+
+
+def live_store(folder):
+    code = "tl.experiment.run({ store = 's.db', workers = 0 }, { name = 'a', runs = tl.experiment.grid { lr = { 1, 2 } }, run = function(s) return { accuracy = 0.125 } end })"
+    want(subprocess.run([TLRUN, "-e", code], cwd=folder, timeout=60).returncode == 0, "the store could not be made")
+    p = subprocess.Popen([TLRUN, "report", "--follow", "s.db"], cwd=folder, stderr=subprocess.PIPE, text=True)
+    db = sqlite3.connect(folder + "/s.db", timeout=20, isolation_level=None)
+    try:
+        port, until = int(p.stderr.readline().split("127.0.0.1:")[1].split("/")[0]), time.time() + 20
+        follows(port, "0.125", until)
+        for value in ("0.375", "0.625"):  # the second overwrites the log's first pages: no file grows
+            db.execute("update runs set metrics = json_object('accuracy', %s)" % value)
+            follows(port, value, until)
+            db.execute("pragma wal_checkpoint(restart)")
+    finally:
+        db.close()
+        p.send_signal(signal.SIGINT)
+        want(p.wait(20) == 130, "Ctrl-C does not end it with code 130")
+
+
 def live(folder):
     path = make_run(folder)
     p = subprocess.Popen([TLRUN, "report", "--follow", "run"], cwd=folder, stderr=subprocess.PIPE, text=True)
@@ -179,6 +204,11 @@ def live(folder):
         while ask(port, "/version")[1] == "1" and time.time() < until:
             time.sleep(0.05)
         want("0.875" in ask(port)[1], "the page does not follow the run")
+        with open(path + "/config.json") as f:
+            config = f.read()
+        with open(path + "/config.json", "r+") as f:  # in place, as many bytes as before
+            f.write(config.replace("0.01", "5.43"))
+        follows(port, "5.43", until)
         want(ask(port, host="example.com")[0] == 403, "a name of elsewhere is answered")
         want(ask(port, method="POST")[0] == 405 and ask(port, "/x")[0] == 404, "something else than the page is answered")
     finally:
@@ -202,5 +232,6 @@ test("each token's change of logprob", token_changes)
 test("a store's page", of_a_store)
 test("charts by gnuplot", by_gnuplot)
 test("the live page follows, and answers this machine only", live)
+test("the live page follows a store", live_store)
 test("what is no run is refused", bad_input)
 done()

@@ -12,10 +12,11 @@ local p = tl.recipe {
   die     = { 0, "rank 1 is killed in this step", integer = true },
   fail    = { 0, "rank 1 raises an error in this step", integer = true },
   stray   = { false, "rank 1 asks for another evaluation than the others" },
+  dtype   = { "bf16", "weights and activations" },
   checkpoint = tl.checkpoint.EVERY,
   resume  = tl.checkpoint.FROM,
 }
-local model = tl.model.load("tiny", { dtype = "bf16" })
+local model = tl.model.load("tiny", { dtype = p.dtype })
 local problems = tl.data.load("wordproblems", { n = 40, seed = p.seed })
 local adapter = tl.adapter.create(model, p.kind, { rank = 2 })
 local run = tl.report.run { name = p.name, out = p.out, config = p, seed = p.seed, total = p.total, completions = "all", quiet = true }
@@ -27,7 +28,8 @@ local function trouble(step)
 end
 
 local trainer = tl.grpo.trainer { model = model, adapter = adapter, lr = 1e-2, num_generations = 4, max_completion_length = 12, seed = p.seed,
-  reward = function(_, completion) return #completion.text % 3 end, gate = false, scale_rewards = p.scale, run = run,
+  reward = function(_, completion) return (#completion.text + tl.comm.shard) % 3 end,  -- of ranks that share a model the first one's counts
+  inline = true, gate = false, scale_rewards = p.scale, run = run,
   checkpoint = p.checkpoint, resume = p.resume }
 for batch, step in problems:batches { size = p.batch, epochs = 9, steps = p.total, seed = p.seed, skip = trainer.steps } do
   trouble(step)

@@ -77,7 +77,7 @@ def populations():
     for recipe in ("bytes", "accuracy_sft"):
         options = ["--ci", "--steps", "2", "--batch", "4", "--lrs", "0.01,0.05", "--new_tokens", "40", "--out", TEMP + "/same"]
         for members in ("1", "5"):
-            run(recipe, *options, "--store", "%s/%s-%s.db" % (TEMP, recipe, members), "--members", members)
+            run(recipe, *options, "--store", "%s/%s-%s.db" % (TEMP, recipe, members), "--population", members)
         one, together = (metrics("%s/%s-%s.db" % (TEMP, recipe, m)) for m in ("1", "5"))
         want(len(one) >= 6 and one == together, "%s: runs in a population differ from those alone: %s" % (recipe, [k for k in one if one[k] != together.get(k)][:1]))
         want(len({v for v in one.values()}) > 2, "%s: all runs are alike: their agreement says nothing" % recipe)

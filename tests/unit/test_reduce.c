@@ -121,10 +121,10 @@ static void alone_a_gather_is_a_copy(void) {
   CHECK_OK(tl_comm_start());
   tl_comm_get_info(&info);
   CHECK(info.rank == 0 && info.size == 1 && !strcmp(info.kind, "none"));
-  CHECK_OK(tl_comm_gather("x", "abc", 3, &all, &size));
+  CHECK_OK(tl_comm_gather(TL_COMM_ALL, "x", "abc", 3, &all, &size));
   CHECK(size == 3 && all && !strcmp(all, "abc"));
   tl_string_free(all);
-  CHECK(tl_comm_gather("x", NULL, -1, &all, &size) == TL_E_ARG);
+  CHECK(tl_comm_gather(TL_COMM_ALL, "x", NULL, -1, &all, &size) == TL_E_ARG);
 }
 
 int main(void) {

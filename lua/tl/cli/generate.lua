@@ -7,7 +7,7 @@ local sample = require "tl.sample"
 local command = { summary = "completions of a prompt", usage = "--model M [--adapter A] --prompt TEXT [--chat] [-n N]" }
 
 command.parameters = {
-  input.MODEL, input.ADAPTER, input.FORCE,
+  input.MODEL, input.ADAPTER, input.FORCE, input.TENSOR_PARALLEL,
   { "prompt", { nil, "the prompt; - reads it from stdin, @FILE from a file", type = "string" } },
   { "ids", { nil, "the prompt as token ids instead; - reads them from stdin, @FILE from a file", type = "string", value = "IDS" } },
   { "chat", { false, "the prompt is a user's message: put it into the chat template" } },
@@ -18,6 +18,7 @@ command.parameters = {
   { "top_k", { 0, "keep this many tokens; 0: all", integer = true, min = 0 } },
   { "min_p", { 0, "keep tokens with at least this share of the likeliest one's probability", min = 0, max = 1 } },
   { "max_new_tokens", { 128, "end after this many tokens", integer = true, min = 1 } },
+  { "min_new_tokens", { 0, "do not end before this many tokens", integer = true, min = 0 } },
   { "seed", { 0, "seed of the draws", integer = true, min = 0 } },
   { "stop", { nil, "text that ends a completion; may be given several times", type = "list", repeated = true } },
   { "stream", { nil, "show the text while it is made; without the word, on a terminal with one completion", type = "boolean" } },
@@ -82,7 +83,7 @@ function command.run(p)
     if id >= model.vocab then options.exit(1, ("token id %d: the vocabulary has %d"):format(id, model.vocab)) end
   end
   local o = { adapter = adapter, n = p.n, temperature = p.temperature, top_p = p.top_p, top_k = p.top_k, min_p = p.min_p,
-    max_new_tokens = p.max_new_tokens, seed = p.seed, stop = p.stop, ignore_eos = p.ignore_eos }
+    max_new_tokens = p.max_new_tokens, min_new_tokens = p.min_new_tokens, seed = p.seed, stop = p.stop, ignore_eos = p.ignore_eos }
   local stream, stats = p.stream, nil
   if stream == nil then stream = p.n == 1 and not p.json and require("tl.host").isatty(1) end
   if stream then

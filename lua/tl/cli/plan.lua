@@ -6,7 +6,7 @@ local options = require "tl.options"
 local plan = require "tl.plan"
 local shapes = require "tl.plan.shapes"
 
-local command = { summary = "memory and step time predicted, part by part", usage = "--model M --gpu NAME [--count N] ..." }
+local command = { summary = "memory and step time predicted, part by part", usage = "--model M --gpu NAME [--count N] [--tensor-parallel N] ..." }
 
 command.help = "Predicts what a GRPO step takes: memory part by part, and time from the FLOPs and bytes of every op, the device's\n"
   .. "peaks, and assumptions that are printed. M is also the name of a known model that is not here (Qwen2.5-7B). --gpu cpu is this\n"
@@ -16,7 +16,8 @@ command.help = "Predicts what a GRPO step takes: memory part by part, and time f
 command.parameters = {
   { "model", { "Qwen2.5-7B", "known model, Hugging Face folder, GGUF file or name", value = "M" } },
   { "gpu", { "h100", "device: " .. table.concat(devices.names(), ", ") .. "; cpu: this machine" } },
-  { "count", { 1, "devices that share the prompts of a step", integer = true, min = 1 } },
+  { "count", { 1, "devices; they share the prompts of a step", integer = true, min = 1 } },
+  { "tensor_parallel", { 1, "devices that share one model: the prompts go to groups of so many", integer = true, min = 1 } },
   { "prompts", { 64, "problems a step, on all devices together", integer = true, min = 1 } },
   { "group", { 4, "completions a problem", integer = true, min = 2 } },
   { "prompt_tokens", { 128, "tokens a prompt", integer = true, min = 1 } },
@@ -47,8 +48,12 @@ local function shape_of(name)
 end
 
 local function workload(p)
-  if p.prompts % p.count ~= 0 then options.usage("--prompts %d cannot be shared by --count %d devices", p.prompts, p.count) end
-  local w = { count = p.count, prompts = p.prompts / p.count, group = p.group, prompt_tokens = p.prompt_tokens, max_tokens = p.new_tokens,
+  if p.count % p.tensor_parallel ~= 0 then options.usage("--count %d devices cannot be put into groups of --tensor-parallel %d", p.count, p.tensor_parallel) end
+  local groups = p.count / p.tensor_parallel
+  if p.prompts % groups ~= 0 then
+    options.usage("--prompts %d cannot be shared by --count %d devices%s", p.prompts, p.count, groups < p.count and (" in %d groups"):format(groups) or "")
+  end
+  local w = { count = p.count, prompts = p.prompts / groups, group = p.group, prompt_tokens = p.prompt_tokens, max_tokens = p.new_tokens,
     mean_tokens = p.mean_tokens > 0 and math.min(p.mean_tokens, p.new_tokens) or p.new_tokens, sequences = p.sequences, trained = p.trained,
     dtype = p.dtype, adapter = p.adapter, rank = p.rank, u = p.u, rollouts = p.rollouts, memory = p.memory > 0 and p.memory or nil }
   w.last_tokens = p.mean_tokens > 0 and p.new_tokens or w.mean_tokens
@@ -73,7 +78,7 @@ local function print_step(step, w)
     step.decode_steps, step.rows_per_decode_step, step.update_s, step.seconds, step.tokens_per_step / step.seconds, w.count, w.count > 1 and "s" or ""))
 end
 
-local function assumptions(w)
+local function assumptions(w, step)
   local list = json.array {}
   for _, line in ipairs(w.device.basis) do list[#list + 1] = line end
   list[#list + 1] = ("prompts have %d tokens and completions %d each; %.0f %% of these are in groups with a gradient"):format(w.prompt_tokens, w.mean_tokens, 100 * w.trained)
@@ -81,25 +86,34 @@ local function assumptions(w)
   if w.available then
     list[#list + 1] = ("around the measured step the machine gave %.0f %% of its own best (products of 64 rows, pass after pass); everything is planned at that share"):format(100 * w.available)
   end
+  if w.tensor_parallel then
+    local bytes = step.summed_bytes
+    list[#list + 1] = ("embedding and head are whole on every device: %.1f GB"):format((w.shape.tied and 1 or 2) * w.shape.vocab * w.shape.width * (w.dtype == "f32" and 4 or 2) * 1e-9)
+    list[#list + 1] = ("a device sums %.1f GB a step with the others. Over the devices' link, as is planned, the exchange needs NCCL; through the host, to which a device "
+      .. "copies at %.0f GB/s, its copies alone take %.1f s"):format(bytes * 1e-9, w.device.host_link_rate * 1e-9, 2 * bytes / w.device.host_link_rate)
+  end
   if w.count > 1 then list[#list + 1] = "devices wait for the slowest; here all get completions of the same lengths" end
   return list
 end
 
 local function document(w, m, step)
-  return { model = w.shape, device = { name = w.device.name, source = w.device.source, bf16_tflops = w.device.bf16 * 1e-12, f32_tflops = w.device.f32 * 1e-12,
-    memory_gbs = w.device.memory_rate * 1e-9 }, count = w.count, memory = m, step = step, assumptions = assumptions(w) }
+  return { model = w.whole or w.shape, device = { name = w.device.name, source = w.device.source, bf16_tflops = w.device.bf16 * 1e-12, f32_tflops = w.device.f32 * 1e-12,
+    memory_gbs = w.device.memory_rate * 1e-9 }, count = w.count, memory = m, step = step, tensor_parallel = w.tensor_parallel or 1,
+    assumptions = assumptions(w, step) }
 end
 
 local function print_plan(w, m, step)
-  local s, d = w.shape, w.device
+  local s, d = w.whole or w.shape, w.device
   print(("%s (%d layers, width %d, vocabulary %d; %s)"):format(s.name, s.layers, s.width, s.vocab, s.source))
   print(("%d x %s: %.4g TFLOP/s bf16, %.0f GB/s (%s)"):format(w.count, d.name, d.bf16 * 1e-12, d.memory_rate * 1e-9, d.source))
+  if w.tensor_parallel then print(("%d devices share a model: each has %d of %d heads, %d of %d key/value heads, %d of %d feed-forward columns"):format(w.tensor_parallel,
+    w.shape.heads, s.heads, w.shape.kv_heads, s.kv_heads, w.shape.ffn, s.ffn)) end
   print(("\nmemory of a device: %d prompts x %d completions of up to %d tokens, %d decoded at once"):format(w.prompts, w.group, w.max_tokens, m.at_once))
   print_memory(m, m.limit < math.huge)
   print "\na step"
   print_step(step, w)
   print "\nassumptions"
-  for _, line in ipairs(assumptions(w)) do print("  - " .. line) end
+  for _, line in ipairs(assumptions(w, step)) do print("  - " .. line) end
 end
 
 local function run_check(p)
@@ -138,6 +152,13 @@ function command.run(p)
   else
     w.shape = shape_of(p.model)
     w.device = devices.gpu(p.gpu) or options.usage("--gpu %s is not known%s: %s, cpu", p.gpu, require("tl.names").hint(p.gpu, devices.names()), table.concat(devices.names(), ", "))
+  end
+  if p.tensor_parallel > 1 then
+    if p.gpu == "cpu" then options.usage "--tensor-parallel plans GPUs: --gpu cpu is one process" end
+    if p.adapter == "full" then options.usage "--adapter full needs the whole model on a device: not with --tensor-parallel" end
+    local whole, why = w, nil
+    w, why = plan.split(w, p.tensor_parallel)
+    if not w then options.exit(1, ("%s: %s is %d, which --tensor-parallel %d does not divide"):format(whole.shape.name, why, whole.shape[why], p.tensor_parallel)) end
   end
   local m = plan.memory(w)
   if not m.fits then

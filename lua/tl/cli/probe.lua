@@ -5,10 +5,11 @@ local options = require "tl.options"
 
 local command = { summary = "what an adapter changed in a model: steering or learning?", usage = "--model M --adapter A --task T [--transfer T2,...]" }
 
-local PARTS = { "reach", "divergence", "scale", "transfer", "control" }
+local PARTS = { "reach", "length", "divergence", "scale", "transfer", "control" }
 
 command.help = "Measures what an adapter does to a model, and ends in a reading in plain words with its caveats.\n"
   .. "  reach        k samples a problem: pass@k of the base against pass@1 with the adapter; problems solved that the base never solves in k\n"
+  .. "  length       pass@1 of the base that is kept writing for as many tokens as the adapted model; with --ask also told\n"
   .. "  divergence   KL per token from the base along the adapter's own completions, and where in them it sits\n"
   .. "  scale        greedy accuracy with v scaled from -1 to 2\n"
   .. "  transfer     greedy accuracy on the sets of --transfer\n"
@@ -22,6 +23,7 @@ command.parameters = {
   { "parts", { PARTS, "what to measure", type = "list", value = "LIST" } },
   { "limit", { 100, "first so many problems of each set", integer = true, min = 1 } },
   { "k", { 16, "samples a problem for the reach", integer = true, min = 2 } },
+  { "ask", { nil, "words after the question, for a base that is told what to do", type = "string", value = "TEXT" } },
   { "temperature", { 1, "of the sampled measurements", min = 0.01 } },
   { "max_new_tokens", { 256, "longest completion", integer = true, min = 1 } },
   { "scales", { nil, "numbers that v is multiplied by; default -1 to 2", type = "string", value = "LIST" } },
@@ -89,6 +91,13 @@ local function show_reach(r)
   if #r.new_ids > 0 then print("  new: " .. table.concat(r.new_ids, " ", 1, math.min(12, #r.new_ids)) .. (#r.new_ids > 12 and " ..." or "")) end
 end
 
+local function show_length(l)
+  print(("length: %d problems, %d samples each"):format(l.n, l.k))
+  for _, row in ipairs { { "base", l.base }, { "base, as long as adapted", l.forced }, { "base, told", l.told or false }, { "adapted", l.adapted } } do
+    if row[2] then print(("  %-25s pass@1 %s, %.1f tokens"):format(row[1], interval(row[2].accuracy, row[2].ci95), row[2].mean_length)) end
+  end
+end
+
 local function show_divergence(d)
   print(("divergence: %.5f nats a token, %.3f a response, over %d completions"):format(d.per_token, d.per_response, d.completions))
   local cells = {}
@@ -104,6 +113,7 @@ end
 
 local function show(report)
   if report.reach then show_reach(report.reach) end
+  if report.length then show_length(report.length) end
   if report.divergence then show_divergence(report.divergence) end
   if report.scale then
     print(("scale: greedy, the gain is %+.1f points"):format(100 * report.scale.gain))
@@ -131,10 +141,12 @@ function command.run(p)
   for _, task in ipairs(want.transfer and p.transfer or {}) do others[#others + 1] = { task, problems_of(task, p) } end
   local model, adapter = input.model(p, p.compute)
   local o = { model = model, adapter = adapter, problems = problems, verifier = verifier, max_new_tokens = p.max_new_tokens, seed = p.seed, k = p.k, temperature = p.temperature,
-    scales = scales, log = log }
+    scales = scales, ask = p.ask and " " .. p.ask, log = log }
   local report = { n = #problems, adapter = { kind = adapter.kind, numbers = adapter.n_parameters, bytes = adapter.n_bytes } }
   local function say(name) log("%s ...", name) end
-  if want.reach then say "reach"; report.reach = probe.reach(o) end
+  local sampled
+  if want.reach then say "reach"; report.reach, sampled = probe.reach(o) end
+  if want.length then say "length"; report.length = probe.length(o, sampled) end
   if want.divergence then say "divergence"; report.divergence = probe.divergence(o) end
   local linear = probe.is_linear(adapter)
   if not linear and (want.scale or want.control) then log("scale and control are left out: the update of a %s adapter is not linear in its numbers", adapter.kind) end

@@ -12,12 +12,11 @@
 --- living sweep is the sweep's to record, lest a run that kills its worker be handed on. Owners of other machines are taken as alive.
 local F = require "tl.ffi"
 local ffi = require "ffi"
+local fs = require "tl.fs"
 local json = require "tl.json"
 local sqlite = require "tl.sqlite"
 local summary = require "tl.experiment.summary"
 local C = F.C
-
-pcall(ffi.cdef, "int getpid(void);")
 
 local store = {}
 
@@ -40,7 +39,7 @@ create temp table wanted (hash text primary key, position integer);
 function store.open(path, o)
   if o and o.readonly then return setmetatable({ path = path, db = sqlite.open(path, o) }, Store) end
   local folder = path:match "^(.*)/[^/]*$"
-  if folder and folder ~= "" then require("tl.fs").mkdirs(folder) end
+  if folder and folder ~= "" then fs.mkdirs(folder) end
   local s = setmetatable({ path = path, db = sqlite.open(path) }, Store)
   s.db:exec(SCHEMA)
   return s
@@ -48,17 +47,9 @@ end
 
 -- ---- who is alive
 
-local function first_line(path)
-  local f = io.open(path, "r")
-  if not f then return nil end
-  local line = f:read "*l"
-  f:close()
-  return line
-end
-
 -- a process's start time in clock ticks since boot: field 22 of its stat, counted behind the name, which may hold anything
 local function start_of(pid)
-  local line = first_line(("/proc/%d/stat"):format(pid))
+  local line = fs.first_line(("/proc/%d/stat"):format(pid))
   local state, rest = (line or ""):match "%) (%S) (.*)$"
   if not rest or state == "Z" or state == "X" then return nil end
   local n = 3
@@ -68,11 +59,11 @@ local function start_of(pid)
   end
 end
 
-local function host() return first_line "/proc/sys/kernel/hostname" or "localhost" end
+local function host() return fs.first_line "/proc/sys/kernel/hostname" or "localhost" end
 
 --- The owner's name of a process of this machine, and of the sweep that looks after it (default: itself).
 function store.owner(pid, sweep)
-  pid = pid or C.getpid()
+  pid = pid or require("tl.process").pid()
   sweep = sweep or pid
   return ("%s %d %s %d %s"):format(host(), pid, start_of(pid) or "0", sweep, start_of(sweep) or "0")
 end
@@ -122,8 +113,9 @@ local function take(self, r, owner, code)
   return r
 end
 
---- Takes the next wanted run that nobody is at, and with family (a function of settings) up to `most` in all of those whose family is
---- equal to its own (nil: none): rows with settings read, in their order; an empty list when there is none. code: recorded with them.
+--- Takes the next wanted run that nobody is at, and with family (a function of the row, settings read) up to `most` in all of those whose family
+--- is equal to its own (nil: none): in their order; an empty list when there is none. A run that something befell among others is taken by
+--- itself. code: recorded with them.
 function Store:claim(owner, code, family, most)
   return self.db:transaction(function()
     local known, list, mine = {}, {}, nil
@@ -132,11 +124,11 @@ function Store:claim(owner, code, family, most)
       if r.owner and known[r.owner] == nil then known[r.owner] = store.alive(r.owner) end
       if r.status == "pending" or not known[r.owner] then
         r.settings = json.decode(r.settings)
+        local its = family and not r.error and family(r) or nil
         if #list == 0 then
-          list[1] = take(self, r, owner, code)
-          mine = family and family(r.settings)
+          list[1], mine = take(self, r, owner, code), its
           if not mine then break end
-        elseif family(r.settings) == mine then
+        elseif its == mine then
           list[#list + 1] = take(self, r, owner, code)
         end
         if #list == (most or 1) then break end
@@ -153,9 +145,19 @@ function Store:done(row, owner, metrics, seconds, folder)
   if n ~= 1 then error(("run %d is no longer %s's"):format(row.id, owner), 0) end
 end
 
---- Records that the runs an owner is at have failed.
-function Store:failed(owner, message)
-  return self.db:run("update runs set status = 'failed', error = ?, finished = ? where status = 'running' and owner = ?", message, os.time(), owner)
+--- Records that a run has failed.
+function Store:failed(row, owner, message)
+  self.db:run("update runs set status = 'failed', error = ?, finished = ? where status = 'running' and owner = ? and id = ?", message, os.time(), owner, row.id)
+end
+
+--- Records that what an owner was at came to nothing: one run has failed; several are to be tried again, each by itself. Returns how many.
+function Store:lost(owner, message)
+  return self.db:transaction(function()
+    local rows = self.db:rows("select id from runs where status = 'running' and owner = ?", owner)
+    if #rows == 1 then self:failed(rows[1], owner, message)
+    else self.db:run("update runs set status = 'pending', owner = null, error = ? where status = 'running' and owner = ?", message, owner) end
+    return #rows
+  end)
 end
 
 -- ---- asking

@@ -33,15 +33,17 @@ local GPU_BASIS = {
     .. "step 60 % of the memory's rate, everything else 80 % of the memory's rate",
   "an op costs 4 us to launch; a decode step is launched op by op, not as a CUDA graph",
   "the host spends 10 us for every sampled token (text, verifier queue, logprobs into Lua), as the CPU backend does",
+  "a sum over devices that share a model takes 20 us beside its bytes over the link, one direction, as in a ring",
   "8 % of the device's memory is left to the driver, libraries and fragmentation",
 }
 
---- { name, kind, bf16, f32 (FLOP/s), memory_rate, link_rate (bytes/s), memory_bytes, share, launch_s, ... } or nil
+--- { name, kind, bf16, f32 (FLOP/s), memory_rate, link_rate, host_link_rate (to the host's memory; bytes/s), memory_bytes, share, launch_s, ... } or nil
 function devices.gpu(name)
   for _, d in ipairs(TABLE) do
     if d[1] == name:lower() then
       return { name = d[1], kind = "gpu", bf16 = d[2] * 1e12, f32 = d[3] * 1e12, memory_rate = d[4] * 1e9, memory_bytes = d[5] * 1e9,
         link_rate = d[6] * 1e9, source = d[7], share = GPU_SHARE, launch_s = 4e-6, host_s_per_token = 10e-6,
+        sum_latency_s = 20e-6, host_link_rate = 20e9,
         usable = 0.92, basis = GPU_BASIS }
     end
   end

@@ -8,6 +8,7 @@ local function span(ci) return ("[%.1f, %.1f]"):format(100 * ci[1], 100 * ci[2])
 
 local function gain_of(report)
   if report.reach then return report.reach.paired.difference, report.reach.paired.ci95, "sampled" end
+  if report.length then return report.length.gain.difference, report.length.gain.ci95, "sampled" end
   if report.scale then return report.scale.gain, report.scale.gain_ci95, "greedy" end
 end
 
@@ -42,9 +43,30 @@ local function say_reach(r, gained, say)
   if #r.lost_ids > 0 then say("There %s %s that the base solves more often than not and that it never solves now.", #r.lost_ids == 1 and "is" or "are", many(#r.lost_ids, "problem")) end
 end
 
-local function say_length(r, say)
-  if r.base_length > 0 and math.abs(r.adapted_length / r.base_length - 1) > 0.2 then
-    say("Its answers are %.1f tokens long, the base's %.1f: length changed too, and a base that is told to write as long is the comparison that is missing here.", r.adapted_length, r.base_length)
+local function differ(a, b) return b > 0 and math.abs(a / b - 1) > 0.2 end
+
+local function say_lengths(r, say)
+  if differ(r.adapted_length, r.base_length) then
+    say("Its answers are %.1f tokens long, the base's %.1f: length changed too, and whether that alone explains the gain was not measured here.", r.adapted_length, r.base_length)
+  end
+end
+
+-- the base made to write as long: what that brings, and what the adapter brings beyond it
+local function say_length(l, gained, say)
+  local long, short = l.adapted.mean_length, l.base.mean_length
+  if not differ(long, short) then
+    say("Its answers are %.1f tokens long, the base's %.1f: about as long, so length is no explanation.", long, short)
+  else
+    say("Its answers are %.1f tokens long, the base's %.1f.", long, short)
+  end
+  say("The base that is kept writing for as many tokens as the adapted model solves %s, %+.1f points %s against the base as it is; the adapted model is %+.1f points %s above that.",
+    percent(l.forced.accuracy), 100 * l.by_length.difference, span(l.by_length.ci95), 100 * l.beyond.difference, span(l.beyond.ci95))
+  if gained and l.beyond.ci95[1] <= 0 then say "So length alone may explain the gain: beyond it nothing is clearly left."
+  elseif gained and l.by_length.ci95[1] <= 0 then say "So length alone does not explain the gain: more tokens by themselves bring nothing clear."
+  elseif gained and l.explained then say("So length alone explains %s of the gain, and not the rest.", percent(l.explained)) end
+  if l.told then
+    say("The base that is told \"%s\" solves %s in %.1f tokens%s.", l.ask:match "^%s*(.-)%s*$", percent(l.told.accuracy), l.told.mean_length,
+      gained and l.told_explained and (": asking brings %s of the gain"):format(percent(l.told_explained)) or "")
   end
 end
 
@@ -103,10 +125,14 @@ return function(report)
   local gained = say_gain(report, say)
   if report.reach then
     say_reach(report.reach, gained, say)
-    say_length(report.reach, say)
+    if not report.length then say_lengths(report.reach, say) end
     caution("\"Never in %d tries\" is not \"cannot\": a problem that the base solves with a chance of up to %s would still be seen as never solved one time in twenty.", report.reach.k,
       percent(report.reach.unseen_bound))
     caution "A right final answer is not a right way to it: by luck or by pattern, small models reach small numbers, and more so in many tries."
+  end
+  if report.length then
+    say_length(report.length, gained, say)
+    caution "A base that is kept from ending goes on after an answer that it had finished, and what it writes then counts: this is what more tokens bring to the model as it is."
   end
   if report.divergence then
     say_divergence(report.divergence, say)

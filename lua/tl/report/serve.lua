@@ -2,6 +2,7 @@
 local F = require "tl.ffi"
 local ffi = require "ffi"
 local fs = require "tl.fs"
+local sqlite = require "tl.sqlite"
 local C, check = F.C, F.check
 
 local serve = {}
@@ -19,10 +20,26 @@ end
 --- Puts a page in the place of the one before.
 function Server:set(html) check(C.tl_page_server_set(self.handle, html, #html), 2) end
 
--- sizes of the files that a page is made from: they only grow, or are replaced by others
-local function state_of(paths)
+-- SQLite's count of the transactions that others have committed to a store; one connection each stays open for it. nil: none that can be read
+local function commits(stores, path)
+  local inode = fs.stamp(path):match "[^/]*/[^/]*$"
+  local s = stores[path]
+  if s and s.inode ~= inode then
+    s.db:close()
+    s = nil
+  end
+  local ok, found = pcall(function()
+    s = s or { inode = inode, db = sqlite.open(path, { readonly = true }) }
+    stores[path] = s
+    return s.db:row "pragma data_version"
+  end)
+  return ok and found and found.data_version or nil
+end
+
+-- what tells whether the files that a page is made from have changed
+local function state_of(paths, stores)
   local parts = {}
-  local function add(path) parts[#parts + 1] = tostring(fs.bytes(path)) end
+  local function add(path) parts[#parts + 1] = fs.stamp(path) end
   local function folder(path)
     for _, name in ipairs { "metrics.jsonl", "completions.jsonl", "summary.json", "config.json" } do add(path .. "/" .. name) end
   end
@@ -35,6 +52,7 @@ local function state_of(paths)
     else
       add(path)
       add(path .. "-wal")
+      parts[#parts + 1] = tostring(commits(stores, path))
     end
   end
   return table.concat(parts, " ")
@@ -45,9 +63,9 @@ end
 ---@param paths string[]
 ---@param make function
 function Server:keep(paths, make)
-  local seen
+  local seen, stores = nil, {}
   while true do
-    local state = state_of(paths)
+    local state = state_of(paths, stores)
     if state ~= seen then
       local ok, html = pcall(make)
       if ok then

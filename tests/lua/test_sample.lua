@@ -1,0 +1,107 @@
+-- min_new_tokens: what ends a completion comes after so many tokens. Catches: an end that is drawn too early or ignored for ever after,
+-- logprobs renormalised over what is left, a stop string that was complete too early and is found later.
+package.path = arg[0]:match "^(.*)/" .. "/?.lua;" .. package.path
+local check = require "check"
+local tl = require "tl"
+
+local model = tl.model.load "tiny"
+local problems = tl.data.load("wordproblems", { n = 6, split = "test", style = "chat", seed = 3 })
+local prompts, is_eos = {}, {}
+for i, p in ipairs(problems) do prompts[i] = tl.grpo.prompt_ids(model:tokenizer(), nil, p) end
+for _, id in ipairs(model.eos) do is_eos[id] = true end
+
+local function generate(o)
+  local settings = { n = 4, temperature = 1, seed = 5, max_new_tokens = 40 }
+  for k, v in pairs(o) do settings[k] = v end
+  local flat = {}
+  for _, list in ipairs(tl.sample.generate(model, prompts, settings)) do for _, c in ipairs(list) do flat[#flat + 1] = c end end
+  return flat
+end
+local function ends(c) return is_eos[c.ids[#c.ids]] or false end
+local free = generate {}
+
+for name, how in pairs { sampled = {}, greedy = { temperature = 0 }, ["top_k 3"] = { top_k = 3 }, ["top_p 0.8, min_p 0.05"] = { top_p = 0.8, min_p = 0.05 } } do
+  check.test("a completion ends after min_new_tokens, " .. name, function()
+    local before, shorter, later = generate(how), 0, 0
+    how.min_new_tokens = 12
+    for i, c in ipairs(generate(how)) do
+      local was = before[i]
+      for t = 1, math.min(12, #c.ids) do if is_eos[c.ids[t]] then error(("completion %d has an end at token %d"):format(i, t)) end end
+      check.equal({ #c.ids > 12, c.finish, ends(c) }, { true, #c.ids < 40 and "stop" or c.finish, c.finish == "stop" }, "completion " .. i)
+      -- without the end among them the others' share of the draw is larger: another token may be drawn, from the same distribution
+      local t = 1
+      while c.ids[t] == was.ids[t] and was.ids[t + 1] do
+        check.equal({ c.logprobs[t], c.entropy[t] }, { was.logprobs[t], was.entropy[t] }, ("completion %d, token %d"):format(i, t))
+        t = t + 1
+      end
+      check.equal(c.entropy[t], was.entropy[t], "the entropy is of all tokens")
+      if #was.ids <= 12 then shorter = shorter + 1 end
+      if how.temperature == 0 then check.equal(t, #was.ids, "greedy, the way is the same up to the end") end
+      later = later + (c.finish == "stop" and 1 or 0)
+    end
+    check.equal({ shorter > 2, later > 2 }, { true, true }, "some would have ended earlier, and some end")
+  end)
+end
+
+-- the drawn token's probability beside a banned one is that of the whole vocabulary
+check.test("logprobs are those of the whole vocabulary", function()
+  for i, c in ipairs(generate { min_new_tokens = 40, n = 1, temperature = 0 }) do
+    local ids = { unpack(prompts[i]) }
+    for _, id in ipairs(c.ids) do ids[#ids + 1] = id end
+    local all = model:logprobs(ids)
+    for t = 1, #c.ids do check.near(c.logprobs[t], all[#prompts[i] + t - 1], 1e-6, ("completion %d, token %d: "):format(i, t)) end
+    check.equal({ #c.ids, c.finish, ends(c) }, { 40, "length", false })
+  end
+end)
+
+check.test("ignore_eos with min_new_tokens: no end before, any number after", function()
+  for _, c in ipairs(generate { min_new_tokens = 12, ignore_eos = true }) do
+    for t = 1, 12 do check.equal(is_eos[c.ids[t]] or false, false) end
+    check.equal(#c.ids, 40)
+  end
+end)
+
+-- "#" is complete with the first "####"; the longer stop string keeps it in the tail of bytes, where it must not be found later
+check.test("stop strings are looked for after min_new_tokens", function()
+  local tok, seen = model:tokenizer(), 0
+  for i, c in ipairs(generate { min_new_tokens = 8, stop = { "7", "no such text at all" } }) do
+    local function has(from, to)
+      local ids = {}
+      for t = from, to do ids[#ids + 1] = c.ids[t] end
+      return tok:decode(ids, {}):find("7", 1, true) ~= nil
+    end
+    if c.finish == "stop" and not ends(c) then
+      seen = seen + 1
+      check.equal({ has(#c.ids, #c.ids), has(9, #c.ids - 1), #c.ids > 8 }, { true, false, true }, "completion " .. i)
+    else
+      check.equal(has(9, #c.ids), false, "completion " .. i)
+    end
+  end
+  check.equal(seen > 0, true, "none ended at the stop string")
+end)
+
+-- transformers' own (tests/parity/make_generate_fixtures.py)
+check.test("greedy completions with a minimum are transformers'", function()
+  local fixtures = tl.root .. "/tests/parity/fixtures/"
+  local config = tl.json.load(fixtures .. "models/llama_plain/config.json")
+  local folder = os.tmpname()
+  os.remove(folder)
+  tl.fs.mkdirs(folder)
+  tl.fs.symlink(fixtures .. "models/weights/llama_plain.safetensors", folder .. "/model.safetensors")
+  for i, case in ipairs(tl.json.load(fixtures .. "generate.json")) do
+    config.eos_token_id = tl.json.array(case.eos)
+    tl.json.save(folder .. "/config.json", config)
+    local m = tl.model.load(folder, { dtype = "f32" })
+    local out = tl.sample.generate(m, { case.prompt }, { temperature = 0, min_new_tokens = case.min_new_tokens, max_new_tokens = case.max_new_tokens })
+    check.equal(out[1][1].ids, case.ids, "case " .. i)
+    m:free()
+  end
+  os.execute("rm -rf '" .. folder .. "'")
+end)
+
+check.test("what cannot be is refused", function()
+  check.raises("min_new_tokens is 41, it must be within 0 and max_new_tokens, 40", generate, { min_new_tokens = 41 })
+  check.raises("min_new_tokens is %-1", generate, { min_new_tokens = -1 })
+  check.equal(#free, 24)
+end)
+check.done()
