@@ -51,7 +51,7 @@ for n in 2 4; do
   [ -z "$why" ] && ok "logprobs, gradients and samples of $n ranks are those of one" || bad "logprobs, gradients and samples of $n ranks are those of one" "$why"
 done
 same=1
-for m in llama qwen2 qwen3 llama.gguf; do for n in 2 4; do cmp -s "$dir/split1.$m.tla" "$dir/split$n.$m.tla" || same="$m on $n ranks"; done; done
+for m in llama qwen2 qwen3 llama.gguf random; do for n in 2 4; do cmp -s "$dir/split1.$m.tla" "$dir/split$n.$m.tla" || same="$m on $n ranks"; done; done
 [ $same = 1 ] && ok "an adapter's file is the same bytes, its base and basis too" || bad "an adapter's file is the same bytes, its base and basis too" "other for $same"
 
 # ---- memory: the embedding, which is the head too, is whole on every rank; of the linears, the rest but for the

@@ -46,7 +46,8 @@ local function bandwidth()
   return limits_of.memory
 end
 local DTYPE = { f32 = C.TL_F32, bf16 = C.TL_BF16, int8 = C.TL_I8 }
-local function peak_of(model, dtype) return limit(DTYPE[dtype or model.compute]) end
+-- of all ranks that share the model: each measures its own
+local function peak_of(model, dtype) return model.shards * limit(DTYPE[dtype or model.compute]) end
 
 -- ---- the profile
 

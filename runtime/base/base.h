@@ -106,6 +106,9 @@ float tl_f16_to_f32(uint16_t h);
 uint16_t tl_f32_to_f16(float f);   // nearest even
 const char *tl_dtype_name(int dtype);  // "F32", "BF16", "F16", "I32"
 
+// numbers first .. first + n - 1 of those that tl_normal_fill draws
+void tl_normal_fill_from(float *x, size_t n, uint64_t seed, uint64_t stream, uint64_t first);
+
 // fast non-cryptographic 128-bit content hash, for cache keys
 void tl_hash128(const void *data, size_t n, uint64_t out[2]);
 #endif

@@ -15,7 +15,7 @@ static tl_profile_row rows[MOST_ROWS];
 static int n_rows;
 static bool on;
 static const tlk_ops *real;
-static double in_ops; // seconds in ops since the start, for the sections around them
+static double in_ops; // seconds in ops and in sections that have ended since the start, for the sections around them
 
 // names are literals: the same name is the same pointer within one place that counts
 static tl_profile_row *row_of(const char *name, int n, int k, int compute) {
@@ -254,8 +254,11 @@ tl_section tl_section_begin(const char *name) {
 }
 
 void tl_section_end(tl_section *s) {
-  if (s->start >= 0 && on)
-    add(s->name, 0, 0, TL_F32, tl_seconds() - s->start - (in_ops - s->ops), 0, 0);
+  if (s->start < 0 || !on)
+    return;
+  double seconds = tl_seconds() - s->start;
+  add(s->name, 0, 0, TL_F32, seconds - (in_ops - s->ops), 0, 0);
+  in_ops = s->ops + seconds; // to a section around this one it is as an op
 }
 
 void tl_profile_start(void) {

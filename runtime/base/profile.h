@@ -9,7 +9,7 @@ typedef struct tl_section {
 } tl_section;
 tl_section tl_section_begin(const char *name);
 void tl_section_end(tl_section *s);
-// The rest of the enclosing block is a section with this name (a literal); sections do not nest.
+// The rest of the enclosing block is a section with this name (a literal). The time of a section inside another is its own alone.
 #define TL_SECTION(literal) __attribute__((cleanup(tl_section_end), unused)) tl_section tl_section_ = tl_section_begin(literal)
 
 // The table to use while a profile runs; NULL: none does.

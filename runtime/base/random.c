@@ -31,8 +31,9 @@ float tl_uniform(uint64_t seed, uint64_t stream, uint64_t index) {
   return (float)(w[index % 4] >> 8) * 0x1p-24f;
 }
 
-void tl_normal_fill(float *x, size_t n, uint64_t seed, uint64_t stream) {
-  for (size_t i = 0; i < n; i += 4) {
+void tl_normal_fill_from(float *x, size_t n, uint64_t seed, uint64_t stream, uint64_t first) {
+  uint64_t end = first + n;
+  for (uint64_t i = first / 4 * 4; i < end; i += 4) {
     uint32_t w[4];
     draw(seed, stream, i / 4, w);
     double z[4];
@@ -41,9 +42,11 @@ void tl_normal_fill(float *x, size_t n, uint64_t seed, uint64_t stream) {
       z[2 * h] = r * cos(a);
       z[2 * h + 1] = r * sin(a);
     }
-    for (size_t j = 0; j < 4 && i + j < n; j++) x[i + j] = (float)z[j];
+    for (uint64_t j = i < first ? first - i : 0; j < 4 && i + j < end; j++) x[i + j - first] = (float)z[j];
   }
 }
+
+void tl_normal_fill(float *x, size_t n, uint64_t seed, uint64_t stream) { tl_normal_fill_from(x, n, seed, stream, 0); }
 
 void tl_permutation(int32_t *perm, int n, uint64_t seed, uint64_t stream) {
   for (int i = 0; i < n; i++) perm[i] = i;

@@ -14,6 +14,7 @@
 // groups, which between them share the prompts. With size 6 in groups of 2: groups 0 1 | 2 3 | 4 5, prompts 0 2 4 | 1 3 5.
 #include "comm.h"
 #include "../base/base.h"
+#include "../base/profile.h"
 #include <dlfcn.h>
 #include <sched.h>
 #include <unistd.h>
@@ -186,6 +187,7 @@ static bool sum_staged(float *x, int64_t n) {
 
 void tl_comm_sum(float *x, int64_t n) {
   if (!group_ || sum_failed) return;
+  TL_SECTION("sums over ranks");
   if (!tl_ops()->host) {
     sum_failed = !sum_staged(x, n);
     return;

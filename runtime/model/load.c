@@ -72,22 +72,31 @@ static tl_status load_parts(tl_model *m, const tl_source *s, tl_part *parts, int
   return st;
 }
 
-// A model as loaded (s given) or as Llama is initialised: matrices normal(0, std), biases 0, norms 1. The numbers of a part
-// depend on the seed and on its place in the list of parts only.
-static tl_status init_part(tl_model *m, const tl_part *p, uint64_t seed, uint64_t stream, float std, scratch *tmp) {
-  size_t n = tl_part_size(p);
-  TL_TRY(scratch_need(tmp, n));
-  if (p->cols) tl_normal_fill(tmp->p, n, seed, stream);
-  for (size_t i = 0; i < n; i++) tmp->p[i] = p->cols ? tmp->p[i] * std : p->role == TL_PART_BIAS ? 0.0f : 1.0f;
-  return tl_weights_put(&m->w, &m->cfg, p, tmp->p, TL_F32, m->compute);
+// As Llama is initialised: matrices normal(0, std), biases 0, norms 1. A number depends on the seed, on its part's place in the list of
+// parts and on its own in the part only, so a rank draws its part of a model that it shares.
+void tl_part_draw(const tl_model *m, const tl_part *p, int place, const tl_slice *s, float *out) {
+  size_t cols = p->cols ? (size_t)s->cols : 1;
+  float same = p->role == TL_PART_BIAS ? 0.0f : 1.0f;
+#pragma omp parallel for schedule(static) if ((size_t)s->rows * cols > 1u << 16)
+  for (int i = 0; i < s->rows; i++) {
+    float *row = out + (size_t)i * cols;
+    if (p->cols) tl_normal_fill_from(row, cols, m->seed, (uint64_t)place, (uint64_t)(s->row + i) * (uint64_t)p->cols + (uint64_t)s->col);
+    for (size_t k = 0; k < cols; k++) row[k] = p->cols ? row[k] * m->init_std : same;
+  }
 }
 
-static tl_status init_parts(tl_model *m, const tl_part *parts, int n, uint64_t seed, float std) {
+static tl_status init_parts(tl_model *m, const tl_part *parts, int n) {
   scratch tmp = {0};
   tl_status st = TL_OK;
   for (int i = 0; i < n && st == TL_OK; i++) {
-    st = init_part(m, &parts[i], seed, (uint64_t)i, std, &tmp);
+    tl_slice mine = tl_slice_of(m, &parts[i]);
+    tl_part part = parts[i];
+    part.rows = mine.rows, part.cols = mine.cols;
     m->n_parameters += (int64_t)tl_part_size(&parts[i]);
+    if (!mine.rows) continue;
+    st = scratch_need(&tmp, tl_part_size(&part));
+    if (st == TL_OK) tl_part_draw(m, &parts[i], i, &mine, tmp.p);
+    if (st == TL_OK) st = tl_weights_put(&m->w, &m->cfg, &part, tmp.p, TL_F32, m->compute);
   }
   scratch_free(&tmp);
   return st;
@@ -168,8 +177,6 @@ tl_status tl_model_load(const char *path, const tl_model_options *options, tl_mo
 tl_status tl_model_create(const char *config_path, const tl_model_options *options, uint64_t seed, tl_model **out) {
   *out = NULL;
   TL_TRY(check_options(options));
-  if (options && options->split && tl_comm_shards() > 1)
-    return tl_fail(TL_E_UNSUPPORTED, "%s: a model with random weights is one process's: tensor parallelism splits models that are loaded", config_path);
   tl_config cfg;
   float std;
   tl_model *m = NULL;
@@ -177,8 +184,10 @@ tl_status tl_model_create(const char *config_path, const tl_model_options *optio
   int n = 0;
   tl_status st = tl_config_read(config_path, NULL, &cfg, &std);
   if (st == TL_OK) st = new_model(config_path, "hf", "F32", options, &cfg, &m);
+  if (st == TL_OK) st = split(m, options);
+  if (st == TL_OK) m->random = true, m->seed = seed, m->init_std = std;
   if (st == TL_OK) st = tl_parts_list(&m->cfg, &parts, &n);
-  if (st == TL_OK) st = init_parts(m, parts, n, seed, std);
+  if (st == TL_OK) st = init_parts(m, parts, n);
   tl_config_free(&cfg);
   return finish(st, m, parts, out);
 }
@@ -193,6 +202,7 @@ tl_status tl_model_derive(tl_model *m, tl_model **out) {
   d->cfg = m->cfg;
   d->local = m->local;
   d->shard = m->shard, d->shards = m->shards;
+  d->random = m->random, d->seed = m->seed, d->init_std = m->init_std;
   d->parent = tl_model_retain(m);
   d->path = strdup(m->path);
   d->format = strdup(m->format);

@@ -70,6 +70,8 @@ int64_t tl_source_quantised_bytes(const tl_source *s);  // of all tensors as sto
 // ---- split.c
 tl_slice tl_slice_whole(const tl_part *p);
 tl_slice tl_slice_of(const tl_model *m, const tl_part *p);  // what this rank has of a part; rows 0: nothing
+// out (slice's rows, cols) = a part of a model with random weights; place: the part's among all parts (tl_parts_list)
+void tl_part_draw(const tl_model *m, const tl_part *p, int place, const tl_slice *s, float *out);
 // local: the config of one of `shards` equal parts; its arrays are c's. The message names the field that cannot be divided.
 tl_status tl_split_config(const char *path, const tl_config *c, int shards, tl_config *local);
 

@@ -80,6 +80,9 @@ struct tl_model {
   tl_config cfg;              // of the whole model
   tl_config local;            // what this rank computes with: cfg, or of a split model its heads and columns; its arrays are cfg's
   int shard, shards;          // this rank's part, of how many (split.c); 0 of 1: the whole model
+  bool random;                // weights were drawn (tl_model_create), from seed with spread init_std
+  uint64_t seed;
+  float init_std;
   tl_weights w;
   struct tl_model *parent;    // a merged model keeps its base alive
   int compute;                // TL_F32 or TL_BF16

@@ -11,8 +11,8 @@
 // the ranks where terms of a sum are apart (layer.c). Heads are cut in whole groups of a key/value head.
 //
 // Some things need a weight whole though a rank has only its part: the singular vectors of an adapter's basis, and the hash by which
-// an adapter's file knows its base. tl_whole reads it from the model's files again, rounded as the model computes with it, so the
-// values are those of a model that is not split.
+// an adapter's file knows its base. tl_whole reads it from the model's files again (or draws it again, where weights are random),
+// rounded as the model computes with it, so the values are those of a model that is not split.
 #include "load.h"
 
 tl_status tl_split_config(const char *path, const tl_config *c, int shards, tl_config *local) {
@@ -55,14 +55,18 @@ tl_status tl_whole_only(const tl_model *m, const char *what) {
 // ---------------------------------------------------------------- reading whole weights
 struct tl_whole {
   const tl_model *m;
-  tl_source s;  // of a split model
+  tl_source s;     // of a split model that was loaded
+  tl_part *parts;  // (n) of one with random weights, in the order in which they are drawn
+  int n;
 };
 
 tl_status tl_whole_open(const tl_model *m, tl_whole **out) {
   *out = calloc(1, sizeof **out);
   if (!*out) return tl_fail(TL_E_MEMORY, "out of memory");
   (*out)->m = m;
-  tl_status st = m->shards > 1 ? tl_source_open(&(*out)->s, m->path) : TL_OK;
+  tl_status st = TL_OK;
+  if (m->shards > 1 && m->random) st = tl_parts_list(&m->cfg, &(*out)->parts, &(*out)->n);
+  else if (m->shards > 1) st = tl_source_open(&(*out)->s, m->path);
   if (st == TL_OK) return TL_OK;
   free(*out);
   *out = NULL;
@@ -71,7 +75,8 @@ tl_status tl_whole_open(const tl_model *m, tl_whole **out) {
 
 void tl_whole_close(tl_whole *w) {
   if (!w) return;
-  if (w->m->shards > 1) tl_source_close(&w->s);
+  if (w->m->shards > 1 && !w->m->random) tl_source_close(&w->s);
+  free(w->parts);
   free(w);
 }
 
@@ -88,6 +93,14 @@ static const tlk_packed *matrix_of(const tl_model *m, const tl_part *p) {
   }
 }
 
+static tl_status read_stored(const tl_source *from, const tl_part *p, const tl_slice *s, float *out) {
+  tl_stored t;
+  TL_TRY(tl_source_find(from, p, &t));
+  TL_TRY(tl_stored_read(&t, p, s, out));
+  tl_map_release(t.data, t.bytes);
+  return TL_OK;
+}
+
 tl_status tl_whole_rows(tl_whole *w, const tl_part *p, int row, int n, float *out) {
   const tl_model *m = w->m;
   if (m->shards == 1) {
@@ -97,11 +110,15 @@ tl_status tl_whole_rows(tl_whole *w, const tl_part *p, int row, int n, float *ou
     else tl_weights_part(&m->w, p, out);
     return TL_OK;
   }
-  tl_stored t;
-  TL_TRY(tl_source_find(&w->s, p, &t));
   tl_slice s = {row, n, 0, p->cols};
-  TL_TRY(tl_stored_read(&t, p, &s, out));
-  tl_map_release(t.data, t.bytes);
+  if (m->random) {
+    int place = 0;
+    while (place < w->n && (w->parts[place].role != p->role || w->parts[place].layer != p->layer || w->parts[place].kind != p->kind)) place++;
+    TL_ASSERT(place < w->n);
+    tl_part_draw(m, p, place, &s, out);
+  } else {
+    TL_TRY(read_stored(&w->s, p, &s, out));
+  }
   if (p->cols && m->compute == TL_BF16) round_bf16(out, (size_t)n * (size_t)p->cols);
   return TL_OK;
 }

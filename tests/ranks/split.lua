@@ -1,6 +1,7 @@
 -- split.lua: what a model computes, alone or shared by ranks, as one JSON document, for tests/test_tensor_parallel.sh. For each model:
 -- logprobs, gradients of TinyLoRA and LoRA-XS, sampled tokens, the bytes of its weights, and what of an adapter file's base is known.
--- `make` writes the models: random ones of three families, with biases wherever there can be some, norms on q and k, and as GGUF.
+-- `make` writes the models: random ones of three families, with biases wherever there can be some, norms on q and k, and as GGUF;
+-- "random" is one whose weights are drawn.
 local tl = require "tl"
 local pass, json, fs = require "tl.pass", require "tl.json", require "tl.fs"
 
@@ -9,7 +10,7 @@ local p = tl.recipe {
   dir    = { nil, "folder of the models", type = "string", required = true },
   result = { nil, "the document", type = "string" },
   make   = { false, "write the models" },
-  models = { { "llama", "qwen2", "qwen3", "llama.gguf" }, "which of them" },
+  models = { { "llama", "qwen2", "qwen3", "llama.gguf", "random" }, "which of them" },
   dtype  = { "f32", "weights and activations" },
 }
 
@@ -79,7 +80,7 @@ end
 
 local doc = json.object({}, p.models)
 for _, name in ipairs(p.models) do
-  local model = tl.model.load(p.dir .. "/" .. name, { dtype = p.dtype })
+  local model = name == "random" and tl.model.create(p.dir .. "/qwen2.json", { seed = 9, dtype = p.dtype }) or tl.model.load(p.dir .. "/" .. name, { dtype = p.dtype })
   local tiny = numbers(tl.adapter.tinylora(model, { u = 5, cache = false, tie = tl.tie.structured }))
   local xs = numbers(tl.adapter.loraxs(model, { rank = 2, cache = false }))
   local sampled = tl.sample.generate(model, { ids(6, 1), ids(4, 2) }, { adapter = tiny, n = 2, max_new_tokens = 8, seed = 5, ignore_eos = true })

@@ -7,7 +7,7 @@ local command = { summary = "throughput and memory, beside this machine's measur
   words = 1 }
 
 command.parameters = {
-  input.MODEL,
+  input.MODEL, input.TENSOR_PARALLEL,
   { "dtype", { "bf16", "dtype of weights and activations; int8: of the weights of roofline and sample", choices = { "bf16", "f32", "int8" } } },
   { "batch", { 64, "sample: sequences decoded at once", integer = true, min = 1 } },
   { "prompt_tokens", { 64, "sample: length of the shared prompt", integer = true, min = 1 } },
@@ -84,6 +84,8 @@ function command.run(p, rest)
   local int8 = p.dtype == "int8"
   if int8 and (kind == "train" or steps) then options.usage "int8 weights cannot be trained; tlrun bench grpo --rollouts int8 samples with them" end
   if p.shape and steps then options.usage "tlrun bench grpo, overlap and population need a model with a tokenizer: --shape is for roofline, sample and train" end
+  if p.tensor_parallel > 1 and kind ~= "sample" and kind ~= "train" and kind ~= "grpo" then options.usage("tlrun bench %s is of one process: --tensor-parallel is for sample, train and grpo", kind) end
+  tl.comm.split(p.tensor_parallel)
   local dtype = int8 and "bf16" or p.dtype
   local model = p.shape and bench.shaped(p.shape, dtype) or tl.model.load(p.model, { dtype = dtype })
   local o = { reps = p.reps, batch = p.batch, prompt_tokens = p.prompt_tokens, new_tokens = p.new_tokens, sequences = p.sequences,
