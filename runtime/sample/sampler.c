@@ -343,6 +343,7 @@ static tl_status prefill(tl_sampler *s) {
       continue;
     }
     if (r->n_prompt > s->opt.prefill_tokens) {  // a long prompt, cut by cut
+      tl_ops()->sync();  // the lists of the prompt before are on their way
       TL_TRY(lists_room(s, r->n_prompt));
       memcpy(s->kv_rows, r->kv, sizeof(int32_t) * (size_t)r->n_prompt);
       for (int at = 0; at < r->n_prompt; at += s->opt.prefill_tokens) {

@@ -1,8 +1,8 @@
 // test_record.c: decode steps that are recorded and replayed draw what the ops draw one by one, to the bit, and leave the same for
 // training; on the simulator of CUDA, which refuses what a capture forbids and graphs whose memory was freed. Each way runs in a
-// process of its own, since TL_GRAPH is read when a device is opened. Would catch: an argument of a step that changes and is not
+// process of its own, since TL_GRAPH is read when a device is opened; one takes prompts whole, the other in cuts of 32. Would catch: an argument of a step that changes and is not
 // in the ops' memory, rows that fill up a step and touch others, a recording that outlives its places (the adapter's state, longer
-// lists, the rotation table, scratch), and recordings that are made but never replayed.
+// lists, the rotation table, scratch), index arrays that are filled again while they are on their way, and recordings that are made but never replayed.
 #include "tiny.h"
 #include <sys/wait.h>
 
@@ -13,7 +13,7 @@ typedef struct {
   int32_t n[MOST], ids[MOST * NEW];
   float logprobs[MOST * NEW], entropy[MOST * NEW], trained[MOST * NEW], gradient[GRADIENT];
   int64_t steps, replays;
-  int first_kept;
+  int first_kept, prefill;
 } outcome;
 
 static void collect(tl_sampler *s, const int64_t *request, outcome *o) {
@@ -41,7 +41,7 @@ static void disturb(tl_model *m, tl_adapter *a, int step) {
 }
 
 static void sample(tl_model *m, tl_adapter *a, tl_population *pop, tl_kept *keep, bool disturbed, outcome *o) {
-  tl_sampler_options opt = {.max_sequences = 7, .prefill_tokens = 32, .kept = keep, .population = pop};
+  tl_sampler_options opt = {.max_sequences = 7, .prefill_tokens = o->prefill, .kept = keep, .population = pop};
   tl_sampler *s = NULL;
   CHECK_OK(tl_sampler_create(m, a, NULL, &opt, &s));
   if (!s) return;
@@ -135,8 +135,8 @@ static void members(outcome *o) {
   tl_model_free(m);
 }
 
-// in a process of its own; false: it ended badly, its words are on stderr
-static bool run_as(const char *graph, void (*scenario)(outcome *), outcome *o) {
+// in a process of its own, which takes so many rows of prompts at once; false: it ended badly, its words are on stderr
+static bool run_as(const char *graph, int prefill, void (*scenario)(outcome *), outcome *o) {
   int pipes[2], status = 1;
   fflush(stdout);
   if (pipe(pipes)) return false;
@@ -147,6 +147,7 @@ static bool run_as(const char *graph, void (*scenario)(outcome *), outcome *o) {
     setenv("TL_GRAPH", graph, 1);
     setenv("TL_BACKEND", "cusim", 1);
     outcome *mine = calloc(1, sizeof *mine);
+    mine->prefill = prefill;
     scenario(mine);
     if (tl_device_warning()) test_fail("%s", tl_device_warning());
     if (test_why[0]) fprintf(stderr, "TL_GRAPH=%s: %s\n", graph, test_why);
@@ -169,8 +170,8 @@ static bool run_as(const char *graph, void (*scenario)(outcome *), outcome *o) {
 static void compare(void (*scenario)(outcome *), int least, int most) {
   static outcome plain, replayed;
   memset(&plain, 0, sizeof plain), memset(&replayed, 0, sizeof replayed);
-  CHECK(run_as("0", scenario, &plain), "without recordings: see stderr");
-  CHECK(run_as("1", scenario, &replayed), "with recordings: see stderr");
+  CHECK(run_as("0", 512, scenario, &plain), "without recordings: see stderr");
+  CHECK(run_as("1", 32, scenario, &replayed), "with recordings: see stderr");
   CHECK(plain.replays == 0 && replayed.steps == plain.steps, "%lld replays, %lld and %lld steps", (long long)plain.replays, (long long)plain.steps,
         (long long)replayed.steps);
   CHECK(replayed.replays > replayed.steps / 2, "only %lld replays in %lld steps", (long long)replayed.replays, (long long)replayed.steps);
