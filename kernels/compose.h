@@ -17,6 +17,33 @@ static void composed_move_rows(const tlk_move *m, int n, int T) {
   }
 }
 
+static void composed_linear_swiglu_fwd(tlk_mat h, const tlk_linear *gate_up, int keep, tlk_mat x, int T) {
+  int F, K, compute;
+  COMPOSE(packed_dims)(gate_up[0].w, &F, &K, &compute);
+  COMPOSE(linear_fwd_group)(gate_up, 2, x, T);
+  COMPOSE(swiglu_fwd)(h, gate_up[0].y, gate_up[1].y, T, F);
+}
+
+static void composed_linear_rope_fwd(const tlk_rotated *r, int n, const int32_t *pos, const float *table, tlk_mat x, int T, int D) {
+  enum { MOST = 4 };
+  for (int first = 0, k; first < n; first += k) {
+    const tlk_rotated *q = r + first;
+    tlk_linear l[MOST];
+    k = n - first < MOST ? n - first : MOST;
+    for (int i = 0; i < k; i++) {
+      l[i] = q[i].linear;
+      if (!q[i].heads && !q[i].out_rows) l[i].y = q[i].y;
+    }
+    COMPOSE(linear_fwd_group)(l, k, x, T);
+    for (int i = 0; i < k; i++) {
+      int N, K, compute;
+      COMPOSE(packed_dims)(l[i].w, &N, &K, &compute);
+      if (q[i].heads) COMPOSE(rope_fwd)(q[i].y, q[i].out_rows, l[i].y, pos, table, T, q[i].heads, D);
+      else if (q[i].out_rows) COMPOSE(cast)(q[i].y, q[i].out_rows, l[i].y, T, N);
+    }
+  }
+}
+
 static int composed_records(void) { return 0; }
 static void composed_record(void) {}
 static tlk_recording *composed_recorded(void) { return NULL; }
@@ -25,5 +52,6 @@ static void composed_recording_free(tlk_recording *r) {}
 
 #define COMPOSED                                                                                               \
   .records = composed_records, .record = composed_record, .recorded = composed_recorded, .replay = composed_replay, \
-  .recording_free = composed_recording_free, .move_rows = composed_move_rows
+  .recording_free = composed_recording_free, .move_rows = composed_move_rows,         \
+  .linear_swiglu_fwd = composed_linear_swiglu_fwd, .linear_rope_fwd = composed_linear_rope_fwd
 #endif

@@ -77,6 +77,14 @@ typedef struct {
   const tlk_lowrank *lr;
 } tlk_linear;
 
+// One of the linears of linear_rope_fwd.
+typedef struct {
+  tlk_linear linear;          // its y (T, N) F32 is scratch, undefined afterwards
+  tlk_mat y;                  // (.., N) act: where the result goes
+  const int32_t *out_rows;    // (T) to which row of y; NULL: to row t; negative: nowhere
+  int heads;                  // rotated in so many heads of D; 0: only converted
+} tlk_rotated;
+
 // One of the matrices of move_rows: its T rows, C wide.
 typedef struct {
   tlk_mat y, x;               // of one dtype
@@ -144,6 +152,12 @@ typedef struct tlk_ops {
                      int accumulate);
   // fwd_group: n linears of the same x, each y overwritten: the bits of n calls of linear_fwd, in one pass over x and the threads
   void (*linear_fwd_group)(const tlk_linear *l, int n, tlk_mat x, int T);
+  // What follows linears of one x, with them: a backend saves the way of their outputs through memory, to the same bits.
+  // swiglu_fwd: h (T, F) act = what swiglu_fwd makes of gate and up, gate_up[0] and [1] (their y act). keep: both y are overwritten
+  //      with what linear_fwd_group gives; else they are undefined afterwards.
+  void (*linear_swiglu_fwd)(tlk_mat h, const tlk_linear *gate_up, int keep, tlk_mat x, int T);
+  // rope_fwd: n linears, each rotated by rope_fwd, or only converted by cast, into its rows of its own y
+  void (*linear_rope_fwd)(const tlk_rotated *r, int n, const int32_t *pos, const float *table, tlk_mat x, int T, int D);
   // bwd_x: dx (T, K) F32, overwritten or accumulated into, = dy W + ((dy B) R) A.  dy (T, N) act.
   //      g (T, r) overwritten with dy B when lr is given. dx.p NULL: only g is computed.
   void (*linear_bwd_x)(tlk_mat dx, float *g, tlk_mat dy, const tlk_packed *w, const tlk_lowrank *lr, int T, int accumulate);

@@ -3,6 +3,7 @@
 // ones: a huge page for every sequence's first key would zero gigabytes.
 #define _DEFAULT_SOURCE
 #include "cpu.h"
+#define COMPOSE(op) OP(op)
 #include "../compose.h"
 #include <sys/mman.h>
 

@@ -169,22 +169,31 @@ void move(tlk_mat y, const int32_t *out_rows, tlk_mat x, const int32_t *in_rows,
 void to_bytes(void *data, int ld, const void *w, int dtype, size_t ldw, int rows, int K);
 static inline int bytes_ld(int K) { return (int)align_up((size_t)K, 16) + SCALE_ROOM; }
 
-// what a product's epilogue does with element (t, n): v + bias[n] + sum_a factor[n * fn + a * fa] s[t * r + a], then stored or
-// added to y
+// what a product's epilogue does with element (t, n): v + bias[n] + sum_a factor[n * fn + a * fa] s[t * r + a], then, in heads of D
+// where D is not 0, rotated (linear.cu), stored or added to y
 struct epilogue {
   tlk_mat y;
+  const int32_t *out_rows;  // (T) the row of y; NULL: t, negative: nowhere
   const float *bias;
   const float *s, *factor;  // NULL: no low-rank term
   const int *active;        // (T) whether the row has one
-  int r, fn, fa, accumulate;
+  int r, fn, fa, accumulate, D;
 };
 // y (T, N) = x (T, K) W^T, or x (T, N) W with transposed: fixed order of sums, see gemm.cuh
 void product(epilogue e, tlk_mat x, const tlk_packed *w, int T, bool transposed);
 // dw (N, K) += a (T, N)^T b (T, K)
 void outer(float *dw, tlk_mat a, tlk_mat b, int T, int N, int K);
-// lowrank.cu: z (T, r) = x A^T with A (r, K), or x (T, N) B with B (N, r) when columns; s = R z (or z R) and active
-void rows_dot(float *z, tlk_mat x, const float *A, int r, int T, int K, bool columns);
-void turn(float *s, int *active, const float *z, const tlk_lowrank *lr, int T, bool transposed);
+// lowrank.cu: of up to MOST_NARROW low-rank terms of one x: z (T, r) = x f^T with f = A (r, K), or x f with f = B (K, r) when columns;
+// then s = R z (or z R) and active
+enum { MOST_NARROW = 3 };
+struct narrow {
+  float *z, *s;
+  int *active;
+  const float *f;
+  const tlk_lowrank *lr;
+};
+void rows_dot(const narrow *n, int count, tlk_mat x, int T, int K, bool columns);
+void turn(const narrow *n, int count, int T, bool transposed);
 
 struct head_stats {
   float max, sum, weighted;  // of 128 tokens: max l, sum e^(l - max), sum e^(l - max) (l - max)
@@ -197,7 +206,7 @@ void head_tiles(head_stats *stats, float *logits, size_t ld, float *picked, tlk_
 void head_finish(float *logprob, float *lse, float *entropy, const head_stats *stats, int blocks, const float *picked, int T);
 
 #define TLK_CUDA_OPS(X)                                                                                                     \
-  X(pack) X(repack) X(unpack) X(packed_free) X(packed_bytes) X(packed_dims) X(linear_fwd) X(linear_fwd_group) X(linear_bwd_x) X(linear_bwd_w)   \
+  X(pack) X(repack) X(unpack) X(packed_free) X(packed_bytes) X(packed_dims) X(linear_fwd) X(linear_fwd_group) X(linear_swiglu_fwd) X(linear_rope_fwd) X(linear_bwd_x) X(linear_bwd_w)   \
   X(colsum) X(lowrank_bwd) X(rmsnorm_fwd) X(rmsnorm_bwd) X(rope_fwd) X(rope_bwd) X(cast) X(gather) X(move_rows) X(attn_fwd) X(attn_bwd)  \
   X(swiglu_fwd) X(swiglu_bwd) X(embed_fwd) X(embed_bwd) X(head_fwd) X(head_bwd) X(head_sample) X(adamw) X(sumsq) X(scale)   \
   X(round_to)

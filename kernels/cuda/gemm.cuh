@@ -190,7 +190,16 @@ template <class T> struct operands {
   int ldx, aligned; // aligned: 16-byte copies are possible
   const T *w;       // packed weight
   int ldw, N, K;    // of the packed weight: (N, K)
+  const T *w2;      // a second one of the same shape, or NULL: a tile is then 64 columns of W and the same 64 of W2
 };
+enum { HALF_TILE = TILE_COLS / 2 };
+
+// row `row` of a tile's 128 of W (and W2): where it begins; NULL: there is none. n0: of the tile's first
+template <class T> __device__ static inline const T *weight_row(const operands<T> &p, int n0, int row) {
+  bool second = p.w2 && row >= HALF_TILE;
+  int n = n0 + (second ? row - HALF_TILE : row);
+  return n < p.N ? (second ? p.w2 : p.w) + (size_t)n * p.ldw : nullptr;
+}
 
 // 16 bytes of a row into shared memory: `valid` elements of them, the rest zeros
 template <class T> __device__ static inline void copy16(T *to, const T *from, int valid) {
@@ -225,9 +234,10 @@ __device__ static inline void load_stage(T *a, T *b, const operands<T> &p, int t
     }
   } else {  // reduction over K: 128 rows of W, 32 of its columns (padded with zeros to a multiple of 32)
     for (int i = tid; i < TILE_COLS * (STEP / per); i += threads) {
-      int row = i / (STEP / per), c = i % (STEP / per) * per, n = n0 + row, k = r0 + c;
-      int valid = n < p.N ? p.ldw - k : 0;
-      copy16(b + row * G::lda + c, p.w + (valid > 0 ? (size_t)n * p.ldw + k : 0), valid);
+      int row = i / (STEP / per), c = i % (STEP / per) * per, k = r0 + c;
+      const T *from = weight_row(p, n0, row);
+      int valid = from ? p.ldw - k : 0;
+      copy16(b + row * G::lda + c, valid > 0 ? from + k : p.w, valid);
     }
   }
   __pipeline_commit();
@@ -238,9 +248,10 @@ template <int ROWS> __device__ static inline void load_bytes(int8_t *a, const op
   int8_t *b = a + gemm_tile<int8_t, ROWS>::a_elements;
   for (int i = (int)threadIdx.x; i < (ROWS + TILE_COLS) * (BYTE_STEP / 16); i += WARPS * 32) {
     int c = i % (BYTE_STEP / 16), row = i / (BYTE_STEP / 16), n = row - ROWS, k = r0 + 16 * c;
-    bool left = row < ROWS, there = k < p.ldw - SCALE_ROOM && (left ? t0 + row < T_ : n0 + n < p.N);
-    const int8_t *from = left ? p.x + (size_t)(t0 + row) * p.ldx + k : p.w + (size_t)(n0 + n) * p.ldw + k;
-    copy16(left ? a + (c * ROWS + row) * 16 : b + (c * TILE_COLS + n) * 16, there ? from : p.w, there ? 16 : 0);
+    bool left = row < ROWS;
+    const int8_t *from = !left ? weight_row(p, n0, n) : t0 + row < T_ ? p.x + (size_t)(t0 + row) * p.ldx : nullptr;
+    bool there = from && k < p.ldw - SCALE_ROOM;
+    copy16(left ? a + (c * ROWS + row) * 16 : b + (c * TILE_COLS + n) * 16, there ? from + k : p.w, there ? 16 : 0);
   }
   __pipeline_commit();
 }
@@ -270,8 +281,9 @@ __device__ static inline void bytes_loop(typename gemm_tile<int8_t, ROWS>::sums 
   __syncthreads();
 }
 
-// sums of the reduction r_first .. r_last (whole chunks but for the last) for the tile at (t0, n0)
-template <class T, int ROWS, bool TRANSPOSED>
+// sums of the reduction r_first .. r_last (whole chunks but for the last) for the tile at (t0, n0); ONE_CHUNK: it is one chunk, so its
+// steps sum into total itself
+template <class T, int ROWS, bool TRANSPOSED, bool ONE_CHUNK = false>
 __device__ static inline void gemm_loop(typename gemm_tile<T, ROWS>::sums &total, const operands<T> &p, int t0, int T_, int n0, int r_first, int r_last) {
   if constexpr (sizeof(T) == 1) {
     bytes_loop<ROWS>(total, p, t0, T_, n0, r_first, r_last);
@@ -280,7 +292,7 @@ __device__ static inline void gemm_loop(typename gemm_tile<T, ROWS>::sums &total
     T *shared = (T *)tlk_shared;
     int R = TRANSPOSED ? p.N : p.K, steps = (r_last - r_first + STEP - 1) / STEP;
     int warp = (int)threadIdx.x / 32, down = warp / G::warps_across, across = warp % G::warps_across;
-    typename G::sums part;
+    typename G::sums part, &sums = ONE_CHUNK ? total : part;
     total.zero();
     part.zero();
     for (int s = 0; s < G::stages - 1; s++) {
@@ -298,10 +310,10 @@ __device__ static inline void gemm_loop(typename gemm_tile<T, ROWS>::sums &total
       const T *a = shared + s % G::stages * G::stage_elements + down * G::MI * 16 * G::lda, *b = shared + s % G::stages * G::stage_elements + G::a_elements;
 #pragma unroll
       for (int k = 0; k < STEP; k += 16) {
-        if (TRANSPOSED) part.template mac<false, true>(a + k, G::lda, b + k * G::ldb_rows + across * G::NJ * 16, G::ldb_rows);
-        else part.template mac<false, false>(a + k, G::lda, b + across * G::NJ * 16 * G::lda + k, G::lda);
+        if (TRANSPOSED) sums.template mac<false, true>(a + k, G::lda, b + k * G::ldb_rows + across * G::NJ * 16, G::ldb_rows);
+        else sums.template mac<false, false>(a + k, G::lda, b + across * G::NJ * 16 * G::lda + k, G::lda);
       }
-      if ((s + 1) % (CHUNK / STEP) == 0 || s + 1 == steps) {
+      if (!ONE_CHUNK && ((s + 1) % (CHUNK / STEP) == 0 || s + 1 == steps)) {
         total.add(part);
         part.zero();
       }
@@ -329,6 +341,6 @@ template <class T> __device__ static inline float sum_value(const operands<T> &p
 
 template <class T> static inline operands<T> operands_of(tlk_mat x, const tlk_packed *w) {
   bool aligned = (uintptr_t)x.p % 16 == 0 && (size_t)x.ld * sizeof(T) % 16 == 0;
-  return {(const T *)x.p, x.ld, aligned, (const T *)w->data, w->ld, w->N, w->K};
+  return {(const T *)x.p, x.ld, aligned, (const T *)w->data, w->ld, w->N, w->K, nullptr};
 }
 #endif

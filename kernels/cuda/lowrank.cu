@@ -1,44 +1,70 @@
-// lowrank.cu: the small products of a low-rank term: A x or dy B per row, R z, and the gradient of R.
-// A warp makes one number of z: lanes take every 32nd term, then a butterfly; the order is fixed by the row's length.
+// lowrank.cu: the small products of low-rank terms: A x or dy B per row, R z, and the gradient of R. Those of linears that share
+// their x go together.
+// A warp makes one number of z: a lane takes eight terms in a row of every 256, then a butterfly; the order is fixed by the row's
+// length.
 #include "cuda.cuh"
 
-enum { THREADS = 256 };
+struct all_narrow {
+  struct {
+    float *z, *s;
+    int *active;
+    const float *f, *R;
+    const int32_t *variant;
+    int r;
+  } m[MOST_NARROW];
+};
+static all_narrow together(const narrow *n, int count) {
+  all_narrow a = {};
+  for (int i = 0; i < count; i++) a.m[i] = {n[i].z, n[i].s, n[i].active, n[i].f, n[i].lr->R, n[i].lr->variant, n[i].lr->r};
+  return a;
+}
+static int largest_rank(const narrow *n, int count) {
+  int r = 1;
+  for (int i = 0; i < count; i++) r = n[i].lr->r > r ? n[i].lr->r : r;
+  return r;
+}
 
-// z (T, r): term k of number a is x[t][k] f[a * fa + k * fk]
-__global__ static void dots(float *z, tlk_mat x, const float *f, int fa, int fk, int r, int K) {
+// z (T, r) of member blockIdx.y: term k of number a is x[t][k] f[a][k], or f[k][a] with columns
+__global__ static void dots(const __grid_constant__ all_narrow all, tlk_mat x, bool eights, int columns, int K) {
+  const auto &m = all.m[blockIdx.y];
   int t = (int)blockIdx.x, lane = (int)threadIdx.x % 32;
-  for (int a = (int)threadIdx.x / 32; a < r; a += THREADS / 32) {
-    float sum = 0;
-    for (int k = lane; k < K; k += 32) sum = fmaf(get(x, t, k), f[(size_t)a * fa + (size_t)k * fk], sum);
+  for (int a = (int)threadIdx.x / 32; a < m.r; a += (int)blockDim.x / 32) {
+    float sum = 0, v[8];
+    for (int k = 8 * lane; k < K; k += 256) {
+      get8(v, x, eights, t, k, K);
+#pragma unroll
+      for (int i = 0; i < 8; i++)
+        if (k + i < K) sum = fmaf(v[i], m.f[columns ? (size_t)(k + i) * m.r + a : (size_t)a * K + k + i], sum);
+    }
     sum = warp_sum(sum);
-    if (lane == 0) z[(size_t)t * r + a] = sum;
+    if (lane == 0) m.z[(size_t)t * m.r + a] = sum;
   }
 }
 
-void rows_dot(float *z, tlk_mat x, const float *A, int r, int T, int K, bool columns) {
-  launch(dots, (unsigned)T, THREADS, 0, z, x, A, columns ? 1 : K, columns ? r : 1, r, K);
+void rows_dot(const narrow *n, int count, tlk_mat x, int T, int K, bool columns) {
+  int r = largest_rank(n, count);
+  launch(dots, dim3((unsigned)T, (unsigned)count), 32 * (r < 8 ? r : 8), 0, together(n, count), x, in_eights(x), (int)columns, K);
 }
 
-// a block a row; s = R z, or z R when transposed; a row whose R is all zero has no term
-__global__ static void turned(float *s, int *active, const float *z, const float *R, const int32_t *variant, int r, int transposed) {
-  int t = (int)blockIdx.x, v = variant ? variant[t] : 0;
-  int *any = (int *)tlk_shared;
-  if (threadIdx.x == 0) *any = v >= 0 && !R;
-  __syncthreads();
-  const float *own = R && v >= 0 ? R + (size_t)v * r * r : nullptr;
+// a block a row of member blockIdx.y; s = R z, or z R when transposed; a row whose R is all zero has no term
+__global__ static void turned(const __grid_constant__ all_narrow all, int transposed) {
+  const auto &m = all.m[blockIdx.y];
+  int t = (int)blockIdx.x, v = m.variant ? m.variant[t] : 0, r = m.r;
+  const float *z = m.z + (size_t)t * r, *own = m.R && v >= 0 ? m.R + (size_t)v * r * r : nullptr;
+  float any = v >= 0 && !m.R ? 1 : 0;
   for (int i = (int)threadIdx.x; own && i < r * r; i += (int)blockDim.x)
-    if (own[i] != 0) atomicOr((unsigned *)any, 1u);
-  __syncthreads();
-  if (threadIdx.x == 0) active[t] = *any;
+    if (own[i] != 0) any = 1;
+  any = block_max(any, (float *)tlk_shared);
+  if (threadIdx.x == 0) m.active[t] = any != 0;
   for (int a = (int)threadIdx.x; a < r; a += (int)blockDim.x) {
-    float sum = own ? 0 : z[(size_t)t * r + a];
-    for (int b = 0; own && b < r; b++) sum = fmaf(transposed ? own[b * r + a] : own[a * r + b], z[(size_t)t * r + b], sum);
-    s[(size_t)t * r + a] = sum;
+    float sum = own ? 0 : z[a];
+    for (int b = 0; own && b < r; b++) sum = fmaf(transposed ? own[b * r + a] : own[a * r + b], z[b], sum);
+    m.s[(size_t)t * r + a] = sum;
   }
 }
 
-void turn(float *s, int *active, const float *z, const tlk_lowrank *lr, int T, bool transposed) {
-  launch(turned, (unsigned)T, lr->r > 32 ? 128 : 32, sizeof(int), s, active, z, lr->R, lr->variant, lr->r, (int)transposed);
+void turn(const narrow *n, int count, int T, bool transposed) {
+  launch(turned, dim3((unsigned)T, (unsigned)count), largest_rank(n, count) > 32 ? 128 : 32, 128, together(n, count), (int)transposed);
 }
 
 // a thread an element of dR: units in order, a unit's rows in order, in double

@@ -1,6 +1,7 @@
 // table.c: the reference backend's table: scalar C that reads like the formulas, the judge of every other backend in
 // tests/conformance. TL_BACKEND=reference runs everything on it.
 #include "ref.h"
+#define COMPOSE(op) ref_##op
 #include "../compose.h"
 
 static void set_threads(int n) {}  // always one

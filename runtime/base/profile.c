@@ -70,17 +70,49 @@ static void linear_fwd(tlk_mat y, float *z, tlk_mat x, const tlk_packed *w, cons
         weight_bytes(w) + mat_bytes(x, T, K) + mat_bytes(y, T, N) * (1 + accumulate));
 }
 
-static void linear_fwd_group(const tlk_linear *l, int n, tlk_mat x, int T) {
+// what linears of one x take, and with them what they go into
+static void count_linears(double t0, const char *name, const tlk_linear *l, int n, tlk_mat x, int T, double more_bytes) {
   int N, K = 0, c = 0, all = 0;
-  double t0 = tl_seconds(), flops = 0, bytes = 0;
-  real->linear_fwd_group(l, n, x, T);
+  double flops = 0, bytes = more_bytes;
   for (int i = 0; i < n; i++) {
     dims(l[i].w, &N, &K, &c);
     flops += 2.0 * T * N * K + lowrank_flops(l[i].lr, T, N, K);
-    bytes += weight_bytes(l[i].w) + mat_bytes(l[i].y, T, N);
+    bytes += weight_bytes(l[i].w);
     all += N;
   }
-  count(t0, "linear_fwd", all, K, c, flops, bytes + mat_bytes(x, T, K));
+  count(t0, name, all, K, c, flops, bytes + mat_bytes(x, T, K));
+}
+
+static void linear_fwd_group(const tlk_linear *l, int n, tlk_mat x, int T) {
+  int N, K, c;
+  double t0 = tl_seconds(), out = 0;
+  real->linear_fwd_group(l, n, x, T);
+  for (int i = 0; i < n; i++) {
+    dims(l[i].w, &N, &K, &c);
+    out += mat_bytes(l[i].y, T, N);
+  }
+  count_linears(t0, "linear_fwd", l, n, x, T, out);
+}
+
+static void linear_swiglu_fwd(tlk_mat h, const tlk_linear *gate_up, int keep, tlk_mat x, int T) {
+  int F, K, c;
+  double t0 = tl_seconds();
+  real->linear_swiglu_fwd(h, gate_up, keep, x, T);
+  dims(gate_up[0].w, &F, &K, &c);
+  count_linears(t0, "linear_fwd + swiglu", gate_up, 2, x, T, mat_bytes(h, T, F) * (keep ? 3 : 1));
+}
+
+static void linear_rope_fwd(const tlk_rotated *r, int n, const int32_t *pos, const float *angles, tlk_mat x, int T, int D) {
+  tlk_linear l[8];
+  double t0 = tl_seconds(), out = 0;
+  real->linear_rope_fwd(r, n, pos, angles, x, T, D);
+  for (int i = 0; i < n && i < 8; i++) {
+    int N, K, c;
+    l[i] = r[i].linear;
+    dims(l[i].w, &N, &K, &c);
+    out += mat_bytes(r[i].y, T, N);
+  }
+  count_linears(t0, "linear_fwd + rope", l, n < 8 ? n : 8, x, T, out);
 }
 
 static void linear_bwd_x(tlk_mat dx, float *g, tlk_mat dy, const tlk_packed *w, const tlk_lowrank *lr, int T, int accumulate) {
@@ -241,6 +273,7 @@ const tlk_ops *tl_profile_ops(void) {
   table = *real;
   table.records = no_records;
   table.linear_fwd = linear_fwd, table.linear_fwd_group = linear_fwd_group, table.linear_bwd_x = linear_bwd_x;
+  table.linear_swiglu_fwd = linear_swiglu_fwd, table.linear_rope_fwd = linear_rope_fwd;
   table.linear_bwd_w = linear_bwd_w, table.colsum = colsum, table.lowrank_bwd = lowrank_bwd;
   table.rmsnorm_fwd = rmsnorm_fwd, table.rmsnorm_bwd = rmsnorm_bwd, table.rope_fwd = rope_fwd, table.rope_bwd = rope_bwd;
   table.cast = cast, table.attn_fwd = attn_fwd, table.attn_bwd = attn_bwd, table.swiglu_fwd = swiglu_fwd;

@@ -115,11 +115,17 @@ void tl_bwd_scratch_take(tl_bwd_scratch *s, const tl_net *net, int T, tl_arena *
   s->g = tl_arena_take(arena, sizeof(float) * (size_t)T * net->max_rank);
 }
 
-static void linear(const tl_net *net, int layer, int kind, tlk_mat y, tlk_mat x, const tl_acts *a, int T, int accumulate) {
+// a linear of a layer with its low-rank term, if it has one: tmp holds it when rows differ in theirs
+static tlk_linear linear_of(const tl_net *net, int layer, int kind, tlk_mat y, const tl_acts *a, tlk_lowrank *tmp) {
   const tl_linear *l = &net->w->layers[layer].lin[kind];
+  const tlk_lowrank *lr = lowrank_of(net, layer * TL_N_KINDS + kind, tmp);
+  return (tlk_linear){y, lr ? a->z[kind] : NULL, l->w, l->bias, lr};
+}
+
+static void linear(const tl_net *net, int layer, int kind, tlk_mat y, tlk_mat x, const tl_acts *a, int T, int accumulate) {
   tlk_lowrank tmp;
-  const tlk_lowrank *lr = lowrank_of(net, layer * TL_N_KINDS + kind, &tmp);
-  tl_ops()->linear_fwd(y, lr ? a->z[kind] : NULL, x, l->w, l->bias, lr, T, accumulate);
+  tlk_linear l = linear_of(net, layer, kind, y, a, &tmp);
+  tl_ops()->linear_fwd(y, l.z, x, l.w, l.bias, l.lr, T, accumulate);
 }
 
 // x (T, C) += a linear's output; over all ranks when they share the model
@@ -142,18 +148,28 @@ static rotated rotated_of(const tl_net *net, int layer, int kind, const tl_acts 
   return (rotated){kind, net->cfg->n_kv_heads, a->k_raw, a->rstd_k, w->norm_k};
 }
 
-// y (row out_rows[t] for t, or t) = the rotated, normed rows of q or k: raw ones where there is a norm, else those in
-// wide (T, heads*D) F32, which is scratch otherwise
-static void rotated_fwd(const tl_net *net, rotated r, tlk_mat y, tlk_mat wide, const int32_t *out_rows, const tl_rows *rows,
-                        const tl_fwd_scratch *s) {
+// y (row out_rows[t] for t, or t) = the rotated, normed rows of the raw ones; wide (T, heads*D) F32 is scratch
+static void normed_fwd(const tl_net *net, rotated r, tlk_mat y, tlk_mat wide, const int32_t *out_rows, const tl_rows *rows,
+                       const tl_fwd_scratch *s) {
   const tlk_ops *ops = tl_ops();
   int T = rows->T, D = net->cfg->head_dim, width = r.heads * D;
-  if (r.gain) {
-    ops->cast(wide, NULL, r.raw, T, width);
-    ops->rmsnorm_fwd(tl_mat_f32(s->normed.p, D), r.rstd, wide.p, r.gain, net->cfg->norm_eps, T * r.heads, D);
-    wide = tl_mat_f32(s->normed.p, width);
-  }
-  ops->rope_fwd(y, out_rows, wide, rows->pos, net->rope, T, r.heads, D);
+  ops->cast(wide, NULL, r.raw, T, width);
+  ops->rmsnorm_fwd(tl_mat_f32(s->normed.p, D), r.rstd, wide.p, r.gain, net->cfg->norm_eps, T * r.heads, D);
+  ops->rope_fwd(y, out_rows, tl_mat_f32(s->normed.p, width), rows->pos, net->rope, T, r.heads, D);
+}
+
+// q, and k and v where the layer keeps them: rotated at once, or, in families with norms on q and k, raw and then normed
+static void qkv_fwd(const tl_net *net, int layer, const tl_rows *rows, const tl_acts *a, const tl_fwd_scratch *s) {
+  rotated q = rotated_of(net, layer, TL_Q, a), k = rotated_of(net, layer, TL_K, a);
+  tlk_lowrank tmp[3];
+  const tlk_rotated parts[] = {
+    {linear_of(net, layer, TL_Q, s->q, a, &tmp[0]), q.gain ? q.raw : a->q, NULL, q.gain ? 0 : q.heads},
+    {linear_of(net, layer, TL_K, s->k, a, &tmp[1]), k.gain ? k.raw : a->k, k.gain ? NULL : rows->kv_out, k.gain ? 0 : k.heads},
+    {linear_of(net, layer, TL_V, s->v, a, &tmp[2]), a->v, rows->kv_out, 0},
+  };
+  tl_ops()->linear_rope_fwd(parts, 3, rows->pos, net->rope, s->xn, rows->T, net->cfg->head_dim);
+  if (q.gain) normed_fwd(net, q, a->q, s->q, NULL, rows, s);
+  if (k.gain) normed_fwd(net, k, a->k, s->k, rows->kv_out, rows, s);
 }
 
 // the layer's attention map: the rows', with the layer's window
@@ -163,38 +179,22 @@ static tlk_attn_map map_of(const tl_net *net, int layer, const tl_rows *rows) {
   return map;
 }
 
-// several linears of the same x, each to its own y
-static void linears(const tl_net *net, int layer, int n, const int *kinds, const tlk_mat *y, tlk_mat x, const tl_acts *a, int T) {
-  tlk_linear group[TL_N_KINDS];
-  tlk_lowrank tmp[TL_N_KINDS];
-  for (int i = 0; i < n; i++) {
-    const tl_linear *l = &net->w->layers[layer].lin[kinds[i]];
-    const tlk_lowrank *lr = lowrank_of(net, layer * TL_N_KINDS + kinds[i], &tmp[i]);
-    group[i] = (tlk_linear){y[i], lr ? a->z[kinds[i]] : NULL, l->w, l->bias, lr};
-  }
-  tl_ops()->linear_fwd_group(group, n, x, T);
-}
-
 void tl_layer_fwd(const tl_net *net, int layer, const tl_rows *rows, float *x, tl_acts *a, const tl_fwd_scratch *s) {
   const tlk_ops *ops = tl_ops();
   const tl_config *c = net->cfg;
   const tl_layer *w = &net->w->layers[layer];
   int T = rows->T, C = c->width, H = c->n_heads, G = c->n_kv_heads, D = c->head_dim;
-  static const int qkv[] = {TL_Q, TL_K, TL_V}, gate_up[] = {TL_GATE, TL_UP};
   tlk_attn_map map = map_of(net, layer, rows);
-  rotated q = rotated_of(net, layer, TL_Q, a), k = rotated_of(net, layer, TL_K, a);
+  tlk_lowrank tmp[2];
   if (a->x_in) ops->copy(a->x_in, x, sizeof(float) * (size_t)T * C);
   ops->rmsnorm_fwd(s->xn, a->rstd1, x, w->norm1, c->norm_eps, T, C);
-  linears(net, layer, 3, qkv, (tlk_mat[]){q.gain ? q.raw : s->q, k.gain ? k.raw : s->k, s->v}, s->xn, a, T);
-  rotated_fwd(net, q, a->q, s->q, NULL, rows, s);
-  rotated_fwd(net, k, a->k, s->k, rows->kv_out, rows, s);
-  ops->cast(a->v, rows->kv_out, s->v, T, G * D);
+  qkv_fwd(net, layer, rows, a, s);
   ops->attn_fwd(a->o, a->lse, a->q, a->k, a->v, &map, net->scale, T, H, G, D);
   add_output(net, layer, TL_O, x, a->o, a, T);
   if (a->x_mid) ops->copy(a->x_mid, x, sizeof(float) * (size_t)T * C);
   ops->rmsnorm_fwd(s->xn, a->rstd2, x, w->norm2, c->norm_eps, T, C);
-  linears(net, layer, 2, gate_up, (tlk_mat[]){a->gate, a->up}, s->xn, a, T);
-  ops->swiglu_fwd(s->h, a->gate, a->up, T, c->ffn);
+  const tlk_linear gate_up[] = {linear_of(net, layer, TL_GATE, a->gate, a, &tmp[0]), linear_of(net, layer, TL_UP, a->up, a, &tmp[1])};
+  ops->linear_swiglu_fwd(s->h, gate_up, a->x_mid != NULL, s->xn, T);
   add_output(net, layer, TL_DOWN, x, s->h, a, T);
 }
 

@@ -46,7 +46,7 @@ typedef struct tl_net {
 void tl_net_init(tl_net *net, const tl_model *m, const tl_adapter_view *view);
 
 // What one layer leaves for its backward. In recomputation and in decoding one set serves all layers. x_in and x_mid may be
-// NULL when no backward follows. k and v may be rows of a cache.
+// NULL when no backward follows; gate and up are then scratch. k and v may be rows of a cache.
 typedef struct tl_acts {
   float *x_in, *x_mid;     // (T, C) residual before attention and before the feed-forward
   float *rstd1, *rstd2;    // (T)

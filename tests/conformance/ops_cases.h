@@ -145,6 +145,69 @@ static void linear_group_case(const row *r) {
   }
 }
 
+// gate and up of x with silu(gate) up: the bits of linear_fwd_group and swiglu_fwd. EXTRA: both are kept
+static void linear_swiglu_case(const row *r) {
+  int T = r->T, F = r->N, keep = (r->flags & EXTRA) != 0;
+  mat x = mat_random(T, r->K, compute, 1), h = mat_nan(T, F, compute), want = mat_copy(&h), y[2], y2[2];
+  weights w[2];
+  tlk_lowrank lr[2];
+  tlk_linear l[2], l2[2];
+  for (int i = 0; i < 2; i++) {
+    w[i] = weights_of(r);
+    y[i] = mat_nan(T, F, compute), y2[i] = mat_copy(&y[i]);
+    int low = (r->flags & LOWRANK) && !(i && r->flags & NO_DX);  // NO_DX: one of the two has none
+    if (low) lr[i] = lowrank_random(r, T);
+    l[i] = (tlk_linear){y[i].m, low ? vec_nan((size_t)T * r->r) : NULL, w[i].got, r->flags & BIAS ? vec_random((size_t)F, 1) : NULL, low ? &lr[i] : NULL};
+    l2[i] = l[i], l2[i].y = y2[i].m, l2[i].z = low ? vec_nan((size_t)T * r->r) : NULL;
+  }
+  ops->linear_swiglu_fwd(h.m, l, keep, x.m, T);
+  ops->linear_fwd_group(l2, 2, x.m, T);
+  ops->swiglu_fwd(want.m, y2[0].m, y2[1].m, T, F);
+  same_bits("h", want.m.p, h.m.p, mat_bytes(&want));
+  for (int i = 0; i < 2; i++) {
+    if (keep) same_bits("y", y2[i].m.p, y[i].m.p, mat_bytes(&y[i]));
+    if (l[i].z) same_bits("z", l2[i].z, l[i].z, 4 * (size_t)T * r->r);
+    weights_free(w[i]);
+  }
+}
+
+static float *angles(int n_pos, int D);
+static int32_t *positions(int T, int n_pos);
+static int32_t *rows_random(int T, int n_rows);
+static int32_t *rows_or_none(int32_t *rows, int T);
+
+// q (N heads of G), k (half as many, to rows of a larger y, some nowhere) and v (not rotated, to those rows) of x: the bits of
+// linear_fwd_group, rope_fwd and cast
+static void linear_rope_case(const row *r) {
+  int T = r->T, D = r->G, heads[3] = {r->N, (r->N + 1) / 2, 0}, n_rows = T + 4;
+  mat x = mat_random(T, r->K, compute, 1), y[3], want[3], wide[3];
+  float *table = angles(40, D);
+  int32_t *pos = positions(T, 40), *to = rows_or_none(rows_random(T, n_rows), T);
+  weights w[3];
+  tlk_lowrank lr[3];
+  tlk_linear l[3];
+  tlk_rotated rotated[3];
+  for (int i = 0; i < 3; i++) {
+    row one = *r;
+    one.N = (i ? heads[1] : heads[0]) * D;
+    w[i] = weights_of(&one);
+    int low = i != 1 && (r->flags & LOWRANK), out = i ? n_rows : T;
+    if (low) lr[i] = lowrank_random(&one, T);
+    y[i] = mat_random(out, one.N, compute, 1), want[i] = mat_copy(&y[i]), wide[i] = mat_nan(T, one.N, TLK_F32);
+    float *bias = r->flags & BIAS ? vec_random((size_t)one.N, 1) : NULL;
+    l[i] = (tlk_linear){wide[i].m, low ? vec_nan((size_t)T * r->r) : NULL, w[i].got, bias, low ? &lr[i] : NULL};
+    rotated[i] = (tlk_rotated){l[i], y[i].m, i ? to : NULL, heads[i]};
+  }
+  ops->linear_rope_fwd(rotated, 3, pos, table, x.m, T, D);
+  ops->linear_fwd_group(l, 3, x.m, T);
+  for (int i = 0; i < 3; i++) {
+    if (heads[i]) ops->rope_fwd(want[i].m, i ? to : NULL, wide[i].m, pos, table, T, heads[i], D);
+    else ops->cast(want[i].m, to, wide[i].m, T, wide[i].cols);
+    same_bits(i == 0 ? "q" : i == 1 ? "k" : "v", want[i].m.p, y[i].m.p, mat_bytes(&y[i]));
+    weights_free(w[i]);
+  }
+}
+
 static void linear_bwd_x_case(const row *r) {
   int T = r->T, N = r->N, K = r->K, acc = (r->flags & ACCUMULATE) != 0;
   weights w = weights_random(N, K);

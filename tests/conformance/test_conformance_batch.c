@@ -11,6 +11,7 @@
 enum { ROWS = 64, MOST = 200, N = 203, K = 150, H = 6, G = 2, D = 38, RANK = 3, KEYS = 90, LISTS = (1 + ROWS) * KEYS, V = 1031 };
 
 static tlk_packed *w;  // (N, K) for linears, (V, K) for the head and the embedding
+static tlk_packed *whole_heads;  // (192, K)
 static mat mat_pick(const mat *from, const int *which, int n) {
   mat a = mat_fill(n, from->cols, from->m.dtype, 0);
   for (int i = 0; i < n; i++) memcpy(row_at(&a, i), row_at(from, which[i]), row_bytes(from));
@@ -120,6 +121,28 @@ static void swiglu(const int *which, int n, out_rows *o) {
   emit_mat(o, &dup);
 }
 
+static void linear_swiglu(const int *which, int n, out_rows *o) {
+  mat x = mat_pick(&in.x, which, n), h = mat_nan(n, N, compute), y[2] = {mat_nan(n, N, compute), mat_nan(n, N, compute)};
+  tlk_lowrank lr = in.lr;
+  lr.variant = ints_pick(in.variant, which, n);
+  float *z = vec_nan((size_t)n * RANK);
+  const tlk_linear gate_up[] = {{y[0].m, z, w, in.bias, &lr}, {y[1].m, NULL, w, NULL, NULL}};
+  ops->linear_swiglu_fwd(h.m, gate_up, 0, x.m, n);
+  emit_mat(o, &h);
+}
+
+static void linear_rope(const int *which, int n, out_rows *o) {
+  enum { HEAD = 64, ALL = N / HEAD * HEAD };  // of the N columns those of whole heads, by a weight of them
+  mat x = mat_pick(&in.x, which, n), y = mat_nan(n, ALL, compute), wide = mat_nan(n, ALL, TLK_F32);
+  int32_t *pos = ints_pick(in.pos, which, n);
+  for (int i = 0; i < n; i++) pos[i] %= KEYS * D / HEAD;
+  tlk_lowrank lr = in.lr;
+  lr.variant = ints_pick(in.variant, which, n);
+  const tlk_rotated q = {{wide.m, vec_nan((size_t)n * RANK), whole_heads, in.bias, &lr}, y.m, NULL, ALL / HEAD};
+  ops->linear_rope_fwd(&q, 1, pos, in.table, x.m, n, HEAD);
+  emit_mat(o, &y);
+}
+
 static void embed_fwd(const int *which, int n, out_rows *o) {
   float *x = vec_nan((size_t)n * K);
   ops->embed_fwd(x, w, ints_pick(in.ids, which, n), n);
@@ -157,7 +180,8 @@ typedef struct {
 } invariant;
 static const invariant invariants[] = {
   {"linear_fwd", linear_fwd, 0}, {"linear_bwd_x", linear_bwd_x, 0}, {"rmsnorm", rmsnorm, 0}, {"rope", rope, 0},
-  {"attn_fwd", attn_fwd, 0},     {"swiglu", swiglu, 0},             {"embed", embed_fwd, 1}, {"head", head, 1},
+  {"attn_fwd", attn_fwd, 0},     {"swiglu", swiglu, 0},             {"linear_swiglu", linear_swiglu, 0}, {"linear_rope", linear_rope, 0},
+  {"embed", embed_fwd, 1}, {"head", head, 1},
   {"head_sample", head_sample, 1},
 };
 
@@ -339,9 +363,11 @@ static void one(const char *what, void (*fn)(void), int rows_of_w) {
   rng_seed(11);
   make_inputs();
   w = ops->pack(vec_random((size_t)rows_of_w * K, 0.2), TLK_F32, rows_of_w, K, compute);
-  if (!w) abort();
+  whole_heads = ops->pack(vec_random((size_t)192 * K, 0.2), TLK_F32, 192, K, compute);
+  if (!w || !whole_heads) abort();
   test_run(name, fn);
   ops->packed_free(w);
+  ops->packed_free(whole_heads);
   ops->set_threads(2);
   drop_all();
 }
