@@ -7,7 +7,9 @@
 --- tensor_parallel groups of them share a step's prompts, and shape is then a device's part: plan.split), memory (limit in bytes), available (share of the device that is there for this program, 1).
 ---
 --- Time. Every op has FLOPs, bytes (operands once, as runtime/base/profile.c counts) and calls:
----   seconds = max(flops / (peak x share), bytes / (memory rate x share)) + calls x launch
+---   seconds = max(flops / (peak x share), bytes / (memory rate x share)) + calls x kernels x launch
+--- On a GPU an op is some kernels (kernels/cuda); in a decode step they are nodes of a CUDA graph, which cost less than a launch each,
+--- and the step launches two graphs (runtime/sample/record.c).
 --- A step is: prefill of every prompt once; decode steps of up to `sequences` rows; of the layers that memory does not keep from
 --- sampling a forward pass (a second one where layers are recomputed); a backward for dX; the optimiser. Verifiers run beside
 --- sampling and are not counted.
@@ -171,9 +173,25 @@ local function op_seconds(w, kind, flops, bytes, rows)
   return math.max(by_memory, flops / (d.bf16 * d.share[kind] * (kind == "decode" and math.min(1, w.shape.head_dim / 64) or 1)))
 end
 
--- adds `times` calls of an op, each with these FLOPs and bytes; rows: of a product
+-- kernels of an op on a GPU (kernels/cuda/linear.cu, attention.cu, head.cu, sample.cu); a CPU starts its threads once an op
+local function kernels_of(w, name, rows)
+  if w.device.kind ~= "gpu" then return 1 end
+  if name == "head and draw" then return 3 end
+  if name == "head backward" then return 2 end
+  if name == "attention backward" then return 3 end
+  if name == "attention" then return rows <= 256 and 2 or 1 end
+  if name:find "^linear" and name ~= "linear backward w" then
+    return 1 + (is_lowrank(w) and 2 or 0) + (rows < 512 and 1 or 0)  -- the low-rank term's two; few rows: chunks are added by one more
+  end
+  return 1
+end
+
+-- adds `times` calls of an op over so many rows, each with these FLOPs and bytes. Where the device has graphs, step.graph says that
+-- the ops of now are nodes of one.
 function Step:op(phase, name, kind, times, flops, bytes, rows)
-  if times > 0 then self:add(phase, name, times, flops, bytes, op_seconds(self.w, kind, flops, bytes, rows), self.w.device.launch_s) end
+  if times <= 0 then return end
+  local launch = kernels_of(self.w, name, rows or math.huge) * (self.graph and self.w.device.graph_node_s or self.w.device.launch_s)
+  self:add(phase, name, times, flops, bytes, op_seconds(self.w, kind, flops, bytes, rows), launch)
 end
 
 -- adds `times` calls that take s seconds each, and launch more
@@ -214,13 +232,17 @@ local function forward(t, phase, times, layers, rows, pairs, attention)
   local w = t.w
   local s, act = w.shape, act_bytes(w)
   local n, q, kv = times * layers, s.heads * s.head_dim, s.kv_heads * s.head_dim
+  local fused = w.device.kind == "gpu" and s.family ~= "qwen3"  -- rotation with the products; norms of q and k stand between
   for _, l in ipairs(groups_of_linears(s)) do
-    t:op(phase, "linear " .. l[1], "product", n, 2 * rows * (l[2] * l[3] + lowrank(w, l[2] + l[4] * l[3])), act * l[2] * l[3] + rows * (act * l[3] + 4 * l[2]), rows)
+    local out = 4 * l[2]
+    if l[1] == "q k v" and fused then out = act * l[2] end
+    if l[1] == "gate up" and w.device.kind == "gpu" then out = act * (l[2] / 2 + (attention == "decode" and 0 or l[2])) end
+    t:op(phase, "linear " .. l[1], "product", n, 2 * rows * (l[2] * l[3] + lowrank(w, l[2] + l[4] * l[3])), act * l[2] * l[3] + rows * (act * l[3] + out), rows)
   end
-  t:op(phase, "attention", attention, n, 4 * pairs * q, (attention == "decode" and 2 * pairs * kv * act or 2 * rows * kv * act) + 2 * rows * q * act)
+  t:op(phase, "attention", attention, n, 4 * pairs * q, (attention == "decode" and 2 * pairs * kv * act or 2 * rows * kv * act) + 2 * rows * q * act, rows)
   t:op(phase, "rmsnorm", "memory", 2 * n, 0, rows * s.width * (4 + act))
-  t:op(phase, "rope, cast", "memory", 3 * n, 0, rows * (q + 2 * kv) * (4 + act) / 3)
-  t:op(phase, "swiglu", "memory", n, 0, 3 * rows * s.ffn * act)
+  if not fused then t:op(phase, "rope, cast", "memory", 3 * n, 0, rows * (q + 2 * kv) * (4 + act) / 3) end
+  if w.device.kind ~= "gpu" then t:op(phase, "swiglu", "memory", n, 0, 3 * rows * s.ffn * act) end
   sums(t, phase, 2 * n, rows)
 end
 
@@ -257,8 +279,14 @@ local function sampling(t, m)
   local steps = math.max(L, w.last_tokens) + (math.ceil(n / m.at_once) - 1) * L
   local rows = n * L / steps
   local passed = rows * (L - 1) / L                             -- a completion's last token is not fed back
+  t.graph = w.device.graph_launch_s ~= nil and (w.tensor_parallel or 1) == 1  -- sums over devices go by the host
   if L > 1 then forward(t, "sample", steps, s.layers, passed, passed * (P + L / 2), "decode") end
+  if L > 1 and t.graph and m.kept_layers > 0 then  -- a step's activations pass through buffers of its own
+    t:op("sample", "kept activations", "memory", steps * m.kept_layers, 0, 2 * passed * (row_bytes(w)))
+  end
   t:op("sample", "head and draw", "product", steps, 2 * rows * head, act * head, rows)
+  if t.graph then t:add("sample", "graph launches", (L > 1 and 2 or 1) * steps, 0, 0, 0, w.device.graph_launch_s) end
+  t.graph = false
   t:add("sample", "host", n * L, 0, 0, w.device.host_s_per_token, 0)
   first_touch(t, "sample", (prompt_rows + math.min(m.at_once, n) * L) * 2 * s.layers * s.kv_heads * s.head_dim * act)
   t.tokens, t.decode_steps, t.decode_rows = n * L, steps, rows

@@ -152,6 +152,32 @@ check.test("devices that share a model have their part of it, and sum", function
   equal(none == nil and field, "kv_heads")
 end)
 
+check.test("a decode step's kernels cost what nodes of a graph cost, all others a launch", function()
+  local function launches(device, group)
+    local w = workload { device = device, group = group, mean_tokens = 9, max_tokens = 9, last_tokens = 9, prompts = 1, rollouts = "merged", trained = 0 }
+    w.shape = shapes.find "qwen2.5-7b"
+    local step, sum, graphs = plan.step(w, plan.memory(w)), 0, 0
+    for _, o in ipairs(step.ops) do
+      if o.name == "graph launches" then graphs = graphs + o.calls else sum = sum + o.launch_s end
+    end
+    return sum, graphs, step
+  end
+  local function with(node, launch)
+    local d = {}
+    for k, v in pairs(devices.gpu "h100") do d[k] = v end
+    d.graph_node_s, d.launch_s = node, launch
+    return d
+  end
+  local h100 = devices.gpu "h100"
+  local all, graphs, step = launches(h100, 4)
+  equal(graphs, 2 * step.decode_steps)
+  local nodes, others = launches(with(1, 0), 4), launches(with(0, 1), 4)
+  near(nodes * h100.graph_node_s + others * h100.launch_s, all, 1e-9 * all)
+  -- kernels of a layer: q k v, o, gate up, down 4 each (product, its chunks, two of the low-rank term), attention 2, norms 2; 3 of the head
+  equal(nodes, step.decode_steps * (28 * (4 * 4 + 2 + 2) + 3))
+  equal(launches(devices.cpu({ bf16 = 1e12, f32 = 1e12, memory = 1e10, touch = 1e9, threads = 2 }, { { 1, 1e10 }, { 512, 1e11 } }), 4) > 0, true)
+end)
+
 check.test("the command: a plan as JSON, what does not fit, and names that are not known", function()
   local code, out = check.run(check.tlrun .. " plan --model Qwen2.5-7B --gpu h100 --count 8 --json")
   equal(code, 0)

@@ -31,7 +31,8 @@ local GPU_BASIS = {
   "no GPU has run this program yet: the shares of the peaks are assumptions, not measurements",
   "products reach 65 % of the bf16 peak or 80 % of the memory's rate, attention 45 % (forward) and 35 % (backward), attention of a decode "
     .. "step 60 % of the memory's rate, everything else 80 % of the memory's rate",
-  "an op costs 4 us to launch; a decode step is launched op by op, not as a CUDA graph",
+  "a kernel costs 4 us to launch; a decode step of a device that has its model alone is two CUDA graphs, which cost 10 us each and 1.5 us "
+    .. "for every kernel in them; the steps that run op by op before theirs is recorded are not counted",
   "the host spends 10 us for every sampled token (text, verifier queue, logprobs into Lua), as the CPU backend does",
   "a sum over devices that share a model takes 20 us beside its bytes over the link, one direction, as in a ring",
   "8 % of the device's memory is left to the driver, libraries and fragmentation",
@@ -42,7 +43,7 @@ function devices.gpu(name)
   for _, d in ipairs(TABLE) do
     if d[1] == name:lower() then
       return { name = d[1], kind = "gpu", bf16 = d[2] * 1e12, f32 = d[3] * 1e12, memory_rate = d[4] * 1e9, memory_bytes = d[5] * 1e9,
-        link_rate = d[6] * 1e9, source = d[7], share = GPU_SHARE, launch_s = 4e-6, host_s_per_token = 10e-6,
+        link_rate = d[6] * 1e9, source = d[7], share = GPU_SHARE, launch_s = 4e-6, graph_node_s = 1.5e-6, graph_launch_s = 10e-6, host_s_per_token = 10e-6,
         sum_latency_s = 20e-6, host_link_rate = 20e9,
         usable = 0.92, basis = GPU_BASIS }
     end
