@@ -29,12 +29,15 @@ end
 
 local function reserve(model) return math.min(64 * MIB, 64 * 4 * model.vocab) + 48 * MIB end
 
+-- what stays resident: a finished pass's block is taken again, or given back before other memory is
+local function resident() return tonumber(C.tl_rss_bytes() - C.tl_left_bytes()) end
+
 --- What a process with this model takes in all when no limit is given.
-function memory.default() return tonumber(C.tl_rss_bytes()) + DEFAULT end
+function memory.default() return resident() + DEFAULT end
 
 --- When a trainer is made: its limit, beyond what is resident now.
 function memory.start(t)
-  t.resident = tonumber(C.tl_rss_bytes())
+  t.resident = resident()
   local limit = t.o.memory and t.o.memory > 0 and t.o.memory or memory.default()
   t.free_memory = comm.least("free memory", limit - t.resident - reserve(t.model) - (t.rollouts == "native" and 0 or t.model.packed_bytes / 2))
   if t.free_memory < LEAST then
@@ -62,7 +65,7 @@ end
 --- The budget of a pass for a process that may take `limit` bytes in all; nil or 0: the pass's own default.
 function memory.of_pass(model, limit)
   if not limit or limit == 0 then return 0 end
-  return comm.least("memory of a pass", math.max(LEAST, limit - tonumber(C.tl_rss_bytes()) - reserve(model)))
+  return comm.least("memory of a pass", math.max(LEAST, limit - resident() - reserve(model)))
 end
 
 return memory

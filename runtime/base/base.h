@@ -30,7 +30,7 @@ _Noreturn void tl_assert_failed(const char *cond, const char *file, int line);
 const tlk_ops *tl_ops(void);
 
 // ---- arena: one block of the ops' memory (kernels/ops.h), sized before a step starts; allocations are 64-byte aligned, freed all
-// at once
+// at once. Of the main thread alone.
 typedef struct tl_arena {
   char *base;
   size_t size, used, peak;
@@ -39,6 +39,8 @@ tl_status tl_arena_init(tl_arena *a, size_t bytes, const char *what);
 void *tl_arena_take(tl_arena *a, size_t bytes);  // asserts that it fits: plans are exact
 void tl_arena_reset(tl_arena *a);
 void tl_arena_free(tl_arena *a);
+void tl_arena_leave(tl_arena *a);  // the same, but a large block stays for the next arena of about its size (memory.c)
+void tl_arena_drop_left(void);     // gives that block back now: called by whoever is about to take other large memory
 static inline size_t tl_align64(size_t n) { return (n + 63) & ~(size_t)63; }
 void *tl_aligned_alloc(size_t bytes);  // 64-byte aligned, NULL when out of memory; release with free()
 

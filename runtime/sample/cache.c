@@ -10,6 +10,7 @@ tl_status tl_kv_cache_init(tl_kv_cache *c, const tl_net *net, int rows) {
   *c = (tl_kv_cache){.n_layers = L, .rows = rows, .n_free = rows};
   size_t one = tl_align64((size_t)rows * width * tlk_dtype_size(net->act));
   c->bytes = (int64_t)(one * 2 * (size_t)L);
+  tl_arena_drop_left();
   c->block = tl_ops()->alloc((size_t)c->bytes, TLK_MEM_SPARSE);
   c->k = calloc(2 * (size_t)L, sizeof *c->k);
   c->free_rows = malloc(sizeof(int32_t) * ((size_t)rows + 1));

@@ -335,7 +335,7 @@ void tl_pass_free(tl_pass *p) {
   tl_pair_free(&p->index);
   tl_pair_free(&p->tokens);
   free(p->acts);
-  tl_arena_free(&p->arena);
+  tl_arena_leave(&p->arena);
   tl_batch_free(p->batch);
   tl_adapter_free(p->adapter);
   tl_model_free(p->model);
