@@ -493,7 +493,8 @@ int64_t tl_batch_offset(const tl_batch *b, int completion);  // where a completi
 
 typedef struct tl_pass_options {
   float temperature;                // logprobs are log_softmax(logits / temperature); 0 is taken as 1
-  int64_t memory_bytes;             // budget for activations; 0: 2 GiB. Decides micro-batches and recomputation
+  int64_t memory_bytes;             // budget for activations; 0: 768 MiB, and up to 2 GiB where a prompt
+                                    // with its completions needs that. Decides micro-batches and recomputation
   bool backward;                    // gradients will be asked for
   bool want_entropy;                // entropy (and its gradient) is computed
   tl_kept *kept;                    // what the sampler kept of these completions, or NULL: see tl_batch_sampled

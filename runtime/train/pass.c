@@ -9,6 +9,8 @@
 // Memory. One arena, sized before the first row is computed for the largest micro-batch. Either every layer's activations are
 // kept (keep), or only each layer's input, and a layer is computed again right before its backward (recompute). keep is chosen
 // when micro-batches of reasonable size fit the budget. A unit that does not fit is cut into smaller ones with the same prompt.
+// Without a budget, micro-batches take DEFAULT_BYTES, since larger ones are no faster, and up to MOST_BYTES where a unit needs
+// more to be computed only once.
 //
 // What the sampler kept (runtime/model/kept.h). When every completion is there, layers from first_kept on are not computed: right
 // before a layer's backward its activations are gathered into one set that these layers share, and logprob, lse and entropy are
@@ -19,6 +21,7 @@
 #include "../comm/comm.h"
 #include "../model/kept.h"
 
+static const int64_t DEFAULT_BYTES = (int64_t)768 << 20, MOST_BYTES = (int64_t)2 << 30;
 enum { MIN_KEEP_ROWS = 256 };  // below this a product is bound by reading the weights: recomputing in larger cuts is cheaper
 
 typedef struct unit {
@@ -126,8 +129,21 @@ static int cut(tl_pass *p, bool recompute, micro *out) {
   return n;
 }
 
+// the budget of a pass that was given none
+static int64_t default_bytes(const tl_pass *p) {
+  int64_t n = DEFAULT_BYTES;
+  for (int i = 0; i < p->n_units && n < MOST_BYTES; i++) {
+    int64_t need = (int64_t)plan_bytes(p, p->units[i].rows, p->units[i].out, false);
+    if (need > n) n = need < MOST_BYTES ? need : MOST_BYTES;
+  }
+  return n;
+}
+
 static tl_status plan(tl_pass *p) {
+  bool given = p->opt.memory_bytes > 0;
+  if (!given) p->opt.memory_bytes = MOST_BYTES;
   TL_TRY(make_units(p));
+  if (!given) p->opt.memory_bytes = default_bytes(p);
   int64_t rows = 0;
   bool fits = true;
   for (int i = 0; i < p->n_units; i++) {
@@ -312,7 +328,6 @@ tl_status tl_pass_create(tl_model *m, tl_adapter *a, tl_batch *b, const tl_pass_
   if (p->opt.kept) tl_kept_retain(p->opt.kept);
   if (p->opt.population) tl_population_retain(p->opt.population);
   p->current = -1;
-  if (p->opt.memory_bytes <= 0) p->opt.memory_bytes = (int64_t)2 << 30;
   if (p->opt.temperature <= 0) p->opt.temperature = 1;
   tl_status s = set_up(p);
   if (s != TL_OK) {
