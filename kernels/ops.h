@@ -210,12 +210,14 @@ typedef struct tlk_ops {
   // ---- LM head, fused: logits (T, V) are never held. h (T, C) act; w packed (V, C).
   //      l = (h W^T) * inv_temp; lse = log sum_j exp l_j; logprob = l[target] - lse; entropy = lse - sum_j softmax_j l_j.
   //      All three (T) overwritten; entropy may be NULL; targets NULL: only lse and entropy.
-  void (*head_fwd)(float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w, const int32_t *targets,
-                   float inv_temp, int T);
+  //      logits (T, V) F32 or NULL: where `host` is set, h w^T is left there for head_bwd; else it must be NULL.
+  void (*head_fwd)(float *logprob, float *lse, float *entropy, float *logits, tlk_mat h, const tlk_packed *w,
+                   const int32_t *targets, float inv_temp, int T);
   //      With p = exp(l - lse): dlogit_j = inv_temp * (dlogprob (1[j = target] - p_j) - dentropy p_j (l_j - lse + entropy)).
   //      dh (T, C) F32 overwritten; dw (V, C) F32 accumulated into, or NULL. dentropy (and then entropy) may be NULL.
-  void (*head_bwd)(float *dh, float *dw, tlk_mat h, const tlk_packed *w, const int32_t *targets, const float *lse,
-                   const float *entropy, const float *dlogprob, const float *dentropy, float inv_temp, int T);
+  //      logits: what head_fwd left for the same h, or NULL: they are computed again, to the same bits.
+  void (*head_bwd)(float *dh, float *dw, const float *logits, tlk_mat h, const tlk_packed *w, const int32_t *targets,
+                   const float *lse, const float *entropy, const float *dlogprob, const float *dentropy, float inv_temp, int T);
   //      One token per row: ids (T), logprob (T) = log_softmax(l / temperature)[id] over the whole vocabulary (no
   //      renormalisation after truncation or bans; temperature 0: logprob at temperature 1). Bit-equal to head_fwd's logprob, lse
   //      and entropy for the same h row, target and inv_temp = 1 / temperature. lse (T) or NULL, entropy (T) or NULL.

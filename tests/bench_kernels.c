@@ -165,12 +165,12 @@ typedef struct {
 static void run_head_fwd(void *p, int i) {
   head *c = p;
   (void)i;
-  ops->head_fwd(c->a, c->b, NULL, c->h, c->w, c->targets, 1, c->T);
+  ops->head_fwd(c->a, c->b, NULL, NULL, c->h, c->w, c->targets, 1, c->T);
 }
 static void run_head_bwd(void *p, int i) {
   head *c = p;
   (void)i;
-  ops->head_bwd(c->dh, c->dw, c->h, c->w, c->targets, c->b, NULL, c->d, NULL, 1, c->T);
+  ops->head_bwd(c->dh, c->dw, NULL, c->h, c->w, c->targets, c->b, NULL, c->d, NULL, 1, c->T);
 }
 static void run_head_sample(void *p, int i) {
   head *c = p;

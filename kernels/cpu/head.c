@@ -63,7 +63,7 @@ int OP(head_logits)(float *c, ptrdiff_t ld, const head_rows *h, const tlk_packed
 }
 
 typedef struct {
-  float *logprob, *lse, *entropy;
+  float *logprob, *lse, *entropy, *logits;
   head_rows h;
   const tlk_packed *w;
   const int32_t *targets;
@@ -81,6 +81,7 @@ static void block_part(const void *ctx, int i, int thread) {
   int n = OP(head_logits)(c, HEAD_BLOCK, &q->h, q->w, t0, t1, b);
   for (int t = t0; t < t1; t++) {
     float *l = c + (size_t)(t - t0) * HEAD_BLOCK;
+    if (q->logits) memcpy(q->logits + (size_t)t * q->w->N + v0, l, sizeof *l * (size_t)n);
     q->stats[(size_t)b * q->T + t] = OP(head_block_stats)(l, n, q->inv_temp);
     if (q->targets && q->targets[t] >= v0 && q->targets[t] < v0 + n) q->logprob[t] = l[q->targets[t] - v0];
   }
@@ -92,11 +93,11 @@ static void finish_row(const void *ctx, int t, int thread) {
   if (q->targets) q->logprob[t] -= q->lse[t];
 }
 
-void OP(head_fwd)(float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w, const int32_t *targets,
+void OP(head_fwd)(float *logprob, float *lse, float *entropy, float *logits, tlk_mat h, const tlk_packed *w, const int32_t *targets,
                   float inv_temp, int T) {
   if (T <= 0) return;
   int blocks = div_up(w->N, HEAD_BLOCK);
-  job q = {.logprob = logprob, .lse = lse, .entropy = entropy, .w = w, .targets = targets, .inv_temp = inv_temp, .T = T};
+  job q = {.logprob = logprob, .lse = lse, .entropy = entropy, .logits = logits, .w = w, .targets = targets, .inv_temp = inv_temp, .T = T};
   q.h = OP(head_rows_of)(h, T, w);
   q.blocks = blocks, q.parts = div_up(T, ROW_BLOCK);
   q.stats = tlk_cpu_scratch(SCRATCH_A, sizeof *q.stats * (size_t)blocks * T);

@@ -2,9 +2,10 @@
 //   p_j = exp(l_j - lse),  dlogit_j = inv_temp (dlogprob (1[j = target] - p_j) - dentropy p_j (l_j - lse + entropy)),
 //   dh = sum_j dlogit_j w_j,  dw_j += sum_t dlogit_tj h_t.
 //
-// Up to ROWS rows at a time, block after block of 512 tokens: logits again, dlogits in the compute dtype (ROWS x 512), and the
-// block of the weight transposed once for all rows (512 x C). dh sums over blocks in order, dw over row chunks in order; a
-// row's logits, dlogits and dh are made by one thread. Scratch: ROWS (512 + C) + 512 C numbers. Cost: 4 T V C flop, 6 with dw.
+// Up to ROWS rows at a time, block after block of 512 tokens: logits again (or those that the forward direction left), dlogits in
+// the compute dtype (ROWS x 512), and the block of the weight transposed once for all rows (512 x C). dh sums over blocks in order,
+// dw over row chunks in order; a row's logits, dlogits and dh are made by one thread. Scratch: ROWS (512 + C) + 512 C numbers.
+// Cost: 4 T V C flop, 6 with dw; 2 less from logits that were left, which are read from memory then.
 #include "cpu.h"
 
 enum { ROWS = 1024, LOGIT_ROWS = 48 };
@@ -14,7 +15,7 @@ typedef struct {
   tlk_mat h;
   const tlk_packed *w;
   const int32_t *targets;
-  const float *lse, *entropy, *dlogprob, *dentropy;
+  const float *logits, *lse, *entropy, *dlogprob, *dentropy;
   float inv_temp;
   int first, rows, block, n, parts;  // the chunk's rows; the block and its tokens; row parts of a chunk
   tlk_mat dl;                        // (ROWS, 512) act: the block's dlogits
@@ -48,9 +49,11 @@ static void turn_and_dlogits(const void *ctx, int i, int thread) {
   }
   share(q->rows, i - pc, q->parts, &t0, &t1);
   float *c = q->buffers + (size_t)LOGIT_ROWS * HEAD_BLOCK * thread;
-  OP(head_logits)(c, HEAD_BLOCK, &(head_rows){.act = q->h}, q->w, q->first + t0, q->first + t1, q->block);
-  for (int t = t0; t < t1; t++)
-    row_dlogits(q, mat_row_out(q->dl, t), c + (size_t)(t - t0) * HEAD_BLOCK, q->first + t, v0, q->n);
+  if (!q->logits) OP(head_logits)(c, HEAD_BLOCK, &(head_rows){.act = q->h}, q->w, q->first + t0, q->first + t1, q->block);
+  for (int t = t0; t < t1; t++) {
+    const float *l = q->logits ? q->logits + (size_t)(q->first + t) * q->w->N + v0 : c + (size_t)(t - t0) * HEAD_BLOCK;
+    row_dlogits(q, mat_row_out(q->dl, t), l, q->first + t, v0, q->n);
+  }
 }
 
 // items: dh of the row parts, then (with dw) the dlogits as panels
@@ -95,11 +98,11 @@ static void chunk(job *q) {
   }
 }
 
-void OP(head_bwd)(float *dh, float *dw, tlk_mat h, const tlk_packed *w, const int32_t *targets, const float *lse,
+void OP(head_bwd)(float *dh, float *dw, const float *logits, tlk_mat h, const tlk_packed *w, const int32_t *targets, const float *lse,
                   const float *entropy, const float *dlogprob, const float *dentropy, float inv_temp, int T) {
   int bf16 = w->compute == TLK_BF16, pc = n_panels(w->K), rows = min_int(T, ROWS);
   if (T <= 0) return;
-  job q = {.dh = dh, .dw = dw, .w = w, .targets = targets, .lse = lse, .entropy = entropy, .inv_temp = inv_temp};
+  job q = {.dh = dh, .dw = dw, .logits = logits, .w = w, .targets = targets, .lse = lse, .entropy = entropy, .inv_temp = inv_temp};
   q.h = OP(as_act)(h, T, w->K, w->compute), q.dlogprob = dlogprob, q.dentropy = dentropy;
   q.turned_words = (size_t)n_steps(HEAD_BLOCK, bf16) * PANEL;
   q.t_bytes = (size_t)n_steps(rows, bf16) * STEP_BYTES;

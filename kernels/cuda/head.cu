@@ -90,7 +90,7 @@ void head_finish(float *logprob, float *lse, float *entropy, const head_stats *s
   launch(fold, grid_of((size_t)T, 64), 64, 0, logprob, lse, entropy, stats, blocks, picked, T);
 }
 
-void cuda_head_fwd(float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w, const int32_t *targets, float inv_temp, int T) {
+void cuda_head_fwd(float *logprob, float *lse, float *entropy, float *logits, tlk_mat h, const tlk_packed *w, const int32_t *targets, float inv_temp, int T) {
   OP("head_fwd");
   int blocks = div_up(w->N, HEAD_BLOCK), most = T < ROWS_AT_ONCE ? T : ROWS_AT_ONCE;
   if (T <= 0) return;

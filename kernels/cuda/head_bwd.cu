@@ -38,7 +38,7 @@ template <class T> static void run(T *dl, tlk_mat h, const tlk_packed *w, const 
   else launch(dlogits<T, 64>, dim3(across, (unsigned)div_up(T_, 64)), WARPS * 32, gemm_tile<T, 64>::shared_bytes, dl, p, u, first, T_);
 }
 
-void cuda_head_bwd(float *dh, float *dw, tlk_mat h, const tlk_packed *w, const int32_t *targets, const float *lse, const float *entropy,
+void cuda_head_bwd(float *dh, float *dw, const float *logits, tlk_mat h, const tlk_packed *w, const int32_t *targets, const float *lse, const float *entropy,
                    const float *dlogprob, const float *dentropy, float inv_temp, int T) {
   OP("head_bwd");
   int C = w->K, most = T < ROWS_AT_ONCE ? T : ROWS_AT_ONCE;

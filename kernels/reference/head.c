@@ -37,17 +37,18 @@ static stats row_stats(tlk_mat h, int t, const tlk_packed *w, float inv_temp) {
   return (stats){lse, lse - weighted / sum};
 }
 
-void ref_head_fwd(float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w, const int32_t *targets,
+void ref_head_fwd(float *logprob, float *lse, float *entropy, float *logits, tlk_mat h, const tlk_packed *w, const int32_t *targets,
                   float inv_temp, int T) {
   for (int t = 0; t < T; t++) {
     stats s = row_stats(h, t, w, inv_temp);
+    for (int j = 0; logits && j < w->N; j++) logits[(size_t)t * w->N + j] = (float)ref_dot(h, t, w, j);
     if (targets) logprob[t] = (float)(logit(h, t, w, targets[t], inv_temp) - s.lse);
     lse[t] = (float)s.lse;
     if (entropy) entropy[t] = (float)s.entropy;
   }
 }
 
-void ref_head_bwd(float *dh, float *dw, tlk_mat h, const tlk_packed *w, const int32_t *targets, const float *lse,
+void ref_head_bwd(float *dh, float *dw, const float *logits, tlk_mat h, const tlk_packed *w, const int32_t *targets, const float *lse,
                   const float *entropy, const float *dlogprob, const float *dentropy, float inv_temp, int T) {
   int C = w->K;
   for (int t = 0; t < T; t++)
@@ -125,6 +126,6 @@ void ref_head_sample(int32_t *ids, float *logprob, float *lse, float *entropy, t
     ids[t] = rows[t].temperature > 0 ? draw(c, filter(c, n, &rows[t]), rows[t].u) : c[0].id;
     float sum;
     tlk_mat row = {(char *)h.p + (size_t)t * h.ld * tlk_dtype_size(h.dtype), h.dtype, h.ld};
-    ref_head_fwd(&logprob[t], lse ? &lse[t] : &sum, entropy ? &entropy[t] : NULL, row, w, &ids[t], inv_temp, 1);
+    ref_head_fwd(&logprob[t], lse ? &lse[t] : &sum, entropy ? &entropy[t] : NULL, NULL, row, w, &ids[t], inv_temp, 1);
   }
 }

@@ -105,9 +105,9 @@ void ref_swiglu_fwd(tlk_mat h, tlk_mat gate, tlk_mat up, int T, int F);
 void ref_swiglu_bwd(tlk_mat dgate, tlk_mat dup, tlk_mat dh, tlk_mat gate, tlk_mat up, int T, int F);
 void ref_embed_fwd(float *x, const tlk_packed *table, const int32_t *ids, int T);
 void ref_embed_bwd(float *dtable, const float *dx, const int32_t *ids, int T, int C);
-void ref_head_fwd(float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w, const int32_t *targets,
+void ref_head_fwd(float *logprob, float *lse, float *entropy, float *logits, tlk_mat h, const tlk_packed *w, const int32_t *targets,
                   float inv_temp, int T);
-void ref_head_bwd(float *dh, float *dw, tlk_mat h, const tlk_packed *w, const int32_t *targets, const float *lse,
+void ref_head_bwd(float *dh, float *dw, const float *logits, tlk_mat h, const tlk_packed *w, const int32_t *targets, const float *lse,
                   const float *entropy, const float *dlogprob, const float *dentropy, float inv_temp, int T);
 void ref_head_sample(int32_t *ids, float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w,
                      const tlk_sample_row *rows, int T);

@@ -38,15 +38,16 @@ local function row_bytes(w)
   return acts, forward, backward
 end
 
---- Bytes of a training pass over so many rows with so many predicted tokens, `low` of the layers being its own (pass.c).
-function plan.pass_bytes(w, rows, out, low, recompute)
+--- Bytes of a training pass over so many rows with so many predicted tokens, `low` of the layers being its own (pass.c); logits: it
+--- keeps them from the forward direction.
+function plan.pass_bytes(w, rows, out, low, recompute, logits)
   local s, act = w.shape, act_bytes(w)
   local acts, forward, backward = row_bytes(w)
   local any = low < s.layers and 1 or 0
   local sets = recompute and 1 or low + any
   local n = sets * rows * acts + rows * (forward + backward)
   n = n + rows * (s.width * 4 + 4 + s.width * act) + out * (s.width * act + 4)
-  n = n + 2 * rows * s.width * 4 + out * s.width * 4
+  n = n + 2 * rows * s.width * 4 + out * s.width * 4 + (logits and out * s.vocab * 4 or 0)
   return n + (recompute and (low + any - 1) * rows * s.width * 4 or 0)
 end
 
@@ -79,24 +80,30 @@ local function adapter_bytes(w)
 end
 
 --- How a pass over w's prompts falls into micro-batches within a budget of bytes, `low` of the layers being its own: whole groups, or,
---- when not even one fits, parts of a group that have its prompt again. { micro, recompute, bytes, fits }, as pass.c plans it.
+--- when not even one fits, parts of a group that have its prompt again. { micro, recompute, logits, bytes, fits }, as pass.c plans it.
 function plan.cut(w, low, budget)
   local part = w.group
-  local function bytes(groups, recompute)
-    return plan.pass_bytes(w, groups * (w.prompt_tokens + part * (w.max_tokens - 1)), groups * part * w.max_tokens, low, recompute)
+  local function rows(groups) return groups * (w.prompt_tokens + part * (w.max_tokens - 1)) end
+  local function bytes(groups, recompute, logits)
+    return plan.pass_bytes(w, rows(groups), groups * part * w.max_tokens, low, recompute, logits)
   end
-  local function most(recompute)
+  local function most(recompute, logits)
     local k = w.prompts
-    while k > 1 and bytes(k, recompute) > budget do k = k - 1 end
-    return k, bytes(k, recompute)
+    while k > 1 and bytes(k, recompute, logits) > budget do k = k - 1 end
+    return k, bytes(k, recompute, logits)
   end
   local k, need = most(false)
-  local recompute = need > budget or k < w.prompts and k * (w.prompt_tokens + part * (w.max_tokens - 1)) < 256
+  local recompute = need > budget or k < w.prompts and rows(k) < 256
+  local logits = false
   if recompute then
     while part > 1 and bytes(1, true) > budget do part = math.ceil(part / 2) end
     k, need = most(true)
+  elseif low == w.shape.layers and w.device.kind ~= "gpu" then
+    local fewer, more = most(false, true)
+    logits = more <= budget and (fewer == w.prompts or rows(w.prompts) / math.ceil(w.prompts / fewer) >= 512)
+    if logits then k, need = fewer, more end
   end
-  return { micro = math.ceil(w.prompts * math.ceil(w.group / part) / k), recompute = recompute, bytes = need, fits = need <= budget }
+  return { micro = math.ceil(w.prompts * math.ceil(w.group / part) / k), recompute = recompute, logits = logits, bytes = need, fits = need <= budget }
 end
 
 --- Memory of one device: { parts = { { name, bytes } ... }, total, limit, fits, why, kept_layers, micro, recompute, at_once }.
@@ -134,7 +141,7 @@ function plan.memory(w)
   part(("activations of the training pass, %d micro-batches%s"):format(c.micro, c.recompute and ", recomputed" or ""), c.bytes)
   part("logits chunk and workspace", workspace)
   m.total = workspace + weights + merged + frozen + trained + kept + math.max(cache, c.bytes)
-  m.kept_layers, m.micro, m.recompute, m.at_once = kept_layers, c.micro, c.recompute, at_once
+  m.kept_layers, m.micro, m.recompute, m.logits, m.at_once = kept_layers, c.micro, c.recompute, c.logits, at_once
   m.fits = free > 0 and c.fits
   if not m.fits then m.why = ("%s needs %.1f GB a device, %.1f GB are usable"):format(s.name, m.total * 1e-9, m.limit * 1e-9) end
   return m
@@ -305,10 +312,11 @@ local function update(t, m)
   forward(t, "update", m.micro * (m.recompute and 2 or 1), low, rows, pairs, "attention")
   t:op("update", "gather of what was kept", "gather", m.micro * m.kept_layers, 0, 2 * rows * (row_bytes(w)))
   if m.kept_layers == 0 then t:op("update", "head", "product", m.micro, 2 * out * head, act * head, out) end
-  t:op("update", "head backward", "product_bwd", m.micro, (w.adapter == "full" and 6 or 4) * out * head, act * head + out * s.width * 4, out)
+  t:op("update", "head backward", "product_bwd", m.micro, ((w.adapter == "full" and 6 or 4) - (m.logits and 2 or 0)) * out * head,
+    act * head + out * s.width * 4 + (m.logits and out * s.vocab * 4 or 0), out)
   backward(t, m.micro, s.layers, rows, pairs)
   local _, trained = adapter_bytes(w)
-  first_touch(t, "update", plan.pass_bytes(w, rows, out, low, m.recompute))
+  first_touch(t, "update", plan.pass_bytes(w, rows, out, low, m.recompute, m.logits))
   t:op("update", "adamw", "memory", 1, 0, trained / 16 * 28)
   if groups(w) > 1 then t:add("update", "gradients between devices", 1, 0, plan.exchange_bytes(w), plan.exchange_bytes(w) / w.device.link_rate, 20e-6) end
 end

@@ -225,22 +225,23 @@ static void embed_bwd(float *dtable, const float *dx, const int32_t *ids, int T,
   count(t0, "embed_bwd", 0, 0, TL_F32, 0, 12.0 * T * C);
 }
 
-static void head_fwd(float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w, const int32_t *targets,
+static void head_fwd(float *logprob, float *lse, float *entropy, float *logits, tlk_mat h, const tlk_packed *w, const int32_t *targets,
                      float inv_temp, int T) {
   int N, K, c;
   double t0 = tl_seconds();
-  real->head_fwd(logprob, lse, entropy, h, w, targets, inv_temp, T);
+  real->head_fwd(logprob, lse, entropy, logits, h, w, targets, inv_temp, T);
   dims(w, &N, &K, &c);
-  count(t0, "head_fwd", N, K, c, 2.0 * T * N * K, weight_bytes(w) + mat_bytes(h, T, K));
+  count(t0, "head_fwd", N, K, c, 2.0 * T * N * K, weight_bytes(w) + mat_bytes(h, T, K) + (logits ? 4.0 * T * N : 0));
 }
 
-static void head_bwd(float *dh, float *dw, tlk_mat h, const tlk_packed *w, const int32_t *targets, const float *lse,
+static void head_bwd(float *dh, float *dw, const float *logits, tlk_mat h, const tlk_packed *w, const int32_t *targets, const float *lse,
                      const float *entropy, const float *dlogprob, const float *dentropy, float inv_temp, int T) {
   int N, K, c;
   double t0 = tl_seconds();
-  real->head_bwd(dh, dw, h, w, targets, lse, entropy, dlogprob, dentropy, inv_temp, T);
+  real->head_bwd(dh, dw, logits, h, w, targets, lse, entropy, dlogprob, dentropy, inv_temp, T);
   dims(w, &N, &K, &c);
-  count(t0, "head_bwd", N, K, c, (dw ? 6.0 : 4.0) * T * N * K, weight_bytes(w) + mat_bytes(h, T, K) + 4.0 * T * K);
+  count(t0, "head_bwd", N, K, c, (2 + 2 * (dw != NULL) + 2 * (logits == NULL)) * (double)T * N * K,
+        weight_bytes(w) + mat_bytes(h, T, K) + 4.0 * T * K + (logits ? 4.0 * T * N : 0));
 }
 
 static void head_sample(int32_t *ids, float *logprob, float *lse, float *entropy, tlk_mat h, const tlk_packed *w, const tlk_sample_row *r,

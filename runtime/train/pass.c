@@ -22,6 +22,7 @@
 #include "../model/kept.h"
 
 static const int64_t DEFAULT_BYTES = (int64_t)768 << 20, MOST_BYTES = (int64_t)2 << 30;
+enum { MIN_LOGITS_ROWS = 512 };  // below this so much more cutting does not repay logits that are kept
 enum { MIN_KEEP_ROWS = 256 };  // below this a product is bound by reading the weights: recomputing in larger cuts is cheaper
 
 typedef struct unit {
@@ -43,7 +44,7 @@ struct tl_pass {
   unit *units;
   micro *micros;
   int n_units, n_micro, max_rows, max_out, current;
-  bool recompute;
+  bool recompute, keep_logits;
   int first_kept;            // layers from here on come from what the sampler kept; n_layers: none does
   const tl_kept_sequence **kept;  // (the batch's sequences), when some do
   int64_t planned;
@@ -56,7 +57,7 @@ struct tl_pass {
   tl_acts *acts;             // (n_layers): keep: each its own; recompute: one shared set but for x_in. Kept layers share one
   tl_fwd_scratch fwd;
   tl_bwd_scratch bwd;
-  float *x, *rstd, *dx, *dxf, *dh, *lse;
+  float *x, *rstd, *dx, *dxf, *dh, *lse, *logits;
   float *logprob, *entropy, *dlogprob, *dentropy;  // (max_out) each, in tokens
   tlk_mat xf, h;
   tl_rows rows;
@@ -70,6 +71,7 @@ static size_t plan_bytes(const tl_pass *p, int rows, int out, bool recompute) {
   size_t n = (size_t)sets * tl_acts_bytes(&p->net, rows, back, true) + tl_fwd_scratch_bytes(&p->net, rows);
   n += T * C * 4 + T * 4 + T * C * act + O * C * act + O * 4;                  // x, rstd, xf, h, lse
   if (back) n += tl_bwd_scratch_bytes(&p->net, rows) + 2 * T * C * 4 + O * C * 4;  // dx, dxf, dh
+  if (p->keep_logits) n += tl_align64(O * (size_t)p->model->cfg.vocab * 4);
   if (back && recompute) n += (size_t)(low + any - 1) * tl_align64(T * C * 4);
   return n + slack;
 }
@@ -139,6 +141,16 @@ static int64_t default_bytes(const tl_pass *p) {
   return n;
 }
 
+// Logits of the forward direction stay for the backward, where that leaves micro-batches of reasonable size.
+static void keep_logits(tl_pass *p, int64_t rows) {
+  p->keep_logits = true;
+  int n = cut(p, false, NULL);
+  bool fits = n <= 1 || rows / n >= MIN_LOGITS_ROWS;
+  for (int i = 0; i < p->n_units; i++)
+    fits = fits && plan_bytes(p, p->units[i].rows, p->units[i].out, false) <= (size_t)p->opt.memory_bytes;
+  p->keep_logits = fits;
+}
+
 static tl_status plan(tl_pass *p) {
   bool given = p->opt.memory_bytes > 0;
   if (!given) p->opt.memory_bytes = MOST_BYTES;
@@ -152,6 +164,7 @@ static tl_status plan(tl_pass *p) {
   }
   int n_keep = cut(p, false, NULL);
   p->recompute = p->opt.backward && (!fits || (n_keep > 1 && rows / n_keep < MIN_KEEP_ROWS));
+  if (p->opt.backward && !p->recompute && tl_ops()->host && p->first_kept == p->model->cfg.n_layers) keep_logits(p, rows);
   p->n_micro = cut(p, p->recompute, NULL);
   p->micros = calloc((size_t)p->n_micro + 1, sizeof *p->micros);
   if (!p->micros) return tl_fail(TL_E_MEMORY, "out of memory");
@@ -218,6 +231,7 @@ static tl_status allocate(tl_pass *p) {
   p->xf = tl_mat_take(&p->arena, p->net.act, T, c->width);
   p->h = tl_mat_take(&p->arena, p->net.act, O, c->width);
   p->lse = tl_arena_take(&p->arena, sizeof(float) * (size_t)O);
+  if (p->keep_logits) p->logits = tl_arena_take(&p->arena, sizeof(float) * (size_t)O * (size_t)c->vocab);
   if (!back) return TL_OK;
   tl_bwd_scratch_take(&p->bwd, &p->net, T, &p->arena);
   p->dx = tl_arena_take(&p->arena, (size_t)T * row);
@@ -456,7 +470,7 @@ tl_status tl_pass_forward(tl_pass *p, int i, float *logprobs, float *entropy) {
   ops->gather(p->h, p->xf, seen(p, p->head_rows), m->out, c->width);
   int64_t at = p->batch->sequences[m->first].out;
   if (!from_kept)
-    ops->head_fwd(seen_tokens(p, p->logprob), p->lse, want ? seen_tokens(p, p->entropy) : NULL, p->h, p->net.w->head,
+    ops->head_fwd(seen_tokens(p, p->logprob), p->lse, want ? seen_tokens(p, p->entropy) : NULL, p->logits, p->h, p->net.w->head,
                   seen(p, p->targets), 1.0f / p->opt.temperature, m->out);
   ops->copy(logprobs + at, seen_tokens(p, p->logprob), sizeof(float) * (size_t)m->out);
   if (entropy && want) ops->copy(entropy + at, seen_tokens(p, p->entropy), sizeof(float) * (size_t)m->out);
@@ -479,7 +493,7 @@ tl_status tl_pass_backward(tl_pass *p, int i, const float *dlogprob, const float
   if (p->adapter) p->adapter->first_unit = m->first_unit;
   ops->copy(seen_tokens(p, p->dlogprob), dlogprob + at, sizeof(float) * (size_t)m->out);
   if (dentropy) ops->copy(seen_tokens(p, p->dentropy), dentropy + at, sizeof(float) * (size_t)m->out);
-  ops->head_bwd(p->dh, p->adapter ? tl_adapter_grad_head(p->adapter) : NULL, p->h, p->net.w->head, seen(p, p->targets), p->lse,
+  ops->head_bwd(p->dh, p->adapter ? tl_adapter_grad_head(p->adapter) : NULL, p->logits, p->h, p->net.w->head, seen(p, p->targets), p->lse,
                 dentropy ? seen_tokens(p, p->entropy) : NULL, seen_tokens(p, p->dlogprob), dentropy ? seen_tokens(p, p->dentropy) : NULL,
                 1.0f / p->opt.temperature, m->out);
   ops->zero(p->dxf, rows_bytes);

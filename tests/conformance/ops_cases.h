@@ -527,13 +527,13 @@ static void head_fwd_case(const row *r) {
   mat h = mat_random(r->T, r->K, compute, 1);
   int32_t *targets = r->flags & EXTRA ? NULL : ids_random(r->T, r->N);
   float *want = vec_nan(3 * T), *got = vec_nan(3 * T), inv_temp = 1 / 0.7f;
-  ref->head_fwd(want, want + T, want + 2 * T, h.m, w.want, targets, inv_temp, r->T);
-  ops->head_fwd(got, got + T, got + 2 * T, h.m, w.got, targets, inv_temp, r->T);
+  ref->head_fwd(want, want + T, want + 2 * T, NULL, h.m, w.want, targets, inv_temp, r->T);
+  ops->head_fwd(got, got + T, got + 2 * T, NULL, h.m, w.got, targets, inv_temp, r->T);
   if (targets) close_vec("logprob", want, got, T, tolerance(r));
   close_vec("lse", want + T, got + T, T, tolerance(r));
   close_vec("entropy", want + 2 * T, got + 2 * T, T, tolerance(r));
   float *alone = vec_nan(2 * T);
-  ops->head_fwd(alone, alone + T, NULL, h.m, w.got, targets, inv_temp, r->T);
+  ops->head_fwd(alone, alone + T, NULL, NULL, h.m, w.got, targets, inv_temp, r->T);
   same_bits("without entropy", got, alone, (targets ? 2 : 0) * T * 4);
   weights_free(w);
 }
@@ -547,12 +547,21 @@ static void head_bwd_case(const row *r) {
   float *stats = vec_nan(3 * T), *dlogprob = vec_random(T, 1), *dentropy = with_entropy ? vec_random(T, 1) : NULL;
   float *dh = vec_nan(n), *dh2 = vec_nan(n), *dw = vec_random(nw, 0.1), *dw2 = vec_copy(dw, nw), inv_temp = 1 / 0.7f;
   dlogprob[0] = 0;  // a masked token
-  ref->head_fwd(stats, stats + T, stats + 2 * T, h.m, w.want, targets, inv_temp, r->T);
+  ref->head_fwd(stats, stats + T, stats + 2 * T, NULL, h.m, w.want, targets, inv_temp, r->T);
   float *entropy = with_entropy ? stats + 2 * T : NULL;
-  ref->head_bwd(dh, with_dw ? dw : NULL, h.m, w.want, targets, stats + T, entropy, dlogprob, dentropy, inv_temp, r->T);
-  ops->head_bwd(dh2, with_dw ? dw2 : NULL, h.m, w.got, targets, stats + T, entropy, dlogprob, dentropy, inv_temp, r->T);
+  ref->head_bwd(dh, with_dw ? dw : NULL, NULL, h.m, w.want, targets, stats + T, entropy, dlogprob, dentropy, inv_temp, r->T);
+  float *before = vec_copy(dw2, nw);
+  ops->head_bwd(dh2, with_dw ? dw2 : NULL, NULL, h.m, w.got, targets, stats + T, entropy, dlogprob, dentropy, inv_temp, r->T);
   close_vec("dh", dh, dh2, n, tolerance(r));
   close_vec("dw", dw, dw2, nw, tolerance(r));
+  if (ops->host) {  // the logits that the forward direction left: the same bits
+    float *logits = vec_nan(T * (size_t)r->N), *again = vec_nan(n), *seen = vec_nan(3 * T);
+    ops->head_fwd(seen, seen + T, seen + 2 * T, logits, h.m, w.got, targets, inv_temp, r->T);
+    ops->head_bwd(again, with_dw ? before : NULL, logits, h.m, w.got, targets, stats + T, entropy, dlogprob, dentropy, inv_temp,
+                  r->T);
+    same_bits("dh from kept logits", dh2, again, n * 4);
+    if (with_dw) same_bits("dw from kept logits", dw2, before, nw * 4);
+  }
   weights_free(w);
 }
 

@@ -153,8 +153,8 @@ static void head(const int *which, int n, out_rows *o) {
   mat h = mat_pick(&in.x, which, n);
   int32_t *ids = ints_pick(in.ids, which, n);
   float *logprob = vec_nan((size_t)n), *lse = vec_nan((size_t)n), *entropy = vec_nan((size_t)n), *dh = vec_nan((size_t)n * K);
-  ops->head_fwd(logprob, lse, entropy, h.m, w, ids, 1 / 0.8f, n);
-  ops->head_bwd(dh, NULL, h.m, w, ids, lse, entropy, logprob, entropy, 1 / 0.8f, n);
+  ops->head_fwd(logprob, lse, entropy, NULL, h.m, w, ids, 1 / 0.8f, n);
+  ops->head_bwd(dh, NULL, NULL, h.m, w, ids, lse, entropy, logprob, entropy, 1 / 0.8f, n);
   emit_vec(o, logprob, 1, n);
   emit_vec(o, lse, 1, n);
   emit_vec(o, entropy, 1, n);
@@ -271,8 +271,8 @@ static char *gradients(void) {
   ops->attn_fwd(o.m, lse, q.m, k.m, v.m, &packed.map, 0.16f, T, H, G, D);
   ops->attn_bwd(dq.m, dk.m, dv.m, d_o.m, o.m, lse, q.m, k.m, v.m, &packed.map, packed.unit_off, packed.n_units, 0.16f, T, H, G,
                 D);
-  ops->head_fwd(stats, stats + T, stats + 2 * T, x.m, w, ids, 1, T);
-  ops->head_bwd(out[DH], out[DHEAD], x.m, w, ids, stats + T, stats + 2 * T, dlogprob, dlogprob, 1, T);
+  ops->head_fwd(stats, stats + T, stats + 2 * T, NULL, x.m, w, ids, 1, T);
+  ops->head_bwd(out[DH], out[DHEAD], NULL, x.m, w, ids, stats + T, stats + 2 * T, dlogprob, dlogprob, 1, T);
   ops->embed_bwd(out[DTABLE], f, ids, T, C);
   ss = ops->sumsq(out[DW], N * K);
   mat *mats[] = {&dq, &dk, &dv};
@@ -341,7 +341,7 @@ static void sampled_logprob_case(void) {
     tlk_mat h = {row_at(&in.x, t), compute, in.x.m.ld};
     float temperature = in.sample[t].temperature;
     CHECK(ids[t] >= 0 && ids[t] < V, "id %d", ids[t]);
-    ops->head_fwd(&want[0], &want[1], &want[2], h, w, &ids[t], temperature > 0 ? 1 / temperature : 1, 1);
+    ops->head_fwd(&want[0], &want[1], &want[2], NULL, h, w, &ids[t], temperature > 0 ? 1 / temperature : 1, 1);
     CHECK(memcmp(&want[0], &logprob[t], 4) == 0, "row %d: sampled %.9g, trained %.9g", t, logprob[t], want[0]);
     CHECK(memcmp(&want[1], &lse[t], 4) == 0, "row %d: lse %.9g, %.9g", t, lse[t], want[1]);
     CHECK(memcmp(&want[2], &entropy[t], 4) == 0, "row %d: entropy %.9g, %.9g", t, entropy[t], want[2]);

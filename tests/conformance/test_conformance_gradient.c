@@ -243,7 +243,7 @@ enum { VOCAB = 11 };
 
 static double head_loss(void) {
   ops->repack(hd.packed, hd.w);
-  ops->head_fwd(hd.logprob, hd.lse, hd.entropy, dense(hd.h, T, K).m, hd.packed, hd.ids, 1.4f, T);
+  ops->head_fwd(hd.logprob, hd.lse, hd.entropy, NULL, dense(hd.h, T, K).m, hd.packed, hd.ids, 1.4f, T);
   return dot(hd.logprob, hd.c, T) + (hd.e ? dot(hd.entropy, hd.e, T) : 0);
 }
 
@@ -256,7 +256,7 @@ static void head_bwd(void) {
     hd.e = with_entropy ? grid(T) : NULL;
     float *dh = vec_nan(T * K), *dw = vec_random(VOCAB * K, 0);
     head_loss();
-    ops->head_bwd(dh, dw, dense(hd.h, T, K).m, hd.packed, hd.ids, hd.lse, hd.e ? hd.entropy : NULL, hd.c, hd.e, 1.4f, T);
+    ops->head_bwd(dh, dw, NULL, dense(hd.h, T, K).m, hd.packed, hd.ids, hd.lse, hd.e ? hd.entropy : NULL, hd.c, hd.e, 1.4f, T);
     check("h", hd.h, dh, T * K, head_loss);
     check("w", hd.w, dw, VOCAB * K, head_loss);
   }
