@@ -1,5 +1,5 @@
 // test_record.c: decode steps that are recorded and replayed draw what the ops draw one by one, to the bit, and leave the same for
-// training; on the simulator of CUDA, which refuses what a capture forbids and graphs whose memory was freed. Each way runs in a
+// training; on the simulator of CUDA (or a device, TL_TEST_DEVICE), which refuses what a capture forbids and graphs whose memory was freed. Each way runs in a
 // process of its own, since TL_GRAPH is read when a device is opened; one takes prompts whole, the other in cuts of 32. Would catch: an argument of a step that changes and is not
 // in the ops' memory, rows that fill up a step and touch others, a recording that outlives its places (the adapter's state, longer
 // lists, the rotation table, scratch), index arrays that are filled again while they are on their way, and recordings that are made but never replayed.
@@ -15,6 +15,11 @@ typedef struct {
   int64_t steps, replays;
   int first_kept, prefill;
 } outcome;
+
+static const char *device(void) {  // the simulator, or the device that tests are to run on
+  const char *name = getenv("TL_TEST_DEVICE");
+  return name ? name : "cusim";
+}
 
 static void collect(tl_sampler *s, const int64_t *request, outcome *o) {
   for (tl_completion c; tl_sampler_pop(s, &c);)
@@ -145,7 +150,7 @@ static bool run_as(const char *graph, int prefill, void (*scenario)(outcome *), 
     close(pipes[0]);
     test_why[0] = 0;
     setenv("TL_GRAPH", graph, 1);
-    setenv("TL_BACKEND", "cusim", 1);
+    setenv("TL_BACKEND", device(), 1);
     outcome *mine = calloc(1, sizeof *mine);
     mine->prefill = prefill;
     scenario(mine);
@@ -190,8 +195,8 @@ static void of_a_population(void) { compare(members, 0, 0); }
 
 int main(void) {
   char path[4200];
-  if (!tl_module_path(path, sizeof path, "cusim")) {
-    test_skip("recordings", "the simulator of CUDA was not built (./dev test builds it)");
+  if (!tl_module_path(path, sizeof path, device())) {
+    test_skip("recordings", "the simulator of CUDA (or the device's module) was not built (./dev test builds it)");
     return 0;
   }
   RUN(places_that_move);
