@@ -1,13 +1,12 @@
 // shards.c: TinyLoRA, LoRA-XS and LoRA on a model that N ranks share (tensor parallelism; runtime/model/split.c).
 //
-// With W ~ U S V^T at rank r, A (r, in) = V^T and B (out, r) = U S of the WHOLE module (or with sqrt(S) in both), y = x W^T + (B (R (A x)))^T.
-// The singular vectors of a rank's part of W are others, so each module's SVD is of its whole weight, and a rank takes its part of
-// the factors:
+// With W ~ U S V^T at rank r, A (r, in) = V^T and B (out, r) = U S of the WHOLE module (or with sqrt(S) in both), y = W x + B R A x. The
+// singular vectors of a rank's part of W are others, so each module's SVD is of its whole weight, and a rank takes its part of the factors:
 //
-//   q k v gate up   W split by outputs, rank p has the rows out_p:  y_p = W_p x + B_p R A x      B_p: rows out_p of B;  A whole
-//   o down          by inputs, rank p has x_p:                      y = sum_p (W_p x_p + B R A_p x_p)   A_p: columns in_p of A;  B whole
+//   q k v gate up   split by outputs:  y_p = W_p x + B_p R A x               B_p: rank p's rows of B;  A whole
+//   o down          by inputs:         y = sum_p (W_p x_p + B R A_p x_p)     A_p: its columns of A;    B whole
 //
-// so the forward pass needs no sum beyond those of the frozen product: R and B are linear, B R sum_p(A_p x_p) = sum_p B R A_p x_p.
+// so the forward pass needs no sum beyond those of the frozen product: B and R are linear, B R sum_p(A_p x_p) = sum_p B R A_p x_p.
 // Backward, with z = A x and g = dy B, dx = dy W + g R A and dR = sum_t g_t^T z_t:
 //
 //   q k v gate up   g = sum_p g_p, g_p = dy_p B_p;  z whole      dx = sum_p (dy_p W_p + g_p R A)
@@ -19,8 +18,9 @@
 // and the gradient is the same bits there: an adapter's files do not know of ranks.
 //
 // LoRA has the same two factors, but trains them: dB = sum_t dy_t^T (R z_t), dA = sum_t (R^T g_t)^T x_t. In q k v gate up a rank has
-// dB_p, rows of dB, and a term of dA; in o and down a term of dB, and dA_p, columns of dA. Every rank keeps the whole parameter vector and its
-// moments; a gradient has zeros where another rank's rows or columns are, and the sum over ranks is the whole gradient, once a step.
+// dB_p, rows of dB, and a term of dA; in o and down a term of dB, and dA_p, columns of dA. Every rank keeps the whole parameter vector
+// and its moments; a gradient has zeros where another rank's rows or columns are, and the sum over ranks is the whole gradient, once a
+// step.
 //
 // Memory: the host has A and B whole (the files are made of them), and so have the ops: r (in + out) floats a module.
 #include "../comm/comm.h"
@@ -33,7 +33,7 @@ static void dims(const tl_adapter *a, int module, size_t *out, size_t *in) {
 
 bool tl_shards_mine(const tl_adapter *a, int i) { return i % a->model->shards == a->model->shard; }
 
-// Calls copy for A and for B of every module that a rank took the SVD of, with their place in what that rank gives; returns its bytes
+// Calls copy for A and for B of every module that a rank took the SVD of, with their place in what it gives; returns its bytes
 static int64_t each_basis(tl_adapter *a, int rank, char *at, void (*copy)(char *at, float *own, size_t bytes)) {
   int64_t n = 0;
   for (int i = rank; i < a->n_modules; i += a->model->shards) {
@@ -138,7 +138,7 @@ tl_status tl_shards_lora_finish(tl_adapter *a) {
     size_t out, in, row = m->columns.bytes / (size_t)m->rank;
     dims(a, m->module, &out, &in);
     for (int q = 0; q < m->rank && m->dA; q++)
-      tl_ops()->copy((char *)tl_grad_ops(a, m->off + (int64_t)((size_t)q * in)) + (size_t)a->model->shard * row, (char *)m->dA + (size_t)q * row, row);
+      tl_ops()->copy((char *)tl_grad_ops(a, m->off + q * (int64_t)in) + (size_t)a->model->shard * row, (char *)m->dA + (size_t)q * row, row);
   }
   tl_comm_sum(a->grad_pair.ops, a->n_params);
   a->grad_on_ops = true;
