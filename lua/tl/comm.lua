@@ -50,7 +50,7 @@ function comm.start()
 end
 
 --- The parameter of recipes and commands whose model ranks may share.
-comm.TENSOR_PARALLEL = { 1, "ranks that share one model, each with 1/N of its layers (mpirun -n N, or a multiple)", integer = true, min = 1,
+comm.TENSOR_PARALLEL = { 1, "ranks that share one model, each with 1/N of every layer (mpirun -n N, or a multiple)", integer = true, min = 1,
   value = "N" }
 
 --- Puts the ranks into groups of n that share a model, before one is loaded. All ranks, once.
