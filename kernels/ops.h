@@ -16,7 +16,7 @@
 // Numerics contract (the conformance suite checks it)
 //   Batch-invariant: the bits of a row of an output depend on that row's inputs and the weights only, never on T, on the
 //   row's place in the batch, on the other rows or on the number of threads. Sums over rows (dW, dR, dgain) run in an order
-//   fixed by T alone, not by the number of threads. Same build, same machine kind -> same bits.
+//   fixed by T (of dW by its whole shape), not by the number of threads. Same build, same machine kind -> same bits.
 //
 // Memory. Every array that an op takes lies in memory of the table's own alloc (on a CPU that is the host's memory), but for
 // what is marked "host". Structs and scalars are the host's. Ops run in the order in which they are called and may return
@@ -26,6 +26,8 @@
 //
 // Recordings. A run of ops that comes again and again with the same arguments (a decode step) can be noted once and replayed, where
 // the backend can do that (CUDA graphs); what changes from one replay to the next then lies in the ops' memory, at the same places.
+//
+// Optional entries stand at the end of the table; where one is NULL the backend has nothing better than what the runtime does itself.
 #ifndef TL_KERNELS_OPS_H
 #define TL_KERNELS_OPS_H
 #include <stddef.h>
@@ -41,6 +43,8 @@ enum { TLK_MEM_OPS = 0, TLK_MEM_BOTH = 1, TLK_MEM_SPARSE = 2 };
 
 typedef struct tlk_packed tlk_packed;        // a weight in the backend's own layout; opaque above the backend
 typedef struct tlk_recording tlk_recording;  // a run of ops that can be replayed
+typedef struct tlk_ranks tlk_ranks;          // devices of several processes that are connected
+enum { TLK_HELLO = 512 };                    // bytes that one says to the others before that
 
 typedef struct {
   void *p;
@@ -231,6 +235,23 @@ typedef struct tlk_ops {
   double (*sumsq)(const float *x, size_t n);                       // fixed order
   void (*scale)(float *x, float a, size_t n);                      // x *= a
   void (*round_to)(float *y, const float *x, size_t n, int dtype); // y = x rounded to nearest even in dtype, as F32
+
+  // ---- optional: the r largest singular triplets of w (n, k) F32, all pointers the host's: U (n, r), S (r) falling, V (k, r), signs
+  //      as they come; error = max_i ||W^T u_i - s_i v_i|| / s_1, at most 1e-6 (as a rule below 1e-11), with W v_i = s_i u_i to
+  //      rounding. The same bits for the same w. 0: left to the host (too small, r too near n or k, no memory, not converged, the
+  //      library it needs is not here), the outputs are undefined; 1: done.
+  int (*svd)(double *U, double *S, double *V, double *error, const float *w, int n, int k, int r);
+  // ---- optional: from here on linear_fwd with w, without lr, need not be batch-invariant: equal shapes still give equal bits, but a
+  //      device may use a library that sums in another order for another T. For sampling that is corrected afterwards.
+  void (*relax)(tlk_packed *w);
+  // ---- optional: sums over the ranks of a run that stay on the devices. hello (TLK_HELLO bytes; host) = what the others must know of
+  //      this one, which has this place among them; join: hellos (size, TLK_HELLO) of all, in order, the same everywhere. NULL, on all
+  //      ranks alike: they are not connected (one without the library, two on one card), and why (n bytes) says so. sum: x (n) F32 =
+  //      all ranks' x, added in the order of ranks: the same bits on all. join and sum: all ranks together. leave: NULL is nothing.
+  void (*ranks_hello)(void *hello, int rank);
+  tlk_ranks *(*ranks_join)(const void *hellos, int rank, int size, char *why, size_t n);
+  void (*ranks_sum)(tlk_ranks *r, float *x, size_t n);
+  void (*ranks_leave)(tlk_ranks *r);
 } tlk_ops;
 
 const tlk_ops *tlk_reference(void);

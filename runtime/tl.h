@@ -265,6 +265,9 @@ tl_status tl_model_export(const tl_model *m, const tl_adapter *a, const char *pa
                           bool tokenizer);
 // a copy of the model with the adapter merged in (W + dW rounded to the compute dtype); shares everything else
 tl_status tl_model_merge(const tl_model *m, const tl_adapter *a, tl_model **out);
+// The linears that a merged model has of its own need not give a row the same bits in every batch from here on: a device may then use
+// faster products. For rollouts whose mismatch the trainer corrects. The CPU has none, and keeps its bits.
+void tl_model_relax(tl_model *m);
 // a copy of the model to sample from: linears and head in int8 with a scale per row, everything else shared. Its logprobs differ
 // a little from m's. It takes m's adapters; it cannot be trained.
 tl_status tl_model_quantize(const tl_model *m, tl_model **out);

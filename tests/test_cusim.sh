@@ -58,8 +58,8 @@ for model in tiny "$t/qwen2"; do
   done
 done
 
-# the optimiser, and PEFT adapters with their gradients, through the runtime, from the CPU's own tests
-for program in test_optim test_parity; do TL_BACKEND=cusim told cusim 300 "$build/$program"; done
+# the optimiser, PEFT adapters with their gradients, and the SVD by the device, through the runtime, from the CPU's own tests
+for program in test_optim test_parity test_svd; do TL_BACKEND=cusim told cusim 300 "$build/$program"; done
 
 # five GRPO steps in fp32: the same tokens are drawn, so rewards are the CPU's to the last digit and the 13 numbers follow. Adam's
 # first steps are near lr times a gradient's sign, whatever its size, so the numbers' tolerance is a tenth of lr.

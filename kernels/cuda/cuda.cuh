@@ -25,11 +25,12 @@ typedef __nv_bfloat16 bf16;
 struct tlk_packed {
   int N, K, compute, ld;
   void *data;
+  bool relaxed;  // a row's bits may depend on its batch: the library may multiply
 };
 enum { SCALE_ROOM = 16 };  // bytes at the end of an int8 row; keeps rows aligned for 16-byte copies
 
 // ---- device.cu
-enum { SCRATCH_A, SCRATCH_B, SCRATCH_C, SCRATCH_D, SCRATCH_ACT, N_SCRATCH };
+enum { SCRATCH_A, SCRATCH_B, SCRATCH_C, SCRATCH_D, SCRATCH_ACT, SCRATCH_LIBRARY, SCRATCH_RANKS, N_SCRATCH };
 void *scratch(int slot, size_t bytes);          // device memory, contents undefined, valid until the slot's next call
 cudaStream_t stream();                          // the one stream, on the device that was opened
 int n_multiprocessors();
@@ -183,6 +184,9 @@ struct epilogue {
 void product(epilogue e, tlk_mat x, const tlk_packed *w, int T, bool transposed);
 // dw (N, K) += a (T, N)^T b (T, K)
 void outer(float *dw, tlk_mat a, tlk_mat b, int T, int N, int K);
+// matmul.cu: the same two by cuBLASLt, in whatever order of sums; false: nothing was done, our own kernels have to
+bool library_product(const epilogue &e, tlk_mat x, const tlk_packed *w, int T);
+bool library_outer(float *dw, tlk_mat a, tlk_mat b, int T, int N, int K);
 // lowrank.cu: of up to MOST_NARROW low-rank terms of one x: z (T, r) = x f^T with f = A (r, K), or x f with f = B (K, r) when columns;
 // then s = R z (or z R) and active
 enum { MOST_NARROW = 3 };
@@ -209,7 +213,7 @@ void head_finish(float *logprob, float *lse, float *entropy, const head_stats *s
   X(pack) X(repack) X(unpack) X(packed_free) X(packed_bytes) X(packed_dims) X(linear_fwd) X(linear_fwd_group) X(linear_swiglu_fwd) X(linear_rope_fwd) X(linear_bwd_x) X(linear_bwd_w)   \
   X(colsum) X(lowrank_bwd) X(rmsnorm_fwd) X(rmsnorm_bwd) X(rope_fwd) X(rope_bwd) X(cast) X(gather) X(move_rows) X(attn_fwd) X(attn_bwd)  \
   X(swiglu_fwd) X(swiglu_bwd) X(embed_fwd) X(embed_bwd) X(head_fwd) X(head_bwd) X(head_sample) X(adamw) X(sumsq) X(scale)   \
-  X(round_to)
+  X(round_to) X(svd) X(relax) X(ranks_hello) X(ranks_join) X(ranks_sum) X(ranks_leave)
 #define TLK_CUDA_NAME(name) cuda_##name
 #define TLK_DECLARE(name) extern __typeof__(*((tlk_ops *)0)->name) cuda_##name;
 TLK_CUDA_OPS(TLK_DECLARE)

@@ -224,6 +224,7 @@ static void forward(members *m, const tlk_linear *l, int n, tlk_mat x, int T) {
   for (int i = 0; i < n; i++) m->w[i] = l[i].w, m->e[i].bias = l[i].bias;
   tlk_mat act = as_act(x, T, l[0].w->K, l[0].w->compute);
   add_lowrank(m->e, l, n, l[0].w->compute == TLK_I8 ? x : act, T, l[0].w->K, false);
+  if (n == 1 && l[0].w->relaxed && library_product(m->e[0], act, l[0].w, T)) return;
   start(*m, act, T, false);
 }
 
@@ -236,10 +237,10 @@ void cuda_linear_fwd(tlk_mat y, float *z, tlk_mat x, const tlk_packed *w, const 
   forward(&m, &l, 1, x, T);
 }
 
-// how many linears from the first on can be a group
+// how many linears from the first on can be a group; relaxed ones go to the library one by one
 static int alike(const tlk_linear *l, int n) {
   int k = 1;
-  while (k < n && k < MOST && l[k].w->compute == l[0].w->compute) k++;
+  while (k < n && k < MOST && l[k].w->compute == l[0].w->compute && !l[0].w->relaxed && !l[k].w->relaxed) k++;
   return k;
 }
 

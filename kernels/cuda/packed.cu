@@ -47,7 +47,7 @@ tlk_packed *cuda_pack(const void *w, int w_dtype, int N, int K, int compute) {
   OP("pack");
   tlk_packed *p = (tlk_packed *)malloc(sizeof *p);
   if (!p) return nullptr;
-  *p = {N, K, compute, compute == TLK_I8 ? bytes_ld(K) : (int)align_up((size_t)K, 32), nullptr};
+  *p = {N, K, compute, compute == TLK_I8 ? bytes_ld(K) : (int)align_up((size_t)K, 32), nullptr, false};
   if (cudaMallocAsync(&p->data, cuda_packed_bytes(p), stream()) != cudaSuccess) {
     cudaGetLastError();
     free(p);

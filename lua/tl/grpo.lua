@@ -109,7 +109,7 @@ function Trainer:sampling_model()
     self.int8 = self.int8 or self.model:quantize()
     return self.int8, self.adapter, false
   end
-  local merged = self.model:merge(self.adapter)
+  local merged = self.model:merge(self.adapter, self.rollouts == "merged")
   if self.rollouts == "merged" then return merged, nil, true end
   local int8 = merged:quantize()
   merged:free()

@@ -237,10 +237,13 @@ function Model:export(path, format, o)
   check(C.tl_model_export(self.handle, o.adapter and o.adapter.handle or nil, path, format, o.dtype or "bf16", o.tokenizer ~= false), 2)
 end
 
---- A copy with an adapter merged in, for merged rollouts; shares what it does not change.
-function Model:merge(adapter)
+--- A copy with an adapter merged in; shares what it does not change. relaxed: on a device its products may be a library's, which are
+--- faster, but a token's logprob then depends on its batch: for rollouts that are corrected.
+---@param relaxed boolean?
+function Model:merge(adapter, relaxed)
   local out = ffi.new "tl_model *[1]"
   check(C.tl_model_merge(self.handle, adapter.handle, out), 2)
+  if relaxed then C.tl_model_relax(out[0]) end
   local m = wrap(out[0], self.name)
   m.tok = self:tokenizer()
   return m

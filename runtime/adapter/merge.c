@@ -144,3 +144,8 @@ tl_status tl_model_merge(const tl_model *m, const tl_adapter *a, tl_model **out)
   else tl_model_free(copy);
   return st;
 }
+
+void tl_model_relax(tl_model *m) {
+  for (int i = 0; m->parent && tl_ops()->relax && i < m->cfg.n_layers * TL_N_KINDS; i++)
+    if (m->w.owned_lin[i]) tl_ops()->relax(tl_weights_module(&m->w, i)->w);
+}

@@ -105,7 +105,7 @@ tl_status tl_whole_rows(tl_whole *w, const tl_part *p, int row, int n, float *ou
   const tl_model *m = w->m;
   if (m->shards == 1) {
     TL_ASSERT(p->cols || n == p->rows);
-#pragma omp critical(tl_unpack)  // a backend's scratch is not for two callers
+#pragma omp critical(tl_backend)  // a backend is not for two callers
     if (p->cols) tl_ops()->unpack(out, matrix_of(m, p), row, row + n);
     else tl_weights_part(&m->w, p, out);
     return TL_OK;

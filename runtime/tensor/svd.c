@@ -1,6 +1,7 @@
 // svd.c: truncated singular value decomposition of a weight, W (n, k) ~ U diag(S) V^T at rank r, in double precision.
 //
-// Two ways, chosen by size (the smaller side up to always_direct: direct; beyond direct_limit: krylov; between them by rank):
+// A weight whose smaller side is beyond always_direct goes to the backend first, which may have a device for it (tlk_ops.svd, the
+// krylov way below); what it leaves, and all else, is done here. Two ways, chosen by size (the smaller side up to always_direct: direct; beyond direct_limit: krylov; between them by rank):
 //   direct  Gram matrix of the smaller side, its r largest eigenpairs (LAPACK dsyevr), the other side by one product.
 //           When sigma_r is so small that squaring has eaten its digits, the full SVD (dgesdd) instead.
 //   krylov  block Krylov subspace with Rayleigh-Ritz and restarts (Musco and Musco 2015, "Randomized block Krylov methods
@@ -243,7 +244,17 @@ static void deliver(const double *u, const double *s, const double *v, int n, in
   }
 }
 
+static bool by_backend(const float *w, int n, int k, int r, double *U, double *S, double *V, double *error) {
+  const tlk_ops *ops = tl_ops();
+  int done = 0;
+  if (!ops->svd || (n < k ? n : k) <= always_direct) return false;
+#pragma omp critical(tl_backend)  // a backend is not for two callers
+  done = ops->svd(U, S, V, error, w, n, k, r);
+  return done;
+}
+
 static tl_status decompose(const float *w, int n, int k, int r, double *U, double *S, double *V, double *error) {
+  if (by_backend(w, n, k, r, U, S, V, error)) return TL_OK;
   int m = n < k ? n : k, b = r + oversampling;
   bool small = m <= direct_limit;
   int steps = small || b * krylov_steps <= m ? krylov_steps : m / b < 2 ? 1 : m / b;

@@ -14,24 +14,26 @@
 static const tlk_ops *ops;  // the backend under test
 static int compute;
 
-// Every op of the table; 1 marks a backward op, which the gradient test must cover. The suite fails when this list and the
-// struct differ in number, or when an op has no row.
+// Every op of the table; 1 marks a backward op, which the gradient test must cover, OPTIONAL one that a backend whose memory is
+// the host's may leave out (ops.h). The suite fails when this list and the struct differ in number, or when an op has no row.
+enum { OPTIONAL = 2 };
 #define OPS(X)  \
   X(set_threads, 0) X(alloc, 0) X(release, 0) X(copy, 0) X(zero, 0) X(sync, 0) X(records, 0) X(record, 0)  \
   X(recorded, 0) X(replay, 0) X(recording_free, 0) X(pack, 0) X(repack, 0) X(unpack, 0) X(packed_free, 0) X(packed_bytes, 0) X(packed_dims, 0)  \
   X(linear_fwd, 0) X(linear_fwd_group, 0) X(linear_swiglu_fwd, 0) X(linear_rope_fwd, 0) X(linear_bwd_x, 1) X(linear_bwd_w, 1) X(colsum, 1) X(lowrank_bwd, 1) X(rmsnorm_fwd, 0) X(rmsnorm_bwd, 1)  \
   X(rope_fwd, 0) X(rope_bwd, 1) X(cast, 0) X(gather, 0) X(move_rows, 0) X(attn_fwd, 0) X(attn_bwd, 1) X(swiglu_fwd, 0) X(swiglu_bwd, 1) X(embed_fwd, 0)  \
-  X(embed_bwd, 1) X(head_fwd, 0) X(head_bwd, 1) X(head_sample, 0) X(adamw, 0) X(sumsq, 0) X(scale, 0) X(round_to, 0)
+  X(embed_bwd, 1) X(head_fwd, 0) X(head_bwd, 1) X(head_sample, 0) X(adamw, 0) X(sumsq, 0) X(scale, 0) X(round_to, 0)  \
+  X(svd, OPTIONAL) X(relax, OPTIONAL) X(ranks_hello, OPTIONAL) X(ranks_join, OPTIONAL) X(ranks_sum, OPTIONAL) X(ranks_leave, OPTIONAL)
 
-#define OP_INDEX(name, backward) OP_##name,
+#define OP_INDEX(name, kind) OP_##name,
 enum { OPS(OP_INDEX) N_OPS };
 
 typedef struct {
   const char *name;
-  int backward;
+  int kind;  // 1: backward; OPTIONAL
   size_t offset;
 } op_info;
-#define OP_INFO(name, backward) {#name, backward, offsetof(tlk_ops, name)},
+#define OP_INFO(name, kind) {#name, kind, offsetof(tlk_ops, name)},
 __attribute__((unused)) static const op_info op_infos[N_OPS] = {OPS(OP_INFO)};
 
 // ---- backends: the reference, the CPU's, and the CUDA sources on the simulator (tests/cusim): plain in three orders of threads,
@@ -86,6 +88,11 @@ __attribute__((unused)) static const char *backend_label(void) {
   if (ops->host || getenv("TL_TEST_DEVICE")) snprintf(text, sizeof text, "%s(%s)", ops->name, ops->isa);
   else snprintf(text, sizeof text, "%s(%s, %s)", ops->name, ops->isa, orders[device_order]);
   return text;
+}
+static inline int has_op(const tlk_ops *b, int op) {
+  void (*fn)(void);
+  memcpy(&fn, (const char *)b + op_infos[op].offset, sizeof fn);
+  return fn != NULL;
 }
 static inline const char *compute_name(int compute) { return compute == TLK_BF16 ? "bf16" : "f32"; }
 

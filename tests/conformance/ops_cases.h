@@ -109,6 +109,7 @@ static tlk_lowrank lowrank_random(const row *r, int T) {
 static void linear_fwd_case(const row *r) {
   int T = r->T, N = r->N, K = r->K, acc = (r->flags & ACCUMULATE) != 0;
   weights w = weights_of(r);
+  if (r->op == OP_relax) ops->relax(w.got);
   mat x = mat_random(T, K, compute, 1), y = acc ? mat_random(T, N, TLK_F32, 1) : mat_nan(T, N, out_dtype(r)), y2 = mat_copy(&y);
   float *bias = r->flags & BIAS ? vec_random((size_t)N, 1) : NULL;
   tlk_lowrank lr = r->flags & LOWRANK ? lowrank_random(r, T) : (tlk_lowrank){0}, *l = r->flags & LOWRANK ? &lr : NULL;
@@ -621,6 +622,28 @@ static void round_to_case(const row *r) {
   ref->round_to(want, x, n, r->flags);
   ops->round_to(got, x, n, r->flags);
   same_bits("y", want, got, n * 4);
+}
+
+// one rank, whose sum over ranks is what it has; two on one card are refused. Several ranks: tests/test_ranks.sh
+static void ranks_case(const row *r) {
+  size_t n = (size_t)r->N;
+  float *x = vec_random(n, 1), *x2 = vec_copy(x, n);
+  char *hellos = calloc(2, TLK_HELLO), why[256] = "";
+  ops->ranks_hello(hellos, 0);
+  ops->ranks_hello(hellos + TLK_HELLO, 1);
+  CHECK(!ops->ranks_join(hellos, 0, 2, why, sizeof why) && *why, "two ranks of one device were connected");
+  tlk_ranks *alone = ops->ranks_join(hellos, 0, 1, why, sizeof why);
+  if (alone) {
+    float *d = ops->alloc(n * 4, TLK_MEM_OPS);
+    ops->copy(d, x2, n * 4);
+    ops->ranks_sum(alone, d, n);
+    ops->copy(x2, d, n * 4);
+    ops->release(d);
+    same_bits("the sum over one rank", x, x2, n * 4);
+  }
+  CHECK(alone || strstr(why, "NCCL"), "%s", why);  // a machine may be without it
+  ops->ranks_leave(alone);
+  free(hellos);
 }
 
 static void set_threads_case(const row *r) {

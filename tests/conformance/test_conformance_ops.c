@@ -3,6 +3,7 @@
 // A row names an op, the case function that runs it, sizes, and the tolerance in each compute dtype. The same operands go
 // through the reference and the backend. An op without a row fails the suite.
 #include "ops_cases.h"
+#include "svd_case.h"
 
 // op, note, case, T, N, K, tolerance in f32 and in bf16, further members
 #define ROW(op_, note_, run_, T_, N_, K_, f32_, bf16_, ...) \
@@ -70,6 +71,9 @@ static const row rows[] = {
   ROW(linear_bwd_w, "b f32", linear_bwd_w_case, 301, 67, 5, SUM, SUM, .flags = EXTRA),
   ROW(linear_bwd_w, "one row", linear_bwd_w_case, 1, 67, 45, SUM, SUM),
   ROW(linear_bwd_w, "long", linear_bwd_w_case, 1029, 130, 203, SUM, SUM),
+  ROW(linear_bwd_w, "aligned", linear_bwd_w_case, 37, 72, 40, SUM, SUM, .flags = ALIGNED),
+  ROW(linear_bwd_w, "aligned, a f32", linear_bwd_w_case, 29, 24, 64, SUM, SUM, .flags = ALIGNED | OUT_F32),
+  ROW(linear_bwd_w, "aligned, long", linear_bwd_w_case, 523, 64, 72, SUM, SUM, .flags = ALIGNED),
   ROW(colsum, "", colsum_case, 301, 67, 0, SUM, SUM),
   ROW(lowrank_bwd, "r 2", lowrank_bwd_case, 301, 0, 0, DOUBLE, DOUBLE, .r = 2),
   ROW(lowrank_bwd, "r 7", lowrank_bwd_case, 29, 0, 0, DOUBLE, DOUBLE, .r = 7),
@@ -147,6 +151,21 @@ static const row rows[] = {
   ROW(round_to, "bf16", round_to_case, 0, 1003, 0, EXACT, EXACT, .flags = TLK_BF16),
   ROW(round_to, "f16", round_to_case, 0, 1003, 0, EXACT, EXACT, .flags = TLK_F16),
   ROW(round_to, "f32", round_to_case, 0, 1003, 0, EXACT, EXACT, .flags = TLK_F32),
+
+  ROW(relax, "plain", linear_fwd_case, 13, 72, 40, SUM, STORE, .flags = ALIGNED),
+  ROW(relax, "one row, bias", linear_fwd_case, 1, 136, 200, SUM, STORE, .flags = ALIGNED | BIAS),
+  ROW(relax, "bias, to f32", linear_fwd_case, 70, 40, 72, SUM, SUM, .flags = ALIGNED | BIAS | OUT_F32),
+  ROW(relax, "accumulate", linear_fwd_case, 67, 104, 80, SUM, SUM, .flags = ALIGNED | BIAS | ACCUMULATE),
+  ROW(relax, "R", linear_fwd_case, 9, 40, 56, SUM, SUM, .r = 2, .flags = ALIGNED | LOWRANK | OUT_F32),
+  ROW(relax, "not aligned", linear_fwd_case, 9, 43, 51, SUM, STORE, .flags = BIAS),
+  ROW(ranks_hello, "one", ranks_case, 0, 1, 0, EXACT, EXACT),
+  ROW(ranks_join, "few numbers", ranks_case, 0, 1001, 0, EXACT, EXACT),
+  ROW(ranks_sum, "many numbers", ranks_case, 0, 40003, 0, EXACT, EXACT),
+  ROW(ranks_leave, "a share and a rest", ranks_case, 0, 16387, 0, EXACT, EXACT),
+  ROW(svd, "tall", svd_case, 12, 97, 70, DOUBLE, DOUBLE, .r = 2),
+  ROW(svd, "wide", svd_case, 20, 45, 131, DOUBLE, DOUBLE, .r = 3),
+  ROW(svd, "of a lower rank", svd_case, 2, 41, 33, DOUBLE, DOUBLE, .r = 4, .flags = EXTRA),
+  ROW(svd, "left to the host", svd_case, 0, 30, 25, EXACT, EXACT, .r = 9),
 };
 enum { N_ROWS = sizeof rows / sizeof *rows };
 
@@ -157,11 +176,8 @@ static void op_list_is_whole(void) {
     int found = 0;
     for (int k = 0; k < N_ROWS; k++) found += rows[k].op == i;
     CHECK(found, "%s has no row", op_infos[i].name);
-    for (int b = 0; b < n_backends(); b++) {
-      void (*fn)(void);
-      memcpy(&fn, (const char *)backend(b) + op_infos[i].offset, sizeof fn);
-      CHECK(fn, "%s lacks %s", backend(b)->name, op_infos[i].name);
-    }
+    for (int b = 0; b < n_backends(); b++)
+      CHECK(has_op(backend(b), i) || (op_infos[i].kind == OPTIONAL && backend(b)->host), "%s lacks %s", backend(b)->name, op_infos[i].name);
   }
 }
 
@@ -181,6 +197,7 @@ int main(void) {
     for (compute = TLK_F32; compute <= TLK_BF16; compute++)
       for (current = rows; current < rows + N_ROWS; current++) {
         ops = backend(b);
+        if (!has_op(ops, current->op)) continue;
         ops->set_threads(2);
         char name[128];
         snprintf(name, sizeof name, "%s %s %s %s", backend_label(), compute_name(compute), op_infos[current->op].name, current->note);

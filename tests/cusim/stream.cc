@@ -3,7 +3,7 @@
 // A stream is a queue of work. Nothing runs when it is asked for: it runs when the host synchronises (or copies to memory of its
 // own). Then streams take turns: forward runs the stream that is waited for as far as events let it, reverse the others first,
 // random any; so work that depends on another stream without an event between them finds its input unwritten in some order.
-#include "cusim.h"
+#include "libraries.h"
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -79,6 +79,13 @@ static cudaError_t add(cudaStream_t s, work w) {
   if (s->capturing) s->capturing->works.push_back(std::move(w));
   else s->queue.push_back(std::move(w));
   return answer(cudaSuccess);
+}
+
+int cusim::stream_device(cudaStream_t s) { return known(s) ? s->device : -1; }
+cudaError_t cusim::queue_work(cudaStream_t s, std::function<void()> run) {
+  work w;
+  w.run = std::move(run);
+  return add(s, std::move(w));
 }
 
 static bool can_run(cudaStream_t s) {
@@ -169,6 +176,12 @@ cudaError_t cudaSetDevice(int device) {
   if (no_driver()) return answer(cudaErrorInsufficientDriver);
   if (device < 0 || device >= n_devices()) return answer(cudaErrorInvalidDevice);
   return current_device = device, cudaSuccess;
+}
+cudaError_t cudaGetDevice(int *device) { return *device = current_device, cudaSuccess; }
+cudaError_t cudaDeviceGetPCIBusId(char *text, int n, int device) {
+  if (!text || n < 13 || device < 0 || device >= n_devices()) return answer(cudaErrorInvalidValue);
+  snprintf(text, (size_t)n, "0000:%02x:00.0", 16 + device);
+  return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
   if (device < 0 || device >= n_devices()) return answer(cudaErrorInvalidDevice);

@@ -432,6 +432,8 @@ static void host_reads_device() {
   CHECK(WIFSIGNALED(status), "host code read device memory");
 }
 
+#include "test_libraries.h"
+
 int main() {
   cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
   cusim_take_report();
@@ -458,5 +460,12 @@ int main() {
   RUN(launch_limits);
   RUN(other_device);
   RUN(host_reads_device);
+  RUN(solver_works);
+  RUN(solver_refuses);
+  RUN(product_works);
+  RUN(product_refuses);
+#ifdef CUSIM_NCCL
+  RUN(ranks_refuse);
+#endif
   return test_done();
 }

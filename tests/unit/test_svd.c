@@ -88,6 +88,24 @@ static void known_case(int n, int k, int terms, double decay, int r) {
   known_free(&m);
 }
 
+// A weight beyond 1024 is the backend's where it has an svd (TL_BACKEND=cusim): then the error that is told is its own, to the bit.
+static void svd_by_backend(void) {
+  enum { n = 1100, k = 1060, r = 2 };
+  known m = make(n, k, 12, 0.8);
+  float *U = malloc(sizeof(float) * n * r), *S = malloc(sizeof(float) * r), *V = malloc(sizeof(float) * k * r);
+  double *u = malloc(sizeof(double) * n * r), *v = malloc(sizeof(double) * k * r), s[r], error = -1, mine = -2;
+  if (!tl_ops()->svd) {
+    test_skip("svd_by_backend", "this backend has none");
+  } else {
+    CHECK(tl_ops()->svd(u, s, v, &mine, m.w, n, k, r) == 1, "it was left to the host");
+    CHECK_OK(tl_svd(m.w, n, k, r, U, S, V, &error));
+    CHECK(error == mine, "the backend's error is %.17g, what is told %.17g", mine, error);
+    check_columns(&m, U, S, V, r, 1e-5);
+  }
+  free(U), free(S), free(V), free(u), free(v);
+  known_free(&m);
+}
+
 static void svd_small(void) {
   known_case(5, 7, 5, 0.8, 3);
   known_case(7, 5, 5, 0.8, 5);
@@ -186,6 +204,7 @@ int main(void) {
   RUN(svd_small);
   RUN(svd_direct_wide_and_tall);
   RUN(svd_krylov);
+  RUN(svd_by_backend);
   RUN(svd_of_deficient);
   RUN(svd_refuses);
   RUN(svd_cache);

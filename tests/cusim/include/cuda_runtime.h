@@ -121,6 +121,8 @@ cudaError_t cudaDriverGetVersion(int *v);
 cudaError_t cudaRuntimeGetVersion(int *v);
 cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDevice(int *device);
+cudaError_t cudaDeviceGetPCIBusId(char *text, int n, int device);
 cudaError_t cudaDeviceSynchronize();
 struct cudaDeviceProp {
   char name[256];
