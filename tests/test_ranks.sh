@@ -53,6 +53,21 @@ for kind in lora full; do
   if [ -s "$dir/${kind}1a/$file" ] && cmp -s "$dir/${kind}2a/$file" "$dir/${kind}2b/$file"; then ok "$kind repeats its bits on 2 ranks"; else bad "$kind repeats its bits on 2 ranks" "they differ"; fi
 done
 
+# ---- from device to device: on the simulator's devices, whose NCCL goes over MPI
+if [ ! -e "$build/cusim/tl_cusim.so" ]; then echo "skip ranks: device to device: the simulator was not built (./dev test builds it)"
+else
+  mkdir "$dir/modules"; ln -s "$build/tl_mpi.so" "$build/cusim/tl_cusim.so" "$dir/modules"
+  device_sum() {  # NAME RANKS own|same joined|host [WORD that must be said]
+    local name=$1 n=$2 rc=0; shift 2
+    TL_MODULES=$dir/modules CUSIM_DEVICES=3 timeout 120 mpirun --oversubscribe -n "$n" "$build/test_device_sum" cusim "$1" "$2" >"$dir/sum.log" 2>&1 || rc=$?
+    if [ $rc = 0 ] && [ "$(grep -c '^ok' "$dir/sum.log")" = $((4 * n)) ] && grep -q "${3:-^ok}" "$dir/sum.log"; then ok "$name"; else bad "$name" "exit code $rc: $(said sum)"; fi
+  }
+  device_sum "devices of 2 ranks sum in the order of ranks" 2 own joined
+  device_sum "devices of 3 ranks sum in the order of ranks" 3 own joined
+  device_sum "ranks on one card exchange through the host, and say so" 2 same host "ranks 0 and 1 are on the same card"
+  CUSIM_LIBRARIES=cusolver device_sum "ranks without NCCL exchange through the host, and say so" 2 own host "rank 0 has no NCCL"
+fi
+
 # ---- death: of a rank, by error, by a signal
 ranks 2 fails --fail 2
 if [ $rc != 0 ] && grep -q "tlrun: rank 1 of 2 ($(hostname)): the data of step 2 are bad" "$dir/fails.log"; then ok "an error of a rank ends the run with the rank's name and the reason"

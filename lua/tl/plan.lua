@@ -115,6 +115,7 @@ function plan.memory(w)
   local merged = w.rollouts == "merged" and linears * act or 0
   local m = { parts = {}, limit = w.memory or w.device.memory_bytes * w.device.usable }
   local workspace = math.min(64 * MIB, w.sequences * 4 * s.vocab) + 48 * MIB
+  if w.device.kind == "gpu" and (w.rollouts == "merged" or w.adapter == "lora" or not is_lowrank(w)) then workspace = workspace + 32 * MIB end  -- cuBLASLt's
   local free = m.limit - weights - frozen - trained - merged - workspace
   local sequences, row = w.prompts * w.group, 2 * s.layers * s.kv_heads * s.head_dim * act
   local at_once = math.min(w.sequences, sequences)

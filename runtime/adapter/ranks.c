@@ -6,8 +6,8 @@
 // n_dR doubles a prompt (7B, r = 2: 6 kB). Where ranks share a model, their group has the prompt: its sums are made over the group first
 // (shards.c), then exchanged with one rank of every other group.
 //
-// LoRA and full finetuning have no such sums: there the ranks' gradients (n_params floats) are added rank by rank, piece by piece. A
-// run repeats its bits with the same number of ranks, with another it differs by rounding.
+// LoRA and full finetuning have no such sums: there the ranks' gradients (n_params floats) are added rank by rank, on the devices where
+// they are connected (comm/device.c), else through the host, piece by piece; to the same bits. A run repeats its bits with the same number of ranks, with another it differs by rounding.
 #include "../comm/comm.h"
 #include "adapter.h"
 
@@ -84,8 +84,23 @@ static tl_status reduce_units(tl_adapter *a, const int64_t *places) {
   return s;
 }
 
+// whether all ranks are here for this gradient
+static tl_status meet(const tl_adapter *a) {
+  char *all = NULL;
+  int64_t *sizes = malloc(sizeof *sizes * (size_t)tl_comm_size(TL_COMM_PARTS));
+  if (!sizes) return tl_fail(TL_E_MEMORY, "out of memory");
+  tl_status s = tl_comm_gather(TL_COMM_PARTS, "the gradient", &a->n_params, sizeof a->n_params, &all, sizes);
+  free(all), free(sizes);
+  return s;
+}
+
 static tl_status reduce_whole(tl_adapter *a) {
   if (a->model->shards > 1) TL_TRY(tl_shards_lora_finish(a));
+  TL_TRY(meet(a));
+  if (tl_comm_parts_sum(tl_adapter_ops_gradient(a), a->n_params)) {
+    a->grad_on_ops = true;
+    return TL_OK;
+  }
   float *grad = tl_adapter_gradient(a);
   int64_t *sizes = malloc(sizeof *sizes * (size_t)tl_comm_size(TL_COMM_PARTS));
   tl_status s = sizes ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory");

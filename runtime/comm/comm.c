@@ -188,12 +188,18 @@ static bool sum_staged(float *x, int64_t n) {
 void tl_comm_sum(float *x, int64_t n) {
   if (!group_ || sum_failed) return;
   TL_SECTION("sums over ranks");
+  if (tl_comm_device_sum(group_, x, n)) return;
   if (!tl_ops()->host) {
     sum_failed = !sum_staged(x, n);
     return;
   }
   tl_ops()->sync();
   sum_failed = group_->sum(group_, x, n) != 0;
+}
+
+bool tl_comm_parts_sum(float *x, int64_t n) {
+  tl_comm_link *l = link_of(TL_COMM_PARTS);
+  return l && tl_comm_device_sum(l, x, n);
 }
 
 tl_status tl_comm_agree(const char *what, const void *bytes, int64_t n) {
@@ -218,6 +224,7 @@ void tl_comm_stop(int code) {
 }
 
 void tl_comm_leave(void) {
+  tl_comm_device_leave();
   if (link_) link_->leave();
   link_ = group_ = parts_ = NULL;
 }

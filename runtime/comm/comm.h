@@ -38,7 +38,13 @@ int tl_comm_shard(void);   // this rank's place in its group
 int tl_comm_shards(void);  // ranks of a group; 1: there are no groups
 // x (n; the ops' memory) = its sum over the group, as a link's. A failure is told by the next tl_comm_agree.
 void tl_comm_sum(float *x, int64_t n);
+// x (n; the ops' memory) = its sum over the ranks of TL_COMM_PARTS, in their order, without the host. false: nothing was done, their
+// devices are not connected. All of them call it together.
+bool tl_comm_parts_sum(float *x, int64_t n);
 // Whether the n bytes are the same on every rank of the group; `what` names them in the message. What the ranks compute together
 // stays together only while they compute on the same rows: every pass and every sampled token is held against the others'.
 tl_status tl_comm_agree(const char *what, const void *bytes, int64_t n);
+// ---- device.c, for comm.c: as a link's sum, of x in the ops' memory, on the devices; false: nothing was done, they are not connected
+bool tl_comm_device_sum(tl_comm_link *l, float *x, int64_t n);
+void tl_comm_device_leave(void);
 #endif
