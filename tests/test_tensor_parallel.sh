@@ -106,7 +106,7 @@ train 2 unstopped --tensor-parallel 2
 train 1 alone --resume "$dir/half"
 [ -s "$dir/alone/adapter/adapter_model.safetensors" ] && ok "a checkpoint of a shared model is resumed by one process" || bad "a checkpoint of a shared model is resumed by one process" "$(said alone)"
 
-# ---- sums of a device's memory go through the host's
+# ---- sums on devices: on one card they go through the host, with a card each from device to device; the bits are the same
 if [ ! -e "$build/cusim/tl_cusim.so" ] || [ -n "$(find kernels/ops.h kernels/cuda tests/cusim -newer "$build/cusim/tl_cusim.so" -type f)" ]; then
   echo "skip tensor parallel: on a simulated device: the simulator of CUDA is not there, or older than its sources (./dev test builds it)"
 else
@@ -114,6 +114,10 @@ else
   TL_MODULES=$dir/modules TL_BACKEND=cusim on 2 device tests/ranks/split.lua --dir "$dir/models" --models qwen3 --result "$dir/device" --tensor-parallel 2
   why=$(python3 "$dir/compare.py" "$dir/split1" "$dir/device" 2>&1)
   [ $rc = 0 ] && [ -z "$why" ] && ok "a simulated device computes, trains and samples the same" || bad "a simulated device computes, trains and samples the same" "$why $(said device)"
+  printf '#!/bin/sh\nTL_BACKEND=cusim:$OMPI_COMM_WORLD_RANK exec "%s" "$@"\n' "$tlrun" >"$dir/own-card"; chmod +x "$dir/own-card"
+  TL_MODULES=$dir/modules CUSIM_DEVICES=2 tlrun=$dir/own-card on 2 cards tests/ranks/split.lua --dir "$dir/models" --models qwen3 --result "$dir/cards" --tensor-parallel 2
+  [ $rc = 0 ] && grep -q "on the same card" "$dir/device.log" && ! grep -q "on the same card" "$dir/cards.log" && cmp -s "$dir/device" "$dir/cards" &&
+    ok "sums from device to device give the host's bits" || bad "sums from device to device give the host's bits" "exit code $rc: $(said device) $(said cards)"
 fi
 
 # ---- death, and ranks that part ways

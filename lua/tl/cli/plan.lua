@@ -89,8 +89,8 @@ local function assumptions(w, step)
   if w.tensor_parallel then
     local bytes = step.summed_bytes
     list[#list + 1] = ("embedding and head are whole on every device: %.1f GB"):format((w.shape.tied and 1 or 2) * w.shape.vocab * w.shape.width * (w.dtype == "f32" and 4 or 2) * 1e-9)
-    list[#list + 1] = ("a device sums %.1f GB a step with the others. Over the devices' link, as is planned, the exchange needs NCCL; through the host, to which a device "
-      .. "copies at %.0f GB/s, its copies alone take %.1f s"):format(bytes * 1e-9, w.device.host_link_rate * 1e-9, 2 * bytes / w.device.host_link_rate)
+    list[#list + 1] = ("a device sums %.1f GB a step with the others, with NCCL over the devices' link; without it through the host, to which a device copies at "
+      .. "%.0f GB/s: these copies alone take %.1f s"):format(bytes * 1e-9, w.device.host_link_rate * 1e-9, 2 * bytes / w.device.host_link_rate)
   end
   if w.count > 1 then list[#list + 1] = "devices wait for the slowest; here all get completions of the same lengths" end
   return list
