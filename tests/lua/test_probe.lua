@@ -162,6 +162,10 @@ check.test("the reading", function()
     'told "Step by step." solves 40.0% in 18.0 tokens: asking brings 80.0% of the gain' } do says(found, text) end
   says(caveats, "kept from ending")
   check.equal(found:find("not measured here", 1, true), nil)
+  length.by_length, length.told_explained = { difference = -0.1, ci95 = { -0.15, -0.05 } }, 1.2
+  found = reading_of { reach = reach, length = length }
+  says(found, "more tokens by themselves make the base worse")
+  says(found, "asking brings more than the adapter does")
   length.forced, length.by_length, length.explained = figures(0.32, 20), { difference = 0.12, ci95 = { 0.05, 0.2 } }, 0.48
   says(reading_of { reach = reach, length = length }, "length alone explains 48.0% of the gain")
   length.beyond = { difference = 0.03, ci95 = { -0.02, 0.1 } }

@@ -62,11 +62,12 @@ local function say_length(l, gained, say)
   say("The base that is kept writing for as many tokens as the adapted model solves %s, %+.1f points %s against the base as it is; the adapted model is %+.1f points %s above that.",
     percent(l.forced.accuracy), 100 * l.by_length.difference, span(l.by_length.ci95), 100 * l.beyond.difference, span(l.beyond.ci95))
   if gained and l.beyond.ci95[1] <= 0 then say "So length alone may explain the gain: beyond it nothing is clearly left."
+  elseif gained and l.by_length.ci95[2] < 0 then say "So length alone does not explain the gain: more tokens by themselves make the base worse."
   elseif gained and l.by_length.ci95[1] <= 0 then say "So length alone does not explain the gain: more tokens by themselves bring nothing clear."
   elseif gained and l.explained then say("So length alone explains %s of the gain, and not the rest.", percent(l.explained)) end
   if l.told then
     say("The base that is told \"%s\" solves %s in %.1f tokens%s.", l.ask:match "^%s*(.-)%s*$", percent(l.told.accuracy), l.told.mean_length,
-      gained and l.told_explained and (": asking brings %s of the gain"):format(percent(l.told_explained)) or "")
+      gained and l.told_explained and (l.told_explained > 1 and ": asking brings more than the adapter does" or (": asking brings %s of the gain"):format(percent(l.told_explained))) or "")
   end
 end
 
