@@ -60,11 +60,12 @@ end
 --- A list of points, each with every learning rate of its adapter and every seed, as settings of runs. Seeds come outermost.
 ---@param p table the recipe's parameters
 ---@param points table[] settings without lr and seed
-function paper.runs(p, points)
+---@param few table? learning rates by size for a study that sweeps fewer there: { quick = { 3e-3, 1e-2 } }
+function paper.runs(p, points, few)
   local out, size = {}, paper.size(p)
   for seed = 1, paper.given(p, "seeds") do
     for _, point in ipairs(points) do
-      local rates = point.method == "base" and { 0 } or point.lr and { point.lr } or #p.lrs > 0 and p.lrs or paper.rates[point.adapter][size]
+      local rates = point.method == "base" and { 0 } or point.lr and { point.lr } or #p.lrs > 0 and p.lrs or few and few[size] or paper.rates[point.adapter][size]
       for _, lr in ipairs(rates) do
         local s = { model = p.model, task = p.task, steps = paper.given(p, "steps"), batch = paper.given(p, "batch"), group = paper.given(p, "group"),
           new_tokens = paper.given(p, "new_tokens"), valid = paper.given(p, "valid"), test = paper.given(p, "test"), seed = seed }

@@ -4,14 +4,15 @@ local tl = require "tl"
 local p = tl.recipe(tl.paper.options { name = "bytes", description = "v in fp32, bf16, fp16 and int8 at equal bytes.", bytes = { {}, "byte budgets; none: the size's", of = "number" } })
 
 local budgets, points = #p.bytes > 0 and p.bytes or tl.paper.pick(p, { 8, 16, 32, 64 }, { 16 }, { 16 }), {}
-local FORMS = { { "f32" }, { "bf16", "nearest" }, { "bf16", "stochastic" }, { "f16", "nearest" }, { "f16", "stochastic" }, { "int8", "nearest" }, { "int8", "stochastic" } }
+local FORMS = { { "f32" }, { "bf16", "nearest" }, { "bf16", "stochastic" }, { "int8", "nearest" }, { "int8", "stochastic" } }
+if tl.paper.size(p) ~= "quick" then table.insert(FORMS, 4, { "f16", "nearest" }) table.insert(FORMS, 5, { "f16", "stochastic" }) end
 for _, bytes in ipairs(budgets) do
   for _, form in ipairs(FORMS) do
     local u = form[1] == "int8" and bytes - 4 or math.floor(bytes / (form[1] == "f32" and 4 or 2))
     if u >= 1 then points[#points + 1] = { method = "grpo", adapter = "tinylora", rank = 2, u = u, tie = "full", store = form[1], rounding = form[2], budget = bytes } end
   end
 end
-local rows, missing = tl.paper.run(p, tl.paper.runs(p, points))
+local rows, missing = tl.paper.run(p, tl.paper.runs(p, points, { quick = { 3e-3, 1e-2 } }))
 if not rows or #rows == 0 then return end
 for _, r in ipairs(rows) do r.form = r.store .. (r.rounding and ", " .. r.rounding or "") end
 local n, series, words, best, decided = rows[1].test, {}, {}, 0, 0

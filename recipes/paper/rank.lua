@@ -6,7 +6,7 @@ local points = {}
 for i, r in ipairs(tl.paper.pick(p, { 1, 2, 4, 8, 16 }, nil, { 1, 2 })) do
   points[i] = { method = "grpo", adapter = "tinylora", rank = r, u = p.u, tie = "full" }
 end
-local rows, missing = tl.paper.run(p, tl.paper.runs(p, points))
+local rows, missing = tl.paper.run(p, tl.paper.runs(p, points, { quick = { 3e-3, 1e-2 } }))
 if not rows or #rows == 0 then return end
 local n, at = rows[1].test, {}
 local list = tl.experiment.best(rows, { by = { "rank" }, best = "lr", judge = "judged" })

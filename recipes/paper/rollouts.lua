@@ -7,7 +7,7 @@ local points = {}
 for i, way in ipairs { { "native" }, { "merged", "truncate" }, { "merged", "off" }, { "int8", "truncate" }, { "int8", "off" } } do
   points[i] = { method = "grpo", adapter = "tinylora", rank = 2, u = 13, tie = "full", rollouts = way[1], is_mode = way[2] }
 end
-local rows, missing = tl.paper.run(p, tl.paper.runs(p, points))
+local rows, missing = tl.paper.run(p, tl.paper.runs(p, points, { quick = { 1e-2 } }))
 if not rows or #rows == 0 then return end
 for _, r in ipairs(rows) do r.way = r.rollouts .. (r.is_mode == "truncate" and ", corrected" or r.is_mode == "off" and ", not corrected" or "") end
 local n, words, s, names = rows[1].test, {}, { points = {} }, {}
