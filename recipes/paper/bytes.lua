@@ -12,7 +12,7 @@ for _, bytes in ipairs(budgets) do
     if u >= 1 then points[#points + 1] = { method = "grpo", adapter = "tinylora", rank = 2, u = u, tie = "full", store = form[1], rounding = form[2], budget = bytes } end
   end
 end
-local rows, missing = tl.paper.run(p, tl.paper.runs(p, points, { quick = { 3e-3, 1e-2 } }))
+local rows, missing = tl.paper.run(p, tl.paper.runs(p, points))
 if not rows or #rows == 0 then return end
 for _, r in ipairs(rows) do r.form = r.store .. (r.rounding and ", " .. r.rounding or "") end
 local n, series, words, best, decided = rows[1].test, {}, {}, 0, 0

@@ -8,7 +8,7 @@ for _, u in ipairs(us) do
     points[#points + 1] = { method = "grpo", adapter = "tinylora", rank = 2, u = tie == "full" and 7 * u or u, tie = tie }
   end
 end
-local rows, missing = tl.paper.run(p, tl.paper.runs(p, points, { quick = { 3e-3, 1e-2 } }))
+local rows, missing = tl.paper.run(p, tl.paper.runs(p, points))
 if not rows or #rows == 0 then return end
 local NAMES = { ["groups:7"] = "tiled", structured = "structured", full = "full" }
 for _, r in ipairs(rows) do r.tying = NAMES[r.tie] end

@@ -10,7 +10,7 @@ for _, budget in ipairs(budgets) do
     u = u * (tl.paper.size(p) == "full" and 2 or 4)
   end
 end
-local rows, missing = tl.paper.run(p, tl.paper.runs(p, points, { quick = { 3e-3, 1e-2 } }))
+local rows, missing = tl.paper.run(p, tl.paper.runs(p, points))
 if not rows or #rows == 0 then return end
 for _, r in ipairs(rows) do r.groups = tonumber(r.tie:match "%d+") end
 local n, series, words, up, down = rows[1].test, {}, {}, 0, 0
