@@ -69,6 +69,17 @@ for device in cpu cusim; do
 done
 equal "$t/cpu" "$t/cusim" rewards 1e-9 && equal "$t/cpu" "$t/cusim" v 1e-3 && ok "$what" || not_ok "$what" "$(cut -c 1-300 "$t/cusim")"
 
+# the same from merged weights, whose products are cuBLASLt's, also inside recorded decode steps; without the library the device says so
+what="GRPO steps from merged weights, by cuBLASLt, follow the CPU's"
+"$build/tlrun" tests/cusim/grpo.lua --device cpu --json --total 2 --rollouts merged --out "$t/merged-cpu" >"$t/cpu" 2>"$t/err" || not_ok "$what" "cpu: $(tail -n 1 "$t/err")"
+for libraries in cusolver,cublasLt,nccl cusolver; do
+  CUSIM_LIBRARIES=$libraries "$build/tlrun" tests/cusim/grpo.lua --device cusim --json --total 2 --rollouts merged --out "$t/merged" >"$t/cusim" 2>"$t/err-$libraries" ||
+    not_ok "$what" "with $libraries: $(tail -n 1 "$t/err-$libraries")"
+  equal "$t/cpu" "$t/cusim" rewards 1e-9 && equal "$t/cpu" "$t/cusim" v 1e-3 && ok "$what (installed: $libraries)" || not_ok "$what" "with $libraries: $(cut -c 1-300 "$t/cusim")"
+done
+what="a library that is not installed is named once, with what is done instead"
+[ "$(grep -c 'own kernels make all products' "$t/err-cusolver")" = 1 ] && ! grep -q 'own kernels make' "$t/err-cusolver,cublasLt,nccl" && ok "$what" || not_ok "$what" "$(tail -n 1 "$t/err-cusolver")"
+
 # the quickstart as it stands, but small: GRPO, SFT, three evaluations, the adapter written
 what="the quickstart runs whole on the simulator"
 "$build/tlrun" recipes/quickstart.lua --device cusim --total 2 --batch 1 --group 4 --eval 2 --new-tokens 8 --out "$t/quickstart" --json >"$t/out" 2>"$t/err" &&

@@ -7,6 +7,7 @@ local p = tl.recipe {
   description = "a few GRPO steps, for comparing devices",
   dtype       = { "f32", "compute dtype" },
   total       = { 5, "steps", integer = true, min = 1 },
+  rollouts    = { "native", "what samples" },
 }
 local model = tl.model.load("tiny", { dtype = p.dtype, device = p.device })
 local adapter = tl.adapter.tinylora(model, { rank = 2, u = 13, tie = tl.tie.full })
@@ -15,7 +16,7 @@ local function reward(_, completion)
   local digits = select(2, completion.text:gsub("%d", ""))
   return digits / math.max(1, #completion.text)
 end
-local trainer = tl.grpo.trainer { model = model, adapter = adapter, reward = reward, lr = 1e-2, num_generations = 4, max_completion_length = 8,
+local trainer = tl.grpo.trainer { model = model, adapter = adapter, reward = reward, rollouts = p.rollouts, lr = 1e-2, num_generations = 4, max_completion_length = 8,
   total_steps = p.total, seed = p.seed, gate = false }
 local rewards, v = {}, {}
 for batch in problems:batches { size = 1, epochs = 1, seed = p.seed } do
