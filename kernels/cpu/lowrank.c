@@ -6,19 +6,32 @@
 
 enum { AT_ONCE = 4 };
 
-// out[i] = x . A[i] for i < n <= AT_ONCE; x is padded with zeros to a multiple of 2 VL
-INLINE void dots(float *out, const float *x, const float *A, const int n, int K) {
+// out[i] = x . A[i] for i < n <= AT_ONCE; whole: K is a multiple of 2 VL, otherwise x is padded with zeros to one
+INLINE void dots(float *out, const void *x, const int bf16, const float *A, const int n, int K, const int whole) {
   vf even[AT_ONCE], odd[AT_ONCE];
   for (int i = 0; i < n; i++) even[i] = odd[i] = (vf){0};
   for (int k = 0; k < K; k += 2 * VL) {
-    vf x0 = v_load(x + k), x1 = v_load(x + k + VL);
+    vf x0 = v_load_as(x, bf16, k, VL), x1 = v_load_as(x, bf16, k + VL, VL);
     for (int i = 0; i < n; i++) {
       const float *a = A + (size_t)i * K + k;
-      even[i] = v_fma(v_loadn(a, K - k, 0), x0, even[i]);
-      odd[i] = v_fma(v_loadn(a + VL, max_int(K - k - VL, 0), 0), x1, odd[i]);
+      even[i] = v_fma(whole ? v_load(a) : v_loadn(a, K - k, 0), x0, even[i]);
+      odd[i] = v_fma(whole ? v_load(a + VL) : v_loadn(a + VL, max_int(K - k - VL, 0), 0), x1, odd[i]);
     }
   }
   for (int i = 0; i < n; i++) out[i] = v_sum(even[i] + odd[i]);
+}
+
+#define DOTS_CASES(bf16, whole)                                                                                               \
+  switch (n) {                                                                                                                \
+  case 1: dots(out, x, bf16, a, 1, K, whole); return;                                                                         \
+  case 2: dots(out, x, bf16, a, 2, K, whole); return;                                                                         \
+  case 3: dots(out, x, bf16, a, 3, K, whole); return;                                                                         \
+  default: dots(out, x, bf16, a, 4, K, whole); return;                                                                        \
+  }
+static void padded_dots(float *out, const void *x, const float *a, int n, int K) { DOTS_CASES(0, 0) }
+static void whole_dots(float *out, const void *x, int bf16, const float *a, int n, int K) {
+  if (bf16) DOTS_CASES(1, 1)
+  DOTS_CASES(0, 1)
 }
 
 typedef struct {
@@ -29,21 +42,23 @@ typedef struct {
   float *buffers;  // one padded row a thread
 } dot_job;
 
+// A row that is not whole registers is padded first; so is one that would be converted from bf16 many times.
 static void dot_row(const void *ctx, int t, int thread) {
   const dot_job *q = ctx;
-  int K = q->K, r = q->r;
-  float *row = q->buffers + (size_t)q->padded * thread;
-  OP(convert)(row, 0, mat_row(q->x, t), q->x.dtype == TLK_BF16, K);
-  for (int k = K; k < q->padded; k++) row[k] = 0;
+  int K = q->K, r = q->r, bf16 = q->x.dtype == TLK_BF16, copy = K < q->padded || (bf16 && r > AT_ONCE);
+  const void *x = mat_row(q->x, t);
+  if (copy) {
+    float *row = q->buffers + (size_t)q->padded * thread;
+    OP(convert)(row, 0, x, bf16, K);
+    for (int k = K; k < q->padded; k++) row[k] = 0;
+    x = row, bf16 = 0;
+  }
   for (int i = 0; i < r; i += AT_ONCE) {
     float *out = q->z + (size_t)t * r + i;
     const float *a = q->A + (size_t)i * K;
-    switch (min_int(AT_ONCE, r - i)) {
-    case 1: dots(out, row, a, 1, K); break;
-    case 2: dots(out, row, a, 2, K); break;
-    case 3: dots(out, row, a, 3, K); break;
-    default: dots(out, row, a, 4, K); break;
-    }
+    int n = min_int(AT_ONCE, r - i);
+    if (K < q->padded) padded_dots(out, x, a, n, K);
+    else whole_dots(out, x, bf16, a, n, K);
   }
 }
 
