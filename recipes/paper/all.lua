@@ -9,12 +9,13 @@ local p = tl.recipe {
   name = "paper", description = "Every study of the paper, and one report.", args = "[OPTIONS OF THE PARTS: --steps 24 ...]",
   quick = { false, "fewer and shorter runs" }, ci = { false, "the smallest size that runs everything" },
   parts = { { "accuracy_grpo", "accuracy_sft", "grpo_against_sft", "rank", "tying", "u_and_tying", "bytes", "length", "rollouts", "model_size", "information" }, "which, in this order" },
-  model = { "tiny", "model of the studies" }, models = { { "tiny" }, "models of the study of model size, the smallest first" },
+  model = { "tiny", "model of the studies" }, models = { {}, "models of the study of model size, the smallest first; default: the embedded sizes, or --model where that is another" },
   store = { "runs/paper.db", "SQLite file of the runs", value = "FILE" }, out = { "runs/paper", "folder for the figures and the report", value = "DIR" },
   workers = { 2, "processes that run at once", integer = true, min = 0 }, hours = { 2, "a part begins no run after so long; 0: no limit", min = 0 },
   dry_run = { false, "print every part's plan, and run nothing" },
 }
 
+if #p.models == 0 then p.models = p.model == "tiny" and { "tiny-xs", "tiny-s", "tiny" } or { p.model } end
 local done, failed, seconds = {}, {}, {}
 for _, part in ipairs(p.parts) do
   local argv = { tl.exe, ("%s/recipes/paper/%s.lua"):format(tl.root, part), "--store", p.store, "--out", p.out, "--model", p.model, "--workers", tostring(p.workers), "--hours", tostring(p.hours) }
