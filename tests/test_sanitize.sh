@@ -48,6 +48,8 @@ for program in "${programs[@]}"; do
   elif [ $status -ne 0 ]; then
     echo "not ok sanitize $program: exit status $status: $(grep -m 1 -h '^not ok' "$t/out" || tail -n 1 "$t/err")"
     failed=1
+  elif ! grep -q '^ok ' "$t/out" && grep -q '^skip ' "$t/out"; then
+    echo "skip sanitize $program: $(grep -m 1 '^skip ' "$t/out" | sed 's/^skip //')"
   elif ! grep -q '^ok ' "$t/out"; then
     echo "not ok sanitize $program: it ran no test"
     failed=1
