@@ -3,24 +3,9 @@
 # ranks, rewards or metrics of one rank taken for all, ranks that mix up each other's data, a rank's death that goes unseen or
 # spoils the checkpoint, copies of a run where a build has no MPI.
 set -uo pipefail
-cd "$(dirname "$0")/.."
-build=$(realpath "${TL_BUILD_DIR:-build}") tlrun=$(realpath "${TL_BUILD_DIR:-build}")/tlrun
-if ! command -v mpirun >/dev/null || [ ! -e "$build/tl_mpi.so" ]; then
-  echo "skip ranks: no MPI here (libopenmpi-dev, openmpi-bin), or the build is without it"; exit 0
-fi
-dir=$(mktemp -d); trap 'rm -rf "$dir"' EXIT
-unset TL_MODULES  # the module for MPI lies beside the program
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 TMPDIR=$dir OMP_WAIT_POLICY=passive
-failed=0
-ok() { echo "ok ranks: $1"; }
-bad() { echo "not ok ranks: $1: $2"; failed=1; }
-ranks() {  # N OUT ARGUMENTS...: rc in $rc, what it says in $dir/OUT.log
-  local n=$1 out=$2; shift 2
-  rc=0
-  if [ "$n" = 1 ]; then timeout 120 "$tlrun" tests/ranks/train.lua --threads 1 --out "$dir/$out" "$@" >"$dir/$out.log" 2>&1 || rc=$?
-  else timeout 120 mpirun --oversubscribe -n "$n" "$tlrun" tests/ranks/train.lua --threads 1 --out "$dir/$out" "$@" >"$dir/$out.log" 2>&1 || rc=$?; fi
-}
-said() { grep -v '^--\|^$' "$dir/$1.log" | tail -n 3 | tr '\n' '|'; }
+NAME=ranks
+. "$(dirname "$0")/ranks/ranks.sh"
+ranks() { on "$1" "$2" tests/ranks/train.lua --out "$dir/$2" "${@:3}"; }  # N OUT ARGUMENTS...
 hash_of() { sha256sum <"$dir/$1/adapter/adapter_model.safetensors" || echo "$1 has none"; }
 
 # ---- the same bits: what is trained, the completions with rewards and advantages, and metrics that are no times

@@ -3,24 +3,9 @@
 # that is added by every rank, a sum over ranks that is missing or made twice, a basis of the part instead of the whole, a gradient of one
 # rank alone, verdicts that differ between ranks, weights that every rank has whole, files that only a split model could read.
 set -uo pipefail
-cd "$(dirname "$0")/.."
-build=$(realpath "${TL_BUILD_DIR:-build}") tlrun=$(realpath "${TL_BUILD_DIR:-build}")/tlrun
-if ! command -v mpirun >/dev/null || [ ! -e "$build/tl_mpi.so" ]; then
-  echo "skip tensor parallel: no MPI here (libopenmpi-dev, openmpi-bin), or the build is without it"; exit 0
-fi
-dir=$(mktemp -d); trap 'rm -rf "$dir"' EXIT
-unset TL_MODULES  # the module for MPI lies beside the program
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 TMPDIR=$dir OMP_WAIT_POLICY=passive TL_HOME=$dir/home
-failed=0
-ok() { echo "ok tensor parallel: $1"; }
-bad() { echo "not ok tensor parallel: $1: $2"; failed=1; }
-on() {  # RANKS LOG ARGUMENTS...: rc in $rc
-  local n=$1 log=$dir/$2.log; shift 2
-  rc=0
-  if [ "$n" = 1 ]; then timeout 120 "$tlrun" "$@" --threads 1 >"$log" 2>&1 || rc=$?
-  else timeout 120 mpirun --oversubscribe -n "$n" "$tlrun" "$@" --threads 1 >"$log" 2>&1 || rc=$?; fi
-}
-said() { grep -v '^--\|^$' "$dir/$1.log" | tail -n 3 | tr '\n' '|'; }
+NAME="tensor parallel"
+. "$(dirname "$0")/ranks/ranks.sh"
+export TL_HOME=$dir/home
 
 # ---- the same numbers, from the same code: three families and a GGUF file with quantised, permuted rows
 on 1 make tests/ranks/split.lua --dir "$dir/models" --make
