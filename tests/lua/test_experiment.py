@@ -138,6 +138,24 @@ def in_process(folder):
     want(run(folder, "--workers", 0, "--seeds", 3, "--pause", 0).stdout.endswith("missing\t0\n"), "without workers it did not finish")
 
 
+def workers_have_ended(folder):
+    """Waits for the workers of a sweep that was killed: each ends when it next looks, after the run that it is doing."""
+    until = time.time() + 20
+    while time.time() < until:
+        here = [p for p in os.listdir("/proc") if p.isdigit() and cwd_of(p) == os.path.realpath(folder)]
+        if not here:
+            return
+        time.sleep(0.02)
+    want(False, "workers outlive the process that started them: %s" % here)
+
+
+def cwd_of(pid):
+    try:
+        return os.readlink("/proc/%s/cwd" % pid)
+    except OSError:
+        return None
+
+
 def killed(folder):
     """20 kills at random moments."""
     reference = os.path.join(folder, "reference")
@@ -156,7 +174,10 @@ def killed(folder):
             want(now.get(settings) == metrics, "the finished run %s was %s and is now %s" % (settings, metrics, now.get(settings)))
         known = now
     want(in_midst >= 5, "only %d kills met a sweep that was going on" % in_midst)
-    before = len(journal(folder))
+    workers_have_ended(folder)
+    now = table(folder)
+    want(all(now.get(settings) == metrics for settings, metrics in known.items()), "a finished run is lost: %s, then %s" % (known, now))
+    known, before = now, len(journal(folder))
     run(folder, "--workers", 2, "--pause", 0)
     begun_last = len(journal(folder)) - before
     want(begun_last == 50 - len(known), "%d were done, and %d were begun after that" % (len(known), begun_last))
