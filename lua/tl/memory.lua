@@ -8,8 +8,9 @@
 ---
 --- Ranks that share a model must cut a step alike: what they take is what the one with the least free memory can.
 ---
---- The cache comes first, at most half of what is left: fewer completions run at once when it is short. Of the rest five sixths
---- are for what is kept (a pass works in smaller pieces at little cost); the pass gets what is left then. The sum is what is predicted; the metrics say what the peak was.
+--- The cache comes first, at most half of what is left: fewer completions run at once when it is short. A pass is not needed at the
+--- same time, so it may take as much, and an eighth of what is left in any case (it works in smaller pieces at little cost). The rest
+--- is for what is kept. The sum is what is predicted; the metrics say what the peak was.
 local F = require "tl.ffi"
 local sample = require "tl.sample"
 local comm = require "tl.comm"
@@ -18,8 +19,8 @@ local C = F.C
 local memory = {}
 
 local MIB = 1024 * 1024
-local DEFAULT = 2048 * MIB      -- beyond what is resident
-local KEPT_SHARE = 5 / 6        -- of what the cache leaves
+local DEFAULT = 2240 * MIB      -- beyond what is resident
+local PASS_SHARE = 1 / 8        -- of what is left, for a pass
 local LEAST = 8 * MIB           -- what is kept and a pass get at least this together
 
 -- bytes of one row of the cache: k and v of every layer, of this rank's heads
@@ -54,7 +55,7 @@ function memory.plan(t, groups)
   local row = cache_row(t.model)
   local cache = math.max(row * (longest + new), math.min(row * (prompts + at_once * new), math.floor(t.free_memory / 2)))
   if t.rollouts == "native" and not t.kept then
-    t.kept_bytes = math.max(0, math.floor((t.free_memory - cache) * KEPT_SHARE))
+    t.kept_bytes = math.max(0, math.floor(t.free_memory - math.max(cache, t.free_memory * PASS_SHARE)))
     t.kept = sample.kept(t.kept_bytes)
   end
   local kept = t.kept_bytes or 0

@@ -124,7 +124,7 @@ function plan.memory(w)
   at_once = math.max(1, math.min(at_once, math.floor((cache / row - w.prompts * w.prompt_tokens) / w.max_tokens)))
   local rows, kept, kept_layers = w.prompt_tokens + w.group * (w.max_tokens - 1), 0, 0
   if w.rollouts == "native" and is_lowrank(w) then
-    local budget, all = math.max(0, (free - cache) * 5 / 6), w.prompts * rows
+    local budget, all = math.max(0, free - math.max(cache, free / 8)), w.prompts * rows
     local out, layer = all * s.width * 4, all * (row_bytes(w))
     kept_layers = math.max(0, math.min(s.layers, math.floor((budget - out) / layer)))
     kept = kept_layers > 0 and out + kept_layers * layer or 0

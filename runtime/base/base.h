@@ -34,12 +34,14 @@ const tlk_ops *tl_ops(void);
 typedef struct tl_arena {
   char *base;
   size_t size, used, peak;
+  size_t block;                                  // bytes at base, at least size
 } tl_arena;
 tl_status tl_arena_init(tl_arena *a, size_t bytes, const char *what);
+tl_status tl_arena_reuse(tl_arena *a, size_t bytes, int kind, const char *what);  // takes the block that was left, if that is large enough
 void *tl_arena_take(tl_arena *a, size_t bytes);  // asserts that it fits: plans are exact
 void tl_arena_reset(tl_arena *a);
 void tl_arena_free(tl_arena *a);
-void tl_arena_leave(tl_arena *a);  // the same, but a large block stays for the next arena of about its size (memory.c)
+void tl_arena_leave(tl_arena *a);  // the same, but a large block stays for the next tl_arena_reuse (memory.c)
 void tl_arena_drop_left(void);     // gives that block back now: called by whoever is about to take other large memory
 static inline size_t tl_align64(size_t n) { return (n + 63) & ~(size_t)63; }
 void *tl_aligned_alloc(size_t bytes);  // 64-byte aligned, NULL when out of memory; release with free()

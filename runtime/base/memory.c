@@ -1,15 +1,17 @@
 // memory.c: aligned blocks, arenas, pairs of host and ops memory, growing strings.
 //
 // A block of host memory that is new every step costs the kernel the zeroing of its pages: a seventh of a training pass over a
-// model of 135M parameters. So a pass leaves its arena's block for the next pass (tl_arena_leave), one block in all; an arena that
-// it does not suit gives it back first, so that two of them are never resident where one is needed.
+// model of 135M parameters, and more on a virtual machine. So a pass and a sampler's cache, which are never needed at once, leave
+// their block for each other and for the next step (tl_arena_leave, tl_arena_reuse), one block in all. A new one is an eighth larger
+// than it has to be, since steps differ a little: pages that nothing touches take no memory. One that is too small is given back
+// before a larger one is taken, so that two are never resident where one is needed.
 #define _DEFAULT_SOURCE
 #include "base.h"
 #include <stdarg.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { LARGE = 8 << 20, MOST_WASTE = 4 };  // bytes of a block worth leaving; as many times an arena's size may it be
+enum { LARGE = 8 << 20, SLACK = 8 };  // bytes of a block worth leaving; a new one is larger by one part in so many
 static tl_arena left;
 
 void *tl_aligned_alloc(size_t bytes) {
@@ -18,19 +20,24 @@ void *tl_aligned_alloc(size_t bytes) {
   return posix_memalign(&p, 64, tl_align64(bytes ? bytes : 1)) == 0 ? p : NULL;
 }
 
-tl_status tl_arena_init(tl_arena *a, size_t bytes, const char *what) {
+static tl_status init(tl_arena *a, size_t bytes, size_t slack, int kind, const char *what) {
   *a = (tl_arena){.size = tl_align64(bytes ? bytes : 1)};
-  if (left.base && a->size >= LARGE) {
-    if (left.size >= a->size && left.size / MOST_WASTE <= a->size) {
-      *a = left;
-      left = (tl_arena){0};
-      return TL_OK;
-    }
-    tl_arena_drop_left();
+  a->block = a->size + slack;
+  a->base = tl_ops()->alloc(a->block, kind);
+  return a->base ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory: %s needs %.1f MiB", what, (double)bytes / (1 << 20));
+}
+
+tl_status tl_arena_init(tl_arena *a, size_t bytes, const char *what) { return init(a, bytes, 0, TLK_MEM_OPS, what); }
+
+tl_status tl_arena_reuse(tl_arena *a, size_t bytes, int kind, const char *what) {
+  if (left.base && left.block >= tl_align64(bytes)) {
+    *a = left;
+    a->size = tl_align64(bytes ? bytes : 1);
+    left = (tl_arena){0};
+    return TL_OK;
   }
-  a->base = tl_ops()->alloc(a->size, TLK_MEM_OPS);
-  if (!a->base) return tl_fail(TL_E_MEMORY, "out of memory: %s needs %.1f MiB", what, (double)bytes / (1 << 20));
-  return TL_OK;
+  tl_arena_drop_left();
+  return init(a, bytes, tl_ops()->host && bytes >= LARGE ? bytes / SLACK : 0, kind, what);
 }
 
 void *tl_arena_take(tl_arena *a, size_t bytes) {
@@ -52,18 +59,18 @@ void tl_arena_free(tl_arena *a) {
 void tl_arena_drop_left(void) { tl_arena_free(&left); }
 
 void tl_arena_leave(tl_arena *a) {
-  if (!tl_ops()->host || a->size < LARGE || a->size < left.size) {
+  if (!tl_ops()->host || a->block < LARGE || a->block < left.block) {
     tl_arena_free(a);
     return;
   }
   tl_arena_drop_left();
-  left = (tl_arena){.base = a->base, .size = a->size};
+  left = (tl_arena){.base = a->base, .block = a->block};
   *a = (tl_arena){0};
 }
 
 int64_t tl_left_bytes(void) {
   size_t page = (size_t)sysconf(_SC_PAGESIZE);
-  uintptr_t at = ((uintptr_t)left.base + page - 1) / page * page, end = (uintptr_t)left.base + left.size;
+  uintptr_t at = ((uintptr_t)left.base + page - 1) / page * page, end = (uintptr_t)left.base + left.block;
   int64_t n = 0;
   for (unsigned char in[4096]; left.base && at + page <= end; at += page * sizeof in) {
     size_t pages = (end - at) / page < sizeof in ? (end - at) / page : sizeof in;

@@ -1,7 +1,7 @@
 // kept.c: see kept.h.
 //
-// Memory: one block, sized for the rows of a whole step and used front to back; pages that no row reaches are never touched. It
-// is kept for the next step when that needs no more.
+// Memory: one block, used front to back; pages that no row reaches are never touched. It stays for the next steps: on a host it is
+// as large as the budget from the start, where a step needs an eighth of that, since a new block's pages must be zeroed.
 #include "kept.h"
 
 tl_status tl_kept_create(int64_t memory_bytes, tl_kept **out) {
@@ -53,6 +53,7 @@ tl_status tl_kept_plan(tl_kept *k, const tl_net *net, int64_t version, int64_t r
   size_t need = (size_t)(out + n * layer);
   if (k->arena.size < need) {
     tl_arena_free(&k->arena);
+    if (tl_ops()->host && need > (size_t)k->budget / 8) need = (size_t)k->budget;
     TL_TRY(tl_arena_init(&k->arena, need, "what the sampler keeps for training"));
   }
   tl_arena_reset(&k->arena);

@@ -156,6 +156,7 @@ static tl_status finish(tl_status st, tl_model *m, tl_part *parts, tl_model **ou
 tl_status tl_model_load(const char *path, const tl_model_options *options, tl_model **out) {
   *out = NULL;
   TL_TRY(check_options(options));
+  tl_arena_drop_left();  // a model is about to take that memory
   tl_source s;
   TL_TRY(tl_source_open(&s, path));
   tl_model *m = NULL;

@@ -10,26 +10,26 @@ tl_status tl_kv_cache_init(tl_kv_cache *c, const tl_net *net, int rows) {
   *c = (tl_kv_cache){.n_layers = L, .rows = rows, .n_free = rows};
   size_t one = tl_align64((size_t)rows * width * tlk_dtype_size(net->act));
   c->bytes = (int64_t)(one * 2 * (size_t)L);
-  tl_arena_drop_left();
-  c->block = tl_ops()->alloc((size_t)c->bytes, TLK_MEM_SPARSE);
+  char what[64];
+  snprintf(what, sizeof what, "a key/value cache of %d rows", rows);
+  TL_TRY(tl_arena_reuse(&c->block, (size_t)c->bytes, TLK_MEM_SPARSE, what));
   c->k = calloc(2 * (size_t)L, sizeof *c->k);
   c->free_rows = malloc(sizeof(int32_t) * ((size_t)rows + 1));
-  if (!c->block || !c->k || !c->free_rows) {
+  if (!c->k || !c->free_rows) {
     tl_kv_cache_free(c);
-    return tl_fail(TL_E_MEMORY, "out of memory: a key/value cache of %d rows needs %.0f MiB", rows,
-                   (double)one * 2 * L / (1 << 20));
+    return tl_fail(TL_E_MEMORY, "out of memory");
   }
   c->v = c->k + L;
   for (int l = 0; l < L; l++) {
-    c->k[l] = (tlk_mat){(char *)c->block + one * 2 * (size_t)l, net->act, width};
-    c->v[l] = (tlk_mat){(char *)c->block + one * (2 * (size_t)l + 1), net->act, width};
+    c->k[l] = (tlk_mat){c->block.base + one * 2 * (size_t)l, net->act, width};
+    c->v[l] = (tlk_mat){c->block.base + one * (2 * (size_t)l + 1), net->act, width};
   }
   for (int i = 0; i < rows; i++) c->free_rows[i] = rows - 1 - i;  // row 0 is taken first
   return TL_OK;
 }
 
 void tl_kv_cache_free(tl_kv_cache *c) {
-  tl_ops()->release(c->block);
+  tl_arena_leave(&c->block);
   free(c->k);
   free(c->free_rows);
   *c = (tl_kv_cache){0};

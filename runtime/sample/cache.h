@@ -8,7 +8,7 @@ typedef struct tl_kv_cache {
   tlk_mat *k, *v;      // (n_layers) each (rows, G*D) act
   int n_layers, rows, n_free;
   int32_t *free_rows;  // a stack
-  void *block;         // of the ops' memory
+  tl_arena block;
   int64_t bytes;
 } tl_kv_cache;
 

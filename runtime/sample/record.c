@@ -37,7 +37,7 @@ void tl_record_drop(tl_sampler *s) {
 
 void tl_record_check(tl_sampler *s) {
   const tl_population *p = s->opt.population;
-  tl_places now = {.weights = s->net.w, .lowrank = s->net.lowrank, .variant = s->net.variant, .rope = s->net.rope, .cache = s->cache.block,
+  tl_places now = {.weights = s->net.w, .lowrank = s->net.lowrank, .variant = s->net.variant, .rope = s->net.rope, .cache = s->cache.block.base,
                    .lists = s->lists.ops, .kept = s->opt.kept ? s->opt.kept->arena.base : NULL,
                    .version = p ? p->version : s->adapter ? s->adapter->version : 0};
   if (memcmp(&now, &s->recordings.places, sizeof now) == 0) return;

@@ -210,7 +210,7 @@ static tl_status allocate(tl_pass *p) {
   int T = p->max_rows, O = p->max_out, L = c->n_layers;
   bool back = p->opt.backward;
   TL_TRY(allocate_index(p));
-  TL_TRY(tl_arena_init(&p->arena, (size_t)p->planned + 4096 * (size_t)(L + 8), "a training pass"));
+  TL_TRY(tl_arena_reuse(&p->arena, (size_t)p->planned + 4096 * (size_t)(L + 8), TLK_MEM_OPS, "a training pass"));
   p->acts = calloc((size_t)L, sizeof *p->acts);
   if (!p->acts) return tl_fail(TL_E_MEMORY, "out of memory");
   tl_acts_take(&p->acts[0], &p->net, T, back, true, &p->arena);
