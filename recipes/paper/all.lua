@@ -15,7 +15,7 @@ local p = tl.recipe {
   dry_run = { false, "print every part's plan, and run nothing" },
 }
 
-if #p.models == 0 then p.models = p.model == "tiny" and { "tiny-xs", "tiny-s", "tiny" } or { p.model } end
+if #p.models == 0 then p.models = p.model == "tiny" and { "tiny-xs", "tiny-s", "tiny", "tiny-l" } or { p.model } end
 local done, failed, seconds = {}, {}, {}
 for _, part in ipairs(p.parts) do
   local argv = { tl.exe, ("%s/recipes/paper/%s.lua"):format(tl.root, part), "--store", p.store, "--out", p.out, "--model", p.model, "--workers", tostring(p.workers), "--hours", tostring(p.hours) }

@@ -1,8 +1,8 @@
 -- model_size.lua: (h) the smallest update that reaches 95% of a model's own best gain, for models of several sizes.
---   tlrun recipes/paper/model_size.lua --models tiny-xs,tiny-s,tiny
+--   tlrun recipes/paper/model_size.lua --models tiny-xs,tiny-s,tiny,tiny-l
 local tl = require "tl"
 local p = tl.recipe(tl.paper.options { name = "model_size", description = "The smallest update that reaches 95% of the peak, by model size.",
-  models = { { "tiny-xs", "tiny-s", "tiny" }, "models, the smallest first" }, sizes = { { 1, 4, 13 }, "u of the updates that are tied over everything; then 1 and 4 numbers a module", of = "number" } })
+  models = { { "tiny-xs", "tiny-s", "tiny", "tiny-l" }, "models, the smallest first" }, sizes = { { 1, 4, 13 }, "u of the updates that are tied over everything; then 1 and 4 numbers a module", of = "number" } })
 
 local runs = {}
 for _, name in ipairs(p.models) do
