@@ -103,8 +103,10 @@ local function cost(s)
   return eval + s.steps * s.batch * (s.group or 1) * (s.method == "sft" and 0.003 or 0.002)
 end
 
-local function do_runs(p, runs)
-  return experiment.run(p, { name = "paper", runs = runs, train = train.describe, measure = train.measure, cost = cost })
+local STUDIES = { name = "paper", train = train.describe, measure = train.measure, cost = cost }
+
+local function do_runs(p, runs, how)
+  return experiment.run(p, { name = how.name, runs = runs, train = how.train, measure = how.measure, cost = how.cost or cost })
 end
 
 -- a run's point: its settings but for learning rate and seed
@@ -124,13 +126,16 @@ end
 
 --- Does the runs of a study (those the store does not have); returns the done ones and how many are not, or nil after --dry_run. Seeds up
 --- to sweep_seeds do every learning rate; further seeds the best of these at each point, and only rows of that rate are returned
---- then. Recipes of the paper share one experiment, so that a run that two of them want is done once.
+--- then. Recipes of the paper share one experiment, so that a run that two of them want is done once; a study with a training of its own
+--- gives that as `how`: { name, train, measure } as for tl.experiment.run.
 ---@param p table
 ---@param runs table[]
-function paper.run(p, runs)
+---@param how table?
+function paper.run(p, runs, how)
+  how = how or STUDIES
   local sweep, first, later = paper.given(p, "sweep_seeds"), {}, {}
   for _, s in ipairs(runs) do table.insert((s.seed <= sweep or not s.lr) and first or later, s) end
-  local rows, missing = do_runs(p, first)
+  local rows, missing = do_runs(p, first, how)
   if not rows then
     if #later > 0 then io.stdout:write(("and then %d further seeds of each point, at the learning rate that is chosen\n"):format(paper.given(p, "seeds") - sweep)) end
     return nil, 0
@@ -138,7 +143,7 @@ function paper.run(p, runs)
   if #later > 0 then
     local rates, list = chosen_rates(rows), {}
     for _, s in ipairs(runs) do if not s.lr or s.lr == rates[point_of(s)] then list[#list + 1] = s end end
-    rows, missing = do_runs(p, list)
+    rows, missing = do_runs(p, list, how)
   end
   if missing > 0 then require("tl.log").warn("%s: %d of %d runs are not done; the figures are of the others", rawget(p, "name"), missing, #rows + missing) end
   return rows, missing
