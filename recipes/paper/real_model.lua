@@ -89,7 +89,9 @@ if base then row("base", base) end
 for _, q in ipairs(list) do row("GRPO", q) end
 for _, q in ipairs(sft) do row("SFT", q) end
 local small, best, finding, verdict = list[1], tl.paper.top(list), "too few runs are done", "not decided"
-if base and small and best and best.mean > base.mean then
+if base and best and best.mean <= base.mean then
+  finding = ("No size is above the base model, which has %s."):format(tl.paper.text(base, n))
+elseif base and best then
   local share = (small.mean - base.mean) / (best.mean - base.mean)
   local _, _, word = tl.paper.compare(best, base, n)
   verdict = word ~= "higher" and "not decided" or share >= 0.9 and "reproduced" or share >= 0.5 and "partly reproduced" or "not reproduced"

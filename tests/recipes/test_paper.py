@@ -40,7 +40,7 @@ def plan():
 
 def everything():
     document = json.loads(run("all", *all_options(), "--json").stdout)
-    known = {os.path.basename(p)[:-4] for p in glob.glob(ROOT + "/recipes/paper/*.lua")} - {"all", "benchmarks"}
+    known = {os.path.basename(p)[:-4] for p in glob.glob(ROOT + "/recipes/paper/*.lua")} - {"all", "benchmarks", "real_model"}
     want(set(document["parts"]) == known, "all.lua runs %s, the folder has %s" % (sorted(document["parts"]), sorted(known)))
     bad = [r for r in rows() if r[1] != "done" or r[2] != 1]
     want(not bad, "runs that are not done, or done twice: %r" % bad[:2])
@@ -108,6 +108,15 @@ def benchmarks():
     want([r[0] for r in t["rows"]] == ["wordproblems", "average"] and len(t["rows"][0]) == 4, "the table is %r" % t)
 
 
+def real_model():
+    run("real_model", "--model", "tiny", "--task", "wordproblems", "--steps", "1", "--batch", "2", "--group", "2", "--new_tokens", "8", "--valid", "2", "--test", "4",
+        "--seeds", "1", "--store", TEMP + "/real.db", "--out", TEMP + "/real")
+    with open(TEMP + "/real/real_model.json") as f:
+        part = json.load(f)
+    methods = [r[0] for r in part["tables"][0]["rows"]]
+    want(methods == ["base"] + ["GRPO"] * 4 + ["SFT"] and part["verdict"] and part["finding"], "the table is of %r" % methods)
+
+
 def make_adapter():
     path = TEMP + "/a.tla"
     code = 'local m = tl.model.load "tiny" tl.adapter.tinylora(m, { u = 13 }):set(0.01):save "%s"' % path
@@ -126,4 +135,5 @@ with tempfile.TemporaryDirectory(prefix="tl-paper-") as TEMP:
     test("runs in a population are those alone", populations)
     test("further seeds", further_seeds)
     test("benchmarks.lua", benchmarks)
+    test("real_model.lua", real_model)
 done()
