@@ -44,7 +44,7 @@ int tl_threads(void);
 double tl_seconds(void);             // monotonic clock, seconds
 int64_t tl_peak_rss_bytes(void);     // peak resident memory of the process
 int64_t tl_rss_bytes(void);
-int64_t tl_left_bytes(void);         // of these, what a finished pass left for the next one's activations
+int64_t tl_left_bytes(void);         // of these, what a finished pass or sampler left for the next one
 // Where this process computes: "cpu", "cuda", "cuda:1" ... The first call, or the first model, decides; another device later is
 // an error. NULL or "cpu" means the CPU, or what the environment variable TL_BACKEND names (also "reference").
 tl_status tl_device_select(const char *device);

@@ -1,5 +1,5 @@
-// test_base.c: Philox against its published known answers, fp16 and bf16 rounding over every value, hashes, and a file that
-// stays whole when the disk is full.
+// test_base.c: Philox against its published known answers, fp16 and bf16 rounding over every value, hashes, the block of memory that
+// steps hand to each other, and a file that stays whole when the disk is full.
 #include "../test.h"
 #include "../../runtime/base/base.h"
 #include <signal.h>
@@ -101,6 +101,30 @@ static void full_disk_leaves_the_old_file(void) {
   CHECK(unlink(path) == 0 && rmdir(dir) == 0, "something was left behind");
 }
 
+// Would catch: a block that is taken twice, that is taken where it is too small, or that stays when it should not.
+static void block_that_stays(void) {
+  enum { SMALL = 1 << 20, LARGE = 32 << 20, LARGER = 64 << 20 };
+  tl_arena a, b;
+  CHECK(tl_arena_reuse(&a, LARGE, TLK_MEM_OPS, "a") == TL_OK && a.size == LARGE && a.block >= a.size, "size %zu, block %zu", a.size, a.block);
+  memset(tl_arena_take(&a, LARGE), 1, LARGE);
+  char *base = a.base;
+  CHECK(tl_left_bytes() == 0, "%lld bytes are left before anything was", (long long)tl_left_bytes());
+  tl_arena_leave(&a);
+  CHECK(!a.base && tl_left_bytes() >= LARGE - (1 << 13), "%lld bytes are left", (long long)tl_left_bytes());
+  CHECK(tl_arena_init(&b, LARGE, "b") == TL_OK && b.base != base, "an arena of its own was given the block that was left");
+  tl_arena_free(&b);
+  CHECK(tl_arena_reuse(&a, SMALL, TLK_MEM_SPARSE, "a") == TL_OK && a.base == base && a.size == SMALL && a.used == 0, "the block was not taken");
+  CHECK(tl_left_bytes() == 0 && tl_arena_reuse(&b, SMALL, TLK_MEM_OPS, "b") == TL_OK && b.base != base, "the block was taken twice");
+  tl_arena_leave(&b);  // too small to stay
+  CHECK(tl_left_bytes() == 0, "%lld bytes of a small block are left", (long long)tl_left_bytes());
+  tl_arena_leave(&a);
+  CHECK(tl_arena_reuse(&b, LARGER, TLK_MEM_OPS, "b") == TL_OK && tl_left_bytes() == 0, "a block too small stays beside the larger one");
+  memset(tl_arena_take(&b, LARGER), 1, LARGER);
+  tl_arena_leave(&b);
+  tl_arena_drop_left();
+  CHECK(tl_left_bytes() == 0, "the block stays after it was dropped");
+}
+
 int main(void) {
   RUN(philox_known_answers);
   RUN(draws_have_their_moments);
@@ -108,6 +132,7 @@ int main(void) {
   RUN(f16_round_trip);
   RUN(bf16_round_trip);
   RUN(hashes);
+  RUN(block_that_stays);
   RUN(full_disk_leaves_the_old_file);
   return test_done();
 }
