@@ -206,13 +206,20 @@ static tl_status allocate_index(tl_pass *p) {
 }
 
 static tl_status allocate(tl_pass *p) {
-  const tl_config *c = &p->model->cfg;
-  int T = p->max_rows, O = p->max_out, L = c->n_layers;
-  bool back = p->opt.backward;
+  int L = p->model->cfg.n_layers;
   TL_TRY(allocate_index(p));
   TL_TRY(tl_arena_reuse(&p->arena, (size_t)p->planned + 4096 * (size_t)(L + 8), TLK_MEM_OPS, "a training pass"));
   p->acts = calloc((size_t)L, sizeof *p->acts);
-  if (!p->acts) return tl_fail(TL_E_MEMORY, "out of memory");
+  return p->acts ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory");
+}
+
+// Lays the arena out for a micro-batch. Each has its own layout: one with the most rows and one with the most tokens may be two, and
+// together they were not planned.
+static void lay_out(tl_pass *p, const micro *m) {
+  const tl_config *c = &p->model->cfg;
+  int T = m->rows, O = m->out, L = c->n_layers;
+  bool back = p->opt.backward;
+  tl_arena_reset(&p->arena);
   tl_acts_take(&p->acts[0], &p->net, T, back, true, &p->arena);
   for (int l = 1; l < L; l++) {
     if (l > p->first_kept) {
@@ -232,12 +239,11 @@ static tl_status allocate(tl_pass *p) {
   p->h = tl_mat_take(&p->arena, p->net.act, O, c->width);
   p->lse = tl_arena_take(&p->arena, sizeof(float) * (size_t)O);
   if (p->keep_logits) p->logits = tl_arena_take(&p->arena, sizeof(float) * (size_t)O * (size_t)c->vocab);
-  if (!back) return TL_OK;
+  if (!back) return;
   tl_bwd_scratch_take(&p->bwd, &p->net, T, &p->arena);
   p->dx = tl_arena_take(&p->arena, (size_t)T * row);
   p->dxf = tl_arena_take(&p->arena, (size_t)T * row);
   p->dh = tl_arena_take(&p->arena, (size_t)O * row);
-  return TL_OK;
 }
 
 static bool sink_trains(void *ctx, int module) { return tl_adapter_trains_module(ctx, module); }
@@ -456,6 +462,7 @@ tl_status tl_pass_forward(tl_pass *p, int i, float *logprobs, float *entropy) {
   const tl_config *c = &p->model->cfg;
   const micro *m = &p->micros[i];
   p->current = -1;
+  lay_out(p, m);
   pack_rows(p, m);
   bool from_kept = p->first_kept < c->n_layers, want = p->opt.want_entropy;
   if (p->net.split) TL_TRY(tl_comm_agree("tokens to train on", p->ids, (int64_t)sizeof *p->ids * m->rows));

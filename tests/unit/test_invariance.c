@@ -261,6 +261,55 @@ static void zero_adapter_changes_nothing(void) {
     }
 }
 
+// A long prompt with a short completion, and a short prompt with many tokens to predict, in micro-batches of their own: the memory is
+// planned for the larger of the two, not for the rows of one with the tokens of the other.
+static tl_batch *long_and_many(const int32_t *ids, bool rows, bool tokens) {
+  tl_batch *b = NULL;
+  int at, c;
+  CHECK_OK(tl_batch_create(&b));
+  if (rows) {
+    CHECK_OK(tl_batch_prompt(b, ids, 900, &at));
+    CHECK_OK(tl_batch_completion(b, at, ids, 2, &c));
+  }
+  if (tokens) {
+    CHECK_OK(tl_batch_prompt(b, ids, 1, &at));
+    for (int i = 0; i < 10; i++) CHECK_OK(tl_batch_completion(b, at, ids + i, 60, &c));
+  }
+  return b;
+}
+
+static void micro_batches_of_unlike_shapes(void) {
+  tl_model *m = tiny_model("llama", TL_BF16);
+  tl_adapter *a = m ? tiny_adapter(m, TL_TINYLORA, 3, 0.3f) : NULL;
+  if (!a) return;
+  int32_t ids[900];
+  tiny_ids(ids, 900, 2);
+  int64_t most = 0;
+  float lp[602], alone[602], grad[64];
+  for (int i = 0; i < 2; i++) {
+    tl_batch *b = long_and_many(ids, i == 0, i == 1);
+    tl_pass_options o = {.temperature = 0.9f, .memory_bytes = (int64_t)1 << 30, .backward = true};
+    tl_pass *p = NULL;
+    CHECK_OK(tl_pass_create(m, a, b, &o, &p));
+    if (tl_pass_planned_bytes(p) > most) most = tl_pass_planned_bytes(p);
+    tl_pass_free(p);
+    train_pass(m, a, b, (int64_t)1 << 30, i ? alone + 2 : alone, grad, NULL);
+    tl_batch_free(b);
+  }
+  tl_batch *b = long_and_many(ids, true, true);
+  tl_pass_options o = {.temperature = 0.9f, .memory_bytes = most, .backward = true};
+  tl_pass *p = NULL;
+  CHECK_OK(tl_pass_create(m, a, b, &o, &p));
+  CHECK(tl_pass_n_micro(p) == 2 && tl_pass_planned_bytes(p) <= most, "%d micro-batches, %lld bytes of %lld", tl_pass_n_micro(p),
+        (long long)tl_pass_planned_bytes(p), (long long)most);
+  tl_pass_free(p);
+  train_pass(m, a, b, most, lp, grad, NULL);
+  CHECK(!memcmp(lp, alone, sizeof lp), "logprobs differ from those of the two alone");
+  tl_batch_free(b);
+  tl_adapter_free(a);
+  tl_model_free(m);
+}
+
 static void budget_too_small_is_said(void) {
   tl_model *m = tiny_model("llama", TL_F32);
   tl_batch *b = NULL;
@@ -302,6 +351,7 @@ int main(void) {
   RUN(kept_qk_norm);
   RUN(kept_ranks);
   RUN(zero_adapter_changes_nothing);
+  RUN(micro_batches_of_unlike_shapes);
   RUN(budget_too_small_is_said);
   return test_done();
 }
