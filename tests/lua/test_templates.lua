@@ -21,6 +21,10 @@ local function sha256(s)
   return ffi.string(out)
 end
 
+-- templates that ask for today's date get the fixture's
+local clock = os.date
+os.date = function(format, time) return clock(format, time or os.time { year = 2025, month = 1, day = 2, hour = 12 }) end
+
 local given = os.getenv "TL_TRL_WHEEL"
 local found, wheel = true, given
 if not given or given == "" then found, wheel = pcall(fetch.wheel, WHEEL) end
@@ -57,10 +61,8 @@ for _, name in ipairs(names) do
     for c, messages in ipairs(fixtures.chats) do
       for o, options in ipairs(fixtures.options) do
         i = i + 1
-        if file.rendered[i] ~= json.null then
-          local sum, text = rendered(source, messages, options)
-          if sum ~= file.rendered[i] then error(("chat %d, options %d: %s instead of %s: %q"):format(c, o, sum, file.rendered[i], text), 0) end
-        end
+        local sum, text = rendered(source, messages, options)
+        if sum ~= file.rendered[i] then error(("chat %d, options %d: %s instead of %s: %q"):format(c, o, sum, file.rendered[i], text), 0) end
       end
     end
   end)
