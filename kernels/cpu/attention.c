@@ -15,21 +15,27 @@ static float softmax_row(float *s, int j0, int n, int first, int last, float sca
   vf max = v_set(-INFINITY), sum = {0};
   vi lane;
   for (int l = 0; l < VL; l++) lane[l] = l;
-  for (int j = 0; j < n; j += VL) {
-    vi pos = lane + (j0 + j);
-    vi out = (pos < first) | (pos >= last);
-    vf x = v_select(out, v_set(-INFINITY), v_load(s + j) * v_set(scale));
+  int begin = max_int(0, (first - j0) / VL * VL), end = min_int(n, div_up(max_int(0, last - j0), VL) * VL);
+  for (int j = begin; j < end; j += VL) {
+    vf x = v_load(s + j) * v_set(scale);
+    if (j0 + j < first || j0 + j + VL > last) {
+      vi pos = lane + (j0 + j);
+      x = v_select((pos < first) | (pos >= last), v_set(-INFINITY), x);
+    }
     v_store(s + j, x);
     max = v_max(max, x);
   }
   float m = v_hmax(max);
   if (m == -INFINITY) m = 0;  // no key at all
   vf mv = v_set(m);
-  for (int j = 0; j < n; j += VL) {
+  for (int j = begin; j < end; j += VL) {
     vf p = v_exp(v_load(s + j) - mv);
     v_store(s + j, p);
     sum += p;
   }
+  begin = min_int(begin, n);
+  memset(s, 0, sizeof(float) * (size_t)begin);
+  if (end < n) memset(s + max_int(end, begin), 0, sizeof(float) * (size_t)(n - max_int(end, begin)));
   *max_out = m;
   return v_sum(sum);
 }
@@ -49,7 +55,8 @@ typedef struct {
   const attn *a;
   const space *sp;
   int t0, t1, g, shared, heads;
-  int j0, n;  // scores are held for positions j0 .. j0 + n
+  int j0, n;    // scores are held for positions j0 .. j0 + n
+  int fetched;  // how many heads' keys and values, from g on, are asked for ahead
 } tile;
 
 // rows r0 .. returned end: the run with r0's list
@@ -75,13 +82,14 @@ static void fill_panel(const space *sp, const void *const *keys, int m, const at
   }
 }
 
-// Asks for head g of the keys (or values) at positions from .. to of row t's list: in decode they come from memory.
+// Reads the keys (or values) at positions from .. to of row t's list into the cache: in decode they come from memory. Loads, since
+// the processor drops prefetches when so many are under way.
 static void fetch(const tile *b, tlk_mat m, int t, int from, int to) {
   const int32_t *list = b->a->map->kv_rows + b->a->map->kv_off[t];
-  size_t bytes = (size_t)b->a->D * tlk_dtype_size(m.dtype);
+  size_t head = (size_t)b->a->D * tlk_dtype_size(m.dtype), bytes = head * (size_t)b->fetched;
   for (int j = from; j < min_int(to, from + 2 * PANEL); j++) {
-    const char *row = (const char *)mat_row(m, list[j]) + (size_t)b->g * bytes;
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i);
+    const char *row = (const char *)mat_row(m, list[j]) + (size_t)b->g * head;
+    for (size_t i = 0; i < bytes; i += 64) (void)*(const volatile char *)(row + i);
   }
 }
 
@@ -175,10 +183,10 @@ static void over_keys(const tile *b, void (*fn)(const tile *, int, int, int, int
   }
 }
 
-static void tile_item(tlk_mat o, float *lse, const attn *a, int t0, int t1, int shared, int g, const space *sp) {
+static void tile_item(tlk_mat o, float *lse, const attn *a, int t0, int t1, int shared, int g, int fetched, const space *sp) {
   int heads = a->H / a->G, rows = (t1 - t0) * heads, D = a->D, width = n_panels(D) * PANEL, first = INT32_MAX;
   for (int t = t0; t < t1; t++) first = min_int(first, first_key(a->map, t));
-  tile b = {a, sp, t0, t1, g, shared, heads, first / PANEL * PANEL, 0};
+  tile b = {a, sp, t0, t1, g, shared, heads, first / PANEL * PANEL, 0, fetched};
   b.n = div_up(last_key(&b, t0, t1) - b.j0, PANEL) * PANEL;
   gather_heads(sp->q, a->q, a, t0, t1, g);
   over_keys(&b, scores);
@@ -207,6 +215,7 @@ typedef struct {
   char *base;                              // a thread's space is `each` bytes, its parts of the sizes below
   size_t each, nq, nk, nv, no, ns;
   int n_tiles, most_rows;
+  int heads_at_once;                       // key/value heads of an item: all, where there are tiles enough, or one
 } job;
 
 static void item(const void *ctx, int i, int thread) {
@@ -215,8 +224,9 @@ static void item(const void *ctx, int i, int thread) {
   float *f = (float *)(p + q->nq + q->nk);
   const void **in_k = (const void **)(f + (q->nv + q->no + q->ns) / 4 + q->most_rows);
   space sp = {p, (uint32_t *)(p + q->nq), in_k, f, f + q->nv / 4, f + (q->nv + q->no) / 4, f + (q->nv + q->no + q->ns) / 4};
-  int tile = i % q->n_tiles;
-  tile_item(q->o, q->lse, &q->a, q->tiles[tile], q->tiles[tile + 1], q->shared[tile], i / q->n_tiles, &sp);
+  int n = q->heads_at_once, tile = i / (q->a.G / n), g = i % (q->a.G / n) * n;
+  for (int j = 0; j < n; j++)
+    tile_item(q->o, q->lse, &q->a, q->tiles[tile], q->tiles[tile + 1], q->shared[tile], g + j, j ? 0 : n, &sp);
 }
 
 static int longest(const tlk_attn_map *map, int T) {
@@ -246,5 +256,6 @@ void OP(attn_fwd)(tlk_mat o, float *lse, tlk_mat q, tlk_mat k, tlk_mat v, const 
   }
   tiles[n_tiles] = T;
   j.tiles = tiles, j.shared = shared, j.n_tiles = n_tiles;
-  tlk_run(n_tiles * G, (double)T * H * D * 2, item, &j);
+  j.heads_at_once = n_tiles >= 2 * threads ? G : 1;
+  tlk_run(n_tiles * (G / j.heads_at_once), (double)T * H * D * 2, item, &j);
 }

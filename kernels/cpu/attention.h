@@ -26,9 +26,9 @@ static inline int first_key(const tlk_attn_map *m, int t) {
   return m->window > 0 && m->kv_len[t] > m->window ? m->kv_len[t] - m->window : 0;
 }
 
-// rows t .. returned end: same list, as many as fit a tile
-static inline int tile_end(const attn *a, int t, int end) {
-  int most = max_int(1, TILE_ROWS / (a->H / a->G)), e = t + 1;
+// rows t .. returned end: same list, as many as fit a tile of `rows`
+static inline int tile_end(const attn *a, int t, int end, int rows) {
+  int most = max_int(1, rows / (a->H / a->G)), e = t + 1;
   while (e < end && e - t < most && a->map->kv_off[e] == a->map->kv_off[t]) e++;
   return e;
 }

@@ -2,8 +2,8 @@
 //   p = exp(scale q k - lse),  dv += p^T do,  dp = do v^T,  ds = p (dp - delta) scale,  delta = sum(do o),
 //   dq = ds k,  dk += ds^T q.
 // One item is a unit's rows for one key/value head: it alone touches its dk and dv, tile after tile and block after block in
-// order, so threads may take items as they are free. Scores and dp use bf16 products when the operands are bf16, the sums over
-// keys and over queries fp32.
+// order, so threads may take items as they are free. When the operands are bf16 all five products are, and p and ds are rounded
+// to bf16 for them, as in flash-attention; every sum is fp32.
 #include "attention.h"
 
 typedef struct {
@@ -12,30 +12,30 @@ typedef struct {
 } grads;
 
 typedef struct {
-  char *q, *d_o, *o;          // rows x D in the operands' dtype
-  uint32_t *panel;            // one panel of K or V along d
-  float *k, *qf, *of;         // panels over d: 64 keys of K; the tile's q and do, in fp32
-  float *p, *ds;              // rows x 64
-  float *out;                 // max(rows, 64) x width
-  float *lse, *delta;         // rows
+  char *q, *d_o, *o, *keys;      // rows x D in the operands' dtype; 64 keys of K
+  uint32_t *panel;               // one panel of K or V along d
+  uint32_t *k, *q_rows, *o_rows; // panels over d, the reduction along rows: the keys; the tile's q and do
+  float *p, *ds;                 // rows x 64; then panels with the reduction along rows
+  uint16_t *ds_rows;             // ds by rows in bf16
+  float *out;                    // max(rows, 64) x width
+  float *lse, *delta;            // rows
 } space;
 
-enum { N_PARTS = 11 };
+enum { N_PARTS = 14, BWD_ROWS = 2 * TILE_ROWS };
 
 // carves one thread's part; returns its size
 static size_t carve(space *sp, char *base, int rows, int D) {
-  size_t width = (size_t)n_panels(D) * PANEL, q = (size_t)rows * D * 4, tall = (size_t)max_int(rows, PANEL);
-  size_t sizes[N_PARTS + 1] = {q, q, q, (size_t)D * STEP_BYTES, PANEL * width * 4, rows * width * 4, rows * width * 4,
-                               (size_t)rows * STEP_BYTES, (size_t)rows * STEP_BYTES, tall * width * 4, (size_t)rows * 4,
-                               (size_t)rows * 4};
-  char *at[N_PARTS + 1];
+  size_t n = (size_t)rows, width = (size_t)n_panels(D) * PANEL, q = n * D * 4, tall = (size_t)max_int(rows, PANEL);
+  size_t sizes[N_PARTS] = {q, q, q, (size_t)PANEL * D * 4, (size_t)D * STEP_BYTES, PANEL * width * 4, n * width * 4, n * width * 4,
+                           n * STEP_BYTES, n * STEP_BYTES, n * PANEL * 2, tall * width * 4, n * 4, n * 4};
+  char *at[N_PARTS];
   size_t total = 0;
-  for (int i = 0; i <= N_PARTS; i++) {
+  for (int i = 0; i < N_PARTS; i++) {
     at[i] = base + total;
     total += (sizes[i] + 63) / 64 * 64;
   }
-  *sp = (space){at[0], at[1], at[2], (uint32_t *)at[3], (float *)at[4], (float *)at[5], (float *)at[6], (float *)at[7],
-                (float *)at[8], (float *)at[9], (float *)at[10], (float *)at[11]};
+  *sp = (space){at[0], at[1], at[2], at[3], (uint32_t *)at[4], (uint32_t *)at[5], (uint32_t *)at[6], (uint32_t *)at[7],
+                (float *)at[8], (float *)at[9], (uint16_t *)at[10], (float *)at[11], (float *)at[12], (float *)at[13]};
   return total;
 }
 
@@ -50,36 +50,61 @@ static void row_probs(float *p, float *ds, int j, int first, int last, float lse
   vi lane;
   for (int l = 0; l < VL; l++) lane[l] = l;
   for (int c = 0; c < PANEL; c += VL) {
-    vi pos = lane + (j + c);
-    vi out = (pos < first) | (pos >= last);
-    vf e = v_select(out, v_set(0), v_exp(v_fma(v_load(p + c), v_set(scale), v_set(-lse))));
+    int from = j + c;
+    if (from + VL <= first || from >= last) {
+      v_store(p + c, (vf){0});
+      v_store(ds + c, (vf){0});
+      continue;
+    }
+    vf e = v_exp(v_fma(v_load(p + c), v_set(scale), v_set(-lse)));
+    vf d = e * (v_load(ds + c) - v_set(delta)) * v_set(scale);
+    if (from < first || from + VL > last) {
+      vi pos = lane + from, out = (pos < first) | (pos >= last);
+      e = v_select(out, v_set(0), e);
+      d = v_select(out, v_set(0), d);
+    }
     v_store(p + c, e);
-    v_store(ds + c, v_select(out, v_set(0), e * (v_load(ds + c) - v_set(delta)) * v_set(scale)));
+    v_store(ds + c, d);
   }
+}
+
+// x (rows, 64) turned to a panel of bf16 pairs along the rows, in place, an odd last row paired with zero
+static void pair_rows(float *x, int rows) {
+  for (int i = 0; i < rows; i += 2)
+    for (int c = 0; c < PANEL; c += VL) {
+      vh low = v_to_bf16(v_load(x + i * PANEL + c));
+      vh high = i + 1 < rows ? v_to_bf16(v_load(x + (i + 1) * PANEL + c)) : (vh){0};
+      vu pair = __builtin_convertvector(low, vu) | __builtin_convertvector(high, vu) << 16;
+      v_store(x + i / 2 * PANEL + c, (vf)pair);
+    }
+}
+
+// panels over d of rows x D numbers, the reduction along the rows
+static void panels_over_d(uint32_t *dst, char *src, int rows, const attn *a) {
+  tlk_mat m = {src, a->bf16 ? TLK_BF16 : TLK_F32, a->D};
+  for (int p = 0; p < n_panels(a->D); p++)
+    OP(panel_of_columns)(dst + (size_t)p * n_steps(rows, a->bf16) * PANEL, a->bf16, m, 0, rows, p * PANEL,
+                         min_int(PANEL, a->D - p * PANEL));
+}
+
+// out (n, D) = left (n, rows) right (rows, D), of panels over d
+static void times_panels(float *out, const attn *a, int n, const void *left, ptrdiff_t row_stride, ptrdiff_t step_stride,
+                         const uint32_t *right, int rows) {
+  int D = a->D, width = n_panels(D) * PANEL;
+  for (int p = 0; p < n_panels(D); p++)
+    OP(gemm)(a->bf16, n, left, row_stride, step_stride, right + (size_t)p * n_steps(rows, a->bf16) * PANEL, rows,
+             min_int(PANEL, D - p * PANEL), out + p * PANEL, width, 0);
 }
 
 // d (keys of the block) += left^T right over the tile's rows
-static void add_keys(tlk_mat d, const attn *a, const float *left, const float *right, int rows, int t, int g, int j, int n,
+static void add_keys(tlk_mat d, const attn *a, const float *left, const uint32_t *right, int rows, int t, int g, int j, int n,
                      float *out) {
   int D = a->D, width = n_panels(D) * PANEL;
   const int32_t *list = a->map->kv_rows + a->map->kv_off[t] + j;
-  for (int p = 0; p < n_panels(D); p++)
-    OP(gemm)(0, n, left, 4, STEP_BYTES, right + (size_t)p * rows * PANEL, rows, min_int(PANEL, D - p * PANEL), out + p * PANEL,
-             width, 0);
+  times_panels(out, a, n, left, 4, STEP_BYTES, right, rows);
   for (int i = 0; i < n; i++) {
     float *to = (float *)mat_row_out(d, list[i]) + (size_t)g * D;
     for (int c = 0; c < D; c += VL) v_storen(to + c, v_loadn(to + c, D - c, 0) + v_load(out + (size_t)i * width + c), D - c);
-  }
-}
-
-// panels over d of the tile's rows, in fp32
-static void widen(float *dst, const char *src, int rows, const attn *a) {
-  size_t stride = (size_t)a->D * (a->bf16 ? 2 : 4);
-  for (int r = 0; r < rows; r += PANEL) {
-    const void *at[PANEL];
-    int n = min_int(PANEL, rows - r);
-    for (int i = 0; i < n; i++) at[i] = src + (r + i) * stride;
-    value_panels(dst + (size_t)r * PANEL, at, n, rows, a->D, a->bf16);
   }
 }
 
@@ -88,8 +113,8 @@ static void load_tile(const grads *gr, const attn *a, int t0, int t1, int g, con
   gather_heads(sp->q, a->q, a, t0, t1, g);
   gather_heads(sp->d_o, gr->d_o, a, t0, t1, g);
   gather_heads(sp->o, gr->o, a, t0, t1, g);
-  widen(sp->qf, sp->q, rows, a);
-  widen(sp->of, sp->d_o, rows, a);
+  panels_over_d(sp->q_rows, sp->q, rows, a);
+  panels_over_d(sp->o_rows, sp->d_o, rows, a);
   for (int i = 0; i < rows; i++) {
     sp->lse[i] = gr->lse[(size_t)(t0 + i / heads) * a->H + g * heads + i % heads];
     sp->delta[i] = row_delta(sp->d_o + (size_t)i * D * size, sp->o + (size_t)i * D * size, a->bf16, D);
@@ -103,21 +128,28 @@ static void block(const grads *gr, const attn *a, int t0, int t1, int g, int j, 
   const void *keys[PANEL];
   key_rows(keys, a->v, a, t0, g, j, n);
   scores_panel(sp->panel, keys, n, a);
-  OP(gemm)(a->bf16, rows, sp->d_o, stride, 4, sp->panel, D, PANEL, sp->ds, PANEL, 0);
+  OP(gemm)(a->bf16, rows, sp->d_o, stride, 4, sp->panel, D, n, sp->ds, PANEL, 0);
   key_rows(keys, a->k, a, t0, g, j, n);
   scores_panel(sp->panel, keys, n, a);
-  OP(gemm)(a->bf16, rows, sp->q, stride, 4, sp->panel, D, PANEL, sp->p, PANEL, 0);
+  OP(gemm)(a->bf16, rows, sp->q, stride, 4, sp->panel, D, n, sp->p, PANEL, 0);
   for (int i = 0; i < rows; i++) {
     int t = t0 + i / heads;
     row_probs(sp->p + (size_t)i * PANEL, sp->ds + (size_t)i * PANEL, j, first_key(a->map, t), a->map->kv_len[t], sp->lse[i],
               sp->delta[i], a->scale);
   }
-  add_keys(gr->dv, a, sp->p, sp->of, rows, t0, g, j, n, sp->out);
-  add_keys(gr->dk, a, sp->ds, sp->qf, rows, t0, g, j, n, sp->out);
-  value_panels(sp->k, keys, n, PANEL, D, a->bf16);
-  for (int p = 0; p < n_panels(D); p++)
-    OP(gemm)(0, rows, sp->ds, STEP_BYTES, 4, sp->k + (size_t)p * PANEL * PANEL, n, min_int(PANEL, D - p * PANEL),
-             sp->out + p * PANEL, width, 0);
+  if (a->bf16) {
+    for (int i = 0; i < rows; i++) OP(convert)(sp->ds_rows + (size_t)i * PANEL, 1, sp->ds + (size_t)i * PANEL, 0, PANEL);
+    pair_rows(sp->p, rows);
+  }
+  add_keys(gr->dv, a, sp->p, sp->o_rows, rows, t0, g, j, n, sp->out);
+  for (int i = 0; i < n; i++) memcpy(sp->keys + i * stride, keys[i], (size_t)stride);
+  panels_over_d(sp->k, sp->keys, n, a);
+  if (!a->bf16) {
+    times_panels(sp->out, a, rows, sp->ds, STEP_BYTES, 4, sp->k, n);
+  } else {
+    times_panels(sp->out, a, rows, sp->ds_rows, PANEL * 2, 4, sp->k, n);
+    pair_rows(sp->ds, rows);
+  }
   for (int i = 0; i < rows; i++) {
     float *to = (float *)mat_row_out(gr->dq, t0 + i / heads) + (size_t)(g * heads + i % heads) * D;
     for (int d = 0; d < D; d += VL) {
@@ -125,12 +157,13 @@ static void block(const grads *gr, const attn *a, int t0, int t1, int g, int j, 
       v_storen(to + d, add_dq ? v_loadn(to + d, D - d, 0) + x : x, D - d);
     }
   }
+  add_keys(gr->dk, a, sp->ds, sp->q_rows, rows, t0, g, j, n, sp->out);
 }
 
 static void unit(const grads *gr, const attn *a, int u0, int u1, int g, const space *sp) {
   for (int t = u0, end; t < u1; t = end) {
     int last = 0, first = INT32_MAX;
-    end = tile_end(a, t, u1);
+    end = tile_end(a, t, u1, BWD_ROWS);
     for (int i = t; i < end; i++) {
       last = max_int(last, a->map->kv_len[i]);
       first = min_int(first, first_key(a->map, i));
@@ -166,7 +199,7 @@ void OP(attn_bwd)(tlk_mat dq, tlk_mat dk, tlk_mat dv, tlk_mat d_o, tlk_mat o, co
                   const tlk_attn_map *map, const int32_t *unit_off, int n_units, float scale, int T, int H, int G, int D) {
   job j = {{q, k, v, map, scale, H, G, D, q.dtype == TLK_BF16}, {dq, dk, dv, d_o, o, lse}, unit_off, NULL, 0, 0};
   space sp;
-  j.rows = max_int(TILE_ROWS, H / G);
+  j.rows = max_int(BWD_ROWS, H / G);
   j.each = carve(&sp, NULL, j.rows, D);
   j.base = tlk_cpu_scratch(SCRATCH_A, j.each * tlk_cpu_threads());
   tlk_run(n_units * G, (double)T * H * D * 8, item, &j);

@@ -14,7 +14,7 @@ set(CPU_KERNEL_SOURCES gemm int8 panels packed linear linear_bwd lowrank attenti
 list(TRANSFORM CPU_KERNEL_SOURCES PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/kernels/cpu/)
 list(TRANSFORM CPU_KERNEL_SOURCES APPEND .c)
 
-add_library(tl_cpu_common OBJECT kernels/cpu/dispatch.c kernels/cpu/pool.c kernels/cpu/scratch.c)
+add_library(tl_cpu_common OBJECT kernels/cpu/blocks.c kernels/cpu/dispatch.c kernels/cpu/pool.c kernels/cpu/scratch.c)
 set(TL_CPU_OBJECTS $<TARGET_OBJECTS:tl_cpu_common>)
 set(TL_CPU_LIBRARIES Threads::Threads m)
 

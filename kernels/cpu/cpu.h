@@ -32,6 +32,7 @@ struct tlk_packed {
   size_t panel_words;  // 64 * steps
   size_t bytes;        // of data
   uint32_t *data;
+  struct tlk_block *block;  // that the data is in
   float *scale;        // int8: (N up to whole panels) of each row; else NULL
   int32_t *sum;        // int8: 128 times the sum of each row's integers
 };
@@ -44,6 +45,11 @@ static inline int n_steps(int k, int kind) { return div_up(k, 1 << kind); }
 static inline int kind_of(int compute) { return compute == TLK_I8 ? KIND_I8 : compute == TLK_BF16 ? KIND_BF16 : KIND_F32; }
 static inline const void *mat_row(tlk_mat m, int t) { return (const char *)m.p + (size_t)t * m.ld * tlk_dtype_size(m.dtype); }
 static inline void *mat_row_out(tlk_mat m, int t) { return (char *)m.p + (size_t)t * m.ld * tlk_dtype_size(m.dtype); }
+
+// ---- blocks.c: memory of weights, 64-byte aligned; NULL when there is none. Each allocation of a block is released by itself.
+typedef struct tlk_block tlk_block;
+void *tlk_cpu_block_alloc(size_t bytes, tlk_block **block);
+void tlk_cpu_block_release(tlk_block *block);
 
 // ---- scratch.c
 enum { SCRATCH_A, SCRATCH_B, SCRATCH_C, SCRATCH_D, SCRATCH_ACT, N_SCRATCH };

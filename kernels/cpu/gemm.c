@@ -9,7 +9,7 @@
 // Batch invariance. Every tile height runs the same operations per element in the same order, the reduction is never split
 // between threads, and tails are padded rather than treated by other code; so a row's bits do not depend on its neighbours.
 // Libraries (oneDNN, OpenBLAS) choose blocking, and with it the order of sums, by the number of rows; that is why they are not
-// used here. Nor are they faster: bf16, weights from memory, two busy Zen 5 cores, medians in GFLOP/s of tests/bench_kernels.c
+// used here. Nor are they faster: bf16, weights from memory, two busy Zen 4 cores, medians in GFLOP/s of tests/bench_kernels.c
 // and of oneDNN 2.6.3 (weights packed beforehand) run one after the other:
 //     N, K           T = 8: here, oneDNN     T = 64     T = 2048
 //     1536, 576             140,   65       385, 233    459, 416

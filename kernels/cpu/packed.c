@@ -5,7 +5,6 @@
 // pairs. int8 rows are rounded first (int8.c), padded to fours, and keep a scale and a sum each. There is one copy: the gradient of the input transposes pieces of it on the fly (linear_bwd.c).
 #define _GNU_SOURCE
 #include "cpu.h"
-#include <sys/mman.h>
 
 // Half precision to fp32, exact: the exponent is rebiased by a multiplication, which also normalises subnormals.
 static float from_f16(uint16_t h) {
@@ -75,7 +74,6 @@ static void fill(tlk_packed *p, const void *w, int w_dtype) {
   tlk_run(n_panels(p->N), (double)p->N * p->K, fill_panel, &q);
 }
 
-// Large weights are aligned to and advised as huge pages: a panel's steps then do not miss the TLB.
 tlk_packed *OP(pack)(const void *w, int w_dtype, int N, int K, int compute) {
   tlk_packed *p = calloc(1, sizeof *p);
   if (!p) return NULL;
@@ -83,8 +81,7 @@ tlk_packed *OP(pack)(const void *w, int w_dtype, int N, int K, int compute) {
   p->steps = n_steps(K, kind_of(compute));
   p->panel_words = (size_t)p->steps * PANEL;
   p->bytes = p->panel_words * 4 * (size_t)n_panels(N);
-  size_t align = p->bytes >= (size_t)4 << 20 ? (size_t)2 << 20 : 64;
-  p->data = aligned_alloc(align, (p->bytes + align - 1) / align * align);
+  p->data = tlk_cpu_block_alloc(p->bytes, &p->block);
   if (compute == TLK_I8) {
     p->scale = calloc((size_t)n_panels(N) * PANEL, sizeof *p->scale);
     p->sum = calloc((size_t)n_panels(N) * PANEL, sizeof *p->sum);
@@ -93,7 +90,6 @@ tlk_packed *OP(pack)(const void *w, int w_dtype, int N, int K, int compute) {
     OP(packed_free)(p);
     return NULL;
   }
-  if (align > 64) madvise(p->data, p->bytes, MADV_HUGEPAGE);
   fill(p, w, w_dtype);
   return p;
 }
@@ -133,7 +129,7 @@ void OP(unpack)(float *w, const tlk_packed *p, int n0, int n1) {
 
 void OP(packed_free)(tlk_packed *p) {
   if (!p) return;
-  free(p->data);
+  tlk_cpu_block_release(p->block);
   free(p->scale);
   free(p->sum);
   free(p);

@@ -56,7 +56,13 @@ INLINE vf v_sqrt(vf x) {
   return x;
 #endif
 }
-INLINE vf v_select(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
+INLINE vf v_select(vi mask, vf a, vf b) {
+#if defined(__AVX512DQ__)
+  return (vf)_mm512_mask_mov_ps((__m512)b, _mm512_movepi32_mask((__m512i)mask), (__m512)a);
+#else
+  return (vf)(((vi)a & mask) | ((vi)b & ~mask));
+#endif
+}
 INLINE vf v_max(vf a, vf b) {
 #if defined(__AVX512F__)
   return (vf)_mm512_max_ps((__m512)a, (__m512)b);
@@ -157,9 +163,15 @@ INLINE float v_hmax(vf x) {
 // least largest relative error on that interval (3e-9), times 2^n. Below -87.3 the result is 0, above 88.37 it is e^88.37.
 INLINE vf v_exp(vf x) {
   const vf magic = v_set(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
+#if defined(__AVX512F__)
+  __mmask16 above = _mm512_cmp_ps_mask((__m512)x, (__m512)v_set(-87.3f), _CMP_NLT_UQ);  // a NaN is
+  x = (vf)_mm512_min_ps((__m512)v_set(88.37f), (__m512)x);                               // and stays here
+  x = (vf)_mm512_max_ps((__m512)v_set(-87.3f), (__m512)x);
+#else
   vi tiny = x < v_set(-87.3f);
   x = v_select(x > v_set(88.37f), v_set(88.37f), x);
   x = v_select(tiny, v_set(-87.3f), x);
+#endif
   vf t = v_fma(x, v_set(1.44269504f), magic);
   vf n = t - magic;
   vf r = v_fma(n, v_set(-0.693359375f), x);
@@ -171,6 +183,10 @@ INLINE vf v_exp(vf x) {
   p = v_fma(p, r, v_set(1.0f));
   p = v_fma(p, r, v_set(1.0f));
   vf scale = (vf)(((vi)t - (vi)magic + 127) << 23);
+#if defined(__AVX512F__)
+  return (vf)_mm512_maskz_mul_ps(above, (__m512)p, (__m512)scale);
+#else
   return v_select(tiny, v_set(0), p * scale);
+#endif
 }
 #endif
