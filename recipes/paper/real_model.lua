@@ -78,7 +78,7 @@ if not rows or #rows == 0 then return end
 local n, base = rows[1].test, tl.paper.base(rows)
 local list, series = tl.paper.climb(tl.experiment.where(rows, { method = "grpo" }), n)
 local sft = tl.paper.climb(tl.experiment.where(rows, { method = "sft" }), n)
-if #sft > 0 then series[#series + 1] = tl.paper.line({ name = "TinyLoRA by SFT", bars = true }, sft, "trained_parameters", n) end
+if #sft > 0 then series[#series + 1] = tl.paper.line({ name = "TinyLoRA by SFT", colour = 4, bars = true }, sft, "trained_parameters", n) end
 local function right(q) return ("%.1f"):format(100 * tl.experiment.spread(tl.experiment.values(q.rows, "number_right")).mean) end
 local t = { columns = { "method", "adapter", "trained numbers", "learning rate", "form right", "seeds", "number right too, %", "tokens an answer" }, rows = {} }
 local function row(method, q)
