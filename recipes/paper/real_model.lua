@@ -57,6 +57,11 @@ local function measure(s, t)
   return m
 end
 
+-- seconds on one thread for the plan, as SmolLM2-135M takes them on an AMD EPYC with AVX-512; what done runs took corrects it
+local function cost(s)
+  return 0.14 * (s.valid + s.test) + (s.method == "base" and 0 or 0.16 * s.steps * s.batch * (s.group or 1))
+end
+
 local points = { { method = "base" } }
 local function point(method, adapter, rates, more)
   local q = { method = method, adapter = adapter, temperature = method == "grpo" and p.temperature or nil }
@@ -73,7 +78,7 @@ point("grpo", "tinylora", { 1e-3, 3e-3 }, { rank = 2, u = 5, tie = "none" })
 point("grpo", "lora", { 3e-4, 1e-3 }, { rank = 1 })
 point("sft", "tinylora", { 3e-3, 1e-2 }, { rank = 2, u = 13, tie = "full" })
 
-local rows, missing = tl.paper.run(p, tl.paper.runs(p, points), { name = "real_model", train = train, measure = measure })
+local rows, missing = tl.paper.run(p, tl.paper.runs(p, points), { name = "real_model", train = train, measure = measure, cost = cost })
 if not rows or #rows == 0 then return end
 local n, base = rows[1].test, tl.paper.base(rows)
 local list, series = tl.paper.climb(tl.experiment.where(rows, { method = "grpo" }), n)
