@@ -1,20 +1,22 @@
 // panels.c: filling panels (cpu.h): transposition of 32-bit words, pairing of bf16 rows, conversion.
 #include "cpu.h"
 
-// Transposes the VL x VL words in x: VL = 2^s stages of exchanging blocks of 1, 2, 4, ... lanes between rows that far apart.
-#define STAGE(d)                                                                                                              \
-  _Pragma("GCC unroll 16") for (int i = 0; i < VL; i++) if (!(i & (d))) {                                                     \
-    vu a = x[i], b = x[i + (d)];                                                                                              \
-    vi low, high;                                                                                                             \
-    _Pragma("GCC unroll 16") for (int l = 0; l < VL; l++) {                                                                   \
-      low[l] = l & (d) ? VL + l - (d) : l;                                                                                    \
-      high[l] = l & (d) ? VL + l : l + (d);                                                                                   \
+// One of the log2(n) stages of a transposition of n x n elements in x, registers of `type`: blocks of d lanes are exchanged between
+// rows d apart.
+#define STAGE(type, n, d)                                                                                                     \
+  _Pragma("GCC unroll 16") for (int i = 0; i < n; i++) if (!(i & (d))) {                                                      \
+    type a = x[i], b = x[i + (d)], low, high;                                                                                 \
+    _Pragma("GCC unroll 16") for (int l = 0; l < n; l++) {                                                                    \
+      low[l] = l & (d) ? n + l - (d) : l;                                                                                     \
+      high[l] = l & (d) ? n + l : l + (d);                                                                                    \
     }                                                                                                                         \
     x[i] = __builtin_shuffle(a, b, low);                                                                                      \
     x[i + (d)] = __builtin_shuffle(a, b, high);                                                                               \
   }
+
+// Transposes the VL x VL words in x.
 INLINE void transpose(vu x[VL]) {
-#if VL == 16  // the same with instructions that take half the time: pairs of words, of double words, then 128-bit lanes twice
+#if VL == 16  // with unpacking and exchanges of 128-bit lanes, which are cheaper here than the shuffles of any two registers
   __m512i *r = (__m512i *)x, t[16];
 #pragma GCC unroll 8
   for (int i = 0; i < 16; i += 2) {
@@ -41,10 +43,10 @@ INLINE void transpose(vu x[VL]) {
     r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
   }
 #else
-  STAGE(1)
-  STAGE(2)
+  STAGE(vu, VL, 1)
+  STAGE(vu, VL, 2)
 #if VL >= 8
-  STAGE(4)
+  STAGE(vu, VL, 4)
 #endif
 #endif
 }
@@ -106,46 +108,34 @@ void OP(panel_of_columns)(void *dst, int bf16, tlk_mat m, int t0, int t1, int c0
 }
 
 typedef uint64_t vd __attribute__((vector_size(VL * 4)));
-typedef uint16_t vh2 __attribute__((vector_size(VL * 4)));
+typedef uint16_t vhh __attribute__((vector_size(VL * 4)));
 
-enum { UNITS = VL / 2 };  // 64-bit ones in a register
-
-// The same for UNITS x UNITS words of 64 bits.
-#define STAGE_UNITS(d)                                                                                                        \
-  _Pragma("GCC unroll 8") for (int i = 0; i < UNITS; i++) if (!(i & (d))) {                                                   \
-    vd a = x[i], b = x[i + (d)], low, high;                                                                                   \
-    _Pragma("GCC unroll 8") for (int l = 0; l < UNITS; l++) {                                                                 \
-      low[l] = l & (d) ? UNITS + l - (d) : l;                                                                                 \
-      high[l] = l & (d) ? UNITS + l : l + (d);                                                                                \
-    }                                                                                                                         \
-    x[i] = __builtin_shuffle(a, b, low);                                                                                      \
-    x[i + (d)] = __builtin_shuffle(a, b, high);                                                                               \
-  }
+enum { UNITS = VL / 2 };  // of 64 bits in a register
 
 // 64 columns n of pairs along k, n_words <= 32 of them (the rest zero) -> pairs along n of 64 columns k. Two neighbouring columns
 // of one word, (k n, k+1 n, k n+1, k+1 n+1), are a unit of 64 bits: with its middle halves exchanged it is what the result has.
 static void turn_pairs(uint32_t *dst, const uint32_t *src, int n_words) {
-  vh2 swap;
+  vhh swap;
   for (int l = 0; l < 2 * VL; l++) swap[l] = (uint16_t)((l & ~3) | ((l & 1) << 1) | ((l & 2) >> 1));
   for (int s = 0; s < PANEL / 2; s += UNITS)
     for (int n = 0; n < PANEL; n += VL) {
       vd x[UNITS];
 #pragma GCC unroll 8
       for (int i = 0; i < UNITS; i++)
-        x[i] = s + i < n_words ? (vd)__builtin_shuffle((vh2) * (const vu_mem *)(src + (size_t)(s + i) * PANEL + n), swap) : (vd){0};
-      STAGE_UNITS(1)
+        x[i] = s + i < n_words ? (vd)__builtin_shuffle((vhh) * (const vu_mem *)(src + (size_t)(s + i) * PANEL + n), swap) : (vd){0};
+      STAGE(vd, UNITS, 1)
 #if VL >= 8
-      STAGE_UNITS(2)
+      STAGE(vd, UNITS, 2)
 #endif
 #if VL >= 16
-      STAGE_UNITS(4)
+      STAGE(vd, UNITS, 4)
 #endif
 #pragma GCC unroll 8
       for (int i = 0; i < UNITS; i++) *(vu_mem *)(dst + (size_t)(n / 2 + i) * PANEL + 2 * s) = (vu)x[i];
     }
 }
 
-// fp32: words (k, n) -> (n, k). bf16: words are pairs along k, the result's along n.
+// fp32: words (k, n) -> (n, k). bf16: words are pairs along k, the result's pairs along n.
 void OP(panel_transposed)(uint32_t *dst, const tlk_packed *w, int k0, int n0, int n1) {
   int bf16 = w->compute == TLK_BF16, s0 = bf16 ? k0 / 2 : k0;
   int n_words = min_int(bf16 ? PANEL / 2 : PANEL, w->steps - s0);
