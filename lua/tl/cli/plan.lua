@@ -129,10 +129,11 @@ local function run_check(p)
     print_plan(r.workload, r.memory, r.step)
     print(("\n%-20s %12s %12s %12s"):format("", "predicted", "measured", "ratio"))
     for _, row in ipairs { { "sampling, s", r.step.sample_s, r.measured.sample_s }, { "update, s", r.step.update_s, r.measured.update_s },
-      { "step, s", r.step.seconds, r.measured.seconds }, { "memory, GB", r.measured.predicted_rss_bytes * 1e-9, r.peak_rss_bytes * 1e-9 } } do
+      { "step, s", r.step.seconds, r.measured.seconds }, { "memory, GB", r.memory.total * 1e-9, r.peak_rss_bytes * 1e-9 } } do
       print(("%-20s %12.3f %12.3f %12.2f"):format(row[1], row[2], row[3], row[2] / row[3]))
     end
-    print(("the step is predicted %s 30 %%; memory stayed %s the prediction"):format(ok and "within" or "NOT within", r.memory_kept_to and "below" or "NOT below"))
+    print(("the step is predicted %s 30 %%; memory stayed %s the %.3f GB that the run may take"):format(ok and "within" or "NOT within",
+      r.memory_kept_to and "below" or "NOT below", r.measured.predicted_rss_bytes * 1e-9))
   end
   return ok and r.memory_kept_to and 0 or 1
 end
