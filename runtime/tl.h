@@ -150,6 +150,31 @@ typedef struct tl_page_server tl_page_server;
 tl_status tl_page_server_start(int port, tl_page_server **out, int *port_used);  // port 0: one that is free
 tl_status tl_page_server_set(tl_page_server *s, const char *html, size_t n);     // copied
 void tl_page_server_stop(tl_page_server *s);
+
+// HTTP for a program that computes in one thread (runtime/base/http_server.c): requests are taken one by one, and answered whole or in parts.
+typedef struct tl_http_server tl_http_server;
+typedef struct tl_http_server_options {
+  const char *key;          // what clients give as a bearer token; NULL or "": nothing is asked for
+  int64_t most_body;        // bytes of a request's body; 0: 16 MiB. More is answered 413
+  int most_waiting;         // requests that nobody has taken; 0: 1024. More are answered 503
+} tl_http_server_options;
+typedef struct tl_http_request {
+  int64_t id;
+  const char *method, *path;       // the path without the query
+  const char *body;                // (n_body) bytes, valid until the request is answered or ended
+  size_t n_body;
+} tl_http_request;
+// host: an IPv4 address of this machine, or "localhost"; port 0: one that is free. On 127.x.x.x only requests to localhost are answered.
+tl_status tl_http_server_start(const char *host, int port, const tl_http_server_options *o, tl_http_server **out, int *port_used);
+bool tl_http_server_take(tl_http_server *s, double seconds, tl_http_request *out);  // waits so long for one; false: none came
+// One whole answer. Or: parts, the first of which begins an answer 200 of this type; false: the client is gone. In both cases the id is then
+// over: after answer, and after end, which must follow the last part (and a part that was refused).
+void tl_http_server_answer(tl_http_server *s, int64_t id, int status, const char *type, const char *body, size_t n);
+bool tl_http_server_push(tl_http_server *s, int64_t id, const char *type, const char *data, size_t n);
+void tl_http_server_end(tl_http_server *s, int64_t id);
+bool tl_http_server_gone(tl_http_server *s, int64_t id);  // the client of a request that was taken has closed the connection
+void tl_http_server_stop(tl_http_server *s);
+
 // What a download has to be, and how it is shown; 0 or NULL: not known, not wanted.
 typedef struct tl_download_options {
   const char *sha256;   // 64 hex digits
@@ -373,6 +398,8 @@ tl_status tl_artifact_write(const tl_adapter *a, const char *path, const tl_arti
 // Refuses a damaged file and a model whose weights, or whose singular basis, are not those of the training; force passes over the
 // second. cache_dir: SVD cache or NULL.
 tl_status tl_artifact_read(tl_model *m, const char *path, bool force, const char *cache_dir, tl_adapter **out);
+// The same, on the A and B of another adapter of this model where they are those that the file wants (basis NULL or others: its own).
+tl_status tl_artifact_read_beside(tl_model *m, const char *path, bool force, const char *cache_dir, tl_adapter *basis, tl_adapter **out);
 // {"bytes", "payload_bytes", "sha256", "values": [at most 64], "signature": {"signer", "key"} or null, "manifest"}; checks digest
 // and signature. tl_string_free
 tl_status tl_artifact_inspect(const char *path, char **json);
@@ -466,6 +493,11 @@ tl_status tl_sampler_submit(tl_sampler *s, const int32_t *prompt, int n_prompt, 
 // runs up to max_steps decode steps; returns as soon as a completion has finished, or when nothing is left. pending: how many
 // completions are not finished yet.
 tl_status tl_sampler_run(tl_sampler *s, int max_steps, int *pending);
+// Puts a population with the same A and B in the place of the sampler's own, between two runs: members keep their places, and what is
+// decoded goes on with the member that then has its place; new ones stand behind them.
+tl_status tl_sampler_set_population(tl_sampler *s, tl_population *p);
+// Ends a request now: its completions that have not finished are dropped, and never popped. False: there is no such request any more.
+bool tl_sampler_cancel(tl_sampler *s, int64_t request);
 // pops one finished completion, valid until the next call of pop or free; false: none is ready
 bool tl_sampler_pop(tl_sampler *s, tl_completion *out);
 // The ids so far of a completion that is being decoded, from the from-th on (0-based), for text that is shown while it is made:

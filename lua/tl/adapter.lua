@@ -137,13 +137,14 @@ function adapter.find(path)
 end
 
 --- Reads an adapter: a compact file, a PEFT directory (TinyLoRA or LoRA), or a run directory. A compact file is refused on a base
---- that it was not made for; option force: loads it all the same. Option cache: as in tl.adapter.tinylora.
+--- that it was not made for; option force: loads it all the same. Option cache: as in tl.adapter.tinylora; basis: an adapter of the same
+--- model, whose A and B a compact file's adapter uses where they are those that it wants.
 function adapter.load(model, path, o)
   o = o or {}
   local found, kind = adapter.find(path)
   if not found then error(kind, 2) end
   local out = ffi.new("tl_adapter *[1]")
-  if kind == "compact" then check(C.tl_artifact_read(model.handle, found, o.force or false, svd_cache(o), out), 2)
+  if kind == "compact" then check(C.tl_artifact_read_beside(model.handle, found, o.force or false, svd_cache(o), o.basis and o.basis.handle or nil, out), 2)
   else check(C.tl_adapter_load(model.handle, found, out), 2) end
   return wrap(model, out[0])
 end

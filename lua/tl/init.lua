@@ -13,7 +13,7 @@
 ---   tl.rounding numbers as few bytes hold them                tl.plot, tl.page  charts and pages
 ---   tl.sandbox  programs that nobody trusts                   tl.lpeg     grammars
 ---   tl.population  many adapters trained at once on one base   tl.landscape, tl.fisher, tl.es  v as an object of study
----   tl.probe    what an adapter changed
+---   tl.probe    what an adapter changed                       tl.serve    OpenAI's API, any adapter per request
 ---   tl.tokenizer, tl.json, tl.yaml, tl.fetch, tl.log
 --- At the prompt `? tl.grpo` prints what a part or function is for.
 local tl = {}

@@ -105,6 +105,21 @@ function Sampler:peek(request, index, from)
   end
 end
 
+--- Ends a request now: its completions that have not finished are dropped. False: there is no such request any more.
+function Sampler:cancel(request)
+  if not C.tl_sampler_cancel(self.handle, request) then return false end
+  local pending = ffi.new "int[1]"
+  check(C.tl_sampler_run(self.handle, 0, pending), 2)
+  self.pending = pending[0]
+  return true
+end
+
+--- Puts a population with the same A and B in the place of the sampler's own: members keep their places, new ones stand behind them.
+function Sampler:set_population(set)
+  check(C.tl_sampler_set_population(self.handle, set.handle), 2)
+  self.population = set
+end
+
 --- Iterates over completions as they finish, until none is left.
 function Sampler:completions()
   return function()

@@ -50,6 +50,12 @@ static tl_status check_basis_of(const tl_model *m, const tl_adapter_options *o) 
   return same ? TL_OK : tl_fail(TL_E_SHAPE, "adapter: basis_of has other target modules, ranks, sigma or signs");
 }
 
+bool tl_adapter_basis_fits(const tl_model *m, const tl_adapter_options *o, tl_adapter *basis) {
+  tl_adapter_options on = *o;
+  on.basis_of = basis;
+  return check_basis_of(m, &on) == TL_OK;
+}
+
 // groups must be 0 .. n-1 without holes
 static tl_status count_groups(const tl_adapter_options *o, int *n_groups) {
   int top = -1;

@@ -108,6 +108,8 @@ void tl_full_grad(tl_adapter *a, const tl_linear_grad *g);
 // master, grad and value for n_params
 tl_status tl_adapter_vectors(tl_adapter *a);
 
+// Whether an adapter with these options may use the A and B of another
+bool tl_adapter_basis_fits(const tl_model *m, const tl_adapter_options *o, tl_adapter *basis);
 // As tl_adapter_create; basis_from_file: A and B are allocated, and filled by the caller
 tl_status tl_adapter_create_on(tl_model *m, const tl_adapter_options *o, bool basis_from_file, tl_adapter **out);
 tl_adapter *tl_adapter_retain(tl_adapter *a);

@@ -159,12 +159,17 @@ static tl_status build(tl_model *m, const tl_artifact *f, const tl_manifest *t, 
 }
 
 tl_status tl_artifact_read(tl_model *m, const char *path, bool force, const char *cache_dir, tl_adapter **out) {
+  return tl_artifact_read_beside(m, path, force, cache_dir, NULL, out);
+}
+
+tl_status tl_artifact_read_beside(tl_model *m, const char *path, bool force, const char *cache_dir, tl_adapter *basis, tl_adapter **out) {
   tl_artifact f;
   tl_manifest t;
   *out = NULL;
   TL_TRY(tl_artifact_open(&f, path));
   tl_status s = tl_manifest_read(&t, f.manifest, m, path);
   t.options.cache_dir = cache_dir;
+  if (s == TL_OK && basis && !t.from_file && !basis->basis_from_file && tl_adapter_basis_fits(m, &t.options, basis)) t.options.basis_of = basis;
   if (s == TL_OK) s = build(m, &f, &t, path, force, out);
   tl_manifest_free(&t);
   tl_artifact_close(&f);

@@ -75,8 +75,8 @@ bool tl_ranges_read(const char *text, int32_t *x, int n, int limit);
 int tl_ranges_read_some(const char *text, int32_t *x, int n, int limit);
 
 // ---- the base and the basis
-// hex (33): base.hash. targeted: (n modules of the model) which weights count in full
-tl_status tl_base_hash(const tl_model *m, const uint8_t *targeted, char *hex);
+// hex (33): base.hash. targeted: (n modules of the model) which weights count in full. The model remembers the last one: its weights stand
+tl_status tl_base_hash(tl_model *m, const uint8_t *targeted, char *hex);
 // out (TL_PROBE_BYTES * sum of ranks)
 tl_status tl_basis_probes(const tl_adapter *a, uint8_t *out);
 // Whether the adapter's A and B are those that the probes were taken of; the message says where not.

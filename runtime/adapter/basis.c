@@ -52,7 +52,20 @@ static void hash_lines(const tl_part *parts, const part_hash *hashes, int n, cha
   snprintf(hex, 33, "%.32s", whole);
 }
 
-tl_status tl_base_hash(const tl_model *m, const uint8_t *targeted, char *hex) {
+static void remember(tl_model *m, const uint8_t *targeted, const char *hex) {
+  size_t n = (size_t)m->cfg.n_layers * TL_N_KINDS;
+  if (m->parent) return;  // a merged model's weights change with its adapter
+  if (!m->hashed) m->hashed = malloc(n);
+  if (!m->hashed) return;
+  memcpy(m->hashed, targeted, n);
+  memcpy(m->hash, hex, sizeof m->hash);
+}
+
+tl_status tl_base_hash(tl_model *m, const uint8_t *targeted, char *hex) {
+  if (m->hashed && !memcmp(m->hashed, targeted, (size_t)m->cfg.n_layers * TL_N_KINDS)) {
+    memcpy(hex, m->hash, sizeof m->hash);
+    return TL_OK;
+  }
   tl_part *parts = NULL;
   tl_whole *w;
   int n = 0, failed = 0;
@@ -65,7 +78,10 @@ tl_status tl_base_hash(const tl_model *m, const uint8_t *targeted, char *hex) {
     bool whole = p->role == TL_PART_WEIGHT && targeted[p->layer * TL_N_KINDS + p->kind];
     failed += !hashes || hash_part(w, p, whole, &hashes[i]) != TL_OK;
   }
-  if (s == TL_OK && !failed) hash_lines(parts, hashes, n, hex);
+  if (s == TL_OK && !failed) {
+    hash_lines(parts, hashes, n, hex);
+    remember(m, targeted, hex);
+  }
   free(hashes);
   free(parts);
   tl_whole_close(w);

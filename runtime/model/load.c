@@ -230,6 +230,7 @@ void tl_model_free(tl_model *m) {
   free(m->format);
   free(m->file_dtype);
   free(m->names);
+  free(m->hashed);
   tl_model_free(m->parent);
   free(m);
 }

@@ -92,6 +92,8 @@ struct tl_model {
   int64_t quantised_bytes;      // as in tl_model_info
   char (*names)[TL_NAME_BYTES];  // (modules) their names
   int64_t n_parameters;
+  uint8_t *hashed;              // (modules) which weights counted in full in `hash`, the last that was asked for (tl_base_hash); NULL: none was
+  char hash[33];
 };
 
 // sizes of a linear by kind

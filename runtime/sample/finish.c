@@ -60,15 +60,53 @@ void tl_done_free(tl_done *d) {
   free(d);
 }
 
-// A request whose completions have all finished gives its prompt's rows back and leaves the queue.
-static void retire(tl_sampler *s, tl_request *r) {
+static void unlink_request(tl_sampler *s, tl_request *r) {
   tl_request **link = &s->first, *before = NULL;
   while (*link != r) before = *link, link = &(*link)->next;
   *link = r->next;
   if (s->last == r) s->last = before;
+  tl_request_free(r);
+}
+
+// A request whose completions have all finished gives its prompt's rows back and leaves the queue.
+static void retire(tl_sampler *s, tl_request *r) {
   tl_kv_give(&s->cache, r->kv, r->n_prompt);
   s->reserved -= r->n_prompt;
-  tl_request_free(r);
+  unlink_request(s, r);
+}
+
+// Gives back what a slot has, but for its tokens, and with the last one what its request has.
+static void vacate(tl_sampler *s, tl_slot *slot) {
+  tl_request *r = slot->req;
+  tl_kv_give(&s->cache, slot->kv + r->n_prompt, r->p.max_new_tokens);
+  s->reserved -= r->p.max_new_tokens;
+  free(slot->kv);
+  free(slot->kept);
+  free(slot->lse);
+  tl_str_free(&slot->tail);
+  *slot = (tl_slot){0};
+  s->n_running--;
+  s->pending--;
+  if (++r->n_finished == r->n) retire(s, r);
+}
+
+bool tl_sampler_cancel(tl_sampler *s, int64_t request) {
+  tl_request *r = s->first;
+  while (r && r->id != request) r = r->next;
+  if (!r) return false;
+  bool runs = false;
+  for (int i = 0; i < s->opt.max_sequences; i++) runs = runs || s->slots[i].req == r;
+  s->pending -= r->n - r->n_started;
+  r->n = r->n_started;  // no more of them start
+  for (int i = 0; i < s->opt.max_sequences; i++) {
+    tl_slot *slot = &s->slots[i];
+    if (slot->req != r) continue;
+    free(slot->ids), free(slot->logprobs), free(slot->entropy);
+    vacate(s, slot);
+  }
+  if (!runs && r->n) retire(s, r);
+  else if (!runs) unlink_request(s, r);  // it took no rows yet
+  return true;
 }
 
 static bool all_kept(const int32_t *rows, int n) {
@@ -100,14 +138,5 @@ void tl_slot_finish(tl_sampler *s, tl_slot *slot, const char *reason) {
   if (s->done_last) s->done_last->next = d;
   else s->done_first = d;
   s->done_last = d;
-  tl_kv_give(&s->cache, slot->kv + r->n_prompt, r->p.max_new_tokens);
-  s->reserved -= r->p.max_new_tokens;
-  free(slot->kv);
-  free(slot->kept);
-  free(slot->lse);
-  tl_str_free(&slot->tail);
-  *slot = (tl_slot){0};
-  s->n_running--;
-  s->pending--;
-  if (++r->n_finished == r->n) retire(s, r);
+  vacate(s, slot);
 }

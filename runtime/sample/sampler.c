@@ -544,6 +544,17 @@ tl_status tl_sampler_run(tl_sampler *s, int max_steps, int *pending) {
   return TL_OK;
 }
 
+tl_status tl_sampler_set_population(tl_sampler *s, tl_population *p) {
+  tl_population *old = s->opt.population;
+  if (!old) return tl_fail(TL_E_ARG, "the sampler was made without a population");
+  if (p->n < old->n) return tl_fail(TL_E_ARG, "the sampler's population has %d members, the new one %d: members cannot leave", old->n, p->n);
+  for (int k = 0; k < old->n; k++) TL_TRY(tl_adapter_same_basis(old->members[k], p->members[k], "the new population's member"));
+  s->opt.population = tl_population_retain(p);
+  init_net(s);
+  tl_population_free(old);
+  return TL_OK;
+}
+
 bool tl_sampler_pop(tl_sampler *s, tl_completion *out) {
   tl_done_free(s->popped);
   s->popped = s->done_first;

@@ -1,5 +1,6 @@
--- min_new_tokens: what ends a completion comes after so many tokens. Catches: an end that is drawn too early or ignored for ever after,
--- logprobs renormalised over what is left, a stop string that was complete too early and is found later.
+-- min_new_tokens: what ends a completion comes after so many tokens; requests that are cancelled. Catches: an end that is drawn too early or ignored for ever after,
+-- logprobs renormalised over what is left, a stop string that was complete too early and is found later; a cancelled request that changes
+-- what the others get, or keeps its place.
 package.path = arg[0]:match "^(.*)/" .. "/?.lua;" .. package.path
 local check = require "check"
 local tl = require "tl"
@@ -97,6 +98,34 @@ check.test("greedy completions with a minimum are transformers'", function()
     m:free()
   end
   os.execute("rm -rf '" .. folder .. "'")
+end)
+
+check.test("cancelled requests leave nothing behind, and the others their bits", function()
+  local o = { temperature = 1, seed = 5, max_new_tokens = 40, ignore_eos = true }
+  local function ids_of(list) local t = {} for _, c in ipairs(list) do t[#t + 1] = c.ids end return t end
+  local want = ids_of(tl.sample.generate(model, { prompts[1] }, { n = 3, temperature = 1, seed = 5, max_new_tokens = 40, ignore_eos = true })[1])
+  local s = tl.sample.sampler(model, { max_sequences = 4 })
+  for round = 1, 50 do  -- more than fit into the cache, if places were lost
+    local mine = s:submit(prompts[1], 3, 0, o)
+    local whole = s:submit(prompts[2], 2, 0, o)   -- one is decoded, one waits
+    local waiting = s:submit(prompts[3], 5, 0, o)
+    check.equal(s:cancel(waiting), true)
+    for _ = 1, round % 7 do s:run(1) end
+    check.equal({ s:cancel(whole), s:cancel(whole), s:cancel(12345), s.pending }, { true, false, false, 3 })
+    local got = {}
+    for c in s:completions() do
+      check.equal(c.request, mine)
+      got[c.index] = c.ids
+    end
+    check.equal(got, want, "round " .. round)
+    check.equal({ s:cancel(mine), s.pending }, { false, 0 })
+  end
+  local half = s:submit(prompts[1], 6, 0, { temperature = 1, seed = 5, max_new_tokens = 40, stop = "a" })  -- some finish before, some wait
+  local seen = 0
+  while s:run() > 3 do while s:pop() do seen = seen + 1 end end
+  while s:pop() do seen = seen + 1 end
+  check.equal({ s:cancel(half), s.pending, s:pop() == nil, seen > 0 }, { true, 0, true, true })
+  s:free()
 end)
 
 check.test("what cannot be is refused", function()

@@ -229,6 +229,12 @@ static float *weight(tl_model *m, int module, size_t *n) {
   return w;
 }
 
+// the weights of a model stand, so it remembers their hash; these tests change them
+static void changed(tl_model *m) {
+  free(m->hashed);
+  m->hashed = NULL;
+}
+
 // one weight by a bf16 step is another base; forced, it loads
 static void another_base(void) {
   tl_model *m = tiny_model("llama", TL_F32), *other = tiny_model("llama", TL_F32), *shape = tiny_model("qwen2", TL_F32);
@@ -240,6 +246,7 @@ static void another_base(void) {
   float *w = weight(other, 12, &n);
   w[77] *= 1.01f;
   tl_ops()->repack(tl_weights_module(&other->w, 12)->w, w);
+  changed(other);
   CHECK(tl_artifact_read(other, file, false, NULL, &b) == TL_E_UNSUPPORTED && strstr(tl_last_error(), "other weights"), "%s",
         tl_last_error());
   CHECK_OK(tl_artifact_read(other, file, true, NULL, &b));
@@ -262,17 +269,45 @@ static void the_rest_of_the_base(void) {
   CHECK_OK(tl_artifact_read(other, file, false, NULL, &b));
   tl_adapter_free(b);
   other->w.final_norm[3] += 0.5f;
+  changed(other);
   CHECK(tl_artifact_read(other, file, false, NULL, &b) == TL_E_UNSUPPORTED, "another norm is taken");
   other->w.final_norm[3] -= 0.5f;
+  changed(other);
   size_t n;
   float *w = weight(other, 6, &n);
   for (size_t i = 0; i < n; i++) w[i] *= 0.5f;
   tl_ops()->repack(tl_weights_module(&other->w, 6)->w, w);
+  changed(other);
   CHECK(tl_artifact_read(other, file, false, NULL, &b) == TL_E_UNSUPPORTED, "another down_proj is taken");
   free(w);
   tl_adapter_free(a);
   tl_model_free(m);
   tl_model_free(other);
+}
+
+// Read beside another adapter, A and B are that one's where they are the same, else its own; the update is the same in either case, and the
+// hash that is remembered is that of the weights asked for.
+static void beside_another(void) {
+  tl_model *m = tiny_model("llama", TL_F32);
+  tl_adapter *a = create(m, (tl_adapter_options){.kind = TL_TINYLORA, .storage = TL_BF16}), *alone = NULL, *shared = NULL, *own = NULL, *none = NULL;
+  tl_adapter *wide = create(m, (tl_adapter_options){.kind = TL_TINYLORA, .storage = TL_BF16, .rank = 3});
+  int32_t q_only[] = {0, 7, 14};
+  tl_adapter *few = create(m, (tl_adapter_options){.kind = TL_TINYLORA, .storage = TL_BF16, .modules = q_only, .n_modules = 3});
+  write_file(few, false);
+  CHECK_OK(tl_artifact_read(m, file, false, NULL, &none));
+  tl_adapter_free(none);
+  write_file(a, false);
+  CHECK_OK(tl_artifact_read(m, file, false, NULL, &alone));
+  CHECK_OK(tl_artifact_read_beside(m, file, false, NULL, a, &shared));
+  CHECK_OK(tl_artifact_read_beside(m, file, false, NULL, wide, &own));
+  CHECK(shared->modules[0].A == a->modules[0].A && own->modules[0].A != wide->modules[0].A && alone->modules[0].A != a->modules[0].A, "A and B are shared");
+  for (int i = 0; i < a->n_modules; i++)
+    CHECK(!memcmp(shared->modules[i].R, alone->modules[i].R, 4 * sizeof(float)) && !memcmp(own->modules[i].R, alone->modules[i].R, 4 * sizeof(float)), "R of module %d", i);
+  tl_adapter_free(a);  // what others use stays
+  CHECK_OK(tl_adapter_refresh(shared));
+  tl_adapter *list[] = {alone, shared, own, wide, few};
+  for (int i = 0; i < 5; i++) tl_adapter_free(list[i]);
+  tl_model_free(m);
 }
 
 // fp32 and bf16 computation of one fp32 file are one base, and its basis is within the probes' tolerance
@@ -430,6 +465,7 @@ int main(void) {
   RUN(lying_manifests);
   RUN(another_base);
   RUN(the_rest_of_the_base);
+  RUN(beside_another);
   RUN(computed_in_either_dtype);
   RUN(probes_see_another_basis);
   RUN(rebase_keeps_the_update);

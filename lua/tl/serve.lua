@@ -1,0 +1,223 @@
+--- serve.lua: many adapters of one base, served at once (tlrun serve). Requests come by HTTP in the form of OpenAI's API; the field `model` says
+--- which adapter answers. The base is in memory once, and requests to all adapters on the same A and B are decoded in one batch: the
+--- weights are read once a step for all of them. docs/serving.md has more.
+---
+---   local s = tl.serve { model = model, folders = { "adapters" }, port = 8000 }
+---   s:run()                                             -- until the process is interrupted
+---
+--- What a request gets does not depend on what else is being served: with the same seed, prompt and adapter it is the same bytes, alone or among
+--- hundreds (the sampler's contract).
+local F = require "tl.ffi"
+local http = require "tl.serve.http"
+local log = require "tl.log"
+local openai = require "tl.serve.openai"
+local shelf = require "tl.serve.adapters"
+local text = require "tl.serve.text"
+local C = F.C
+
+local Server = {}
+Server.__index = Server
+
+--- Starts listening. o: model; folders, named, key, force (serve/adapters.lua); name (of the base; the model's own), host ("127.0.0.1"), port (0:
+--- one that is free; the server's `port` says which), token (that clients must give), context (the model's), new_tokens (1024: of an answer
+--- whose request names no number), max_sequences (64, decoded at once), memory (bytes for keys and values; 1 GiB), most_waiting (1024), log.
+local function start(o)
+  local tokenizer = o.model:tokenizer()
+  if not tokenizer then error(("%s has no tokenizer beside it, so there is no text to serve"):format(o.model.path), 2) end
+  if require("tl.comm").size > 1 then error("a server is one process's: start it without mpirun", 2) end
+  local s = setmetatable({ o = o, model = o.model, tokenizer = tokenizer, base = o.name or o.model.name, began = os.time(), live = {}, n_live = 0, served = 0, refused = 0,
+    cancelled = 0, prompt_tokens = 0, new_tokens = 0, steps = 0 }, Server)
+  local most = o.model.max_positions > 0 and o.model.max_positions or 2 ^ 30
+  s.context = math.min(o.context and o.context > 0 and o.context or most, most)
+  s.adapters = shelf.new { model = o.model, base = s.base, folders = o.folders, named = o.named, key = o.key, force = o.force,
+    sampler = { max_sequences = o.max_sequences, memory = o.memory or 2 ^ 30 } }
+  s.adapters:group_of_base()
+  s.http = http.listen { host = o.host, port = o.port, key = o.token, most_waiting = o.most_waiting }
+  s.port = s.http.port
+  return s
+end
+
+-- ---- requests
+
+-- a seed for a request that names none: another one every time
+local function any_seed(self)
+  self.drawn = (self.drawn or 0) + 1
+  return (os.time() * 1000003 + self.drawn * 7919 + math.floor(C.tl_seconds() * 1e6)) % 2 ^ 53
+end
+
+-- gives a request's prompts to the sampler of its adapter
+local function submit(self, id, r)
+  local group, member = self.adapters:find(r.model)
+  if not group then openai.refuse(404, "model", "%s", member) end
+  local a = { http = id, request = r, group = group, id = ("%s-%x%06x"):format(r.kind == "chat" and "chatcmpl" or "cmpl", os.time(), self.served + self.n_live + self.refused),
+    created = os.time(), model = r.model or self.base, began = C.tl_seconds(), choices = {}, completions = {}, of = {}, left = #r.prompts * r.n, prompt_tokens = 0, new_tokens = 0 }
+  local o = r.settings
+  o.member, o.seed = member, o.seed and o.seed % 2 ^ 53 or any_seed(self)
+  for i, ids in ipairs(r.prompts) do
+    local ok, request = pcall(group.sampler.submit, group.sampler, ids, r.n, (i - 1) * r.n, o)
+    if not ok then
+      for req in pairs(a.of) do group.sampler:cancel(req) end
+      openai.refuse(400, nil, "%s", (tostring(request):gsub("^%S+%.lua:%d+: ", "")))
+    end
+    a.of[request] = (i - 1) * r.n
+    a.prompt_tokens = a.prompt_tokens + #ids
+  end
+  for k = 1, a.left do a.choices[k] = { text = text.new(self.tokenizer, o.stop), seen = 0 } end
+  self.live[#self.live + 1] = a
+  self.n_live = #self.live
+  if r.stream and r.kind == "chat" then
+    for k = 1, a.left do self.http:event(id, openai.part(r, a, k - 1, nil)) end
+  end
+end
+
+local function metrics(self)
+  local waiting = 0
+  for _, g in ipairs(self.adapters.groups) do waiting = waiting + g.sampler.pending end
+  local lines = {}
+  local function add(name, kind, help, value) lines[#lines + 1] = ("# HELP tlrun_%s %s\n# TYPE tlrun_%s %s\ntlrun_%s %.17g\n"):format(name, help, name, kind, name, value) end
+  add("requests_total", "counter", "Requests answered with completions.", self.served)
+  add("requests_refused_total", "counter", "Requests answered with an error.", self.refused)
+  add("requests_cancelled_total", "counter", "Requests whose client left before the end.", self.cancelled)
+  add("prompt_tokens_total", "counter", "Tokens of answered requests' prompts.", self.prompt_tokens)
+  add("generated_tokens_total", "counter", "Tokens of answered requests' completions.", self.new_tokens)
+  add("decode_steps_total", "counter", "Decode steps, of all samplers.", self.steps)
+  add("requests_running", "gauge", "Requests being answered.", self.n_live)
+  add("completions_pending", "gauge", "Completions being decoded or waiting for a place.", waiting)
+  add("adapters", "gauge", "Adapters that are offered.", #self.adapters:names())
+  return table.concat(lines)
+end
+
+local GET = {
+  ["/health"] = function(self, q) self.http:answer(q.id, 200, "ok\n", "text/plain") end,
+  ["/metrics"] = function(self, q) self.http:answer(q.id, 200, metrics(self), "text/plain; version=0.0.4") end,
+  ["/v1/models"] = function(self, q)
+    self.adapters:scan()
+    local list = {}
+    for i, name in ipairs(self.adapters:names()) do list[i] = self.adapters.entries[name] end
+    self.http:answer(q.id, 200, openai.models(self.base, self.model.path, self.began, list))
+  end,
+}
+local POST = { ["/v1/chat/completions"] = "chat", ["/v1/completions"] = "text" }
+
+local function dispatch(self, q)
+  local post, get = POST[q.path], GET[q.path]
+  if not post and not get then openai.refuse(404, nil, "there is no %s; there are /v1/chat/completions, /v1/completions, /v1/models, /health and /metrics", q.path) end
+  if q.method ~= (post and "POST" or "GET") and not (get and q.method == "HEAD") then openai.refuse(405, nil, "%s wants %s", q.path, post and "POST" or "GET") end
+  if get then return get(self, q) end
+  submit(self, q.id, openai.request(post, q.body, { tokenizer = self.tokenizer, vocab = self.model.vocab, context = self.context, new_tokens = self.o.new_tokens or 1024 }))
+end
+
+-- one request; whatever goes wrong with it is its answer
+local function handle(self, q)
+  local ok, e = xpcall(dispatch, function(e) return openai.is_refusal(e) and e or { status = 500, message = tostring(e), trace = debug.traceback(tostring(e), 2) } end, self, q)
+  if ok then return end
+  if e.trace then log.warn("%s %s: %s", q.method, q.path, e.trace) end
+  self.refused = self.refused + 1
+  self.http:answer(q.id, e.status, openai.error(e.status, e.message, e.param))
+end
+
+-- ---- answers
+
+local function forget(self, a)
+  for i, other in ipairs(self.live) do
+    if other == a then table.remove(self.live, i) break end
+  end
+  self.n_live = #self.live
+end
+
+local function leave(self, a)
+  for request in pairs(a.of) do a.group.sampler:cancel(request) end
+  self.cancelled = self.cancelled + 1
+  self.http:finish(a.http)
+  forget(self, a)
+end
+
+local function complete(self, a)
+  local r = a.request
+  self.served, self.prompt_tokens, self.new_tokens = self.served + 1, self.prompt_tokens + a.prompt_tokens, self.new_tokens + a.new_tokens
+  if r.stream then
+    if r.usage then self.http:event(a.http, openai.usage_part(r, a)) end
+    self.http:event(a.http, "[DONE]")
+    self.http:finish(a.http)
+  else
+    self.http:answer(a.http, 200, openai.answer(r, a, self.tokenizer))
+  end
+  if self.o.log then log.info("%s: %d + %d tokens in %s", a.model, a.prompt_tokens, a.new_tokens, log.duration(C.tl_seconds() - a.began)) end
+  forget(self, a)
+end
+
+-- what has come of the answers that stream; false: the client is gone
+local function stream(self, a)
+  local sampler = a.group.sampler
+  for request, first in pairs(a.of) do
+    for index = 1, a.request.n do
+      local k = first + index
+      local one = a.choices[k]
+      if not a.completions[k] then
+        local ids = sampler:peek(request, index, one.seen + 1)
+        one.seen = one.seen + #ids
+        local more = one.text:push(ids)
+        if more ~= "" and not self.http:event(a.http, openai.part(a.request, a, k - 1, more)) then return false end
+      end
+    end
+  end
+  return true
+end
+
+local function done(self, a, c)
+  local k = a.of[c.request] + c.index
+  local one = a.choices[k]
+  local more = one.text:finish(c.ids, one.seen + 1, c.finish == "stop")
+  c.text = one.text.text
+  a.completions[k], a.left, a.new_tokens = c, a.left - 1, a.new_tokens + #c.ids
+  if a.request.stream then self.http:event(a.http, openai.part(a.request, a, k - 1, more, c.finish)) end
+  if a.left == 0 then complete(self, a) end
+end
+
+local function step(self, g)
+  g.sampler:run(1)
+  self.steps = self.steps + 1
+  while true do
+    local c = g.sampler:pop()
+    if not c then break end
+    for _, a in ipairs(self.live) do
+      if a.group == g and a.of[c.request] then done(self, a, c) break end
+    end
+  end
+end
+
+--- One round: requests that have come, a decode step of every sampler with work, and what there is to send. wait: seconds to wait for a request
+--- when there is no work.
+function Server:tick(wait)
+  local busy = false
+  for _, g in ipairs(self.adapters.groups) do busy = busy or g.sampler.pending > 0 end
+  local q = self.http:take(busy and 0 or wait or 0)
+  while q do
+    handle(self, q)
+    q = self.http:take(0)
+  end
+  for _, g in ipairs(self.adapters.groups) do
+    if g.sampler.pending > 0 then step(self, g) end
+  end
+  self.rounds = (self.rounds or 0) + 1
+  for i = #self.live, 1, -1 do
+    local a = self.live[i]
+    if a.request.stream and not stream(self, a) or self.rounds % 16 == 0 and self.http:gone(a.http) then leave(self, a) end
+  end
+end
+
+--- Serves until the process is interrupted. What is being answered then ends where it is.
+function Server:run()
+  while not C.tl_interrupted() do
+    local ok, e = pcall(self.tick, self, 0.2)
+    if not ok and not C.tl_interrupted() then error(e, 0) end
+  end
+  self:stop()
+end
+
+function Server:stop()
+  if self.http then self.http:stop() end
+  self.http = nil
+end
+
+return setmetatable({ start = start }, { __call = function(_, o) return start(o) end })

@@ -1,0 +1,174 @@
+--- serve/adapters.lua: the adapters that a server offers, by name, and the samplers that decode them.
+---
+--- TinyLoRA and LoRA-XS on the same A and B are members of one population, and share one sampler: their requests are decoded in one batch,
+--- with each other's and the base's. An adapter on other A and B begins a sampler of its own, and so does every LoRA.
+---
+--- A folder is looked through again when a name is not known: adapters that came, changed or went are taken notice of while others are
+--- being decoded. What is being decoded goes on with the numbers it began with.
+local adapters = require "tl.adapter"
+local artifact = require "tl.artifact"
+local fs = require "tl.fs"
+local log = require "tl.log"
+local population = require "tl.population"
+local sample = require "tl.sample"
+
+local Shelf = {}
+Shelf.__index = Shelf
+
+--- o: model, folders (list), named ({ name = path }), key (a public key's file: only compact files that it signed), force,
+--- sampler (options of tl.sample.sampler).
+local function new(o)
+  local s = setmetatable({ o = o, model = o.model, groups = {}, entries = {}, broken = {} }, Shelf)
+  s:scan()
+  return s
+end
+
+-- ---- what is there
+
+-- the adapters in a folder: { name = path }. NAME.tla goes before the folder NAME, which is the same adapter for PEFT
+local function in_folder(folder, found)
+  local names, why = fs.list(folder)
+  if not names then error(why, 0) end
+  for _, file in ipairs(names) do
+    local path, name = folder .. "/" .. file, file:match "^(.+)%.tla$"
+    if name and fs.kind(path) == "file" then
+      found[name] = path
+    elseif fs.kind(path) == "folder" and not found[file] and fs.kind(path .. ".tla") ~= "file" and adapters.find(path) then
+      found[file] = path
+    end
+  end
+end
+
+-- what changes when an adapter's file does
+local function stamp_of(path)
+  local found, kind = adapters.find(path)
+  if not found then return "" end
+  return fs.stamp(kind == "compact" and found or found .. "/adapter_model.safetensors")
+end
+
+-- ---- the samplers
+
+function Shelf:group_of_base()
+  local g = self.groups[1]
+  if not g then
+    g = { sampler = sample.sampler(self.model, self.o.sampler), adapters = {} }
+    self.groups[1] = g
+  end
+  return g, g.set and -1 or 0
+end
+
+-- the group whose A and B an adapter is on, with it as a new member there; nil: none
+local function join(self, a)
+  for _, g in ipairs(self.groups) do
+    local list = {}
+    for k, m in ipairs(g.adapters) do list[k] = m end
+    list[#list + 1] = a
+    local ok, set = pcall(population.of, list)
+    if g.set and ok then
+      g.sampler:set_population(set)
+      g.set:free()
+      g.set, g.adapters = set, list
+      return g, #list - 1
+    end
+  end
+end
+
+local function place(self, a)
+  local shared = a.kind == "tinylora" or a.kind == "loraxs"
+  local g, member = nil, 0
+  if shared then g, member = join(self, a) end
+  if g then return g, member end
+  local o = {}
+  for k, v in pairs(self.o.sampler or {}) do o[k] = v end
+  g = { adapters = { a } }
+  if shared then
+    g.set = population.of { a }
+    o.population = g.set
+  else
+    o.adapter = a
+  end
+  g.sampler = sample.sampler(self.model, o)
+  -- the first group decodes the base too, so that it is in one batch with adapters; a LoRA's sampler cannot
+  local first = self.groups[1]
+  if g.set and first and not first.set and #first.adapters == 0 and first.sampler.pending == 0 then
+    first.sampler:free()
+    self.groups[1] = g
+  elseif not g.set and not first then
+    self:group_of_base()
+    self.groups[#self.groups + 1] = g
+  else
+    self.groups[#self.groups + 1] = g
+  end
+  return g, 0
+end
+
+local function basis_of(self)
+  for _, g in ipairs(self.groups) do
+    if g.set then return g.adapters[1] end
+  end
+end
+
+local function load(self, path)
+  if self.o.key then
+    local found, kind = adapters.find(path)
+    if kind ~= "compact" then error(("%s: only compact files can be signed (--key)"):format(found or path), 0) end
+    artifact.verify(found, self.o.key)
+  end
+  local a = adapters.load(self.model, path, { force = self.o.force, basis = basis_of(self) })
+  if a.kind == "full" then error(path .. ": full finetuning is a model of its own, not an adapter", 0) end
+  return a
+end
+
+-- ---- names
+
+--- Looks through the folders: new and changed adapters are loaded, those that went are forgotten. What cannot be loaded is said once
+--- on stderr, and to who asks for it.
+function Shelf:scan()
+  local found = {}
+  for _, folder in ipairs(self.o.folders or {}) do in_folder(folder, found) end
+  for name, path in pairs(self.o.named or {}) do found[name] = path end
+  local names = {}
+  for name in pairs(found) do names[#names + 1] = name end
+  table.sort(names)
+  for _, list in ipairs { self.entries, self.broken } do
+    for name in pairs(list) do if not found[name] then list[name] = nil end end
+  end
+  for _, name in ipairs(names) do
+    local path, stamp, e = found[name], stamp_of(found[name]), self.entries[name] or self.broken[name]
+    if not e or e.stamp ~= stamp or e.path ~= path then
+      self.entries[name], self.broken[name] = nil, nil
+      local ok, a = pcall(load, self, path)
+      if ok then
+        local g, member = place(self, a)
+        self.entries[name] = { name = name, path = path, stamp = stamp, group = g, member = member, adapter = a, since = os.time() }
+      else
+        local why = tostring(a):gsub("^%S+%.lua:%d+: ", "")
+        self.broken[name] = { path = path, stamp = stamp, why = why }
+        log.warn("adapter %s is left out: %s", name, why)
+      end
+    end
+  end
+end
+
+--- The sampler and the member that a name means (nil or the base's name: the base); nil and why not.
+function Shelf:find(name)
+  if name == nil or name == self.o.base then return self:group_of_base() end
+  local e = self.entries[name]
+  if not e or e.stamp ~= stamp_of(e.path) then
+    self:scan()
+    e = self.entries[name]
+  end
+  if e then return e.group, e.member end
+  if self.broken[name] then return nil, ("the adapter '%s' cannot be used: %s"):format(name, self.broken[name].why) end
+  return nil, ("the model '%s' does not exist; /v1/models lists those that do"):format(tostring(name))
+end
+
+--- The names of all adapters, sorted.
+function Shelf:names()
+  local list = {}
+  for name in pairs(self.entries) do list[#list + 1] = name end
+  table.sort(list)
+  return list
+end
+
+return { new = new }

@@ -1,0 +1,268 @@
+--- serve/openai.lua: the bodies of OpenAI's HTTP API, read and written (https://platform.openai.com/docs/api-reference: chat completions,
+--- completions, models), with the fields that vLLM adds (top_k, min_p, min_tokens, ignore_eos, chat_template_kwargs).
+---
+--- What would change the answer and is not done here is refused by its name; what would not (user, metadata ...) is passed over.
+local json = require "tl.json"
+
+local openai = {}
+
+-- ---- refusing
+
+local Refusal = { __tostring = function(r) return r.message end }
+
+--- An error that becomes an answer: status, what is wrong, and which field it is about.
+function openai.refuse(status, param, format, ...)
+  error(setmetatable({ status = status, param = param, message = select("#", ...) > 0 and format:format(...) or format }, Refusal), 0)
+end
+function openai.is_refusal(e) return getmetatable(e) == Refusal end
+
+--- The body of an answer that refuses.
+function openai.error(status, message, param)
+  return { error = json.object({ message = message, type = status >= 500 and "server_error" or status == 404 and "not_found_error" or "invalid_request_error",
+    param = param or json.null, code = status }, { "message", "type", "param", "code" }) }
+end
+
+-- ---- reading fields
+
+local function given(body, name)
+  local v = body[name]
+  if v == json.null then return nil end
+  return v
+end
+
+local function shown(v) return type(v) == "table" and "a list or an object" or json.encode(v) end
+
+local function number(body, name, o)
+  local v = given(body, name)
+  if v == nil then return o.default end
+  local ok = type(v) == "number" and v == v and (not o.integer or v % 1 == 0) and (not o.min or v >= o.min) and (not o.max or v <= o.max)
+  if not ok then
+    openai.refuse(400, name, "%s is %s; wanted %s%s%s", name, shown(v), o.integer and "a whole number" or "a number", o.min and (" from %.15g"):format(o.min) or "",
+      o.max and (" to %.15g"):format(o.max) or "")
+  end
+  return v
+end
+
+local function flag(body, name)
+  local v = given(body, name)
+  if v ~= nil and type(v) ~= "boolean" then openai.refuse(400, name, "%s is %s; wanted true or false", name, shown(v)) end
+  return v or false
+end
+
+local function words(body, name, most)
+  local v = given(body, name)
+  if v == nil then return {} end
+  if type(v) == "string" then v = { v } end
+  if type(v) ~= "table" then openai.refuse(400, name, "%s is %s; wanted a string or a list of strings", name, shown(v)) end
+  local list = {}
+  for i, s in ipairs(v) do
+    if type(s) ~= "string" or s == "" then openai.refuse(400, name, "%s[%d] is %s; wanted a string with something in it", name, i - 1, shown(s)) end
+    list[i] = s
+  end
+  if #list > most then openai.refuse(400, name, "%s has %d strings; at most %d", name, #list, most) end
+  return list
+end
+
+-- fields that would change the answer, and the values that would not
+local NOT_DONE = {
+  presence_penalty = { 0 }, frequency_penalty = { 0 }, repetition_penalty = { 1 }, logit_bias = {}, tools = {}, tool_choice = { "none", "auto" },
+  functions = {}, function_call = {}, audio = {}, prediction = {}, suffix = { "" }, best_of = { 1 }, echo = { false }, top_logprobs = { 0 },
+  use_beam_search = { false }, length_penalty = { 1 }, guided_json = {}, guided_regex = {}, guided_choice = {}, guided_grammar = {},
+  prompt_logprobs = {}, reasoning_effort = {}, web_search_options = {},
+}
+
+local function refuse_others(body)
+  for name, harmless in pairs(NOT_DONE) do
+    local v, fine = given(body, name), false
+    for _, h in ipairs(harmless) do fine = fine or v == h end
+    if v ~= nil and not fine and not (type(v) == "table" and next(v) == nil) then openai.refuse(400, name, "%s is not supported", name) end
+  end
+  local format = given(body, "response_format")
+  if format ~= nil and not (type(format) == "table" and format.type == "text") then openai.refuse(400, "response_format", "response_format: only {\"type\": \"text\"} is supported") end
+  local modalities = given(body, "modalities")
+  for _, m in ipairs(type(modalities) == "table" and modalities or {}) do
+    if m ~= "text" then openai.refuse(400, "modalities", "modalities: only \"text\" is supported") end
+  end
+end
+
+local function settings(body)
+  local o = {
+    temperature = number(body, "temperature", { min = 0, max = 100, default = 1 }), top_p = number(body, "top_p", { min = 0, max = 1, default = 1 }),
+    top_k = number(body, "top_k", { integer = true, min = -1, max = 2 ^ 31 - 1, default = 0 }), min_p = number(body, "min_p", { min = 0, max = 1, default = 0 }),
+    min_new_tokens = number(body, "min_tokens", { integer = true, min = 0, max = 2 ^ 30, default = 0 }),
+    seed = number(body, "seed", { integer = true, min = -2 ^ 53, max = 2 ^ 53 }), stop = words(body, "stop", 16), ignore_eos = flag(body, "ignore_eos") }
+  if o.top_k == -1 then o.top_k = 0 end  -- vLLM's word for all
+  return o
+end
+
+-- ---- prompts
+
+local function text_of(content, where)
+  if type(content) == "string" or content == nil or content == json.null then return content end
+  if type(content) ~= "table" then openai.refuse(400, where, "%s is %s; wanted text", where, shown(content)) end
+  local parts = {}
+  for i, part in ipairs(content) do
+    if type(part) ~= "table" or part.type ~= "text" or type(part.text) ~= "string" then
+      openai.refuse(400, where, "%s[%d]: only parts {\"type\": \"text\", \"text\": ...} are supported", where, i - 1)
+    end
+    parts[i] = part.text
+  end
+  return table.concat(parts)
+end
+
+local function chat_ids(tokenizer, body)
+  local messages = given(body, "messages")
+  if type(messages) ~= "table" or #messages == 0 then openai.refuse(400, "messages", "messages is missing or empty; wanted a list of {\"role\": ..., \"content\": ...}") end
+  local list = json.array {}
+  for i, m in ipairs(messages) do
+    local where = ("messages[%d]"):format(i - 1)
+    if type(m) ~= "table" or type(m.role) ~= "string" then openai.refuse(400, where, "%s has no role", where) end
+    local copy = setmetatable({}, getmetatable(m))
+    for k, v in pairs(m) do copy[k] = v end
+    copy.content = text_of(m.content, where .. ".content")
+    list[i] = copy
+  end
+  local o = {}
+  local more = given(body, "chat_template_kwargs")
+  if more ~= nil and type(more) ~= "table" then openai.refuse(400, "chat_template_kwargs", "chat_template_kwargs is %s; wanted an object", shown(more)) end
+  for k, v in pairs(more or {}) do o[k] = v end
+  o.add_generation_prompt = given(body, "add_generation_prompt") ~= false
+  local ok, text = pcall(tokenizer.chat, tokenizer, list, o)
+  if not ok then openai.refuse(400, "messages", "%s", (tostring(text):gsub("^%S+%.lua:%d+: ", ""))) end
+  return tokenizer:encode(text, { parse_special = true })
+end
+
+local function is_ids(v) return type(v) == "table" and type(v[1]) == "number" end
+
+local function text_prompts(tokenizer, body, vocab)
+  local v = given(body, "prompt")
+  if type(v) == "string" or is_ids(v) then v = { v } end
+  if type(v) ~= "table" or #v == 0 then openai.refuse(400, "prompt", "prompt is missing or empty; wanted a string, a list of strings, or token ids") end
+  local out = {}
+  for i, p in ipairs(v) do
+    if type(p) == "string" then
+      out[i] = tokenizer:encode(p, { add_special = true, parse_special = true })
+    elseif is_ids(p) then
+      for _, id in ipairs(p) do
+        if type(id) ~= "number" or id % 1 ~= 0 or id < 0 or id >= vocab then openai.refuse(400, "prompt", "prompt: %s is not a token id; the vocabulary has %d", shown(id), vocab) end
+      end
+      out[i] = p
+    else
+      openai.refuse(400, "prompt", "prompt[%d] is neither text nor token ids", i - 1)
+    end
+    if #out[i] == 0 then openai.refuse(400, "prompt", "prompt[%d] is empty", i - 1) end
+  end
+  return out
+end
+
+-- ---- a request
+
+--- A request from its body: { kind = "chat" or "text", model, prompts (lists of ids), n, stream, usage (wanted at a stream's end), logprobs, settings
+--- (of a sampler, max_new_tokens among them) }. o: tokenizer, vocab, context (longest prompt and completion together), new_tokens (when
+--- the request names none).
+function openai.request(kind, text, o)
+  local body, why = json.parse(text)
+  if body == nil then openai.refuse(400, nil, "the body is %s", why) end
+  if type(body) ~= "table" or (getmetatable(body) or {}).__array then openai.refuse(400, nil, "the body is no JSON object") end
+  refuse_others(body)
+  local r = { kind = kind, model = given(body, "model"), n = number(body, "n", { integer = true, min = 1, max = 1024, default = 1 }), stream = flag(body, "stream"),
+    settings = settings(body) }
+  if r.model ~= nil and type(r.model) ~= "string" then openai.refuse(400, "model", "model is %s; wanted a name", shown(r.model)) end
+  local options = given(body, "stream_options")
+  r.usage = type(options) == "table" and options.include_usage == true
+  if kind == "chat" then r.logprobs = flag(body, "logprobs")
+  else r.logprobs = number(body, "logprobs", { integer = true, min = 0, max = 1 }) ~= nil end  -- the drawn token's is what we have
+  if r.stream and r.logprobs then openai.refuse(400, "logprobs", "logprobs are not supported with stream") end
+  r.prompts = kind == "chat" and { chat_ids(o.tokenizer, body) } or text_prompts(o.tokenizer, body, o.vocab)
+  local longest = 0
+  for _, ids in ipairs(r.prompts) do longest = math.max(longest, #ids) end
+  if longest >= o.context then openai.refuse(400, kind == "chat" and "messages" or "prompt", "the prompt has %d tokens; the model's context has %d, one of them for the answer", longest, o.context) end
+  local name = kind == "chat" and given(body, "max_completion_tokens") ~= nil and "max_completion_tokens" or "max_tokens"
+  local most = number(body, name, { integer = true, min = 1 })
+  if most and longest + most > o.context then
+    openai.refuse(400, name, "the prompt's %d tokens and %s = %d are more than the model's context of %d", longest, name, most, o.context)
+  end
+  r.settings.max_new_tokens = most or math.min(kind == "chat" and o.new_tokens or 16, o.context - longest)
+  if r.settings.min_new_tokens > r.settings.max_new_tokens then
+    openai.refuse(400, "min_tokens", "min_tokens is %d, more than the %d tokens that the answer may have", r.settings.min_new_tokens, r.settings.max_new_tokens)
+  end
+  return r
+end
+
+-- ---- an answer
+
+local function bytes_of(text)
+  local list = json.array {}
+  for i = 1, #text do list[i] = text:byte(i) end
+  return list
+end
+
+local function logprobs_of(r, tokenizer, c)
+  if not r.logprobs then return json.null end
+  if r.kind == "chat" then
+    local list = json.array {}
+    for i, id in ipairs(c.ids) do
+      list[i] = json.object({ token = tokenizer:decode { id }, logprob = c.logprobs[i], bytes = bytes_of(tokenizer:bytes(id) or ""), top_logprobs = json.array {} },
+        { "token", "logprob", "bytes", "top_logprobs" })
+    end
+    return { content = list }
+  end
+  local l = json.object({ tokens = json.array {}, token_logprobs = json.array {}, top_logprobs = json.null, text_offset = json.array {} },
+    { "tokens", "token_logprobs", "top_logprobs", "text_offset" })
+  local at = 0
+  for i, id in ipairs(c.ids) do
+    local text = tokenizer:decode { id }
+    l.tokens[i], l.token_logprobs[i], l.text_offset[i] = text, c.logprobs[i], at
+    at = at + #text
+  end
+  return l
+end
+
+local function choice(r, index, c, tokenizer)
+  local out = json.object({ index = index, finish_reason = c.finish, logprobs = logprobs_of(r, tokenizer, c) }, { "index", "message", "text", "logprobs", "finish_reason" })
+  if r.kind == "chat" then out.message = json.object({ role = "assistant", content = c.text }, { "role", "content" })
+  else out.text = c.text end
+  return out
+end
+
+local function usage(prompt, new)
+  return json.object({ prompt_tokens = prompt, completion_tokens = new, total_tokens = prompt + new }, { "prompt_tokens", "completion_tokens", "total_tokens" })
+end
+
+local ORDER = { "id", "object", "created", "model", "choices", "usage" }
+
+--- A whole answer. a: { id, created, model, completions (all, { text, ids, logprobs, finish }), prompt_tokens, new_tokens }
+function openai.answer(r, a, tokenizer)
+  local choices = json.array {}
+  for i, c in ipairs(a.completions) do choices[i] = choice(r, i - 1, c, tokenizer) end
+  return json.object({ id = a.id, object = r.kind == "chat" and "chat.completion" or "text_completion", created = a.created, model = a.model, choices = choices,
+    usage = usage(a.prompt_tokens, a.new_tokens) }, ORDER)
+end
+
+--- A part of an answer that streams, as JSON: what completion `index` adds; finish: why it ended; nil text: the first part, which names the role.
+function openai.part(r, a, index, text, finish)
+  local one = json.object({ index = index, finish_reason = finish or json.null }, { "index", "delta", "text", "logprobs", "finish_reason" })
+  if r.kind == "chat" then one.delta = text and json.object({ content = text }, { "content" }) or json.object({ role = "assistant", content = "" }, { "role", "content" })
+  else one.text = text or "" end
+  return json.encode(json.object({ id = a.id, object = r.kind == "chat" and "chat.completion.chunk" or "text_completion", created = a.created, model = a.model,
+    choices = json.array { one } }, ORDER))
+end
+
+--- The last part, where the usage was asked for.
+function openai.usage_part(r, a)
+  return json.encode(json.object({ id = a.id, object = r.kind == "chat" and "chat.completion.chunk" or "text_completion", created = a.created, model = a.model,
+    choices = json.array {}, usage = usage(a.prompt_tokens, a.new_tokens) }, ORDER))
+end
+
+--- The list of models: the base and its adapters.
+function openai.models(base, path, since, adapters)
+  local data = json.array {}
+  local order = { "id", "object", "created", "owned_by", "root", "parent" }
+  data[1] = json.object({ id = base, object = "model", created = since, owned_by = "tlrun", root = path, parent = json.null }, order)
+  for _, e in ipairs(adapters) do
+    data[#data + 1] = json.object({ id = e.name, object = "model", created = e.since, owned_by = "tlrun", root = e.path, parent = base }, order)
+  end
+  return json.object({ object = "list", data = data }, { "object", "data" })
+end
+
+return openai

@@ -1,0 +1,306 @@
+"""tlrun serve: OpenAI's API over one base and many adapters.
+
+Would catch: an answer that depends on what else is being served, a streamed text that is not the whole one, a stop string that is shown, a field
+that is passed over although it would change the answer, a client that left and is still computed for, an adapter that came, changed or went
+unnoticed, an unsigned one that is served all the same, a server that answers other machines' names or without its key.
+"""
+import concurrent.futures
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+from session import ROOT, TLRUN, check as want, done, test_in_folder as test
+
+MODEL = "tiny-xs"
+PROMPT = "Tom has 3 apples and buys 4 more."
+
+MAKE = """
+local tl = require "tl"
+local m = tl.model.load("%s", { dtype = "bf16" })
+local function tiny(path, scale)
+  local a, v = tl.adapter.tinylora(m, { rank = 2, u = 13, tie = tl.tie.full, dtype = "bf16" }), {}
+  for k = 1, 13 do v[k] = 0.05 * math.sin(k * scale) end
+  a:set(v)
+  a:save(path)
+end
+tiny("%s/one.tla", 1)
+tiny("%s/two.tla", 2)
+tiny("%s/later.tla", 3)
+local x = tl.adapter.loraxs(m, { rank = 4, init = 0.05, seed = 5 })
+x:save "%s/xs"
+local l = tl.adapter.lora(m, { rank = 2 })
+l:save "%s/lora"
+"""
+
+
+def make_adapters(folder, aside):
+    code = MAKE % (MODEL, folder, folder, aside, folder, folder)
+    subprocess.run([TLRUN, "-e", code], check=True, capture_output=True)
+
+
+class Server:
+    def __init__(self, *args, env=None):
+        self.process = subprocess.Popen([TLRUN, "serve", "--model", MODEL, "--port", "0", "--json", *args], cwd=ROOT, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, text=True, env={**os.environ, "TLRUN_API_KEY": "", **(env or {})})
+        line = self.process.stdout.readline()
+        if not line:
+            raise AssertionError("the server did not start: " + self.process.stderr.read())
+        self.hello = json.loads(line)
+        self.port = self.hello["port"]
+
+    def ask(self, method, path, body=None, headers=None):
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        c.request(method, path, json.dumps(body) if isinstance(body, (dict, list)) else body, headers or {})
+        r = c.getresponse()
+        data = r.read()
+        c.close()
+        return r.status, json.loads(data) if r.getheader("Content-Type") == "application/json" else data.decode()
+
+    def complete(self, **body):
+        status, doc = self.ask("POST", "/v1/completions", {"prompt": PROMPT, "max_tokens": 24, **body})
+        want(status == 200, "%r" % doc)
+        return doc
+
+    def stream(self, path, **body):
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        c.request("POST", path, json.dumps({"stream": True, **body}))
+        r = c.getresponse()
+        want(r.status == 200 and r.getheader("Content-Type").startswith("text/event-stream"), "%s %s" % (r.status, r.getheader("Content-Type")))
+        events = [e[len("data: "):] for e in r.read().decode().split("\n\n") if e]
+        want(events[-1] == "[DONE]", "the last event is %r" % events[-1])
+        return [json.loads(e) for e in events[:-1]]
+
+    def metric(self, name):
+        return float(re.search(r"^tlrun_%s (\S+)$" % name, self.ask("GET", "/metrics")[1], re.M).group(1))
+
+    def stop(self):
+        self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(20)
+        self.log = self.process.stderr.read()
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return code
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        code = self.stop()
+        want(kind is not None or code == 0, "Ctrl-C: exit code %d: %s" % (code, self.log))
+
+
+def adapters_by_name(folder):
+    aside = os.path.join(folder, "aside")
+    served = os.path.join(folder, "served")
+    os.makedirs(aside), os.makedirs(served)
+    make_adapters(served, aside)
+    with open(served + "/broken.tla", "w") as f:
+        f.write("this is no adapter")
+    with Server("--adapters", served, "--adapter", "extra=" + aside + "/later.tla") as s:
+        status, doc = s.ask("GET", "/v1/models")
+        names = [m["id"] for m in doc["data"]]
+        want(status == 200 and names == [MODEL, "extra", "lora", "one", "two", "xs"], "%r" % names)
+        want(s.hello["adapters"] == names[1:], "%r" % s.hello)
+        want(all(m["parent"] == MODEL for m in doc["data"][1:]) and doc["data"][0]["parent"] is None, "parents: %r" % doc)
+        texts = {}
+        for name in names:
+            adapter = {"extra": aside + "/later.tla", "lora": served + "/lora", "xs": served + "/xs"}.get(name, served + "/%s.tla" % name)
+            cmd = [TLRUN, "generate", "--model", MODEL, "--prompt", PROMPT, "--max-new-tokens", "24", "--seed", "11", "-n", "2", "--json"]
+            out = json.loads(subprocess.run(cmd + ([] if name == MODEL else ["--adapter", adapter]), capture_output=True, text=True, check=True).stdout)
+            doc = s.complete(model=name, seed=11, n=2, logprobs=1)
+            for mine, theirs in zip(doc["choices"], out["completions"]):
+                want(mine["text"] == theirs["text"] and mine["finish_reason"] == theirs["finish_reason"], "%s: %r, generate has %r" % (name, mine, theirs))
+                want(mine["logprobs"]["token_logprobs"] == theirs["logprobs"], "%s: other logprobs" % name)
+            want(doc["usage"]["completion_tokens"] == sum(len(c["ids"]) for c in out["completions"]), "%r" % doc["usage"])
+            texts[name] = doc["choices"][0]["text"]
+        want(texts["one"] != texts["two"] and texts["one"] != texts[MODEL], "the adapters answer alike: %r" % texts)
+        status, doc = s.ask("POST", "/v1/completions", {"model": "broken", "prompt": "x"})
+        want(status == 404 and "not a tlrun adapter file" in doc["error"]["message"] and doc["error"]["param"] == "model", "%r" % doc)
+        status, doc = s.ask("POST", "/v1/completions", {"model": "gone", "prompt": "x"})
+        want(status == 404 and "'gone' does not exist" in doc["error"]["message"], "%r" % doc)
+    want(s.log.count("adapter broken is left out") == 1, "stderr: %r" % s.log)
+
+
+def same_under_load(folder):
+    make_adapters(folder, folder)
+    names = [MODEL, "one", "two", "later", "xs", "lora"]
+
+    def body(i):
+        return {"model": names[i % len(names)], "seed": 100 + i, "temperature": 1.5, "top_p": 0.9 if i % 2 else 1, "max_tokens": 8 + i % 12, "ignore_eos": True}
+
+    def text(s, i):
+        return s.complete(**body(i))["choices"][0]["text"]
+    with Server("--adapters", folder, "--max-sequences", "16") as s:
+        alone = [text(s, i) for i in range(24)]
+    with Server("--adapters", folder, "--max-sequences", "16") as s, concurrent.futures.ThreadPoolExecutor(24) as pool:
+        many = list(pool.map(lambda i: (i, text(s, i)), [i % 24 for i in range(192)]))
+        want(s.metric("requests_total") == 192 and s.metric("completions_pending") == 0, "metrics: %s" % s.ask("GET", "/metrics")[1])
+    for i, t in many:
+        want(t == alone[i], "request %d beside others: %r, alone %r" % (i, t, alone[i]))
+    want(len(set(alone)) > 12, "the requests hardly differ")
+
+
+def streams(folder):
+    make_adapters(folder, folder)
+    with Server("--adapters", folder) as s:
+        messages = [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": [{"type": "text", "text": "7"}]}, {"role": "user", "content": "And then?"}]
+        for model in (MODEL, "one", "lora"):
+            for extra in ({}, {"stop": ["="]}, {"stop": ["####", "\n1"], "n": 3}, {"temperature": 0, "stop": "+1"}):
+                body = {"model": model, "messages": messages, "seed": 5, "max_completion_tokens": 30, "ignore_eos": True, **extra}
+                status, whole = s.ask("POST", "/v1/chat/completions", body)
+                want(status == 200, "%r" % whole)
+                events = s.stream("/v1/chat/completions", stream_options={"include_usage": True}, **body)
+                want(events[-1]["choices"] == [] and events[-1]["usage"] == whole["usage"], "usage %r, %r" % (events[-1], whole["usage"]))
+                for choice in whole["choices"]:
+                    parts = [c for e in events for c in e["choices"] if c["index"] == choice["index"]]
+                    text = "".join(c["delta"].get("content", "") for c in parts)
+                    want(parts[0]["delta"].get("role") == "assistant", "the first part is %r" % parts[0])
+                    want(text == choice["message"]["content"], "%r streamed, %r whole" % (text, choice["message"]["content"]))
+                    want([c["finish_reason"] for c in parts if c["finish_reason"]] == [choice["finish_reason"]], "%r" % parts)
+                    stops = extra.get("stop", [])
+                    for stop in [stops] if isinstance(stops, str) else stops:
+                        want(stop not in text, "the stop string %r is in %r" % (stop, text))
+        parts = s.stream("/v1/completions", model="two", prompt=[PROMPT, PROMPT + " Then"], seed=1, max_tokens=9)
+        want({c["index"] for e in parts for c in e["choices"]} == {0, 1}, "two prompts, two choices")
+        whole = s.complete(model="two", prompt=[PROMPT, PROMPT + " Then"], seed=1, max_tokens=9)
+        for i in (0, 1):
+            text = "".join(c["text"] for e in parts for c in e["choices"] if c["index"] == i)
+            want(text == whole["choices"][i]["text"], "%r, %r" % (text, whole["choices"][i]))
+
+
+def stops_before(folder):
+    with Server() as s:
+        free = s.complete(temperature=0, max_tokens=30, ignore_eos=True)["choices"][0]["text"]
+        for at in range(1, len(free) - 3):
+            stop = free[at:at + 3]
+            doc = s.complete(temperature=0, max_tokens=30, ignore_eos=True, stop=stop)["choices"][0]
+            first = free.index(stop)
+            want(doc["text"] == free[:first] and doc["finish_reason"] == "stop", "stop %r: %r of %r" % (stop, doc, free))
+
+
+REFUSED = [
+    ("not JSON", None), ([1], None), ({}, "prompt"), ({"prompt": ""}, "prompt"), ({"prompt": []}, "prompt"), ({"prompt": [[]]}, "prompt"),
+    ({"prompt": [1, 10 ** 6]}, "prompt"), ({"prompt": [[1.5]]}, "prompt"), ({"prompt": {"a": 1}}, "prompt"), ({"temperature": -1}, "temperature"),
+    ({"temperature": "hot"}, "temperature"), ({"top_p": 2}, "top_p"), ({"n": 0}, "n"), ({"n": 1.5}, "n"), ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": 10 ** 9}, "max_tokens"), ({"min_tokens": 30}, "min_tokens"), ({"stop": [""]}, "stop"), ({"stop": 5}, "stop"),
+    ({"seed": 0.5}, "seed"), ({"model": 7}, "model"), ({"stream": "yes"}, "stream"), ({"presence_penalty": 0.5}, "presence_penalty"),
+    ({"logit_bias": {"5": 1}}, "logit_bias"), ({"echo": True}, "echo"), ({"best_of": 3}, "best_of"), ({"logprobs": 5}, "logprobs"),
+    ({"logprobs": 1, "stream": True}, "logprobs"), ({"response_format": {"type": "json_object"}}, "response_format"), ({"prompt": PROMPT * 2000}, "prompt"),
+]
+REFUSED_CHATS = [
+    ({}, "messages"), ({"messages": []}, "messages"), ({"messages": ["x"]}, "messages[0]"), ({"messages": [{"content": "x"}]}, "messages[0]"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function"}]}, "tools"),
+]
+
+
+def refuses(folder):
+    with Server() as s:
+        for path, list_ in (("/v1/completions", REFUSED), ("/v1/chat/completions", REFUSED_CHATS)):
+            for body, field in list_:
+                full = {"prompt": "x", "max_tokens": 4, **body} if path.endswith("v1/completions") and isinstance(body, dict) and body else body
+                status, doc = s.ask("POST", path, full)
+                want(status == 400 and doc["error"]["param"] == field and doc["error"]["message"], "%r: %s %r" % (str(body)[:80], status, doc))
+        for method, path, code in (("GET", "/v1/completions", 405), ("POST", "/v1/models", 405), ("GET", "/", 404), ("DELETE", "/v1/models", 405)):
+            status, doc = s.ask(method, path)
+            want(status == code, "%s %s: %s %r" % (method, path, status, doc))
+        want(s.ask("POST", "/v1/completions", "x" * (17 << 20))[0] == 413, "17 MiB are read")
+        want(s.ask("GET", "/v1/models", headers={"Host": "evil.example"})[0] == 403, "another host's name is answered")
+        fine = {"user": "me", "metadata": {}, "presence_penalty": 0, "tools": [], "response_format": {"type": "text"}, "top_k": -1, "seed": -3, "stop": None}
+        want(s.complete(ignore_eos=True, **fine)["choices"][0]["text"] != "", "harmless fields")
+        want(s.metric("requests_refused_total") > 30 and s.metric("completions_pending") == 0, s.ask("GET", "/metrics")[1])
+
+
+def asks_for_the_key(folder):
+    with Server(env={"TLRUN_API_KEY": "secret"}) as s:
+        for given, code in ((None, 401), ("Bearer wrong", 401), ("Bearer secre", 401), ("Bearer secrets", 401), ("secret", 401), ("Bearer ", 401), ("Bearer secret", 200)):
+            status, _ = s.ask("GET", "/v1/models", headers={"Authorization": given} if given is not None else {})
+            want(status == code, "%r: %s" % (given, status))
+        want(s.ask("GET", "/health")[0] == 200, "/health wants the key")
+
+
+def clients_that_leave(folder):
+    with Server("--max-sequences", "2") as s:
+        for stream in (True, False):
+            before = s.metric("requests_cancelled_total")
+            connections = []
+            for i in range(4):  # two are decoded, two wait
+                c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=60)
+                c.request("POST", "/v1/completions", json.dumps({"prompt": PROMPT, "max_tokens": 450, "ignore_eos": True, "stream": stream, "n": 16}))
+                connections.append(c)
+            deadline = time.time() + 30
+            while s.metric("requests_running") + s.metric("requests_cancelled_total") - before < 4 and time.time() < deadline:
+                time.sleep(0.01)
+            for c in connections:
+                c.sock.close()
+                c.close()
+            while s.metric("requests_running") > 0 and time.time() < deadline:
+                time.sleep(0.02)
+            want(s.metric("requests_cancelled_total") == before + 4, "stream %s: %s" % (stream, s.ask("GET", "/metrics")[1]))
+            want(s.metric("completions_pending") == 0, "still decoded for nobody")
+        want(s.complete(seed=1, ignore_eos=True)["choices"][0]["text"], "the server has no room any more")
+
+
+def notices_changes(folder):
+    aside = os.path.join(folder, "aside")
+    served = os.path.join(folder, "served")
+    os.makedirs(aside), os.makedirs(served)
+    make_adapters(served, aside)
+    shutil.move(served + "/two.tla", aside + "/two.tla")
+    ask = {"seed": 3, "max_tokens": 20, "ignore_eos": True}
+    with Server("--adapters", served) as s:
+        one = s.complete(model="one", **ask)["choices"][0]["text"]
+        c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=60)  # is decoded meanwhile
+        c.request("POST", "/v1/completions", json.dumps({"model": "one", "prompt": PROMPT, "max_tokens": 450, "ignore_eos": True, "seed": 9}))
+        shutil.copy(aside + "/later.tla", served + "/later.tla")
+        later = s.complete(model="later", **ask)["choices"][0]["text"]
+        shutil.copy(aside + "/two.tla", served + "/one.tla")  # another adapter under the name
+        two = s.complete(model="one", **ask)["choices"][0]["text"]
+        want(len({one, later, two}) == 3, "a new or changed adapter was not taken: %r" % [one, later, two])
+        beside = json.loads(c.getresponse().read())["choices"][0]["text"]
+        os.remove(served + "/later.tla")
+        want(s.ask("POST", "/v1/completions", {"model": "later", "prompt": "x"})[0] == 404, "an adapter that went is served")
+        want([m["id"] for m in s.ask("GET", "/v1/models")[1]["data"]] == [MODEL, "lora", "one", "xs"], "the list")
+    os.remove(served + "/one.tla")
+    make_adapters(served, aside)
+    with Server("--adapters", served) as s:
+        alone = s.complete(model="one", max_tokens=450, ignore_eos=True, seed=9)["choices"][0]["text"]
+    want(alone == beside, "what was being decoded changed when adapters came")
+
+
+def signed_only(folder):
+    make_adapters(folder, folder)
+    key = os.path.join(folder, "key")
+    subprocess.run([TLRUN, "adapter", "keygen", key], check=True, capture_output=True)
+    subprocess.run([TLRUN, "adapter", "sign", folder + "/two.tla", "--key", key], check=True, capture_output=True)
+    with Server("--adapters", folder, "--key", key + ".pub") as s:
+        want(s.hello["adapters"] == ["two"], "%r are served" % s.hello["adapters"])
+        status, doc = s.ask("POST", "/v1/completions", {"model": "one", "prompt": "x"})
+        want(status == 404 and "sign" in doc["error"]["message"], "%r" % doc)
+
+
+def bad_starts(folder):
+    for args, word in ((["--adapters", folder + "/none"], "none"), (["--adapter", "x"], "NAME=PATH"), (["--host", "not-an-address"], "IPv4"), (["--port", "99999"], "65535")):
+        r = subprocess.run([TLRUN, "serve", "--model", MODEL, *args], capture_output=True, text=True, timeout=60)
+        want(r.returncode in (1, 2) and word in r.stderr and r.stderr.count("\n") == 1, "%r: %d %r" % (args, r.returncode, r.stderr))
+    with Server() as s:
+        r = subprocess.run([TLRUN, "serve", "--model", MODEL, "--port", str(s.port)], capture_output=True, text=True, timeout=60)
+        want(r.returncode == 1 and "is the port taken" in r.stderr, "%r" % r.stderr)
+
+
+test("every adapter answers as tlrun generate does, logprobs included", adapters_by_name)
+test("an answer is the same bytes alone and among others", same_under_load)
+test("what is streamed is the whole answer", streams)
+test("an answer ends before its stop string, wherever tokens begin", stops_before)
+test("bad requests are refused by the field", refuses)
+test("a server with a key wants it", asks_for_the_key)
+test("what a client left is not computed on", clients_that_leave)
+test("adapters that come, change or go are noticed while others are decoded", notices_changes)
+test("with a public key, only what it signed is served", signed_only)
+test("a server that cannot start says why", bad_starts)
+done()
