@@ -46,7 +46,7 @@ int64_t tl_peak_rss_bytes(void);     // peak resident memory of the process
 int64_t tl_rss_bytes(void);
 int64_t tl_left_bytes(void);         // of these, what a finished pass or sampler left for the next one
 // Where this process computes: "cpu", "cuda", "cuda:1" ... The first call, or the first model, decides; another device later is
-// an error. NULL or "cpu" means the CPU, or what the environment variable TL_BACKEND names (also "reference").
+// an error. "cpu" means the CPU, or what the environment variable TL_BACKEND names (also "reference"); NULL the same, once a device is chosen that one.
 tl_status tl_device_select(const char *device);
 const char *tl_device_warning(void); // NULL, or why the CPU computes although another device was asked for
 const char *tl_backend_name(void);   // "cpu", "reference", "cuda"

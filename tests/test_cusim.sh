@@ -90,6 +90,12 @@ what="the program itself has no trace of CUDA"
 traces=$(ldd "$build/tlrun" | grep -iE 'cuda|cublas|cusolver|nccl|cusim'; ls "$build" | grep -E '^tl_(cuda|cusim).*\.so$')
 [ -z "$traces" ] && ok "$what" || not_ok "$what" "$traces"
 
+# commands take --device too
+what="commands compute where --device says"
+"$build/tlrun" logprobs --model tiny-xs --ids 5,16,27,38,9 --json --device cusim >"$t/device" 2>"$t/err" &&
+  TL_BACKEND=cusim "$build/tlrun" logprobs --model tiny-xs --ids 5,16,27,38,9 --json >"$t/backend" 2>>"$t/err" && cmp -s "$t/device" "$t/backend" &&
+  "$build/tlrun" bench sample --model tiny-xs --batch 2 --new-tokens 4 --reps 1 --device cusim 2>>"$t/err" | grep -q cusim && ok "$what" || not_ok "$what" "$(tail -n 1 "$t/err")"
+
 # a device that is not there
 what="an unknown device is one clear line"
 "$build/tlrun" -e 'tl.model.load("tiny", { device = "nosuch" })' >"$t/out" 2>&1

@@ -47,6 +47,7 @@ end
 input.MODEL = { "model", { "tiny", "Hugging Face folder, GGUF file or name", value = "M" } }
 input.ADAPTER = { "adapter", { nil, "adapter: compact file, PEFT folder or run folder", type = "string", value = "A" } }
 input.TENSOR_PARALLEL = { "tensor_parallel", require("tl.comm").TENSOR_PARALLEL }
+input.DEVICE = { "device", { "cpu", "where to compute: cpu, cuda, cuda:1 ...", value = "DEVICE" } }
 input.FORCE = { "force", { false, "load a compact adapter even on weights that it was not made for" } }
 
 --- The model, and the adapter when one is named. p.tensor_parallel: ranks that share it.

@@ -79,6 +79,7 @@ static tl_status choose(const char *device) {
   const char *want = getenv("TL_BACKEND");
   char name[16], path[4200];
   int index;
+  if (!device && ops) return TL_OK;
   if (!device || strcmp(device, "cpu") == 0) device = want && *want ? want : "cpu";
   if (ops) return strcmp(device, chosen) == 0 ? TL_OK : tl_fail(TL_E_ARG, "device %.40s: this process computes on %s already", device, chosen);
   if (strcmp(device, "cpu") == 0) ops = tlk_cpu();

@@ -189,7 +189,7 @@ REFUSED = [
     ({"temperature": "hot"}, "temperature"), ({"top_p": 2}, "top_p"), ({"n": 0}, "n"), ({"n": 1.5}, "n"), ({"max_tokens": 0}, "max_tokens"),
     ({"max_tokens": 10 ** 9}, "max_tokens"), ({"min_tokens": 30}, "min_tokens"), ({"stop": [""]}, "stop"), ({"stop": 5}, "stop"),
     ({"seed": 0.5}, "seed"), ({"model": 7}, "model"), ({"stream": "yes"}, "stream"), ({"presence_penalty": 0.5}, "presence_penalty"),
-    ({"logit_bias": {"5": 1}}, "logit_bias"), ({"echo": True}, "echo"), ({"best_of": 3}, "best_of"), ({"logprobs": 5}, "logprobs"),
+    ({"logit_bias": {"5": 1}}, "logit_bias"), ({"echo": True}, "echo"), ({"best_of": 3}, "best_of"), ({"logprobs": 5}, "logprobs"), ({"n": 1024, "prompt": ["x"] * 5}, "n"),
     ({"logprobs": 1, "stream": True}, "logprobs"), ({"response_format": {"type": "json_object"}}, "response_format"), ({"prompt": PROMPT * 2000}, "prompt"),
 ]
 REFUSED_CHATS = [

@@ -7,7 +7,7 @@ local command = { summary = "throughput and memory, beside this machine's measur
   words = 1 }
 
 command.parameters = {
-  input.MODEL, input.TENSOR_PARALLEL,
+  input.MODEL, input.DEVICE, input.TENSOR_PARALLEL,
   { "dtype", { "bf16", "dtype of weights and activations; int8: of the weights of roofline and sample", choices = { "bf16", "f32", "int8" } } },
   { "batch", { 64, "sample: sequences decoded at once", integer = true, min = 1 } },
   { "prompt_tokens", { 64, "sample: length of the shared prompt", integer = true, min = 1 } },
@@ -95,6 +95,8 @@ function command.run(p, rest)
   o.members = p.members
   if steps then o.problems = tl.data.load(p.task, { style = p.style, limit = p.prompts * (p.reps + 1) }) end
   local r = bench[kind](model, o)
+  local F = require "tl.ffi"
+  r.device = ("%s %s"):format(require("ffi").string(F.C.tl_backend_name()), require("ffi").string(F.C.tl_backend_isa()))
   if p.json then print(json.encode(r)) else figures(r) end
   return 0
 end

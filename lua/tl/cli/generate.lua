@@ -7,7 +7,7 @@ local sample = require "tl.sample"
 local command = { summary = "completions of a prompt", usage = "--model M [--adapter A] --prompt TEXT [--chat] [-n N]" }
 
 command.parameters = {
-  input.MODEL, input.ADAPTER, input.FORCE, input.TENSOR_PARALLEL,
+  input.MODEL, input.ADAPTER, input.FORCE, input.DEVICE, input.TENSOR_PARALLEL,
   { "prompt", { nil, "the prompt; - reads it from stdin, @FILE from a file", type = "string" } },
   { "ids", { nil, "the prompt as token ids instead; - reads them from stdin, @FILE from a file", type = "string", value = "IDS" } },
   { "chat", { false, "the prompt is a user's message: put it into the chat template" } },

@@ -6,7 +6,7 @@ local options = require "tl.options"
 local command = { summary = "each token's logprob given those before it", usage = "--model M [--adapter A] --ids 1,2,3" }
 
 command.parameters = {
-  input.MODEL, input.ADAPTER, input.FORCE, input.TENSOR_PARALLEL,
+  input.MODEL, input.ADAPTER, input.FORCE, input.DEVICE, input.TENSOR_PARALLEL,
   { "ids", { nil, "token ids; - reads them from stdin, @FILE from a file", type = "string", value = "IDS", required = true } },
   { "compute", { "fp32", "dtype of weights and activations", choices = { "fp32", "f32", "bf16" } } },
   { "temperature", { 1, "logprobs are log_softmax(logits / temperature)", min = 1e-6 } },

@@ -17,7 +17,7 @@ command.help = "Measures what an adapter does to a model, and ends in a reading 
   .. "The problems are the first of the task's test split; use ones that the adapter was not trained on."
 
 command.parameters = {
-  input.MODEL, input.ADAPTER, input.FORCE,
+  input.MODEL, input.ADAPTER, input.FORCE, input.DEVICE,
   { "task", { nil, "problem set or .jsonl file; puzzles:KIND", type = "string" } },
   { "transfer", { {}, "other problem sets, separated by commas", type = "list", value = "T2,..." } },
   { "parts", { PARTS, "what to measure", type = "list", value = "LIST" } },

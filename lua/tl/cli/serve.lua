@@ -9,7 +9,7 @@ command.help = "Serves a model and any number of its adapters over HTTP, as Open
   .. "Adapters that come into a folder while it is served are found when they are asked for. docs/serving.md has more."
 
 command.parameters = {
-  input.MODEL,
+  input.MODEL, input.DEVICE,
   { "adapters", { nil, "a folder of adapters (NAME.tla, PEFT folders, run folders), each served under its name; may be given several times", type = "list", repeated = true, value = "DIR" } },
   { "adapter", { nil, "one adapter, served under this name; may be given several times", type = "list", repeated = true, value = "NAME=PATH" } },
   { "key", { nil, "serve only compact adapters that this public key has signed (tlrun adapter sign)", type = "string", value = "KEY.pub" } },

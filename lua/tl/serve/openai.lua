@@ -174,6 +174,7 @@ function openai.request(kind, text, o)
   else r.logprobs = number(body, "logprobs", { integer = true, min = 0, max = 1 }) ~= nil end  -- the drawn token's is what we have
   if r.stream and r.logprobs then openai.refuse(400, "logprobs", "logprobs are not supported with stream") end
   r.prompts = kind == "chat" and { chat_ids(o.tokenizer, body) } or text_prompts(o.tokenizer, body, o.vocab)
+  if #r.prompts * r.n > 4096 then openai.refuse(400, "n", "%d prompts with %d completions each are more than 4096", #r.prompts, r.n) end
   local longest = 0
   for _, ids in ipairs(r.prompts) do longest = math.max(longest, #ids) end
   if longest >= o.context then openai.refuse(400, kind == "chat" and "messages" or "prompt", "the prompt has %d tokens; the model's context has %d, one of them for the answer", longest, o.context) end
