@@ -460,7 +460,9 @@ typedef struct tl_sampling {
 typedef struct tl_sampler_options {
   int max_sequences;                // decoded at once; 0: 64
   int64_t memory_bytes;             // for the KV cache; 0: as needed for max_sequences at the requests' own lengths
+  bool whole_cache;                 // memory_bytes of cache from the start, for requests that come later: else it grows only when nothing runs
   int prefill_tokens;               // rows a prefill pass may take; 0: 512
+  int prefill_per_step;             // rows of prompts between two decode steps; 0: all that wait
   tl_kept *kept;                    // filled for a pass to train from; NULL: nothing is kept
   tl_population *population;        // instead of an adapter, or NULL; a request says whose it is (tl_sampling.member)
 } tl_sampler_options;

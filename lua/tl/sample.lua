@@ -43,13 +43,15 @@ function Kept:free()
   if self.handle then C.tl_kept_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
 
---- A sampler. Options: adapter, max_sequences (64), memory (bytes for the cache), prefill_tokens (512), kept (a sample.kept),
+--- A sampler. Options: adapter, max_sequences (64), memory (bytes for the cache), whole_cache (all of them from the start, for
+--- requests that come while others are decoded; else the cache grows only when nothing runs), prefill_tokens (512), prefill_per_step (0: prompts that
+--- wait are computed whole before the next decode step), kept (a sample.kept),
 --- population (a tl.population.of, instead of adapter).
 ---@param model table a tl.model
 function sample.sampler(model, o)
   o = o or {}
-  local opt = ffi.new("tl_sampler_options", { max_sequences = o.max_sequences or 64, memory_bytes = o.memory or 0,
-    prefill_tokens = o.prefill_tokens or 0, kept = o.kept and o.kept.handle or nil,
+  local opt = ffi.new("tl_sampler_options", { max_sequences = o.max_sequences or 64, memory_bytes = o.memory or 0, whole_cache = o.whole_cache or false,
+    prefill_tokens = o.prefill_tokens or 0, prefill_per_step = o.prefill_per_step or 0, kept = o.kept and o.kept.handle or nil,
     population = o.population and o.population.handle or nil })
   local tok = model:tokenizer()
   local out = ffi.new("tl_sampler *[1]")

@@ -20,7 +20,7 @@ Server.__index = Server
 
 --- Starts listening. o: model; folders, named, key, force (serve/adapters.lua); name (of the base; the model's own), host ("127.0.0.1"), port (0:
 --- one that is free; the server's `port` says which), token (that clients must give), context (the model's), new_tokens (1024: of an answer
---- whose request names no number), max_sequences (64, decoded at once), memory (bytes for keys and values; 1 GiB), most_waiting (1024), log.
+--- whose request names no number), max_sequences (64, decoded at once), prefill_per_step (128: tokens of prompts between two decode steps), memory (bytes for keys and values; 1 GiB), most_waiting (1024), log.
 local function start(o)
   local tokenizer = o.model:tokenizer()
   if not tokenizer then error(("%s has no tokenizer beside it, so there is no text to serve"):format(o.model.path), 2) end
@@ -30,7 +30,7 @@ local function start(o)
   local most = o.model.max_positions > 0 and o.model.max_positions or 2 ^ 30
   s.context = math.min(o.context and o.context > 0 and o.context or most, most)
   s.adapters = shelf.new { model = o.model, base = s.base, folders = o.folders, named = o.named, key = o.key, force = o.force,
-    sampler = { max_sequences = o.max_sequences, memory = o.memory or 2 ^ 30 } }
+    sampler = { max_sequences = o.max_sequences, memory = o.memory or 2 ^ 30, whole_cache = true, prefill_per_step = o.prefill_per_step or 128 } }
   s.adapters:group_of_base()
   s.http = http.listen { host = o.host, port = o.port, key = o.token, most_waiting = o.most_waiting }
   s.port = s.http.port

@@ -186,7 +186,7 @@ static tl_status size_cache(tl_sampler *s) {
     n += m;
   }
   if (want < longest) want = longest;
-  if (s->opt.memory_bytes > 0 && want > budget) want = budget;
+  if (s->opt.memory_bytes > 0 && (want > budget || s->opt.whole_cache)) want = budget < INT32_MAX / 4 ? budget : INT32_MAX / 4;
   if (s->cache.rows >= want) return TL_OK;
   tl_kv_cache_free(&s->cache);
   return tl_kv_cache_init(&s->cache, &s->net, (int)want);
@@ -332,66 +332,81 @@ static tl_status agree(const tl_sampler *s, int T) {
   return tl_comm_agree("tokens", h, sizeof h);
 }
 
-// Prompts that were admitted and not yet computed, several in one pass when they are short. The index arrays are filled again
-// for every pass, so what was sent is waited for.
+// The rows of one pass over a prompt, from the at-th on.
+static void take_prompt_rows(tl_sampler *s, tl_request *r, int first, int at, int n) {
+  for (int i = 0; i < n; i++) {
+    s->ids[first + i] = r->prompt[at + i];
+    s->pos[first + i] = at + i;
+    s->kv_off[first + i] = first;
+    s->kv_len[first + i] = at + i + 1;
+    s->kv_out[first + i] = r->kv[at + i];
+    s->variant[first + i] = r->p.member;
+    s->kept_at[first + i] = &r->kept[at + i];
+  }
+}
+
+static void prompt_done(tl_sampler *s, tl_request *r, int last_row) {
+  final_norm(s, (tlk_mat){r->h, s->net.act, s->net.cfg->width}, s->x + (size_t)last_row * s->net.cfg->width, 1);
+  r->n_computed = r->n_prompt;
+  r->prefilled = true;
+  s->stats.prompt_tokens += r->n_prompt;
+}
+
+// A prompt that is longer than a pass, cut by cut, as far as `left` rows go; how many are left.
+static tl_status prefill_long(tl_sampler *s, tl_request *r, int cut, int *left) {
+  tl_ops()->sync();  // the lists of the prompt before are on their way
+  TL_TRY(lists_room(s, r->n_prompt));
+  memcpy(s->kv_rows, r->kv, sizeof(int32_t) * (size_t)r->n_prompt);
+  while (*left > 0 && !r->prefilled) {
+    if (tl_interrupted()) return tl_fail(TL_E_INTERRUPTED, "interrupted");
+    tl_ops()->sync();
+    int at = r->n_computed, T = r->n_prompt - at < cut ? r->n_prompt - at : cut;
+    if (T > *left) T = *left;
+    take_prompt_rows(s, r, 0, at, T);
+    if (s->net.split) TL_TRY(agree(s, T));
+    run_prompts(s, T, r->n_prompt);
+    r->n_computed += T;
+    *left -= T;
+    if (r->n_computed == r->n_prompt) prompt_done(s, r, T - 1);
+  }
+  return TL_OK;
+}
+
+// Short prompts from r on, as many as one pass takes; the first that it does not.
+static tl_status prefill_short(tl_sampler *s, tl_request *r, int most, tl_request **end, int *rows) {
+  int T = 0, row = 0;
+  tl_ops()->sync();
+  for (*end = r; *end && (*end)->n_started && !(*end)->prefilled && T + (*end)->n_prompt <= most; *end = (*end)->next) {
+    int n = (*end)->n_prompt;
+    TL_TRY(lists_room(s, T + n));
+    memcpy(s->kv_rows + T, (*end)->kv, sizeof(int32_t) * (size_t)n);
+    take_prompt_rows(s, *end, T, 0, n);
+    T += n;
+  }
+  *rows = T;
+  if (!T) return TL_OK;
+  if (s->net.split) TL_TRY(agree(s, T));
+  run_prompts(s, T, T);
+  for (; r != *end; r = r->next) row += r->n_prompt, prompt_done(s, r, row - 1);
+  return TL_OK;
+}
+
+// Prompts that were admitted and not yet computed, several in one pass when they are short; at most prefill_per_step rows of them, so that
+// what is being decoded need not wait for long. The index arrays are filled again for every pass, so what was sent is waited for.
 static tl_status prefill(tl_sampler *s) {
   double t0 = tl_seconds();
-  int C = s->net.cfg->width;
-  for (tl_request *r = s->first; r;) {
+  int left = s->opt.prefill_per_step > 0 ? s->opt.prefill_per_step : INT32_MAX;
+  int cut = s->opt.prefill_tokens < left ? s->opt.prefill_tokens : left;
+  for (tl_request *r = s->first; r && left > 0;) {
     if (!r->n_started || r->prefilled) {
       r = r->next;
-      continue;
-    }
-    if (r->n_prompt > s->opt.prefill_tokens) {  // a long prompt, cut by cut
-      tl_ops()->sync();  // the lists of the prompt before are on their way
-      TL_TRY(lists_room(s, r->n_prompt));
-      memcpy(s->kv_rows, r->kv, sizeof(int32_t) * (size_t)r->n_prompt);
-      for (int at = 0; at < r->n_prompt; at += s->opt.prefill_tokens) {
-        if (tl_interrupted()) return tl_fail(TL_E_INTERRUPTED, "interrupted");
-        tl_ops()->sync();
-        int T = r->n_prompt - at < s->opt.prefill_tokens ? r->n_prompt - at : s->opt.prefill_tokens;
-        for (int t = 0; t < T; t++) {
-          s->ids[t] = r->prompt[at + t];
-          s->pos[t] = at + t;
-          s->kv_off[t] = 0;
-          s->kv_len[t] = at + t + 1;
-          s->kv_out[t] = r->kv[at + t];
-          s->variant[t] = r->p.member;
-          s->kept_at[t] = &r->kept[at + t];
-        }
-        if (s->net.split) TL_TRY(agree(s, T));
-        run_prompts(s, T, r->n_prompt);
-        if (at + T == r->n_prompt) final_norm(s, (tlk_mat){r->h, s->net.act, C}, s->x + (size_t)(T - 1) * C, 1);
-      }
-      r->prefilled = true;
-      s->stats.prompt_tokens += r->n_prompt;
-      continue;
-    }
-    int T = 0;
-    tl_request *end = r;
-    tl_ops()->sync();
-    for (; end && end->n_started && !end->prefilled && T + end->n_prompt <= s->opt.prefill_tokens; end = end->next) {
-      TL_TRY(lists_room(s, T + end->n_prompt));
-      memcpy(s->kv_rows + T, end->kv, sizeof(int32_t) * (size_t)end->n_prompt);
-      for (int i = 0; i < end->n_prompt; i++) {
-        s->ids[T + i] = end->prompt[i];
-        s->pos[T + i] = i;
-        s->kv_off[T + i] = T;
-        s->kv_len[T + i] = i + 1;
-        s->kv_out[T + i] = end->kv[i];
-        s->variant[T + i] = end->p.member;
-        s->kept_at[T + i] = &end->kept[i];
-      }
-      T += end->n_prompt;
-    }
-    if (s->net.split) TL_TRY(agree(s, T));
-    run_prompts(s, T, T);
-    int row = 0;
-    for (; r != end; r = r->next) {
-      row += r->n_prompt;
-      final_norm(s, (tlk_mat){r->h, s->net.act, C}, s->x + (size_t)(row - 1) * C, 1);
-      r->prefilled = true;
-      s->stats.prompt_tokens += r->n_prompt;
+    } else if (r->n_prompt > cut) {
+      TL_TRY(prefill_long(s, r, cut, &left));
+    } else {
+      int rows;
+      TL_TRY(prefill_short(s, r, cut < left ? cut : left, &r, &rows));
+      if (!rows) break;  // the next one is for the next step
+      left -= rows;
     }
   }
   s->stats.prefill_seconds += tl_seconds() - t0;
@@ -450,7 +465,7 @@ static void take_rows(tl_sampler *s, int *n_rows, int *n_continued) {
   }
   *n_continued = T;
   for (int i = 0; i < s->opt.max_sequences; i++)
-    if (s->slots[i].req && !s->slots[i].n) s->row_slot[T++] = i;
+    if (s->slots[i].req && !s->slots[i].n && s->slots[i].req->prefilled) s->row_slot[T++] = i;
   *n_rows = T;
   for (int t = 0; t < T; t++) s->rows[t] = sample_row(s->net.cfg, &s->slots[s->row_slot[t]]);
 }
@@ -482,6 +497,7 @@ static tl_status forward(tl_sampler *s, int *n_rows, int *n_continued) {
   TL_TRY(lay_out_lists(s));
   take_rows(s, n_rows, n_continued);
   int T = *n_rows, continued = *n_continued, most = s->opt.max_sequences;
+  if (!T) return TL_OK;  // prompts alone
   bool on = s->recordings.on;
   if (continued && s->net.split) TL_TRY(agree(s, continued));
   int to = keep(s, continued), filled = on && continued ? tl_record_rows(continued, most) : continued, all = on ? tl_record_rows(T, most) : T;
@@ -503,6 +519,7 @@ static tl_status step(tl_sampler *s) {
   double t0 = tl_seconds();
   int T, continued;
   TL_TRY(forward(s, &T, &continued));
+  if (!T) return TL_OK;
   size_t n = (size_t)s->max_rows;
   tl_pair_fetch(&s->out, s->tokens, n * 12 + (size_t)T * 4);
   if (s->net.split) note_drawn(s, T);

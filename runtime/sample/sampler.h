@@ -14,7 +14,8 @@ typedef struct tl_request {
   tl_sampling p;                 // p.stop is our own copy
   char **stop;
   int longest_stop;              // bytes
-  bool prefilled;
+  int n_computed;                // of its prompt's tokens
+  bool prefilled;                // all of them
   int32_t *kv;                   // (n_prompt) rows of the prompt
   int32_t *kept;                 // (n_prompt) rows in the sampler's tl_kept
   int kept_part;                 // its part there; -1: not kept

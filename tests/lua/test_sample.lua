@@ -100,6 +100,34 @@ check.test("greedy completions with a minimum are transformers'", function()
   os.execute("rm -rf '" .. folder .. "'")
 end)
 
+-- a prompt's rows in other cuts, between decode steps of others: a bit that depends on them, a completion that starts before its prompt is whole
+check.test("prompts cut in pieces between decode steps give the same bits", function()
+  local long = {}
+  for k = 1, 5 do for _, id in ipairs(prompts[k]) do long[#long + 1] = id end end
+  local function run(o)
+    local s, out = tl.sample.sampler(model, { max_sequences = 5, prefill_tokens = o.cut, prefill_per_step = o.per_step }), {}
+    for i, ids in ipairs { prompts[1], long, prompts[2], prompts[3], long, prompts[4] } do
+      s:submit(ids, 2, i * 10, { temperature = 1, seed = 5, max_new_tokens = 12, ignore_eos = true })
+    end
+    if o.late then for _ = 1, 9 do s:run(1) end end
+    s:submit(long, 1, 100, { temperature = 1, seed = 5, max_new_tokens = 12, ignore_eos = true })
+    for c in s:completions() do
+      out[c.request] = out[c.request] or {}
+      out[c.request][c.index] = { c.ids, c.logprobs }
+    end
+    local stats = s:stats()
+    s:free()
+    return out, stats
+  end
+  local whole, stats = run {}
+  check.equal(stats.prompt_tokens, 3 * #long + #prompts[1] + #prompts[2] + #prompts[3] + #prompts[4])
+  for _, o in ipairs { { per_step = 1 }, { per_step = 7 }, { per_step = 64, cut = 13 }, { per_step = 50, late = true }, { cut = 20 }, { per_step = #prompts[1], late = true } } do
+    local got, s = run(o)
+    check.equal(got, whole, ("per_step %s, cut %s"):format(o.per_step, o.cut))
+    check.equal(s.prompt_tokens, stats.prompt_tokens)
+  end
+end)
+
 check.test("cancelled requests leave nothing behind, and the others their bits", function()
   local o = { temperature = 1, seed = 5, max_new_tokens = 40, ignore_eos = true }
   local function ids_of(list) local t = {} for _, c in ipairs(list) do t[#t + 1] = c.ids end return t end

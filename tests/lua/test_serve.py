@@ -61,6 +61,11 @@ class Server:
         c.close()
         return r.status, json.loads(data) if r.getheader("Content-Type") == "application/json" else data.decode()
 
+    def connect(self, body):
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        c.request("POST", "/v1/completions", json.dumps(body))
+        return c
+
     def complete(self, **body):
         status, doc = self.ask("POST", "/v1/completions", {"prompt": PROMPT, "max_tokens": 24, **body})
         want(status == 200, "%r" % doc)
@@ -171,6 +176,21 @@ def streams(folder):
         for i in (0, 1):
             text = "".join(c["text"] for e in parts for c in e["choices"] if c["index"] == i)
             want(text == whole["choices"][i]["text"], "%r, %r" % (text, whole["choices"][i]))
+
+
+def short_beside_long(folder):
+    with Server("--prefill-per-step", "16") as s:
+        s.complete(prompt="x", max_tokens=4, ignore_eos=True)  # the first is a small one
+        slow = [s.connect({"prompt": PROMPT, "max_tokens": 480, "ignore_eos": True, "n": 4}) for _ in range(2)]
+        deadline = time.time() + 30
+        while s.metric("completions_pending") < 8 and time.time() < deadline:
+            time.sleep(0.001)
+        began = s.metric("decode_steps_total")
+        s.complete(prompt=PROMPT * 10, max_tokens=2, ignore_eos=True)
+        steps = s.metric("decode_steps_total") - began
+        want(steps < 200, "a short answer took %d decode steps: it waited for longer ones" % steps)
+        for c in slow:
+            want(c.getresponse().status == 200, "the long ones")
 
 
 def stops_before(folder):
@@ -296,6 +316,7 @@ def bad_starts(folder):
 test("every adapter answers as tlrun generate does, logprobs included", adapters_by_name)
 test("an answer is the same bytes alone and among others", same_under_load)
 test("what is streamed is the whole answer", streams)
+test("a short request does not wait for longer ones", short_beside_long)
 test("an answer ends before its stop string, wherever tokens begin", stops_before)
 test("bad requests are refused by the field", refuses)
 test("a server with a key wants it", asks_for_the_key)
