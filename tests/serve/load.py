@@ -3,6 +3,7 @@
 Makes adapters of random numbers, serves them all, and sends the same requests, as many at a time as there are clients,
   to the base; to one adapter; to all adapters in turn; and, for comparison, to all adapters but one request at a time, which is what a
   server that holds one adapter at a time could do.
+With --long-prompt N instead: how long a stream pauses while another client's prompt of N tokens is computed, with --prefill-per-step 128 and 0.
 Prints medians of the rounds: tokens a second of completions, all of the HTTP included, and how long a request took; then the server's memory.
 """
 import argparse
@@ -14,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 MAKE = """
@@ -61,6 +63,35 @@ class Server:
         self.process.wait()
 
 
+def pauses(o):
+    """The longest pause of a stream while a long prompt is computed, and how long that took."""
+    for per_step in (128, 0):
+        s = Server(o.tlrun, "--model", o.model, "--prefill-per-step", str(per_step))
+        c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=600)
+        c.request("POST", "/v1/completions", json.dumps({"prompt": "Once upon a time", "max_tokens": 1500, "ignore_eos": True, "seed": 1, "stream": True}))
+        stream, took, longest, last, parts, other = c.getresponse(), [], 0, None, 0, None
+
+        def ask():
+            ids = [5 + i % 400 for i in range(o.long_prompt)]
+            took.append(s.complete(o.model, 1, 1, ids)[1])
+        while not took:
+            line = stream.readline()
+            if not line:
+                sys.exit("the stream ended before the long prompt was answered")
+            if not line.startswith(b"data: {"):
+                continue
+            now, parts = time.time(), parts + 1
+            if parts == 50:
+                other = threading.Thread(target=ask)
+                other.start()
+            elif parts > 50:
+                longest = max(longest, now - last)
+            last = now
+        other.join()
+        s.stop()
+        print("--prefill-per-step %-4d the stream paused for %.2f s at most; the prompt of %d tokens was answered after %.1f s" % (per_step, longest, o.long_prompt, took[0]))
+
+
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("--tlrun", default="build/tlrun")
@@ -70,7 +101,10 @@ def main():
     a.add_argument("--requests", type=int, default=128, help="of a measurement")
     a.add_argument("--new-tokens", type=int, default=64)
     a.add_argument("--rounds", type=int, default=3)
+    a.add_argument("--long-prompt", type=int, default=0, metavar="N")
     o = a.parse_args()
+    if o.long_prompt:
+        return pauses(o)
     # some 60 tokens, so that prefill has its part
     prompt = "Tom has 3 apples and buys 4 more. He gives half of them to Ann, who has 5 of her own. " * 2 + "How many does Ann have now? Answer:"
     with tempfile.TemporaryDirectory(prefix="tl-load-") as folder:
