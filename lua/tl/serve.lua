@@ -18,6 +18,8 @@ local C = F.C
 local Server = {}
 Server.__index = Server
 
+local MOST_LIVE = 4096  -- requests that are being answered or wait for their turn
+
 --- Starts listening. o: model; folders, named, key, force (serve/adapters.lua); name (of the base; the model's own), host ("127.0.0.1"), port (0:
 --- one that is free; the server's `port` says which), token (that clients must give), context (the model's), new_tokens (1024: of an answer
 --- whose request names no number), max_sequences (64, decoded at once), prefill_per_step (128: tokens of prompts between two decode steps), memory (bytes for keys and values; 1 GiB), most_waiting (1024), log.
@@ -47,6 +49,7 @@ end
 
 -- gives a request's prompts to the sampler of its adapter
 local function submit(self, id, r)
+  if self.n_live >= MOST_LIVE then openai.refuse(503, nil, "the server is full: %d requests are being answered", self.n_live) end
   local group, member = self.adapters:find(r.model)
   if not group then openai.refuse(404, "model", "%s", member) end
   local a = { http = id, request = r, group = group, id = ("%s-%x%06x"):format(r.kind == "chat" and "chatcmpl" or "cmpl", os.time(), self.served + self.n_live + self.refused),

@@ -193,7 +193,7 @@ tl_status tl_http_server_start(const char *host, int port, const tl_http_server_
   s->key = o && o->key && *o->key ? strdup(o->key) : NULL;
   s->most_body = o && o->most_body > 0 ? (size_t)o->most_body : (size_t)16 << 20;
   s->most_waiting = o && o->most_waiting > 0 ? o->most_waiting : 1024;
-  s->daemon = MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD | MHD_ALLOW_SUSPEND_RESUME, (uint16_t)port, NULL, NULL, on_request, s,
+  s->daemon = MHD_start_daemon(MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD | MHD_ALLOW_SUSPEND_RESUME, (uint16_t)port, NULL, NULL, on_request, s,
                                MHD_OPTION_SOCK_ADDR, &at, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_CONNECTION_TIMEOUT, 60u,
                                MHD_OPTION_CONNECTION_LIMIT, 4096u, MHD_OPTION_END);
   if (!s->daemon) {
