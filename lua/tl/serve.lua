@@ -223,4 +223,10 @@ function Server:stop()
   self.http = nil
 end
 
+function Server:__tostring()
+  if not self.http then return ("server of %s (stopped)"):format(self.base) end
+  local n = #self.adapters:names()
+  return ("server of %s with %d adapter%s at http://%s:%d/v1; :run() answers"):format(self.base, n, n == 1 and "" or "s", self.o.host or "127.0.0.1", self.port)
+end
+
 return setmetatable({ start = start }, { __call = function(_, o) return start(o) end })

@@ -49,8 +49,7 @@ function command.run(p)
     print(require("tl.json").encode { port = server.port, model = server.base, adapters = require("tl.json").array(server.adapters:names()) })
     io.stdout:flush()
   end
-  local all = #server.adapters:names()
-  io.stderr:write(("%s with %d adapter%s at http://%s:%d/v1 (Ctrl-C ends)\n"):format(server.base, all, all == 1 and "" or "s", p.host, server.port))
+  io.stderr:write((tostring(server):gsub("; :run%(%) answers$", " (Ctrl-C ends)")), "\n")
   io.stderr:flush()
   server:run()
   return 0
