@@ -33,7 +33,6 @@ local function start(o)
   s.context = math.min(o.context and o.context > 0 and o.context or most, most)
   s.adapters = shelf.new { model = o.model, base = s.base, folders = o.folders, named = o.named, key = o.key, force = o.force,
     sampler = { max_sequences = o.max_sequences, memory = o.memory or 2 ^ 30, whole_cache = true, prefill_per_step = o.prefill_per_step or 128 } }
-  s.adapters:group_of_base()
   s.http = http.listen { host = o.host, port = o.port, key = o.token, most_waiting = o.most_waiting }
   s.port = s.http.port
   return s
@@ -65,6 +64,8 @@ local function submit(self, id, r)
     a.of[request] = (i - 1) * r.n
     a.prompt_tokens = a.prompt_tokens + #ids
   end
+  a.member = member
+  self.adapters:use(group, member, 1)
   for k = 1, a.left do a.choices[k] = { text = text.new(self.tokenizer, o.stop), seen = 0 } end
   self.live[#self.live + 1] = a
   self.n_live = #self.live
@@ -122,6 +123,7 @@ end
 -- ---- answers
 
 local function forget(self, a)
+  self.adapters:use(a.group, a.member, -1)
   for i, other in ipairs(self.live) do
     if other == a then table.remove(self.live, i) break end
   end

@@ -282,7 +282,19 @@ def notices_changes(folder):
         shutil.copy(aside + "/two.tla", served + "/one.tla")  # another adapter under the name
         two = s.complete(model="one", **ask)["choices"][0]["text"]
         want(len({one, later, two}) == 3, "a new or changed adapter was not taken: %r" % [one, later, two])
+        for other in ("later", "one") * 3:  # again and again: places are taken again, but not that of what is being decoded
+            shutil.copy(aside + ("/two.tla" if other == "one" else "/later.tla"), served + "/later.tla")
+            text = s.complete(model="later", **ask)["choices"][0]["text"]
+            want(text == (two if other == "one" else later), "changed again: %r" % text)
         beside = json.loads(c.getresponse().read())["choices"][0]["text"]
+        for again in range(3):  # a LoRA comes and goes with its sampler
+            for name in ("lora", "lora.tla"):
+                shutil.move(served + "/" + name, aside + "/" + name)
+            want(s.ask("POST", "/v1/completions", {"model": "lora", "prompt": "x"})[0] == 404, "a LoRA that went is served")
+            for name in ("lora", "lora.tla"):
+                shutil.move(aside + "/" + name, served + "/" + name)
+            want(s.complete(model="lora", **ask)["choices"][0]["text"], "a LoRA that came back")
+        want(s.complete(**ask)["choices"][0]["text"], "the base")
         os.remove(served + "/later.tla")
         want(s.ask("POST", "/v1/completions", {"model": "later", "prompt": "x"})[0] == 404, "an adapter that went is served")
         want([m["id"] for m in s.ask("GET", "/v1/models")[1]["data"]] == [MODEL, "lora", "one", "xs"], "the list")

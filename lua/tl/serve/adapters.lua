@@ -48,63 +48,86 @@ end
 
 -- ---- the samplers
 
+--- The base's group and member: a group of adapters decodes the base too, so that it is in one batch with them.
 function Shelf:group_of_base()
-  local g = self.groups[1]
-  if not g then
-    g = { sampler = sample.sampler(self.model, self.o.sampler), adapters = {} }
-    self.groups[1] = g
+  for _, g in ipairs(self.groups) do
+    if g.shared then return g, -1 end
   end
-  return g, g.set and -1 or 0
+  for _, g in ipairs(self.groups) do
+    if #g.adapters == 0 then return g, 0 end
+  end
+  local g = { sampler = sample.sampler(self.model, self.o.sampler), adapters = {}, users = {} }
+  self.groups[#self.groups + 1] = g
+  return g, 0
 end
 
--- the group whose A and B an adapter is on, with it as a new member there; nil: none
-local function join(self, a)
-  for _, g in ipairs(self.groups) do
-    local list = {}
-    for k, m in ipairs(g.adapters) do list[k] = m end
-    list[#list + 1] = a
-    local ok, set = pcall(population.of, list)
-    if g.set and ok then
-      g.sampler:set_population(set)
-      g.set:free()
-      g.set, g.adapters = set, list
-      return g, #list - 1
+-- Frees the groups that no name means and nobody is being answered with, but for the base's.
+local function drop_idle(self)
+  local needed = { [self:group_of_base()] = true }
+  for _, e in pairs(self.entries) do needed[e.group] = true end
+  for i = #self.groups, 1, -1 do
+    local g, users = self.groups[i], 0
+    for _, n in pairs(g.users) do users = users + n end
+    if not needed[g] and users == 0 and g.sampler.pending == 0 then
+      g.sampler:free()
+      if g.set then g.set:free() end
+      table.remove(self.groups, i)
     end
   end
 end
 
+-- a place in a group: one that no name has and nobody is being answered with, else a new one
+local function free_place(self, g)
+  local named = {}
+  for _, e in pairs(self.entries) do
+    if e.group == g then named[e.member + 1] = true end
+  end
+  for k = 1, #g.adapters do
+    if not named[k] and (g.users[k - 1] or 0) == 0 then return k end
+  end
+  return #g.adapters + 1
+end
+
+-- Gives an adapter a place: in the group whose A and B it is on, or in a new one. settle makes it count.
 local function place(self, a)
   local shared = a.kind == "tinylora" or a.kind == "loraxs"
-  local g, member = nil, 0
-  if shared then g, member = join(self, a) end
-  if g then return g, member end
-  local o = {}
-  for k, v in pairs(self.o.sampler or {}) do o[k] = v end
-  g = { adapters = { a } }
-  if shared then
-    g.set = population.of { a }
-    o.population = g.set
-  else
-    o.adapter = a
+  for _, g in ipairs(shared and self.groups or {}) do
+    if g.shared and pcall(population.of, { g.adapters[1], a }) then
+      local at = free_place(self, g)
+      g.adapters[at], g.changed = a, true
+      return g, at - 1
+    end
   end
-  g.sampler = sample.sampler(self.model, o)
-  -- the first group decodes the base too, so that it is in one batch with adapters; a LoRA's sampler cannot
-  local first = self.groups[1]
-  if g.set and first and not first.set and #first.adapters == 0 and first.sampler.pending == 0 then
-    first.sampler:free()
-    self.groups[1] = g
-  elseif not g.set and not first then
-    self:group_of_base()
-    self.groups[#self.groups + 1] = g
-  else
-    self.groups[#self.groups + 1] = g
-  end
+  local g = { adapters = { a }, users = {}, shared = shared, changed = true }
+  self.groups[#self.groups + 1] = g
   return g, 0
 end
 
+-- the samplers of groups that are new, or have new members
+local function settle(self)
+  for _, g in ipairs(self.groups) do
+    if g.changed then
+      local set = g.shared and population.of(g.adapters) or nil
+      if g.sampler then
+        g.sampler:set_population(set)
+        g.set:free()
+      else
+        local o = {}
+        for k, v in pairs(self.o.sampler or {}) do o[k] = v end
+        o.population, o.adapter = set, not g.shared and g.adapters[1] or nil
+        g.sampler = sample.sampler(self.model, o)
+      end
+      g.set, g.changed = set, false
+    end
+  end
+end
+
+--- Whether somebody is being answered with a group's member: by so many more, or fewer.
+function Shelf:use(g, member, by) g.users[member] = (g.users[member] or 0) + by end
+
 local function basis_of(self)
   for _, g in ipairs(self.groups) do
-    if g.set then return g.adapters[1] end
+    if g.shared then return g.adapters[1] end
   end
 end
 
@@ -148,6 +171,8 @@ function Shelf:scan()
       end
     end
   end
+  settle(self)
+  drop_idle(self)
 end
 
 --- The sampler and the member that a name means (nil or the base's name: the base); nil and why not.
