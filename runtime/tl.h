@@ -462,6 +462,7 @@ typedef struct tl_sampler_options {
   int64_t memory_bytes;             // for the KV cache; 0: as needed for max_sequences at the requests' own lengths
   bool whole_cache;                 // memory_bytes of cache from the start, for requests that come later: else it grows only when nothing runs
   int prefill_tokens;               // rows a prefill pass may take; 0: 512
+  bool prefix_cache;                // prompts that begin as earlier prompts or answers did take their keys and values: the same bits, sooner
   int prefill_per_step;             // rows of prompts between two decode steps; 0: all that wait
   tl_kept *kept;                    // filled for a pass to train from; NULL: nothing is kept
   tl_population *population;        // instead of an adapter, or NULL; a request says whose it is (tl_sampling.member)
@@ -479,6 +480,7 @@ typedef struct tl_completion {
 
 typedef struct tl_sampler_stats {
   int64_t prompt_tokens, new_tokens, decode_steps;
+  int64_t reused_tokens;            // of prompt_tokens, those that the prefix cache had
   double prefill_seconds, decode_seconds;
   double fastest_step_seconds;      // of the decode steps in which the most completions continued
   int64_t kv_bytes;

@@ -44,14 +44,15 @@ function Kept:free()
 end
 
 --- A sampler. Options: adapter, max_sequences (64), memory (bytes for the cache), whole_cache (all of them from the start, for
---- requests that come while others are decoded; else the cache grows only when nothing runs), prefill_tokens (512), prefill_per_step (0: prompts that
+--- requests that come while others are decoded; else the cache grows only when nothing runs), prefill_tokens (512), prefix_cache (prompts
+--- that begin as earlier prompts or answers did are not computed again: the same bits), prefill_per_step (0: prompts that
 --- wait are computed whole before the next decode step), kept (a sample.kept),
 --- population (a tl.population.of, instead of adapter).
 ---@param model table a tl.model
 function sample.sampler(model, o)
   o = o or {}
   local opt = ffi.new("tl_sampler_options", { max_sequences = o.max_sequences or 64, memory_bytes = o.memory or 0, whole_cache = o.whole_cache or false,
-    prefill_tokens = o.prefill_tokens or 0, prefill_per_step = o.prefill_per_step or 0, kept = o.kept and o.kept.handle or nil,
+    prefill_tokens = o.prefill_tokens or 0, prefill_per_step = o.prefill_per_step or 0, prefix_cache = o.prefix_cache or false, kept = o.kept and o.kept.handle or nil,
     population = o.population and o.population.handle or nil })
   local tok = model:tokenizer()
   local out = ffi.new("tl_sampler *[1]")
@@ -134,12 +135,12 @@ function Sampler:completions()
   end
 end
 
---- {prompt_tokens, new_tokens, decode_steps, prefill_seconds, decode_seconds, fastest_step_seconds, kv_bytes} since the sampler was made
+--- {prompt_tokens, reused_tokens, new_tokens, decode_steps, prefill_seconds, decode_seconds, fastest_step_seconds, kv_bytes} since the sampler was made
 function Sampler:stats()
   local s = ffi.new("tl_sampler_stats")
   C.tl_sampler_get_stats(self.handle, s)
   local t = {}
-  for _, k in ipairs { "prompt_tokens", "new_tokens", "decode_steps", "prefill_seconds", "decode_seconds", "fastest_step_seconds", "kv_bytes" } do t[k] = tonumber(s[k]) end
+  for _, k in ipairs { "prompt_tokens", "reused_tokens", "new_tokens", "decode_steps", "prefill_seconds", "decode_seconds", "fastest_step_seconds", "kv_bytes" } do t[k] = tonumber(s[k]) end
   return t
 end
 

@@ -22,7 +22,8 @@ local MOST_LIVE = 4096  -- requests that are being answered or wait for their tu
 
 --- Starts listening. o: model; folders, named, key, force (serve/adapters.lua); name (of the base; the model's own), host ("127.0.0.1"), port (0:
 --- one that is free; the server's `port` says which), token (that clients must give), context (the model's), new_tokens (1024: of an answer
---- whose request names no number), max_sequences (64, decoded at once), prefill_per_step (128: tokens of prompts between two decode steps), memory (bytes for keys and values; 1 GiB), most_waiting (1024), log.
+--- whose request names no number), max_sequences (64, decoded at once), prefill_per_step (128: tokens of prompts between two decode steps),
+--- prefix_cache (true), memory (bytes for keys and values; 1 GiB), most_waiting (1024), log.
 local function start(o)
   local tokenizer = o.model:tokenizer()
   if not tokenizer then error(("%s has no tokenizer beside it, so there is no text to serve"):format(o.model.path), 2) end
@@ -32,7 +33,7 @@ local function start(o)
   local most = o.model.max_positions > 0 and o.model.max_positions or 2 ^ 30
   s.context = math.min(o.context and o.context > 0 and o.context or most, most)
   s.adapters = shelf.new { model = o.model, base = s.base, folders = o.folders, named = o.named, key = o.key, force = o.force,
-    sampler = { max_sequences = o.max_sequences, memory = o.memory or 2 ^ 30, whole_cache = true, prefill_per_step = o.prefill_per_step or 128 } }
+    sampler = { max_sequences = o.max_sequences, memory = o.memory or 2 ^ 30, whole_cache = true, prefix_cache = o.prefix_cache ~= false, prefill_per_step = o.prefill_per_step or 128 } }
   s.http = http.listen { host = o.host, port = o.port, key = o.token, most_waiting = o.most_waiting }
   s.port = s.http.port
   return s
@@ -75,14 +76,15 @@ local function submit(self, id, r)
 end
 
 local function metrics(self)
-  local waiting = 0
-  for _, g in ipairs(self.adapters.groups) do waiting = waiting + g.sampler.pending end
+  local waiting, reused = 0, self.adapters.reused
+  for _, g in ipairs(self.adapters.groups) do waiting, reused = waiting + g.sampler.pending, reused + g.sampler:stats().reused_tokens end
   local lines = {}
   local function add(name, kind, help, value) lines[#lines + 1] = ("# HELP tlrun_%s %s\n# TYPE tlrun_%s %s\ntlrun_%s %.17g\n"):format(name, help, name, kind, name, value) end
   add("requests_total", "counter", "Requests answered with completions.", self.served)
   add("requests_refused_total", "counter", "Requests answered with an error.", self.refused)
   add("requests_cancelled_total", "counter", "Requests whose client left before the end.", self.cancelled)
   add("prompt_tokens_total", "counter", "Tokens of answered requests' prompts.", self.prompt_tokens)
+  add("prompt_tokens_reused_total", "counter", "Tokens of prompts whose keys and values were still there.", reused)
   add("generated_tokens_total", "counter", "Tokens of answered requests' completions.", self.new_tokens)
   add("decode_steps_total", "counter", "Decode steps, of all samplers.", self.steps)
   add("requests_running", "gauge", "Requests being answered.", self.n_live)

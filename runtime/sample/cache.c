@@ -15,7 +15,8 @@ tl_status tl_kv_cache_init(tl_kv_cache *c, const tl_net *net, int rows) {
   TL_TRY(tl_arena_reuse(&c->block, (size_t)c->bytes, TLK_MEM_SPARSE, what));
   c->k = calloc(2 * (size_t)L, sizeof *c->k);
   c->free_rows = malloc(sizeof(int32_t) * ((size_t)rows + 1));
-  if (!c->k || !c->free_rows) {
+  c->holders = calloc((size_t)rows + 1, sizeof *c->holders);
+  if (!c->k || !c->free_rows || !c->holders) {
     tl_kv_cache_free(c);
     return tl_fail(TL_E_MEMORY, "out of memory");
   }
@@ -32,15 +33,24 @@ void tl_kv_cache_free(tl_kv_cache *c) {
   tl_arena_leave(&c->block);
   free(c->k);
   free(c->free_rows);
+  free(c->holders);
   *c = (tl_kv_cache){0};
 }
 
 int32_t tl_kv_take(tl_kv_cache *c) {
   TL_ASSERT(c->n_free > 0);
-  return c->free_rows[--c->n_free];
+  int32_t row = c->free_rows[--c->n_free];
+  c->holders[row] = 1;
+  return row;
+}
+
+void tl_kv_hold(tl_kv_cache *c, const int32_t *rows, int n) {
+  for (int i = 0; i < n; i++) c->holders[rows[i]]++;
 }
 
 void tl_kv_give(tl_kv_cache *c, const int32_t *rows, int n) {
-  TL_ASSERT(c->n_free + n <= c->rows);
-  for (int i = n - 1; i >= 0; i--) c->free_rows[c->n_free++] = rows[i];
+  for (int i = n - 1; i >= 0; i--) {
+    TL_ASSERT(c->holders[rows[i]] > 0);
+    if (--c->holders[rows[i]] == 0) c->free_rows[c->n_free++] = rows[i];
+  }
 }

@@ -132,6 +132,7 @@ void tl_slot_finish(tl_sampler *s, tl_slot *slot, const char *reason) {
   tl_done *d = calloc(1, sizeof *d);
   TL_ASSERT(d != NULL);
   if (s->opt.kept) note_kept(s->opt.kept, slot);
+  if (s->opt.prefix_cache) tl_prefix_keep(s, r->p.member, r->prompt, r->n_prompt, slot->ids, slot->kv, slot->n_kv);
   *d = (tl_done){.ids = slot->ids, .logprobs = slot->logprobs, .entropy = slot->entropy};
   d->c = (tl_completion){.request = r->id, .index = slot->index, .ids = d->ids, .logprobs = d->logprobs, .entropy = d->entropy,
                          .n_tokens = slot->n, .finish = reason};

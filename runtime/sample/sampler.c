@@ -73,6 +73,7 @@ tl_status tl_sampler_create(tl_model *m, tl_adapter *a, tl_tokenizer *t, const t
   init_net(s);
   tl_status st = s->slots ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory");
   const tl_model *of = a ? a->model : s->opt.population ? s->opt.population->model : m;
+  if (st == TL_OK && s->opt.kept && s->opt.prefix_cache) st = tl_fail(TL_E_ARG, "a sampler keeps activations or prefixes, not both");
   if (st == TL_OK && a && s->opt.population) st = tl_fail(TL_E_ARG, "a sampler takes an adapter or a population, not both");
   if (st == TL_OK && of != m && of != m->parent) st = tl_fail(TL_E_ARG, "the adapter belongs to another model");
   if (st == TL_OK) st = allocate_step(s);
@@ -99,6 +100,7 @@ void tl_sampler_free(tl_sampler *s) {
   for (tl_request *r = s->first, *next; r; r = next) next = r->next, tl_request_free(r);
   for (tl_done *d = s->done_first, *next; d; d = next) next = d->next, tl_done_free(d);
   tl_done_free(s->popped);
+  while (tl_prefix_evict(s)) {}
   free(s->slots);
   tl_record_drop(s);
   free(s->row_slot);
@@ -188,6 +190,7 @@ static tl_status size_cache(tl_sampler *s) {
   if (want < longest) want = longest;
   if (s->opt.memory_bytes > 0 && (want > budget || s->opt.whole_cache)) want = budget < INT32_MAX / 4 ? budget : INT32_MAX / 4;
   if (s->cache.rows >= want) return TL_OK;
+  while (tl_prefix_evict(s)) {}
   tl_kv_cache_free(&s->cache);
   return tl_kv_cache_init(&s->cache, &s->net, (int)want);
 }
@@ -196,6 +199,11 @@ static tl_slot *free_slot(tl_sampler *s) {
   for (int i = 0; i < s->opt.max_sequences; i++)
     if (!s->slots[i].req) return &s->slots[i];
   return NULL;
+}
+
+static int32_t take_row(tl_sampler *s) {
+  while (!s->cache.n_free && tl_prefix_evict(s)) {}
+  return tl_kv_take(&s->cache);
 }
 
 static tl_status start(tl_sampler *s, tl_request *r, tl_slot *slot) {
@@ -212,11 +220,11 @@ static tl_status start(tl_sampler *s, tl_request *r, tl_slot *slot) {
     return tl_fail(TL_E_MEMORY, "out of memory");
   }
   if (!r->n_started) {
-    for (int i = 0; i < r->n_prompt; i++) r->kv[i] = tl_kv_take(&s->cache);
+    for (int i = 0; i < r->n_prompt; i++) r->kv[i] = take_row(s);
     s->reserved += r->n_prompt;
   }
   memcpy(q.kv, r->kv, sizeof(int32_t) * (size_t)r->n_prompt);
-  for (size_t i = 0; i < m; i++) q.kv[(size_t)r->n_prompt + i] = tl_kv_take(&s->cache);  // all at once: neighbours in memory
+  for (size_t i = 0; i < m; i++) q.kv[(size_t)r->n_prompt + i] = take_row(s);  // all at once: neighbours in memory
   s->reserved += r->p.max_new_tokens;
   *slot = q;
   s->lists_stand = false;
@@ -332,12 +340,12 @@ static tl_status agree(const tl_sampler *s, int T) {
   return tl_comm_agree("tokens", h, sizeof h);
 }
 
-// The rows of one pass over a prompt, from the at-th on.
-static void take_prompt_rows(tl_sampler *s, tl_request *r, int first, int at, int n) {
+// n rows of a prompt from its at-th token on, as rows `first` and on of a pass; the prompt's list of keys begins at `list`.
+static void take_prompt_rows(tl_sampler *s, tl_request *r, int first, int list, int at, int n) {
   for (int i = 0; i < n; i++) {
     s->ids[first + i] = r->prompt[at + i];
     s->pos[first + i] = at + i;
-    s->kv_off[first + i] = first;
+    s->kv_off[first + i] = list;
     s->kv_len[first + i] = at + i + 1;
     s->kv_out[first + i] = r->kv[at + i];
     s->variant[first + i] = r->p.member;
@@ -350,6 +358,7 @@ static void prompt_done(tl_sampler *s, tl_request *r, int last_row) {
   r->n_computed = r->n_prompt;
   r->prefilled = true;
   s->stats.prompt_tokens += r->n_prompt;
+  if (s->opt.prefix_cache) tl_prefix_keep(s, r->p.member, r->prompt, r->n_prompt, NULL, r->kv, r->n_prompt);
 }
 
 // A prompt that is longer than a pass, cut by cut, as far as `left` rows go; how many are left.
@@ -362,7 +371,7 @@ static tl_status prefill_long(tl_sampler *s, tl_request *r, int cut, int *left) 
     tl_ops()->sync();
     int at = r->n_computed, T = r->n_prompt - at < cut ? r->n_prompt - at : cut;
     if (T > *left) T = *left;
-    take_prompt_rows(s, r, 0, at, T);
+    take_prompt_rows(s, r, 0, 0, at, T);
     if (s->net.split) TL_TRY(agree(s, T));
     run_prompts(s, T, r->n_prompt);
     r->n_computed += T;
@@ -372,22 +381,29 @@ static tl_status prefill_long(tl_sampler *s, tl_request *r, int cut, int *left) 
   return TL_OK;
 }
 
+// What of a prompt is to be computed, now that it is its turn.
+static int wanted(tl_sampler *s, tl_request *r) {
+  if (s->opt.prefix_cache && !r->n_computed) tl_prefix_use(s, r);
+  return r->n_prompt - r->n_computed;
+}
+
 // Short prompts from r on, as many as one pass takes; the first that it does not.
 static tl_status prefill_short(tl_sampler *s, tl_request *r, int most, tl_request **end, int *rows) {
-  int T = 0, row = 0;
+  int T = 0, lists = 0, row = 0;
   tl_ops()->sync();
-  for (*end = r; *end && (*end)->n_started && !(*end)->prefilled && T + (*end)->n_prompt <= most; *end = (*end)->next) {
-    int n = (*end)->n_prompt;
-    TL_TRY(lists_room(s, T + n));
-    memcpy(s->kv_rows + T, (*end)->kv, sizeof(int32_t) * (size_t)n);
-    take_prompt_rows(s, *end, T, 0, n);
-    T += n;
+  for (*end = r; *end && (*end)->n_started && !(*end)->prefilled && T + wanted(s, *end) <= most; *end = (*end)->next) {
+    int n = (*end)->n_prompt, m = n - (*end)->n_computed;
+    TL_TRY(lists_room(s, lists + n));
+    memcpy(s->kv_rows + lists, (*end)->kv, sizeof(int32_t) * (size_t)n);
+    take_prompt_rows(s, *end, T, lists, n - m, m);
+    T += m;
+    lists += n;
   }
   *rows = T;
   if (!T) return TL_OK;
   if (s->net.split) TL_TRY(agree(s, T));
-  run_prompts(s, T, T);
-  for (; r != *end; r = r->next) row += r->n_prompt, prompt_done(s, r, row - 1);
+  run_prompts(s, T, lists);
+  for (; r != *end; r = r->next) row += r->n_prompt - r->n_computed, prompt_done(s, r, row - 1);
   return TL_OK;
 }
 
@@ -400,7 +416,7 @@ static tl_status prefill(tl_sampler *s) {
   for (tl_request *r = s->first; r && left > 0;) {
     if (!r->n_started || r->prefilled) {
       r = r->next;
-    } else if (r->n_prompt > cut) {
+    } else if (wanted(s, r) > cut) {
       TL_TRY(prefill_long(s, r, cut, &left));
     } else {
       int rows;

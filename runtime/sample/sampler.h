@@ -37,6 +37,9 @@ typedef struct tl_slot {         // one completion being decoded
   tl_str tail;                   // last bytes of the text, for stop strings
 } tl_slot;
 
+// ---- prefix.c: sequences whose keys and values are still there
+typedef struct tl_prefix tl_prefix;
+
 // ---- record.c: runs of ops that come again in every step, as recordings
 typedef struct tl_recorded {
   int part, rows, longest;       // what it computes: TL_RECORD_..., over how many rows, of lists of at most how many keys
@@ -72,6 +75,9 @@ struct tl_sampler {
   tl_net net;
   tl_kv_cache cache;
   int reserved;                  // cache rows promised to running completions and prompts
+  tl_prefix *prefixes;           // remembered, when opt.prefix_cache
+  int n_prefixes;
+  int64_t prefix_clock;
   tl_request *first, *last;      // waiting or running, oldest first
   tl_slot *slots;                // (max_sequences)
   int n_running, pending;
@@ -99,6 +105,11 @@ struct tl_sampler {
   int widest_step;               // completions that continued in the steps of stats.fastest_step_seconds
 };
 
+// prefix.c: a request that was not begun takes the rows of the longest beginning of its prompt that is remembered (n_computed says how many)
+void tl_prefix_use(tl_sampler *s, tl_request *r);
+// remembers the first n tokens of prompt and ids, whose rows these are; they are the member's
+void tl_prefix_keep(tl_sampler *s, int member, const int32_t *prompt, int n_prompt, const int32_t *ids, const int32_t *rows, int n);
+bool tl_prefix_evict(tl_sampler *s);  // forgets what was used longest ago; false: nothing is remembered
 // record.c: the rows that a step of T rows (at most `most`) is filled up to, and the length that stands for lists of up to n keys
 int tl_record_rows(int T, int most);
 int tl_record_longest(int n);

@@ -128,6 +128,71 @@ check.test("prompts cut in pieces between decode steps give the same bits", func
   end
 end)
 
+-- rows that are used again: another member's or another version's, rows that were given away meanwhile, a row too many or too few
+check.test("prompts that begin alike give the same bits from the prefix cache", function()
+  local function tiny(seed)
+    local a = tl.adapter.tinylora(model, { rank = 2, u = 4, seed = seed })
+    a:v { 0.1, -0.1, 0.05, 0.2 }
+    return a
+  end
+  local one, two = tiny(1), tiny(2)
+  local set = tl.population.of { one, two }
+  local function join(...)
+    local out = {}
+    for _, list in ipairs { ... } do for _, id in ipairs(list) do out[#out + 1] = id end end
+    return out
+  end
+  local function run(o)
+    o.population, o.max_sequences = set, o.max_sequences or 4
+    one:v { 0.1, -0.1, 0.05, 0.2 }
+    local s, out, reused = tl.sample.sampler(model, o), {}, {}
+    local function ask(ids, member, n)
+      local got = {}
+      local before = s:stats().reused_tokens
+      s:submit(ids, n or 1, 0, { temperature = 1, seed = 5, max_new_tokens = 10, ignore_eos = true, member = member })
+      for c in s:completions() do got[c.index] = { c.ids, c.logprobs } end
+      out[#out + 1] = got
+      reused[#reused + 1] = s:stats().reused_tokens - before
+      return got[1][1]
+    end
+    local p, q = prompts[1], prompts[2]
+    ask(p, 0)                                            -- 1: nothing is there
+    local answer = ask(p, 0, 3)                          -- 2: the same: all but the last token
+    ask(p, 1)                                            -- 3: another member: nothing
+    ask(p, -1)                                           -- 4: the base: nothing
+    ask(join(p, q), 0)                                   -- 5: begins with it
+    ask(join(p, answer, q), 0)                           -- 6: with the answer too, but for its last token
+    ask({ unpack(p, 1, #p - 3) }, 0)                     -- 7: a part of it
+    ask(join({ unpack(p, 1, 20) }, q), 0)                -- 8: parts at 20
+    one:v(2, 0.3)
+    ask(p, 0)                                            -- 9: the member has changed: nothing
+    ask(p, 1)                                            -- 10: the other has not
+    for k = 1, 6 do s:submit(join(p, { unpack(prompts[k], 1, 5 + k) }), 2, 100 * k, { temperature = 1, seed = 5, max_new_tokens = 10, ignore_eos = true, member = k % 3 - 1 }) end
+    local all = {}
+    for c in s:completions() do all[c.request * 10 + c.index] = { c.ids, c.logprobs } end
+    out[#out + 1] = all
+    local stats = s:stats()
+    s:free()
+    return out, reused, stats
+  end
+  local want, none = run {}
+  for _, n in ipairs(none) do check.equal(n, 0) end
+  local n = #prompts[1]
+  local row = model.n_layers * 2 * model.n_kv_heads * model.head_dim * 2
+  local got, reused, stats = run { prefix_cache = true, memory = 2000 * row, whole_cache = true }
+  check.equal(got, want)
+  check.equal({ unpack(reused, 1, 8) }, { 0, n - 1, 0, 0, n, n + 9, n - 4, 20 })
+  check.equal({ unpack(reused, 9, 10) }, { 0, n - 1 })
+  check.equal(stats.reused_tokens > 4 * n, true)
+  for _, rows in ipairs { 4 * n, 6 * n + 60, 12 * n } do  -- short of room: sequences are forgotten
+    for _, o in ipairs { {}, { per_step = 5 }, { per_step = 40, whole = true } } do
+      got = run { prefix_cache = true, memory = rows * row, prefill_per_step = o.per_step, whole_cache = o.whole }
+      check.equal(got, want, ("%d rows, per_step %s"):format(rows, o.per_step))
+    end
+  end
+  set:free()
+end)
+
 check.test("cancelled requests leave nothing behind, and the others their bits", function()
   local o = { temperature = 1, seed = 5, max_new_tokens = 40, ignore_eos = true }
   local function ids_of(list) local t = {} for _, c in ipairs(list) do t[#t + 1] = c.ids end return t end

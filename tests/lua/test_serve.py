@@ -193,6 +193,27 @@ def short_beside_long(folder):
             want(c.getresponse().status == 200, "the long ones")
 
 
+def remembers_beginnings(folder):
+    make_adapters(folder, folder)
+
+    def talk(s):
+        out = []
+        for model in (MODEL, "one", "two", "lora"):
+            messages = [{"role": "user", "content": PROMPT}]
+            for turn in range(4):
+                body = {"model": model, "messages": messages, "seed": turn, "max_tokens": 12, "ignore_eos": True, "logprobs": True}
+                choice = s.ask("POST", "/v1/chat/completions", body)[1]["choices"][0]
+                out.append((choice["message"]["content"], [t["logprob"] for t in choice["logprobs"]["content"]]))
+                messages = messages + [choice["message"], {"role": "user", "content": "And %d more?" % turn}]
+        return out, s.metric("prompt_tokens_reused_total")
+    with Server("--adapters", folder) as s:
+        cached, reused = talk(s)
+    with Server("--adapters", folder, "--no-prefix-cache") as s:
+        plain, none = talk(s)
+    want(none == 0 and reused > 300, "%d and %d tokens were taken again" % (reused, none))
+    want(cached == plain, "the prefix cache changes answers")
+
+
 def stops_before(folder):
     with Server() as s:
         free = s.complete(temperature=0, max_tokens=30, ignore_eos=True)["choices"][0]["text"]
@@ -329,6 +350,7 @@ test("every adapter answers as tlrun generate does, logprobs included", adapters
 test("an answer is the same bytes alone and among others", same_under_load)
 test("what is streamed is the whole answer", streams)
 test("a short request does not wait for longer ones", short_beside_long)
+test("beginnings that are remembered change no bit of an answer", remembers_beginnings)
 test("an answer ends before its stop string, wherever tokens begin", stops_before)
 test("bad requests are refused by the field", refuses)
 test("a server with a key wants it", asks_for_the_key)

@@ -2,7 +2,7 @@
 
 Makes adapters of random numbers, serves them all, and sends the same requests, as many at a time as there are clients,
   to the base; to one adapter; to all adapters in turn; and, for comparison, to all adapters but one request at a time, which is what a
-  server that holds one adapter at a time could do.
+  server that holds one adapter at a time could do. The prefix cache is off, but for one more measurement: all requests have one prompt.
 With --long-prompt N instead: how long a stream pauses while another client's prompt of N tokens is computed, with --prefill-per-step 128 and 0.
 Prints medians of the rounds: tokens a second of completions, all of the HTTP included, and how long a request took; then the server's memory.
 """
@@ -113,17 +113,19 @@ def main():
         empty = Server(o.tlrun, "--model", o.model)
         alone = empty.memory()
         empty.stop()
-        server = Server(o.tlrun, "--model", o.model, "--adapters", folder)
+        server = Server(o.tlrun, "--model", o.model, "--adapters", folder, "--no-prefix-cache")
         loaded = server.memory()
         kinds = [("base alone", [o.model], o.clients, o.requests), ("one adapter", names[:1], o.clients, o.requests),
                  ("%d adapters in one batch" % len(names), names, o.clients, o.requests),
                  ("%d adapters, one request at a time" % len(names), names, 1, max(4, o.requests // 16))]
+        cache = Server(o.tlrun, "--model", o.model, "--adapters", folder)
+        kinds = [k + (server,) for k in kinds] + [("%d adapters, with the prefix cache" % len(names), names, o.clients, o.requests, cache)]
         rows = {k[0]: [] for k in kinds}
         for number in range(-1, o.rounds):  # one round to warm up
-            for label, models, clients, requests in kinds:
+            for label, models, clients, requests, to in kinds:
                 with concurrent.futures.ThreadPoolExecutor(clients) as pool:
                     began = time.time()
-                    got = list(pool.map(lambda i: server.complete(models[i % len(models)], i, o.new_tokens, prompt), range(requests)))
+                    got = list(pool.map(lambda i: to.complete(models[i % len(models)], i, o.new_tokens, prompt), range(requests)))
                     seconds = time.time() - began
                 if number >= 0:
                     rows[label].append((sum(n for n, _ in got) / seconds, statistics.median(t for _, t in got)))
@@ -133,6 +135,7 @@ def main():
         print("from start to the first answer possible: %.2f s with %d adapters, %.2f s without" % (server.seconds, len(names), empty.seconds))
         print("memory: %.1f MB without adapters, %.1f MB with %d: %.0f kB each" % (alone / 1e6, loaded / 1e6, len(names), (loaded - alone) / 1e3 / len(names)))
         server.stop()
+        cache.stop()
 
 
 main()

@@ -20,6 +20,7 @@ command.parameters = {
   { "token", { nil, "what clients must give as their API key; without the word, the variable TLRUN_API_KEY, if it is set", type = "string" } },
   { "max_sequences", { 64, "completions that are decoded at once; others wait", integer = true, min = 1, max = 4096 } },
   { "prefill_per_step", { 128, "tokens of prompts that are computed between two decode steps; 0: all that wait, though others wait for them", integer = true, min = 0 } },
+  { "prefix_cache", { true, "prompts that begin as earlier prompts or answers did take their keys and values: the same bytes, sooner" } },
   { "memory", { 2 ^ 30, "bytes for keys and values, of the adapters that share a batch (a LoRA adapter takes as much beside it)", type = "size" } },
   { "context", { 0, "longest prompt and answer together, in tokens; 0: the model's", integer = true, min = 0 } },
   { "max_new_tokens", { 1024, "tokens of a chat answer whose request names no number", integer = true, min = 1 } },
@@ -44,7 +45,7 @@ function command.run(p)
   input.tokenizer(model)
   local token = p.token or os.getenv "TLRUN_API_KEY"
   local server = require("tl.serve").start { model = model, folders = p.adapters, named = names, key = p.key, force = p.force, name = p.name, host = p.host, port = p.port,
-    token = token ~= "" and token or nil, max_sequences = p.max_sequences, prefill_per_step = p.prefill_per_step, memory = p.memory, context = p.context, new_tokens = p.max_new_tokens, log = p.log }
+    token = token ~= "" and token or nil, max_sequences = p.max_sequences, prefill_per_step = p.prefill_per_step, prefix_cache = p.prefix_cache, memory = p.memory, context = p.context, new_tokens = p.max_new_tokens, log = p.log }
   if p.json then
     print(require("tl.json").encode { port = server.port, model = server.base, adapters = require("tl.json").array(server.adapters:names()) })
     io.stdout:flush()

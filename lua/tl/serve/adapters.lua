@@ -18,7 +18,7 @@ Shelf.__index = Shelf
 --- o: model, folders (list), named ({ name = path }), key (a public key's file: only compact files that it signed), force,
 --- sampler (options of tl.sample.sampler).
 local function new(o)
-  local s = setmetatable({ o = o, model = o.model, groups = {}, entries = {}, broken = {} }, Shelf)
+  local s = setmetatable({ o = o, model = o.model, groups = {}, entries = {}, broken = {}, reused = 0 }, Shelf)
   s:scan()
   return s
 end
@@ -69,6 +69,7 @@ local function drop_idle(self)
     local g, users = self.groups[i], 0
     for _, n in pairs(g.users) do users = users + n end
     if not needed[g] and users == 0 and g.sampler.pending == 0 then
+      self.reused = self.reused + g.sampler:stats().reused_tokens
       g.sampler:free()
       if g.set then g.set:free() end
       table.remove(self.groups, i)
