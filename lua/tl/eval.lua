@@ -31,7 +31,7 @@ end
 -- done[i][s]: the item of sample s of problem i; on_completion gets every problem's number and completion whose item is missing
 local function sample_missing(o, k, done, on_completion)
   local tok, where = o.model:tokenizer(), {}
-  local s = sample.sampler(o.model, { adapter = o.adapter, max_sequences = o.max_sequences })
+  local s = sample.sampler(o.model, { adapter = o.adapter, max_sequences = o.max_sequences, prefix_cache = true })
   local settings = { temperature = o.temperature or 0, top_p = o.top_p, max_new_tokens = o.max_new_tokens or 256, min_new_tokens = o.min_new_tokens,
     seed = o.seed or 0, stop = o.stop, ignore_eos = o.ignore_eos }
   local total, finished = 0, 0
