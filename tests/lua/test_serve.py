@@ -140,14 +140,23 @@ def same_under_load(folder):
 
     def text(s, i):
         return s.complete(**body(i))["choices"][0]["text"]
-    with Server("--adapters", folder, "--max-sequences", "16") as s:
+    answers = {}
+    for compute in ("bf16", "int8", "fp32"):
+        answers[compute] = alone_and_among(folder, text, compute)
+    want(answers["int8"] != answers["bf16"] and answers["fp32"] != answers["bf16"], "--compute changes nothing")
+
+
+def alone_and_among(folder, text, compute):
+    args = ["--adapters", folder, "--max-sequences", "16", "--compute", compute]
+    with Server(*args) as s:
         alone = [text(s, i) for i in range(24)]
-    with Server("--adapters", folder, "--max-sequences", "16") as s, concurrent.futures.ThreadPoolExecutor(24) as pool:
+    with Server(*args) as s, concurrent.futures.ThreadPoolExecutor(24) as pool:
         many = list(pool.map(lambda i: (i, text(s, i)), [i % 24 for i in range(192)]))
         want(s.metric("requests_total") == 192 and s.metric("completions_pending") == 0, "metrics: %s" % s.ask("GET", "/metrics")[1])
     for i, t in many:
         want(t == alone[i], "request %d beside others: %r, alone %r" % (i, t, alone[i]))
     want(len(set(alone)) > 12, "the requests hardly differ")
+    return alone
 
 
 def streams(folder):

@@ -66,7 +66,7 @@ class Server:
 def pauses(o):
     """The longest pause of a stream while a long prompt is computed, and how long that took."""
     for per_step in (128, 0):
-        s = Server(o.tlrun, "--model", o.model, "--prefill-per-step", str(per_step))
+        s = Server(o.tlrun, "--compute", o.compute, "--model", o.model, "--prefill-per-step", str(per_step))
         c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=600)
         c.request("POST", "/v1/completions", json.dumps({"prompt": "Once upon a time", "max_tokens": 1500, "ignore_eos": True, "seed": 1, "stream": True}))
         stream, took, longest, last, parts, other = c.getresponse(), [], 0, None, 0, None
@@ -101,6 +101,7 @@ def main():
     a.add_argument("--requests", type=int, default=128, help="of a measurement")
     a.add_argument("--new-tokens", type=int, default=64)
     a.add_argument("--rounds", type=int, default=3)
+    a.add_argument("--compute", default="bf16", choices=["bf16", "int8", "fp32"])
     a.add_argument("--long-prompt", type=int, default=0, metavar="N")
     o = a.parse_args()
     if o.long_prompt:
@@ -110,15 +111,15 @@ def main():
     with tempfile.TemporaryDirectory(prefix="tl-load-") as folder:
         subprocess.run([o.tlrun, "-e", MAKE % (o.model, o.adapters, folder)], check=True)
         names = sorted(f[:-4] for f in os.listdir(folder) if f.endswith(".tla"))
-        empty = Server(o.tlrun, "--model", o.model)
+        empty = Server(o.tlrun, "--compute", o.compute, "--model", o.model)
         alone = empty.memory()
         empty.stop()
-        server = Server(o.tlrun, "--model", o.model, "--adapters", folder, "--no-prefix-cache")
+        server = Server(o.tlrun, "--compute", o.compute, "--model", o.model, "--adapters", folder, "--no-prefix-cache")
         loaded = server.memory()
         kinds = [("base alone", [o.model], o.clients, o.requests), ("one adapter", names[:1], o.clients, o.requests),
                  ("%d adapters in one batch" % len(names), names, o.clients, o.requests),
                  ("%d adapters, one request at a time" % len(names), names, 1, max(4, o.requests // 16))]
-        cache = Server(o.tlrun, "--model", o.model, "--adapters", folder)
+        cache = Server(o.tlrun, "--compute", o.compute, "--model", o.model, "--adapters", folder)
         kinds = [k + (server,) for k in kinds] + [("%d adapters, with the prefix cache" % len(names), names, o.clients, o.requests, cache)]
         rows = {k[0]: [] for k in kinds}
         for number in range(-1, o.rounds):  # one round to warm up

@@ -25,7 +25,7 @@ command.parameters = {
   { "context", { 0, "longest prompt and answer together, in tokens; 0: the model's", integer = true, min = 0 } },
   { "max_new_tokens", { 1024, "tokens of a chat answer whose request names no number", integer = true, min = 1 } },
   { "log", { true, "a line on stderr for every answer" } },
-  { "compute", { "bf16", "dtype of weights and activations", choices = { "bf16", "fp32", "f32" } } },
+  { "compute", { "bf16", "dtype of weights and activations; int8: bf16 with int8 weights, faster, answers differ a little", choices = { "bf16", "fp32", "f32", "int8" } } },
 }
 
 local function named(list)
@@ -41,10 +41,10 @@ end
 
 function command.run(p)
   local names = named(p.adapter)
-  local model = input.model({ model = p.model }, p.compute)
+  local model = input.model({ model = p.model }, p.compute == "int8" and "bf16" or p.compute)
   input.tokenizer(model)
   local token = p.token or os.getenv "TLRUN_API_KEY"
-  local server = require("tl.serve").start { model = model, folders = p.adapters, named = names, key = p.key, force = p.force, name = p.name, host = p.host, port = p.port,
+  local server = require("tl.serve").start { model = model, folders = p.adapters, named = names, key = p.key, force = p.force, int8 = p.compute == "int8", name = p.name, host = p.host, port = p.port,
     token = token ~= "" and token or nil, max_sequences = p.max_sequences, prefill_per_step = p.prefill_per_step, prefix_cache = p.prefix_cache, memory = p.memory, context = p.context, new_tokens = p.max_new_tokens, log = p.log }
   if p.json then
     print(require("tl.json").encode { port = server.port, model = server.base, adapters = require("tl.json").array(server.adapters:names()) })

@@ -15,7 +15,7 @@ local sample = require "tl.sample"
 local Shelf = {}
 Shelf.__index = Shelf
 
---- o: model, folders (list), named ({ name = path }), key (a public key's file: only compact files that it signed), force,
+--- o: model, decoder (it, or its int8 copy), folders (list), named ({ name = path }), key (a public key's file: only compact files that it signed), force,
 --- sampler (options of tl.sample.sampler).
 local function new(o)
   local s = setmetatable({ o = o, model = o.model, groups = {}, entries = {}, broken = {}, reused = 0 }, Shelf)
@@ -56,7 +56,7 @@ function Shelf:group_of_base()
   for _, g in ipairs(self.groups) do
     if #g.adapters == 0 then return g, 0 end
   end
-  local g = { sampler = sample.sampler(self.model, self.o.sampler), adapters = {}, users = {} }
+  local g = { sampler = sample.sampler(self.o.decoder, self.o.sampler), adapters = {}, users = {} }
   self.groups[#self.groups + 1] = g
   return g, 0
 end
@@ -116,7 +116,7 @@ local function settle(self)
         local o = {}
         for k, v in pairs(self.o.sampler or {}) do o[k] = v end
         o.population, o.adapter = set, not g.shared and g.adapters[1] or nil
-        g.sampler = sample.sampler(self.model, o)
+        g.sampler = sample.sampler(self.o.decoder, o)
       end
       g.set, g.changed = set, false
     end
