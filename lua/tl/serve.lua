@@ -213,12 +213,15 @@ function Server:tick(wait)
   end
 end
 
+local function rounds(self)
+  while not C.tl_interrupted() do self:tick(0.2) end
+  debug.sethook()  -- the interruption that is seen here is not to be raised once more behind the pcall
+end
+
 --- Serves until the process is interrupted. What is being answered then ends where it is.
 function Server:run()
-  while not C.tl_interrupted() do
-    local ok, e = pcall(self.tick, self, 0.2)
-    if not ok and not C.tl_interrupted() then error(e, 0) end
-  end
+  local ok, e = pcall(rounds, self)
+  if not ok and not C.tl_interrupted() then error(e, 0) end
   self:stop()
 end
 
