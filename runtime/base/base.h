@@ -100,6 +100,9 @@ void tl_str_add(tl_str *s, const char *data, size_t n);
 void tl_str_printf(tl_str *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void tl_str_free(tl_str *s);
 
+// ---- http_server.c: whether a request's Host is this machine's own name for itself: "localhost", "127.0.0.1", with or without a port
+bool tl_host_is_local(const char *host);
+
 // ---- fp16 / bf16 scalars
 static inline float tl_bf16_to_f32(uint16_t h) {
   union { uint32_t u; float f; } x = {(uint32_t)h << 16};

@@ -1,15 +1,16 @@
 // http_server.c: HTTP for a program that computes in one thread (tlrun serve). libmicrohttpd speaks the protocol in a thread of its own; a
 // request whose body is whole waits in a queue until the program takes it, and its connection sleeps until there is something to send.
 //
-// An exchange (a request and its answer) belongs to both sides: the program's, from tl_http_server_take to tl_http_server_answer or tl_http_server_end, and
-// libmicrohttpd's, until the connection has done with it. The last one frees it. One lock guards all of it; libmicrohttpd's callbacks
-// and the program's calls hold it for the time of a copy.
+// An exchange (a request and its answer) belongs to both sides: the program's, from tl_http_server_take to tl_http_server_answer or
+// tl_http_server_end, and libmicrohttpd's, until the connection has done with it. The last one frees it. One lock guards all of it;
+// libmicrohttpd's callbacks and the program's calls hold it for the time of a copy.
 //
 // Who may ask: where the address is the machine's own (127.0.0.1), a request whose Host is another name is refused, so that a web page
 // whose name was pointed at it cannot use the server through a reader's browser. With a key, all but /health want it as a bearer token.
 #include "base.h"
 #include <arpa/inet.h>
 #include <microhttpd.h>
+#include <openssl/crypto.h>
 #include <pthread.h>
 #include <sys/socket.h>
 
@@ -81,22 +82,19 @@ static enum MHD_Result refuse(exchange *e, unsigned status, const char *message)
   return queue_response(e, status, "application/json", MHD_create_response_from_buffer((size_t)n, text, MHD_RESPMEM_MUST_COPY));
 }
 
-// "localhost", "127.0.0.1", with or without a port
-static bool is_local(const char *host) {
+bool tl_host_is_local(const char *host) {
   size_t n = host ? strcspn(host, ":") : 0;
   return n == 9 && (!strncmp(host, "localhost", n) || !strncmp(host, "127.0.0.1", n));
 }
 
-// compares all of the key whatever is found, so that the time does not tell how much of it was right
+// The time of the comparison does not tell how much of the key was right.
 static bool has_key(const tl_http_server *s, const char *authorization) {
   static const char bearer[] = "Bearer ";
   if (!s->key) return true;
   if (!authorization || strncasecmp(authorization, bearer, sizeof bearer - 1)) return false;
   const char *given = authorization + sizeof bearer - 1;
-  size_t n = strlen(s->key), m = strlen(given);
-  unsigned char differs = n != m;
-  for (size_t i = 0; i < n; i++) differs |= (unsigned char)(s->key[i] ^ (m ? given[i % m] : 0));
-  return !differs;
+  size_t n = strlen(s->key);
+  return strlen(given) == n && !CRYPTO_memcmp(given, s->key, n);
 }
 
 // The parts of an answer that streams, as they come.
@@ -143,7 +141,7 @@ static enum MHD_Result proceed(tl_http_server *s, exchange *e, struct MHD_Connec
   if (e->answered) return send_answer(e);
   if (s->stopping) return refuse(e, MHD_HTTP_SERVICE_UNAVAILABLE, "the server is stopping");
   if (!e->whole) {
-    if (s->local && !is_local(MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Host")))
+    if (s->local && !tl_host_is_local(MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Host")))
       return refuse(e, MHD_HTTP_FORBIDDEN, "this server answers as localhost or 127.0.0.1 only");
     if (strcmp(e->path, "/health") && !has_key(s, MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Authorization")))
       return refuse(e, MHD_HTTP_UNAUTHORIZED, "the key is missing or wrong: Authorization: Bearer KEY");

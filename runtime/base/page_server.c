@@ -33,14 +33,6 @@ static enum MHD_Result refuse(struct MHD_Connection *c, unsigned status, const c
   return answer(c, status, "text/plain", text, strlen(text));
 }
 
-// "localhost", "127.0.0.1", with or without a port
-static bool is_local(const char *host) {
-  if (!host)
-    return false;
-  size_t n = strcspn(host, ":");
-  return (n == 9 && strncmp(host, "localhost", n) == 0) || (n == 9 && strncmp(host, "127.0.0.1", n) == 0);
-}
-
 static enum MHD_Result on_request(void *context, struct MHD_Connection *c, const char *url, const char *method,
                                   const char *version, const char *data, size_t *n_data, void **state) {
   tl_page_server *s = context;
@@ -55,7 +47,7 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *c, const
   }
   if (strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0)
     return refuse(c, MHD_HTTP_METHOD_NOT_ALLOWED, "only GET\n");
-  if (!is_local(MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Host")))
+  if (!tl_host_is_local(MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Host")))
     return refuse(c, MHD_HTTP_FORBIDDEN, "ask for localhost\n");
   enum MHD_Result ok;
   pthread_mutex_lock(&s->lock);
