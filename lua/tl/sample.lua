@@ -92,20 +92,20 @@ function Sampler:pop()
   return r
 end
 
+local room = 64
+local peeked = ffi.new("int32_t[?]", room)  -- once for all: a server looks at every stream in every step
+
 --- The ids so far of a completion that is being decoded (index from 1), from the from-th on (1); {} before and after.
 ---@return integer[]
 function Sampler:peek(request, index, from)
-  local room = 64
-  while true do
-    local ids = ffi.new("int32_t[?]", room)
-    local n = C.tl_sampler_peek(self.handle, request, (index or 1) - 1, (from or 1) - 1, ids, room)
-    if n <= room then
-      local list = {}
-      for i = 1, n do list[i] = ids[i - 1] end
-      return list
-    end
-    room = n
+  local n = C.tl_sampler_peek(self.handle, request, (index or 1) - 1, (from or 1) - 1, peeked, room)
+  while n > room do
+    room, peeked = n, ffi.new("int32_t[?]", n)
+    n = C.tl_sampler_peek(self.handle, request, (index or 1) - 1, (from or 1) - 1, peeked, room)
   end
+  local list = {}
+  for i = 1, n do list[i] = peeked[i - 1] end
+  return list
 end
 
 --- Ends a request now: its completions that have not finished are dropped. False: there is no such request any more.

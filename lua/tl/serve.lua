@@ -23,12 +23,13 @@ local MOST_LIVE = 4096  -- requests that are being answered or wait for their tu
 --- Starts listening. o: model; folders, named, key, force (serve/adapters.lua); name (of the base; the model's own), host ("127.0.0.1"), port (0:
 --- one that is free; the server's `port` says which), token (that clients must give), context (the model's), new_tokens (1024: of an answer
 --- whose request names no number), max_sequences (64, decoded at once), prefill_per_step (128: tokens of prompts between two decode steps),
---- prefix_cache (true), int8 (decode with int8 weights beside the model's own: faster, answers differ a little from the model's), memory (bytes for keys and values; 1 GiB), most_waiting (1024), log.
+--- prefix_cache (true), int8 (decode with int8 weights beside the model's own: faster, answers differ a little from the model's), memory (bytes
+--- for keys and values; 1 GiB), most_waiting (1024), log.
 local function start(o)
   local tokenizer = o.model:tokenizer()
   if not tokenizer then error(("%s has no tokenizer beside it, so there is no text to serve"):format(o.model.path), 2) end
   if require("tl.comm").size > 1 then error("a server is one process's: start it without mpirun", 2) end
-  local s = setmetatable({ o = o, model = o.model, tokenizer = tokenizer, base = o.name or o.model.name, began = os.time(), live = {}, n_live = 0, served = 0, refused = 0,
+  local s = setmetatable({ o = o, model = o.model, tokenizer = tokenizer, base = o.name or o.model.name, began = os.time(), live = {}, asked = 0, served = 0, refused = 0,
     cancelled = 0, prompt_tokens = 0, new_tokens = 0, steps = 0 }, Server)
   local most = o.model.max_positions > 0 and o.model.max_positions or 2 ^ 30
   s.context = math.min(o.context and o.context > 0 and o.context or most, most)
@@ -43,16 +44,16 @@ end
 
 -- a seed for a request that names none: another one every time
 local function any_seed(self)
-  self.drawn = (self.drawn or 0) + 1
-  return (os.time() * 1000003 + self.drawn * 7919 + math.floor(C.tl_seconds() * 1e6)) % 2 ^ 53
+  return (os.time() * 1000003 + self.asked * 7919 + math.floor(C.tl_seconds() * 1e6)) % 2 ^ 53
 end
 
 -- gives a request's prompts to the sampler of its adapter
 local function submit(self, id, r)
-  if self.n_live >= MOST_LIVE then openai.refuse(503, nil, "the server is full: %d requests are being answered", self.n_live) end
+  if #self.live >= MOST_LIVE then openai.refuse(503, nil, "the server is full: %d requests are being answered", #self.live) end
   local group, member = self.adapters:find(r.model)
   if not group then openai.refuse(404, "model", "%s", member) end
-  local a = { http = id, request = r, group = group, id = ("%s-%x%06x"):format(r.kind == "chat" and "chatcmpl" or "cmpl", os.time(), self.served + self.n_live + self.refused),
+  self.asked = self.asked + 1
+  local a = { http = id, request = r, group = group, id = ("%s-%x%06x"):format(r.kind == "chat" and "chatcmpl" or "cmpl", os.time(), self.asked),
     created = os.time(), model = r.model or self.base, began = C.tl_seconds(), choices = {}, completions = {}, of = {}, left = #r.prompts * r.n, prompt_tokens = 0, new_tokens = 0 }
   local o = r.settings
   o.member, o.seed = member, o.seed and o.seed % 2 ^ 53 or any_seed(self)
@@ -69,7 +70,6 @@ local function submit(self, id, r)
   self.adapters:use(group, member, 1)
   for k = 1, a.left do a.choices[k] = { text = text.new(self.tokenizer, o.stop), seen = 0 } end
   self.live[#self.live + 1] = a
-  self.n_live = #self.live
   if r.stream and r.kind == "chat" then
     for k = 1, a.left do self.http:event(id, openai.part(r, a, k - 1, nil)) end
   end
@@ -87,7 +87,7 @@ local function metrics(self)
   add("prompt_tokens_reused_total", "counter", "Tokens of prompts whose keys and values were still there.", reused)
   add("generated_tokens_total", "counter", "Tokens of answered requests' completions.", self.new_tokens)
   add("decode_steps_total", "counter", "Decode steps, of all samplers.", self.steps)
-  add("requests_running", "gauge", "Requests being answered.", self.n_live)
+  add("requests_running", "gauge", "Requests being answered.", #self.live)
   add("completions_pending", "gauge", "Completions being decoded or waiting for a place.", waiting)
   add("adapters", "gauge", "Adapters that are offered.", #self.adapters:names())
   return table.concat(lines)
@@ -129,7 +129,6 @@ local function forget(self, a)
   for i, other in ipairs(self.live) do
     if other == a then table.remove(self.live, i) break end
   end
-  self.n_live = #self.live
 end
 
 local function leave(self, a)
