@@ -245,7 +245,7 @@ static tl_status admit(tl_sampler *s) {
   return TL_OK;
 }
 
-static tl_status lists_room(tl_sampler *s, int n) {
+tl_status tl_sampler_lists_room(tl_sampler *s, int n) {
   if (n <= s->max_lists) return TL_OK;
   int size = s->max_lists ? s->max_lists : 1024;
   while (size < n) size = size > INT32_MAX / 2 ? INT32_MAX : size * 2;
@@ -310,7 +310,7 @@ static int longest_of(const tl_sampler *s, int T) {
 }
 
 // the rows of prompts, whose lists have so many entries
-static void run_prompts(tl_sampler *s, int T, int lists) {
+void tl_sampler_run_prompts(tl_sampler *s, int T, int lists) {
   int to = keep(s, T);
   tl_pair_send(&s->in, s->ids, (size_t)((char *)s->rows - (char *)s->in.host));
   tl_pair_send(&s->lists, s->kv_rows, sizeof(int32_t) * (size_t)lists);
@@ -318,7 +318,7 @@ static void run_prompts(tl_sampler *s, int T, int lists) {
   s->lists_stand = false;
 }
 
-static void final_norm(tl_sampler *s, tlk_mat out, const float *x, int T) {
+void tl_sampler_final_norm(tl_sampler *s, tlk_mat out, const float *x, int T) {
   tl_ops()->rmsnorm_fwd(out, s->rstd, x, s->net.w->final_norm, s->net.cfg->norm_eps, T, s->net.cfg->width);
 }
 
@@ -334,99 +334,10 @@ static void note_drawn(tl_sampler *s, int T) {
 }
 
 // T: rows to compute, 0 when all is done
-static tl_status agree(const tl_sampler *s, int T) {
+tl_status tl_sampler_agree(const tl_sampler *s, int T) {
   uint64_t h[2][2] = {{s->drawn[0], s->drawn[1]}};
   tl_hash128(s->ids, sizeof *s->ids * (size_t)T, h[1]);
   return tl_comm_agree("tokens", h, sizeof h);
-}
-
-// n rows of a prompt from its at-th token on, as rows `first` and on of a pass; the prompt's list of keys begins at `list`.
-static void take_prompt_rows(tl_sampler *s, tl_request *r, int first, int list, int at, int n) {
-  for (int i = 0; i < n; i++) {
-    s->ids[first + i] = r->prompt[at + i];
-    s->pos[first + i] = at + i;
-    s->kv_off[first + i] = list;
-    s->kv_len[first + i] = at + i + 1;
-    s->kv_out[first + i] = r->kv[at + i];
-    s->variant[first + i] = r->p.member;
-    s->kept_at[first + i] = &r->kept[at + i];
-  }
-}
-
-static void prompt_done(tl_sampler *s, tl_request *r, int last_row) {
-  final_norm(s, (tlk_mat){r->h, s->net.act, s->net.cfg->width}, s->x + (size_t)last_row * s->net.cfg->width, 1);
-  r->n_computed = r->n_prompt;
-  r->prefilled = true;
-  s->stats.prompt_tokens += r->n_prompt;
-  if (s->opt.prefix_cache) tl_prefix_keep(s, r->p.member, r->prompt, r->n_prompt, NULL, r->kv, r->n_prompt);
-}
-
-// A prompt that is longer than a pass, cut by cut, as far as `left` rows go; how many are left.
-static tl_status prefill_long(tl_sampler *s, tl_request *r, int cut, int *left) {
-  tl_ops()->sync();  // the lists of the prompt before are on their way
-  TL_TRY(lists_room(s, r->n_prompt));
-  memcpy(s->kv_rows, r->kv, sizeof(int32_t) * (size_t)r->n_prompt);
-  while (*left > 0 && !r->prefilled) {
-    if (tl_interrupted()) return tl_fail(TL_E_INTERRUPTED, "interrupted");
-    tl_ops()->sync();
-    int at = r->n_computed, T = r->n_prompt - at < cut ? r->n_prompt - at : cut;
-    if (T > *left) T = *left;
-    take_prompt_rows(s, r, 0, 0, at, T);
-    if (s->net.split) TL_TRY(agree(s, T));
-    run_prompts(s, T, r->n_prompt);
-    r->n_computed += T;
-    *left -= T;
-    if (r->n_computed == r->n_prompt) prompt_done(s, r, T - 1);
-  }
-  return TL_OK;
-}
-
-// What of a prompt is to be computed, now that it is its turn.
-static int wanted(tl_sampler *s, tl_request *r) {
-  if (s->opt.prefix_cache && !r->n_computed) tl_prefix_use(s, r);
-  return r->n_prompt - r->n_computed;
-}
-
-// Short prompts from r on, as many as one pass takes; the first that it does not.
-static tl_status prefill_short(tl_sampler *s, tl_request *r, int most, tl_request **end, int *rows) {
-  int T = 0, lists = 0, row = 0;
-  tl_ops()->sync();
-  for (*end = r; *end && (*end)->n_started && !(*end)->prefilled && T + wanted(s, *end) <= most; *end = (*end)->next) {
-    int n = (*end)->n_prompt, m = n - (*end)->n_computed;
-    TL_TRY(lists_room(s, lists + n));
-    memcpy(s->kv_rows + lists, (*end)->kv, sizeof(int32_t) * (size_t)n);
-    take_prompt_rows(s, *end, T, lists, n - m, m);
-    T += m;
-    lists += n;
-  }
-  *rows = T;
-  if (!T) return TL_OK;
-  if (s->net.split) TL_TRY(agree(s, T));
-  run_prompts(s, T, lists);
-  for (; r != *end; r = r->next) row += r->n_prompt - r->n_computed, prompt_done(s, r, row - 1);
-  return TL_OK;
-}
-
-// Prompts that were admitted and not yet computed, several in one pass when they are short; at most prefill_per_step rows of them, so that
-// what is being decoded need not wait for long. The index arrays are filled again for every pass, so what was sent is waited for.
-static tl_status prefill(tl_sampler *s) {
-  double t0 = tl_seconds();
-  int left = s->opt.prefill_per_step > 0 ? s->opt.prefill_per_step : INT32_MAX;
-  int cut = s->opt.prefill_tokens < left ? s->opt.prefill_tokens : left;
-  for (tl_request *r = s->first; r && left > 0;) {
-    if (!r->n_started || r->prefilled) {
-      r = r->next;
-    } else if (wanted(s, r) > cut) {
-      TL_TRY(prefill_long(s, r, cut, &left));
-    } else {
-      int rows;
-      TL_TRY(prefill_short(s, r, cut < left ? cut : left, &r, &rows));
-      if (!rows) break;  // the next one is for the next step
-      left -= rows;
-    }
-  }
-  s->stats.prefill_seconds += tl_seconds() - t0;
-  return TL_OK;
 }
 
 // The lists of keys of all running completions, each for its whole length, one after another. They stand until a completion is
@@ -436,7 +347,7 @@ static tl_status lay_out_lists(tl_sampler *s) {
   int64_t n = 0;
   for (int pass = 0; pass < 2; pass++) {
     if (pass && n > INT32_MAX / 2) return tl_fail(TL_E_MEMORY, "out of memory: lists of %lld keys", (long long)n);
-    if (pass) TL_TRY(lists_room(s, (int)n));
+    if (pass) TL_TRY(tl_sampler_lists_room(s, (int)n));
     n = 0;
     for (int i = 0; i < s->opt.max_sequences; i++) {
       tl_slot *q = &s->slots[i];
@@ -481,7 +392,7 @@ static void take_rows(tl_sampler *s, int *n_rows, int *n_continued) {
   }
   *n_continued = T;
   for (int i = 0; i < s->opt.max_sequences; i++)
-    if (s->slots[i].req && !s->slots[i].n && s->slots[i].req->prefilled) s->row_slot[T++] = i;
+    if (s->slots[i].req && !s->slots[i].n && tl_request_prefilled(s->slots[i].req)) s->row_slot[T++] = i;
   *n_rows = T;
   for (int t = 0; t < T; t++) s->rows[t] = sample_row(s->net.cfg, &s->slots[s->row_slot[t]]);
 }
@@ -496,7 +407,7 @@ static void fill_up(tl_sampler *s, int first, int n) {
 
 static void decode(tl_sampler *s, int T, int longest, int to) {
   run_layers(s, T, longest, to);
-  final_norm(s, s->h, s->x, T);
+  tl_sampler_final_norm(s, s->h, s->x, T);
 }
 static void decode_by_index(tl_sampler *s, int T, int longest) { decode(s, T, longest, BY_INDEX); }
 
@@ -515,7 +426,7 @@ static tl_status forward(tl_sampler *s, int *n_rows, int *n_continued) {
   int T = *n_rows, continued = *n_continued, most = s->opt.max_sequences;
   if (!T) return TL_OK;  // prompts alone
   bool on = s->recordings.on;
-  if (continued && s->net.split) TL_TRY(agree(s, continued));
+  if (continued && s->net.split) TL_TRY(tl_sampler_agree(s, continued));
   int to = keep(s, continued), filled = on && continued ? tl_record_rows(continued, most) : continued, all = on ? tl_record_rows(T, most) : T;
   fill_up(s, continued, filled);
   for (int t = T; t < all; t++) s->rows[t] = (tlk_sample_row){.top_p = 1};
@@ -531,7 +442,7 @@ static tl_status forward(tl_sampler *s, int *n_rows, int *n_continued) {
 
 static tl_status step(tl_sampler *s) {
   TL_TRY(admit(s));
-  TL_TRY(prefill(s));
+  TL_TRY(tl_sampler_prefill(s));
   double t0 = tl_seconds();
   int T, continued;
   TL_TRY(forward(s, &T, &continued));
@@ -572,7 +483,7 @@ tl_status tl_sampler_run(tl_sampler *s, int max_steps, int *pending) {
     if (tl_interrupted()) return tl_fail(TL_E_INTERRUPTED, "interrupted");
     TL_TRY(step(s));
   }
-  if (s->net.split && !s->pending) TL_TRY(agree(s, 0));
+  if (s->net.split && !s->pending) TL_TRY(tl_sampler_agree(s, 0));
   if (pending) *pending = s->pending;
   return TL_OK;
 }

@@ -15,13 +15,14 @@ typedef struct tl_request {
   char **stop;
   int longest_stop;              // bytes
   int n_computed;                // of its prompt's tokens
-  bool prefilled;                // all of them
   int32_t *kv;                   // (n_prompt) rows of the prompt
   int32_t *kept;                 // (n_prompt) rows in the sampler's tl_kept
   int kept_part;                 // its part there; -1: not kept
   void *h;                       // (C) act, ops' memory: the hidden state that predicts every completion's first token
   struct tl_request *next;
 } tl_request;
+
+static inline bool tl_request_prefilled(const tl_request *r) { return r->n_computed == r->n_prompt; }
 
 typedef struct tl_slot {         // one completion being decoded
   tl_request *req;               // NULL: the slot is free
@@ -105,6 +106,14 @@ struct tl_sampler {
   int widest_step;               // completions that continued in the steps of stats.fastest_step_seconds
 };
 
+// sampler.c, for prefill.c: room for n keys in the lists; the layers over T rows of prompts whose lists have so many keys; the final norm;
+// whether ranks that share the model have the same rows before them
+tl_status tl_sampler_lists_room(tl_sampler *s, int n);
+void tl_sampler_run_prompts(tl_sampler *s, int T, int lists);
+void tl_sampler_final_norm(tl_sampler *s, tlk_mat out, const float *x, int T);
+tl_status tl_sampler_agree(const tl_sampler *s, int T);
+// prefill.c: prompts that were admitted and not yet computed, as far as prefill_per_step goes
+tl_status tl_sampler_prefill(tl_sampler *s);
 // prefix.c: a request that was not begun takes the rows of the longest beginning of its prompt that is remembered (n_computed says how many)
 void tl_prefix_use(tl_sampler *s, tl_request *r);
 // remembers the first n tokens of prompt and ids, whose rows these are; they are the member's
