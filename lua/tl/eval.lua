@@ -31,7 +31,7 @@ end
 -- done[i][s]: the item of sample s of problem i; on_completion gets every problem's number and completion whose item is missing
 local function sample_missing(o, k, done, on_completion)
   local tok, where = o.model:tokenizer(), {}
-  local s = sample.sampler(o.model, { adapter = o.adapter, max_sequences = o.max_sequences, prefix_cache = true })
+  local s = sample.sampler(o.model, { adapter = o.adapter, max_sequences = o.max_sequences, prefix_cache = o.prefix_cache ~= false })
   local settings = { temperature = o.temperature or 0, top_p = o.top_p, max_new_tokens = o.max_new_tokens or 256, min_new_tokens = o.min_new_tokens,
     seed = o.seed or 0, stop = o.stop, ignore_eos = o.ignore_eos }
   local total, finished = 0, 0
@@ -172,7 +172,7 @@ end
 
 --- Accuracy on problems. Options: model, adapter (nil: the base), problems, verifier ("verifiers.math"), verifier_config, flexible (a second
 --- config of the same verifier, reported beside the first), prompt, max_new_tokens (256), min_new_tokens, temperature (0: greedy), top_p, stop, ignore_eos,
---- lengths (function(i) -> how many tokens each sample of problem i has: it does not end before and is cut there), samples (1; more are averaged), seed, max_sequences, correct (0.5: a reward above this counts as right), progress: function(done, total); done: items of an earlier
+--- lengths (function(i) -> how many tokens each sample of problem i has: it does not end before and is cut there), samples (1; more are averaged), seed, max_sequences, prefix_cache (true: what prompts have in common is computed once), correct (0.5: a reward above this counts as right), progress: function(done, total); done: items of an earlier
 --- run, on_item: function(item), called as each is judged.
 --- Returns { n, samples, accuracy, ci95, mean_length, clipped_ratio, repetition_ratio, outcomes, items, scores; flexible, pass_at, majority }.
 function eval.run(o)

@@ -231,6 +231,19 @@ check.test("labelled solutions in the form of GSM8K's example_model_solutions.js
   os.remove(path)
 end)
 
+check.test("worked examples that are computed once change no answer", function()
+  local model = tl.model.load "tiny-xs"
+  local problems = tl.data.load("wordproblems", { n = 24, split = "test", seed = 3 })
+  local head = ("Question: Tom has 3 apples and buys 4. How many?\nAnswer: 3+4=7\n#### 7\n\n"):rep(3)
+  local function run(prefix_cache)
+    return tl.eval.run { model = model, problems = problems, verifier = "verifiers.math", samples = 2, temperature = 1, seed = 4, max_new_tokens = 20, max_sequences = 5,
+      prefix_cache = prefix_cache, prompt = function(problem) return head .. (problem.question or problem.prompt) end }.items
+  end
+  local with, without = run(nil), run(false)
+  check.equal(#with, 48)
+  check.equal(with, without)
+end)
+
 check.test("an interval has a width where every problem scores alike", function()
   local r = tl.eval.greedy_and_sampled { model = tl.model.load "tiny", problems = tl.data.load("wordproblems", { n = 3, style = "chat" }), inline = true, temperature = 1, samples = 2,
     max_new_tokens = 2, headline = "sampled", verifier = function() return 0 end, also = { stopped = function(item) return item.finish == "stop" end } }

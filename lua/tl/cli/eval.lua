@@ -27,6 +27,7 @@ command.parameters = {
   { "extract", { nil, "for verifiers.math: strict, flexible, boxed, hash, phrase or any", type = "string" } },
   { "split", { nil, "split; default test where there is one", type = "string" } },
   { "seed", { 0, "seed of the draws, and of generated problems", integer = true, min = 0 } },
+  { "prefix_cache", { true, "compute once what prompts have in common; the same answers, sooner" } },
   { "items", { nil, "every completion to this .jsonl; goes on where an earlier run stopped", type = "string", value = "FILE" } },
   { "compare", { false, "compare two files of items" } },
   { "compute", { "bf16", "dtype of weights and activations", choices = { "bf16", "fp32", "f32" } } },
@@ -73,7 +74,7 @@ local function arm_runner(model, s, p, file, old)
     if #done > 0 then io.stderr:write(("%s, %s: %d completions are in %s\n"):format(s.task, arm, #done, p.items)) end
     return require("tl.eval").run { model = model, adapter = adapter, problems = problems, prompt = prompt, verifier = s.verifier, verifier_config = s.config,
       flexible = s.flexible, samples = s.samples, temperature = s.temperature, top_p = s.top_p, stop = s.stop, max_new_tokens = s.max_new_tokens, seed = s.seed,
-      done = done, on_item = file and function(item)
+      prefix_cache = p.prefix_cache, done = done, on_item = file and function(item)
         item.task, item.arm = s.task, arm
         require("tl.eval.items").append(file, item)
       end }
