@@ -9,7 +9,7 @@ local paper = { problems = train.problems }
 
 --- The sizes of a study: what a run is without an option, with --quick and with --ci. Given options go before them.
 paper.sizes = {
-  full  = { steps = 40, batch = 16, group = 16, new_tokens = 64, valid = 200, test = 400, seeds = 3, sweep_seeds = 3 },
+  full  = { steps = 40, batch = 16, group = 16, new_tokens = 64, valid = 200, test = 400, seeds = 3, sweep_seeds = 1 },
   quick = { steps = 24, batch = 8, group = 16, new_tokens = 48, valid = 100, test = 200, seeds = 3, sweep_seeds = 1 },
   ci    = { steps = 1, batch = 2, group = 4, new_tokens = 16, valid = 4, test = 8, seeds = 1, sweep_seeds = 1 },
 }

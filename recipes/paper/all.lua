@@ -1,6 +1,6 @@
 -- all.lua: the paper in miniature: every study, part after part, and one report of them.
 --
---   tlrun recipes/paper/all.lua                 the whole of it: hours, in parts of two hours at most; the same command goes on
+--   tlrun recipes/paper/all.lua                 the whole of it: three hours, in parts of two at most; the same command goes on
 --   tlrun recipes/paper/all.lua --quick         half an hour;  --ci: seconds, figures without meaning;  --dry_run: the plan
 --
 -- Every part is a recipe of this folder, run as a process of its own; what it has done is in the store, and is not done again.
