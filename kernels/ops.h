@@ -9,8 +9,9 @@
 //   T rows (tokens), C width, K inputs of a linear, N its outputs, V vocabulary, H query heads, G key/value heads,
 //   D head size, F feed-forward width, r rank.
 //   "act" is the activation dtype: it equals the compute dtype chosen when the weights were packed
-//   (TLK_BF16: products of bf16 inputs with fp32 accumulation; TLK_F32: fp32 throughout).
-//   TLK_I8 is a compute dtype of weights only, for sampling; its activations are bf16 or fp32 (see pack).
+//   (TLK_BF16, TLK_F16: products of inputs of that dtype with fp32 accumulation; TLK_F32: fp32 throughout).
+//   TLK_I8 is a compute dtype of weights only, for sampling; its activations are bf16, fp16 or fp32 (see pack).
+//   What is beyond fp16's 65504 is stored as infinity in it.
 //   `tlk_mat` is a pointer with a dtype and a row stride (in elements).
 //
 // Numerics contract (the conformance suite checks it)
@@ -48,7 +49,7 @@ enum { TLK_HELLO = 512 };                    // bytes that one says to the other
 
 typedef struct {
   void *p;
-  int dtype;    // TLK_F32 or TLK_BF16
+  int dtype;    // TLK_F32, TLK_BF16 or TLK_F16
   int ld;       // row stride in elements
 } tlk_mat;
 
@@ -138,8 +139,8 @@ typedef struct tlk_ops {
                                                                 // again (scratch has moved since): free it
   void (*recording_free)(tlk_recording *r);                     // NULL: nothing. What was replayed still runs to its end.
 
-  // ---- weights. pack: W (N, K) row-major in w_dtype (F32, BF16, F16) -> the backend's layout for compute = F32 or BF16.
-  // F32/F16 values are rounded to nearest even when compute is BF16. NULL when out of memory.
+  // ---- weights. pack: W (N, K) row-major in w_dtype (F32, BF16, F16) -> the backend's layout for compute = F32, BF16 or F16.
+  // Values are rounded to nearest even in the compute dtype. NULL when out of memory.
   // w of pack and unpack is the host's.
   tlk_packed *(*pack)(const void *w, int w_dtype, int N, int K, int compute);
   void (*repack)(tlk_packed *p, const float *w);                     // overwrite p's values with W (N, K)
@@ -149,7 +150,7 @@ typedef struct tlk_ops {
   void (*packed_dims)(const tlk_packed *p, int *N, int *K, int *compute);
 
   // ---- linear. x (T, K) act; bias (N) or NULL; lr or NULL.
-  // fwd: y (T, N) = x W^T + bias + B (R (A x)); accumulate: y (which must be F32) += instead. y is F32 or BF16.
+  // fwd: y (T, N) = x W^T + bias + B (R (A x)); accumulate: y (which must be F32) += instead. y is F32 or act.
   //      z (T, r) overwritten with A x when lr is given (NULL allowed when lr is NULL).
   //      A row whose R is all zero (or variant -1) gets bit for bit what it gets without lr.
   void (*linear_fwd)(tlk_mat y, float *z, tlk_mat x, const tlk_packed *w, const float *bias, const tlk_lowrank *lr, int T,
@@ -165,7 +166,7 @@ typedef struct tlk_ops {
   // bwd_x: dx (T, K) F32, overwritten or accumulated into, = dy W + ((dy B) R) A.  dy (T, N) act.
   //      g (T, r) overwritten with dy B when lr is given. dx.p NULL: only g is computed.
   void (*linear_bwd_x)(tlk_mat dx, float *g, tlk_mat dy, const tlk_packed *w, const tlk_lowrank *lr, int T, int accumulate);
-  // bwd_w: dw (N, K) F32 += a^T b, with a (T, N) and b (T, K), each F32 or BF16.
+  // bwd_w: dw (N, K) F32 += a^T b, with a (T, N) and b (T, K), each F32 or act.
   void (*linear_bwd_w)(float *dw, tlk_mat a, tlk_mat b, int T, int N, int K);
   // bias gradient: db (N) += sum over rows of dy (T, N)
   void (*colsum)(float *db, tlk_mat dy, int T, int N);

@@ -44,6 +44,7 @@ typedef struct {
   char *q;       // TILE_ROWS x D
   uint32_t *k;   // one panel of keys
   const void **in_k;  // the rows (64) that its columns hold; NULL: none
+  float *wide;   // VL keys of fp16, in fp32
   float *v;      // 64 keys x panels of D
   float *o;      // TILE_ROWS x 64 ceil(D / 64)
   float *s;      // scores: rows x (64 blocks)
@@ -77,7 +78,10 @@ static void fill_panel(const space *sp, const void *const *keys, int m, const at
   for (int r = 0; r < m; r += VL) {
     int n = min_int(VL, m - r);
     if (!memcmp(sp->in_k + r, keys + r, sizeof *keys * (size_t)n)) continue;
-    OP(panel_strip)(sp->k + r, keys + r, n, a->bf16 ? a->D / 2 : a->D);
+    const void *rows[VL];
+    memcpy(rows, keys + r, sizeof *keys * (size_t)n);
+    widen(rows, sp->wide, n, a);
+    OP(panel_strip)(sp->k + r, rows, n, a->bf16 ? a->D / 2 : a->D);
     for (int i = 0; i < VL; i++) sp->in_k[r + i] = i < n ? keys[r + i] : NULL;
   }
 }
@@ -99,7 +103,7 @@ static void scores(const tile *b, int r0, int r1, int from, int to) {
   const void *keys[PANEL];
   if (r1 - r0 == 1) fetch(b, a->v, r0, from, to);
   if (r1 < b->t1) fetch(b, a->k, r1, from, a->map->kv_len[r1]);
-  int first = (r0 - b->t0) * b->heads, D = a->D, size = a->bf16 ? 2 : 4;
+  int first = (r0 - b->t0) * b->heads, D = a->D, size = item_size(a);
   for (int j = from; j < to; j += PANEL) {
     int m = min_int(PANEL, to - j);
     key_rows(keys, a->k, a, r0, b->g, j, m);
@@ -111,7 +115,7 @@ static void scores(const tile *b, int r0, int r1, int from, int to) {
 
 // columns of o (rows, ld) += P V: rows of p (ld_p apart) by m rows of V at `column`, in the order of OP(gemm)
 INLINE void add_strip(const int rows, float *o, ptrdiff_t ld, const float *p, ptrdiff_t ld_p, const void *const *v, int m,
-                      int column, const int bf16) {
+                      int column, const int dtype) {
   vf acc[FEW_ROWS][STRIP];
 #pragma GCC unroll 6
   for (int i = 0; i < rows; i++)
@@ -120,7 +124,7 @@ INLINE void add_strip(const int rows, float *o, ptrdiff_t ld, const float *p, pt
   for (int k = 0; k < m; k++) {
     vf x[STRIP];
 #pragma GCC unroll 4
-    for (int j = 0; j < STRIP; j++) x[j] = v_load_as(v[k], bf16, column + j * VL, VL);
+    for (int j = 0; j < STRIP; j++) x[j] = v_load_as(v[k], dtype, column + j * VL, VL);
 #pragma GCC unroll 6
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
@@ -135,22 +139,23 @@ INLINE void add_strip(const int rows, float *o, ptrdiff_t ld, const float *p, pt
     }
 }
 
-#define STRIP_CASES(bf16)                                                                                                     \
+#define STRIP_CASES(dtype)                                                                                                    \
   switch (rows) {                                                                                                             \
-  case 1: add_strip(1, o, ld, p, ld_p, v, m, column, bf16); break;                                                            \
-  case 2: add_strip(2, o, ld, p, ld_p, v, m, column, bf16); break;                                                            \
-  case 3: add_strip(3, o, ld, p, ld_p, v, m, column, bf16); break;                                                            \
-  case 4: add_strip(4, o, ld, p, ld_p, v, m, column, bf16); break;                                                            \
-  case 5: add_strip(5, o, ld, p, ld_p, v, m, column, bf16); break;                                                            \
-  default: add_strip(6, o, ld, p, ld_p, v, m, column, bf16); break;                                                           \
+  case 1: add_strip(1, o, ld, p, ld_p, v, m, column, dtype); break;                                                            \
+  case 2: add_strip(2, o, ld, p, ld_p, v, m, column, dtype); break;                                                            \
+  case 3: add_strip(3, o, ld, p, ld_p, v, m, column, dtype); break;                                                            \
+  case 4: add_strip(4, o, ld, p, ld_p, v, m, column, dtype); break;                                                            \
+  case 5: add_strip(5, o, ld, p, ld_p, v, m, column, dtype); break;                                                            \
+  default: add_strip(6, o, ld, p, ld_p, v, m, column, dtype); break;                                                           \
   }
 
 // the same over all D columns, for rows <= FEW_ROWS and D a multiple of 64
 static void add_values(int rows, float *o, ptrdiff_t ld, const float *p, ptrdiff_t ld_p, const void *const *v, int m, int D,
-                       int bf16) {
+                       int dtype) {
   for (int column = 0; column < D; column += STRIP * VL)
-    if (bf16) STRIP_CASES(1)
-    else STRIP_CASES(0)
+    if (dtype == TLK_BF16) STRIP_CASES(TLK_BF16)
+    else if (dtype == TLK_F16) STRIP_CASES(TLK_F16)
+    else STRIP_CASES(TLK_F32)
 }
 
 // o of rows r0 .. r1 += P V over positions from .. to
@@ -163,10 +168,10 @@ static void values(const tile *b, int r0, int r1, int from, int to) {
     key_rows(keys, a->v, a, r0, b->g, j, m);
     if (rows <= FEW_ROWS && D % PANEL == 0) {
       add_values(rows, b->sp->o + (size_t)first * width, width, b->sp->s + (size_t)first * b->n + (j - b->j0), b->n, keys, m, D,
-                 a->v.dtype == TLK_BF16);
+                 a->v.dtype);
       continue;
     }
-    value_panels(b->sp->v, keys, m, PANEL, D, a->v.dtype == TLK_BF16);
+    value_panels(b->sp->v, keys, m, PANEL, D, a->v.dtype);
     for (int p = 0; p < n_panels(D); p++)
       OP(gemm)(0, rows, b->sp->s + (size_t)first * b->n + (j - b->j0), (ptrdiff_t)b->n * 4, 4,
                b->sp->v + (size_t)p * PANEL * PANEL, m, min_int(PANEL, D - p * PANEL), b->sp->o + (size_t)first * width + p * PANEL,
@@ -203,7 +208,7 @@ static void tile_item(tlk_mat o, float *lse, const attn *a, int t0, int t1, int 
     char *out = (char *)mat_row_out(o, t0 + i / heads) + (size_t)(g * heads + i % heads) * D * tlk_dtype_size(o.dtype);
     vf inv = v_set(sp->sum[i] > 0 ? 1 / sp->sum[i] : 0);
     for (int d = 0; d < D; d += VL)  // + 0: an underflowed sum has no sign
-      v_store_as(out, o.dtype == TLK_BF16, d, v_load(sp->o + (size_t)i * width + d) * inv + v_set(0), D - d);
+      v_store_as(out, o.dtype, d, v_load(sp->o + (size_t)i * width + d) * inv + v_set(0), D - d);
   }
 }
 
@@ -213,7 +218,7 @@ typedef struct {
   float *lse;
   const int *tiles, *shared;               // first row of each tile; keys that its rows' lists begin alike with
   char *base;                              // a thread's space is `each` bytes, its parts of the sizes below
-  size_t each, nq, nk, nv, no, ns;
+  size_t each, nq, nk, nv, no, ns, nw;
   int n_tiles, most_rows;
   int heads_at_once;                       // key/value heads of an item: all, where there are tiles enough, or one
 } job;
@@ -222,8 +227,9 @@ static void item(const void *ctx, int i, int thread) {
   const job *q = ctx;
   char *p = q->base + q->each * thread;
   float *f = (float *)(p + q->nq + q->nk);
-  const void **in_k = (const void **)(f + (q->nv + q->no + q->ns) / 4 + q->most_rows);
-  space sp = {p, (uint32_t *)(p + q->nq), in_k, f, f + q->nv / 4, f + (q->nv + q->no) / 4, f + (q->nv + q->no + q->ns) / 4};
+  const void **in_k = (const void **)(f + (q->nv + q->no + q->ns + q->nw) / 4 + q->most_rows);
+  float *wide = f + (q->nv + q->no + q->ns) / 4 + q->most_rows;
+  space sp = {p, (uint32_t *)(p + q->nq), in_k, wide, f, f + q->nv / 4, f + (q->nv + q->no) / 4, f + (q->nv + q->no + q->ns) / 4};
   int n = q->heads_at_once, tile = i / (q->a.G / n), g = i % (q->a.G / n) * n;
   for (int j = 0; j < n; j++)
     tile_item(q->o, q->lse, &q->a, q->tiles[tile], q->tiles[tile + 1], q->shared[tile], g + j, j ? 0 : n, &sp);
@@ -242,11 +248,12 @@ void OP(attn_fwd)(tlk_mat o, float *lse, tlk_mat q, tlk_mat k, tlk_mat v, const 
   if (T <= 0) return;
   int rows = max_int(TILE_ROWS, H / G), n_tiles = 0, threads = tlk_cpu_threads();
   size_t width = (size_t)n_panels(D) * PANEL;
-  job j = {.a = {q, k, v, map, scale, H, G, D, q.dtype == TLK_BF16}, .o = o, .lse = lse};
+  job j = {.a = attn_of(q, k, v, map, scale, H, G, D), .o = o, .lse = lse};
   j.nq = round64((size_t)rows * D * 4), j.nk = (size_t)D * STEP_BYTES, j.nv = PANEL * width * 4, j.no = rows * width * 4;
   j.ns = (size_t)rows * (div_up(longest(map, T), PANEL) + 1) * STEP_BYTES;
   j.most_rows = (int)round64((size_t)rows);
-  j.each = j.nq + j.nk + j.nv + j.no + j.ns + (size_t)j.most_rows * 4 + PANEL * sizeof(void *);
+  j.nw = q.dtype == TLK_F16 ? round64((size_t)VL * D * 4) : 0;
+  j.each = j.nq + j.nk + j.nv + j.no + j.ns + j.nw + (size_t)j.most_rows * 4 + PANEL * sizeof(void *);
   j.base = tlk_cpu_scratch(SCRATCH_A, j.each * threads);
   for (int i = 0; i < threads; i++) memset(j.base + j.each * (i + 1) - PANEL * sizeof(void *), 0, PANEL * sizeof(void *));
   int *tiles = tlk_cpu_scratch(SCRATCH_B, sizeof(int) * 2 * (size_t)(T + 1)), *shared = tiles + T + 1;

@@ -12,7 +12,7 @@ typedef struct {
 } grads;
 
 typedef struct {
-  char *q, *d_o, *o, *keys;      // rows x D in the operands' dtype; 64 keys of K
+  char *q, *d_o, *o, *keys;      // rows x D as they are multiplied; 64 keys of K
   uint32_t *panel;               // one panel of K or V along d
   uint32_t *k, *q_rows, *o_rows; // panels over d, the reduction along rows: the keys; the tile's q and do
   float *p, *ds;                 // rows x 64; then panels with the reduction along rows
@@ -39,9 +39,9 @@ static size_t carve(space *sp, char *base, int rows, int D) {
   return total;
 }
 
-static float row_delta(const void *d_o, const void *o, int bf16, int D) {
+static float row_delta(const void *d_o, const void *o, int dtype, int D) {
   vf s = {0};
-  for (int d = 0; d < D; d += VL) s = v_fma(v_load_as(d_o, bf16, d, D - d), v_load_as(o, bf16, d, D - d), s);
+  for (int d = 0; d < D; d += VL) s = v_fma(v_load_as(d_o, dtype, d, D - d), v_load_as(o, dtype, d, D - d), s);
   return v_sum(s);
 }
 
@@ -109,7 +109,7 @@ static void add_keys(tlk_mat d, const attn *a, const float *left, const uint32_t
 }
 
 static void load_tile(const grads *gr, const attn *a, int t0, int t1, int g, const space *sp) {
-  int heads = a->H / a->G, rows = (t1 - t0) * heads, D = a->D, size = a->bf16 ? 2 : 4;
+  int heads = a->H / a->G, rows = (t1 - t0) * heads, D = a->D, size = item_size(a);
   gather_heads(sp->q, a->q, a, t0, t1, g);
   gather_heads(sp->d_o, gr->d_o, a, t0, t1, g);
   gather_heads(sp->o, gr->o, a, t0, t1, g);
@@ -117,19 +117,21 @@ static void load_tile(const grads *gr, const attn *a, int t0, int t1, int g, con
   panels_over_d(sp->o_rows, sp->d_o, rows, a);
   for (int i = 0; i < rows; i++) {
     sp->lse[i] = gr->lse[(size_t)(t0 + i / heads) * a->H + g * heads + i % heads];
-    sp->delta[i] = row_delta(sp->d_o + (size_t)i * D * size, sp->o + (size_t)i * D * size, a->bf16, D);
+    sp->delta[i] = row_delta(sp->d_o + (size_t)i * D * size, sp->o + (size_t)i * D * size, a->bf16 ? TLK_BF16 : TLK_F32, D);
   }
 }
 
 // one tile against the keys at j .. j + n
 static void block(const grads *gr, const attn *a, int t0, int t1, int g, int j, int n, int add_dq, const space *sp) {
   int heads = a->H / a->G, rows = (t1 - t0) * heads, D = a->D, width = n_panels(D) * PANEL;
-  ptrdiff_t stride = (ptrdiff_t)D * (a->bf16 ? 2 : 4);
+  ptrdiff_t stride = (ptrdiff_t)D * item_size(a);
   const void *keys[PANEL];
   key_rows(keys, a->v, a, t0, g, j, n);
+  widen(keys, (float *)sp->keys, n, a);
   scores_panel(sp->panel, keys, n, a);
   OP(gemm)(a->bf16, rows, sp->d_o, stride, 4, sp->panel, D, n, sp->ds, PANEL, 0);
   key_rows(keys, a->k, a, t0, g, j, n);
+  widen(keys, (float *)sp->keys, n, a);
   scores_panel(sp->panel, keys, n, a);
   OP(gemm)(a->bf16, rows, sp->q, stride, 4, sp->panel, D, n, sp->p, PANEL, 0);
   for (int i = 0; i < rows; i++) {
@@ -138,11 +140,11 @@ static void block(const grads *gr, const attn *a, int t0, int t1, int g, int j, 
               sp->delta[i], a->scale);
   }
   if (a->bf16) {
-    for (int i = 0; i < rows; i++) OP(convert)(sp->ds_rows + (size_t)i * PANEL, 1, sp->ds + (size_t)i * PANEL, 0, PANEL);
+    for (int i = 0; i < rows; i++) OP(convert)(sp->ds_rows + (size_t)i * PANEL, TLK_BF16, sp->ds + (size_t)i * PANEL, TLK_F32, PANEL);
     pair_rows(sp->p, rows);
   }
   add_keys(gr->dv, a, sp->p, sp->o_rows, rows, t0, g, j, n, sp->out);
-  for (int i = 0; i < n; i++) memcpy(sp->keys + i * stride, keys[i], (size_t)stride);
+  for (int i = 0; i < n && a->dtype != TLK_F16; i++) memcpy(sp->keys + i * stride, keys[i], (size_t)stride);  // fp16: they are there
   panels_over_d(sp->k, sp->keys, n, a);
   if (!a->bf16) {
     times_panels(sp->out, a, rows, sp->ds, STEP_BYTES, 4, sp->k, n);
@@ -197,7 +199,7 @@ static void item(const void *ctx, int i, int thread) {
 
 void OP(attn_bwd)(tlk_mat dq, tlk_mat dk, tlk_mat dv, tlk_mat d_o, tlk_mat o, const float *lse, tlk_mat q, tlk_mat k, tlk_mat v,
                   const tlk_attn_map *map, const int32_t *unit_off, int n_units, float scale, int T, int H, int G, int D) {
-  job j = {{q, k, v, map, scale, H, G, D, q.dtype == TLK_BF16}, {dq, dk, dv, d_o, o, lse}, unit_off, NULL, 0, 0};
+  job j = {attn_of(q, k, v, map, scale, H, G, D), {dq, dk, dv, d_o, o, lse}, unit_off, NULL, 0, 0};
   space sp;
   j.rows = max_int(BWD_ROWS, H / G);
   j.each = carve(&sp, NULL, j.rows, D);

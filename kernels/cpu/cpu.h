@@ -11,6 +11,9 @@
 //     bf16   panel[k / 2][64][2]     pairs along k, as vdpbf16ps takes them; an odd last k is paired with zero
 //     int8   panel[k / 4][64][4]     fours along k, as vpdpbusd takes them; filled up with zeros
 // In all a step is 64 words of 32 bits, which is why packing is a transposition of 32-bit words.
+//
+// fp16. No processor that this is written for multiplies fp16 with fp32 sums, so weights of compute dtype F16 are panels of fp32 that hold
+// fp16's values, rows are widened before a product (as_act), and only what lies in memory between ops (activations, the cache) is fp16.
 #ifndef TL_CPU_H
 #define TL_CPU_H
 #include "../ops.h"
@@ -94,9 +97,9 @@ void OP(panel_strip)(uint32_t *dst, const void *const *rows, int n_rows, int n_w
 void OP(panel_of_columns)(void *dst, int bf16, tlk_mat m, int t0, int t1, int c0, int n_cols);
 // dst = a panel over k0..k0+64 with the reduction along n0..n1 (n0 a multiple of 64) of w: the transposed weight
 void OP(panel_transposed)(uint32_t *dst, const tlk_packed *w, int k0, int n0, int n1);
-// y (n) = x (n), any of fp32, bf16
-void OP(convert)(void *y, int y_bf16, const void *x, int x_bf16, int n);
-// x in the compute dtype: x itself, or a converted copy in SCRATCH_ACT
+// y (n) = x (n), of any of fp32, bf16, fp16
+void OP(convert)(void *y, int y_dtype, const void *x, int x_dtype, int n);
+// x as products with a weight of that compute dtype take it: x itself, or a converted copy in SCRATCH_ACT (fp16: its values in fp32)
 tlk_mat OP(as_act)(tlk_mat x, int T, int C, int compute);
 
 // ---- packed.c
@@ -110,7 +113,7 @@ typedef struct {
   ptrdiff_t ld;
 } bytes_mat;
 bytes_mat OP(as_bytes)(tlk_mat x, int T, int C);
-float OP(quantize_row)(uint8_t *q, uint32_t flip, const void *x, int x_bf16, int n);  // q XOR flip; returns the row's scale
+float OP(quantize_row)(uint8_t *q, uint32_t flip, const void *x, int x_dtype, int n);  // q XOR flip; returns the row's scale
 // columns j0 .. j0 + width, 32 or 64 of them, of c (rows t0..t1, ldc apart) = the product with panel `panel` of an int8 weight
 void OP(gemm_bytes)(float *c, ptrdiff_t ldc, const bytes_mat *x, const tlk_packed *w, int t0, int t1, int panel, int j0,
                     int width);

@@ -3,7 +3,7 @@
 //   dh = sum_j dlogit_j w_j,  dw_j += sum_t dlogit_tj h_t.
 //
 // Up to ROWS rows at a time, block after block of 512 tokens: logits again (or those that the forward direction left), dlogits in
-// the compute dtype (ROWS x 512), and the block of the weight transposed once for all rows (512 x C). dh sums over blocks in order,
+// the dtype of products (ROWS x 512), and the block of the weight transposed once for all rows (512 x C). dh sums over blocks in order,
 // dw over row chunks in order; a row's logits, dlogits and dh are made by one thread. Scratch: ROWS (512 + C) + 512 C numbers.
 // Cost: 4 T V C flop, 6 with dw; 2 less from logits that were left, which are read from memory then.
 #include "cpu.h"
@@ -18,7 +18,7 @@ typedef struct {
   const float *logits, *lse, *entropy, *dlogprob, *dentropy;
   float inv_temp;
   int first, rows, block, n, parts;  // the chunk's rows; the block and its tokens; row parts of a chunk
-  tlk_mat dl;                        // (ROWS, 512) act: the block's dlogits
+  tlk_mat dl;                        // (ROWS, 512) bf16 or fp32: the block's dlogits
   float *buffers;                    // a thread's 48 x 512 logits
   uint32_t *turned;                  // panels over C of the transposed block
   char *dl_panels, *h_panels;        // for dw: reduction over the chunk's rows
@@ -106,7 +106,7 @@ void OP(head_bwd)(float *dh, float *dw, const float *logits, tlk_mat h, const tl
   q.h = OP(as_act)(h, T, w->K, w->compute), q.dlogprob = dlogprob, q.dentropy = dentropy;
   q.turned_words = (size_t)n_steps(HEAD_BLOCK, bf16) * PANEL;
   q.t_bytes = (size_t)n_steps(rows, bf16) * STEP_BYTES;
-  q.dl = (tlk_mat){tlk_cpu_scratch(SCRATCH_A, (size_t)rows * HEAD_BLOCK * (bf16 ? 2 : 4)), w->compute, HEAD_BLOCK};
+  q.dl = (tlk_mat){tlk_cpu_scratch(SCRATCH_A, (size_t)rows * HEAD_BLOCK * (bf16 ? 2 : 4)), bf16 ? TLK_BF16 : TLK_F32, HEAD_BLOCK};
   q.turned = tlk_cpu_scratch(SCRATCH_B, q.turned_words * 4 * pc);
   q.buffers = tlk_cpu_scratch(SCRATCH_C, sizeof(float) * LOGIT_ROWS * HEAD_BLOCK * tlk_cpu_threads());
   if (dw) q.h_panels = tlk_cpu_scratch(SCRATCH_D, q.t_bytes * (pc + n_panels(HEAD_BLOCK)));

@@ -6,16 +6,16 @@
 #include "cpu.h"
 
 // q[k] = rint(x[k] * 127 / max |x|) as a byte, XOR flip (0: signed; 0x80: plus 128)
-float OP(quantize_row)(uint8_t *q, uint32_t flip, const void *x, int x_bf16, int n) {
+float OP(quantize_row)(uint8_t *q, uint32_t flip, const void *x, int x_dtype, int n) {
   vf most = {0};
   for (int k = 0; k < n; k += VL) {
-    vf v = v_load_as(x, x_bf16, k, n - k);
+    vf v = v_load_as(x, x_dtype, k, n - k);
     most = v_max(most, v_max(v, -v));
   }
   float max = v_hmax(most);
   vf inv = v_set(max > 0 ? 127.0f / max : 0), magic = v_set(12582912.0f);  // 1.5 * 2^23: the sum's low bits are the integer
   for (int k = 0; k < n; k += VL) {
-    vu bits = (vu)(v_load_as(x, x_bf16, k, n - k) * inv + magic) ^ v_setu(flip);
+    vu bits = (vu)(v_load_as(x, x_dtype, k, n - k) * inv + magic) ^ v_setu(flip);
     uint8_t bytes[VL];
 #if defined(__AVX512F__)
     _mm_storeu_si128((__m128i *)bytes, _mm512_cvtepi32_epi8((__m512i)bits));
@@ -37,7 +37,7 @@ static void row(const void *ctx, int t, int thread) {
   const job *j = ctx;
   uint8_t *q = j->out.q + t * j->out.ld;
   for (int k = j->C; k < j->out.ld; k++) q[k] = 0;  // its products are with zeros of the weight
-  j->out.scale[t] = OP(quantize_row)(q, 0x80, mat_row(j->x, t), j->x.dtype == TLK_BF16, j->C);
+  j->out.scale[t] = OP(quantize_row)(q, 0x80, mat_row(j->x, t), j->x.dtype, j->C);
 }
 
 bytes_mat OP(as_bytes)(tlk_mat x, int T, int C) {

@@ -25,14 +25,13 @@ static void add_lowrank(float *c, const float *bt, const float *s, const uint8_t
 
 // columns j0 .. j1 of c (rows, 64), whose first is output n0
 static void store_rows(tlk_mat y, const float *c, const float *bias, int t0, int t1, int n0, int j0, int j1, int accumulate) {
-  int bf16 = y.dtype == TLK_BF16;
   for (int t = t0; t < t1; t++, c += PANEL) {
     void *row = mat_row_out(y, t);
     for (int j = j0; j < j1; j += VL) {
       vf v = v_load(c + j);
       if (bias) v += v_loadn(bias + n0 + j, j1 - j, 0);
-      if (accumulate) v += v_load_as(row, bf16, n0 + j, j1 - j);
-      v_store_as(row, bf16, n0 + j, v, j1 - j);
+      if (accumulate) v += v_load_as(row, y.dtype, n0 + j, j1 - j);
+      v_store_as(row, y.dtype, n0 + j, v, j1 - j);
     }
   }
 }

@@ -140,10 +140,10 @@ typedef struct {
 
 static void sum_block(const void *ctx, int i, int thread) {
   const sum_job *q = ctx;
-  int N = q->N, bf16 = q->dy.dtype == TLK_BF16;
+  int N = q->N;
   for (int n = 0; n < N; n += VL) {
     vf s = {0};
-    for (int t = i * SUM_ROWS; t < min_int(q->T, (i + 1) * SUM_ROWS); t++) s += v_load_as(mat_row(q->dy, t), bf16, n, N - n);
+    for (int t = i * SUM_ROWS; t < min_int(q->T, (i + 1) * SUM_ROWS); t++) s += v_load_as(mat_row(q->dy, t), q->dy.dtype, n, N - n);
     v_storen(q->part + (size_t)i * N + n, s, N - n);
   }
 }

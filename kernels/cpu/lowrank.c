@@ -42,14 +42,14 @@ typedef struct {
   float *buffers;  // one padded row a thread
 } dot_job;
 
-// A row that is not whole registers is padded first; so is one that would be converted from bf16 many times.
+// A row that is not whole registers is padded first, in fp32; so is one that would be converted from bf16 many times, and one of fp16.
 static void dot_row(const void *ctx, int t, int thread) {
   const dot_job *q = ctx;
-  int K = q->K, r = q->r, bf16 = q->x.dtype == TLK_BF16, copy = K < q->padded || (bf16 && r > AT_ONCE);
+  int K = q->K, r = q->r, bf16 = q->x.dtype == TLK_BF16, copy = K < q->padded || (bf16 && r > AT_ONCE) || q->x.dtype == TLK_F16;
   const void *x = mat_row(q->x, t);
   if (copy) {
     float *row = q->buffers + (size_t)q->padded * thread;
-    OP(convert)(row, 0, x, bf16, K);
+    OP(convert)(row, TLK_F32, x, q->x.dtype, K);
     for (int k = K; k < q->padded; k++) row[k] = 0;
     x = row, bf16 = 0;
   }

@@ -81,29 +81,16 @@ void OP(scale)(float *x, float a, size_t n) {
   tlk_run(pieces(n), (double)n, scale_piece, &q);
 }
 
-// fp16: 10 bits of mantissa kept by adding and subtracting a power of two whose last place is the target's
-static float round_f16(float x) {
-  union { float f; uint32_t u; } v = {x}, big;
-  uint32_t sign = v.u & 0x80000000u;
-  v.u ^= sign;
-  if (v.u >= 0x7f800000u) return x;
-  uint32_t exponent = v.u >> 23 > 113 ? v.u >> 23 : 113;  // below 2^-14 the spacing stays 2^-24
-  big.u = (exponent + 13) << 23;
-  v.f = (v.f + big.f) - big.f;
-  if (v.f > 65504) v.u = 0x7f800000u;
-  v.u |= sign;
-  return v.f;
-}
-
 static void round_piece(const void *ctx, int i, int thread) {
   const vector_job *q = ctx;
   const float *x = q->x + (size_t)i * PIECE;
   float *y = q->y + (size_t)i * PIECE;
   int len = piece_size(q->n, i);
-  for (int j = 0; q->dtype == TLK_F16 && j < len; j++) y[j] = round_f16(x[j]);
-  for (int j = 0; q->dtype != TLK_F16 && j < len; j += VL) {
+  for (int j = 0; j < len; j += VL) {
     vf v = v_loadn(x + j, len - j, 0);
-    v_storen(y + j, q->dtype == TLK_BF16 ? v_from_bf16(v_to_bf16(v)) : v, len - j);
+    if (q->dtype == TLK_BF16) v = v_from_bf16(v_to_bf16(v));
+    if (q->dtype == TLK_F16) v = v_from_f16(v_to_f16(v));
+    v_storen(y + j, v, len - j);
   }
 }
 

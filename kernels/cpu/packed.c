@@ -6,38 +6,20 @@
 #define _GNU_SOURCE
 #include "cpu.h"
 
-// Half precision to fp32, exact: the exponent is rebiased by a multiplication, which also normalises subnormals.
-static float from_f16(uint16_t h) {
-  union { uint32_t u; float f; } x = {(uint32_t)(h & 0x7fff) << 13}, inf = {0x7f800000u};
-  x.f *= 0x1p112f;
-  if ((h & 0x7c00) == 0x7c00) x.u = inf.u | (uint32_t)(h & 0x3ff) << 13;
-  x.u |= (uint32_t)(h & 0x8000) << 16;
-  return x.f;
-}
-
-// one source row as the compute dtype, padded to whole words
-static void convert_row(void *out, int bf16, const void *row, int w_dtype, int K) {
-  if (w_dtype == TLK_F16) {
-    for (int k = 0; k < K; k += 64) {
-      float piece[64];
-      int n = min_int(64, K - k);
-      for (int i = 0; i < n; i++) piece[i] = from_f16(((const uint16_t *)row)[k + i]);
-      OP(convert)((char *)out + (size_t)k * (bf16 ? 2 : 4), bf16, piece, 0, n);
-    }
-  } else {
-    OP(convert)(out, bf16, row, w_dtype == TLK_BF16, K);
+// one source row as its panel has it, padded to whole words
+static void convert_row(void *out, int compute, const void *row, int w_dtype, int K) {
+  if (compute == TLK_F16) {
+    for (int k = 0; k < K; k += VL) v_storen((float *)out + k, v_from_f16(v_to_f16(v_load_as(row, w_dtype, k, K - k))), K - k);
+    return;
   }
-  if (bf16 && (K & 1)) ((uint16_t *)out)[K] = 0;
+  OP(convert)(out, compute, row, w_dtype, K);
+  if (compute == TLK_BF16 && (K & 1)) ((uint16_t *)out)[K] = 0;
 }
 
 // one source row as integers, padded to whole words; its scale and sum
-static void quantize(tlk_packed *p, int n, int8_t *out, float *piece, const void *row, int w_dtype) {
+static void quantize(tlk_packed *p, int n, int8_t *out, const void *row, int w_dtype) {
   int32_t sum = 0;
-  if (w_dtype == TLK_F16) {
-    convert_row(piece, 0, row, w_dtype, p->K);
-    row = piece;
-  }
-  p->scale[n] = OP(quantize_row)((uint8_t *)out, 0, row, w_dtype == TLK_BF16, p->K);
+  p->scale[n] = OP(quantize_row)((uint8_t *)out, 0, row, w_dtype, p->K);
   for (int k = 0; k < p->K; k++) sum += out[k];
   for (int k = p->K; k < p->steps * 4; k++) out[k] = 0;
   p->sum[n] = 128 * sum;
@@ -47,7 +29,7 @@ typedef struct {
   tlk_packed *p;
   const void *w;
   int w_dtype, direct;  // direct: rows are whole words of the right kind as they are
-  char *scratch;        // a thread's 64 converted rows, and one in fp32
+  char *scratch;        // a thread's 64 converted rows
   size_t each;
 } fill_job;
 
@@ -60,16 +42,16 @@ static void fill_panel(const void *ctx, int i, int thread) {
     rows[r] = (const char *)q->w + (size_t)(i * PANEL + r) * p->K * tlk_dtype_size(q->w_dtype);
     if (q->direct) continue;
     char *tmp = q->scratch + q->each * thread, *to = tmp + (size_t)r * p->steps * 4;
-    if (p->scale) quantize(p, i * PANEL + r, (int8_t *)to, (float *)(tmp + (size_t)p->steps * STEP_BYTES), rows[r], q->w_dtype);
-    else convert_row(to, p->compute == TLK_BF16, rows[r], q->w_dtype, p->K);
+    if (p->scale) quantize(p, i * PANEL + r, (int8_t *)to, rows[r], q->w_dtype);
+    else convert_row(to, p->compute, rows[r], q->w_dtype, p->K);
     rows[r] = to;
   }
   OP(panel_of_rows)(p->data + (size_t)i * p->panel_words, rows, n, p->steps);
 }
 
 static void fill(tlk_packed *p, const void *w, int w_dtype) {
-  fill_job q = {p, w, w_dtype, w_dtype == p->compute && !(p->compute == TLK_BF16 && (p->K & 1)), NULL,
-                (size_t)p->steps * STEP_BYTES + (size_t)div_up(p->K, PANEL) * STEP_BYTES};
+  int as_they_are = w_dtype == p->compute && (w_dtype == TLK_F32 || (w_dtype == TLK_BF16 && p->K % 2 == 0));
+  fill_job q = {p, w, w_dtype, as_they_are, NULL, (size_t)p->steps * STEP_BYTES};
   if (!q.direct) q.scratch = tlk_cpu_scratch(SCRATCH_A, q.each * tlk_cpu_threads());
   tlk_run(n_panels(p->N), (double)p->N * p->K, fill_panel, &q);
 }

@@ -104,7 +104,7 @@ void OP(panel_of_columns)(void *dst, int bf16, tlk_mat m, int t0, int t1, int c0
   else
     for (int t = t0; t < t1; t++, dst = (char *)dst + STEP_BYTES)
       for (int j = 0; j < PANEL; j += VL)
-        v_store((float *)dst + j, v_load_as((const char *)mat_row(m, t) + at, m.dtype == TLK_BF16, j, max_int(n_cols - j, 0)));
+        v_store((float *)dst + j, v_load_as((const char *)mat_row(m, t) + at, m.dtype, j, max_int(n_cols - j, 0)));
 }
 
 typedef uint64_t vd __attribute__((vector_size(VL * 4)));
@@ -153,13 +153,15 @@ void OP(panel_transposed)(uint32_t *dst, const tlk_packed *w, int k0, int n0, in
   }
 }
 
-void OP(convert)(void *y, int y_bf16, const void *x, int x_bf16, int n) {
-  for (int i = 0; i < n; i += VL) v_store_as(y, y_bf16, i, v_load_as(x, x_bf16, i, n - i), n - i);
+void OP(convert)(void *y, int y_dtype, const void *x, int x_dtype, int n) {
+  for (int i = 0; i < n; i += VL) v_store_as(y, y_dtype, i, v_load_as(x, x_dtype, i, n - i), n - i);
 }
 
 tlk_mat OP(as_act)(tlk_mat x, int T, int C, int compute) {
-  if (x.dtype == compute) return x;
-  tlk_mat y = {tlk_cpu_scratch(SCRATCH_ACT, (size_t)T * C * tlk_dtype_size(compute)), compute, C};
+  int dtype = compute == TLK_F16 ? TLK_F32 : compute;
+  if (x.dtype == compute && compute == dtype) return x;
+  tlk_mat y = {tlk_cpu_scratch(SCRATCH_ACT, (size_t)T * C * tlk_dtype_size(dtype)), dtype, C};
   OP(cast)(y, NULL, x, T, C);
+  if (compute == TLK_F16 && x.dtype != TLK_F16) OP(round_to)(y.p, y.p, (size_t)T * C, TLK_F16);
   return y;
 }

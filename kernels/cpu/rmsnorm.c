@@ -26,7 +26,7 @@ static void fwd_row(const void *ctx, int t, int thread) {
   float rstd = q->rstd[t] = 1.0f / sqrtf(v_sum(s) / (float)C + q->eps);
   for (int c = 0; c < C; c += VL) {
     vf v = v_loadn(row + c, C - c, 0) * v_set(rstd) * v_loadn(q->gain + c, C - c, 0);
-    v_store_as(out, q->y.dtype == TLK_BF16, c, v, C - c);
+    v_store_as(out, q->y.dtype, c, v, C - c);
   }
 }
 

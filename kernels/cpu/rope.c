@@ -10,13 +10,13 @@ INLINE void split(float *c, float *s, const float *pairs, int n) {
 }
 
 // one head's pairs i0 .. i0 + n
-INLINE void rotate(void *y, int yb, const void *x, int xb, const float *c, const float *s, int i0, int n, int half,
+INLINE void rotate(void *y, int y_dtype, const void *x, int x_dtype, const float *c, const float *s, int i0, int n, int half,
                    float sign) {
   for (int i = 0; i < n; i += VL) {
-    vf a = v_load_as(x, xb, i0 + i, n - i), b = v_load_as(x, xb, half + i0 + i, n - i);
+    vf a = v_load_as(x, x_dtype, i0 + i, n - i), b = v_load_as(x, x_dtype, half + i0 + i, n - i);
     vf cv = v_loadn(c + i, n - i, 0), sv = v_loadn(s + i, n - i, 0) * v_set(sign);
-    v_store_as(y, yb, i0 + i, v_fma(a, cv, -(b * sv)), n - i);
-    v_store_as(y, yb, half + i0 + i, v_fma(b, cv, a * sv), n - i);
+    v_store_as(y, y_dtype, i0 + i, v_fma(a, cv, -(b * sv)), n - i);
+    v_store_as(y, y_dtype, half + i0 + i, v_fma(b, cv, a * sv), n - i);
   }
 }
 
@@ -30,7 +30,8 @@ typedef struct {
 
 static void rotate_row(const void *ctx, int t, int thread) {
   const job *q = ctx;
-  int D = q->D, half = D / 2, yb = q->y.dtype == TLK_BF16, xb = q->x.dtype == TLK_BF16;
+  int D = q->D, half = D / 2;
+  size_t in_head = (size_t)D * tlk_dtype_size(q->x.dtype), out_head = (size_t)D * tlk_dtype_size(q->y.dtype);
   if (q->out_rows && q->out_rows[t] < 0) return;
   const char *in = mat_row(q->x, t);
   char *out = mat_row_out(q->y, q->out_rows ? q->out_rows[t] : t);
@@ -39,7 +40,7 @@ static void rotate_row(const void *ctx, int t, int thread) {
     int n = min_int(MAX_HALF, half - i0);
     split(c, s, q->table + ((size_t)q->pos[t] * half + i0) * 2, n);
     for (int h = 0; h < q->heads; h++)
-      rotate(out + (size_t)h * D * (yb ? 2 : 4), yb, in + (size_t)h * D * (xb ? 2 : 4), xb, c, s, i0, n, half, q->sign);
+      rotate(out + h * out_head, q->y.dtype, in + h * in_head, q->x.dtype, c, s, i0, n, half, q->sign);
   }
 }
 
@@ -57,8 +58,7 @@ void OP(rope_bwd)(tlk_mat dx, tlk_mat dy, const int32_t *pos, const float *table
 static void cast_row(const void *ctx, int t, int thread) {
   const job *q = ctx;
   if (q->out_rows && q->out_rows[t] < 0) return;
-  OP(convert)(mat_row_out(q->y, q->out_rows ? q->out_rows[t] : t), q->y.dtype == TLK_BF16, mat_row(q->x, t),
-              q->x.dtype == TLK_BF16, q->D);
+  OP(convert)(mat_row_out(q->y, q->out_rows ? q->out_rows[t] : t), q->y.dtype, mat_row(q->x, t), q->x.dtype, q->D);
 }
 
 void OP(cast)(tlk_mat y, const int32_t *out_rows, tlk_mat x, int T, int C) {

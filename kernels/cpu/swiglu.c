@@ -11,12 +11,12 @@ typedef struct {
 
 static void fwd_row(const void *ctx, int t, int thread) {
   const job *q = ctx;
-  int F = q->F, hb = q->h.dtype == TLK_BF16, gb = q->gate.dtype == TLK_BF16, ub = q->up.dtype == TLK_BF16;
+  int F = q->F, hd = q->h.dtype, gd = q->gate.dtype, ud = q->up.dtype;
   const void *gr = mat_row(q->gate, t), *ur = mat_row(q->up, t);
   void *hr = mat_row_out(q->h, t);
   for (int f = 0; f < F; f += VL) {
-    vf g = v_load_as(gr, gb, f, F - f), u = v_load_as(ur, ub, f, F - f);
-    v_store_as(hr, hb, f, g * sigmoid(g) * u, F - f);
+    vf g = v_load_as(gr, gd, f, F - f), u = v_load_as(ur, ud, f, F - f);
+    v_store_as(hr, hd, f, g * sigmoid(g) * u, F - f);
   }
 }
 
@@ -27,15 +27,15 @@ void OP(swiglu_fwd)(tlk_mat h, tlk_mat gate, tlk_mat up, int T, int F) {
 
 static void bwd_row(const void *ctx, int t, int thread) {
   const job *q = ctx;
-  int F = q->F, hb = q->h.dtype == TLK_BF16, gb = q->gate.dtype == TLK_BF16, ub = q->up.dtype == TLK_BF16;
-  int ob = q->dgate.dtype == TLK_BF16, pb = q->dup.dtype == TLK_BF16;
+  int F = q->F, hd = q->h.dtype, gd = q->gate.dtype, ud = q->up.dtype;
+  int od = q->dgate.dtype, pd = q->dup.dtype;
   const void *gr = mat_row(q->gate, t), *ur = mat_row(q->up, t), *dr = mat_row(q->h, t);
   void *dg = mat_row_out(q->dgate, t), *du = mat_row_out(q->dup, t);
   for (int f = 0; f < F; f += VL) {
-    vf g = v_load_as(gr, gb, f, F - f), u = v_load_as(ur, ub, f, F - f), d = v_load_as(dr, hb, f, F - f);
+    vf g = v_load_as(gr, gd, f, F - f), u = v_load_as(ur, ud, f, F - f), d = v_load_as(dr, hd, f, F - f);
     vf s = sigmoid(g), slope = s * v_fma(g, v_set(1) - s, v_set(1));
-    v_store_as(dg, ob, f, d * u * slope, F - f);
-    v_store_as(du, pb, f, d * g * s, F - f);
+    v_store_as(dg, od, f, d * u * slope, F - f);
+    v_store_as(du, pd, f, d * g * s, F - f);
   }
 }
 

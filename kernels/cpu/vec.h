@@ -111,6 +111,33 @@ INLINE vh v_to_bf16(vf x) {
   return __builtin_convertvector(r, vh);
 #endif
 }
+// fp16 <-> fp32, to nearest even; beyond 65504 and half a step: infinity
+INLINE vf v_from_f16(vh h) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_cvtph_ps((__m256i)h);
+#elif defined(__AVX2__)
+  return (vf)_mm256_cvtph_ps((__m128i)h);
+#else
+  vu u = __builtin_convertvector(h, vu), special = (vu)((u & 0x7c00) == 0x7c00), bits = (u & 0x7fff) << 13;
+  vu finite = (vu)((vf)bits * v_set(0x1p112f));  // the exponent's bias; subnormals too
+  return (vf)((u & 0x8000) << 16 | (finite & ~special) | ((bits | 0x70000000) & special));
+#endif
+}
+INLINE vh v_to_f16(vf x) {
+#if defined(__AVX512F__)
+  return (vh)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__AVX2__)
+  return (vh)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+  vu b = (vu)x, sign = b >> 16 & 0x8000, a = b & 0x7fffffff;
+  vu large = (vu)(a >= 0x477ff000), nan = (vu)(a > 0x7f800000), small = (vu)(a < 0x38800000);
+  vu normal = ((a + 0xfff + (a >> 13 & 1)) >> 13) - (112 << 10);
+  vu subnormal = (vu)((vf)a + v_set(0.5f)) - 0x3f000000;  // the last place of 0.5 is 2^-24
+  vu r = (subnormal & small) | (normal & ~small);
+  r = (r & ~large) | (0x7c00 & large) | (0x0200 & nan);
+  return __builtin_convertvector(r | sign, vh);
+#endif
+}
 INLINE vh v_loadh(const uint16_t *p, int n) {
   if (n >= VL) return *(const vh_mem *)p;
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
@@ -132,15 +159,17 @@ INLINE void v_storeh(uint16_t *p, vh x, int n) {
   for (int i = 0; i < n; i++) p[i] = x[i];
 #endif
 }
-// n lanes of a bf16 (bf16 != 0) or fp32 row at element i
-INLINE vf v_load_as(const void *row, int bf16, int i, int n) {
-  return bf16 ? v_from_bf16(v_loadh((const uint16_t *)row + i, n)) : v_loadn((const float *)row + i, n, 0);
+// n lanes of a row at element i. dtype: of the row, TLK_F32 (0), TLK_BF16 (1) or TLK_F16
+INLINE vf v_load_as(const void *row, int dtype, int i, int n) {
+  if (dtype == 0) return v_loadn((const float *)row + i, n, 0);
+  vh h = v_loadh((const uint16_t *)row + i, n);
+  return dtype == 1 ? v_from_bf16(h) : v_from_f16(h);
 }
-INLINE void v_store_as(void *row, int bf16, int i, vf x, int n) {
-  if (bf16)
-    v_storeh((uint16_t *)row + i, v_to_bf16(x), n);
-  else
+INLINE void v_store_as(void *row, int dtype, int i, vf x, int n) {
+  if (dtype == 0)
     v_storen((float *)row + i, x, n);
+  else
+    v_storeh((uint16_t *)row + i, dtype == 1 ? v_to_bf16(x) : v_to_f16(x), n);
 }
 
 // sums and maxima over lanes, in a fixed tree

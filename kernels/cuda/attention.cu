@@ -1,7 +1,7 @@
 // attention.cu: o = softmax(scale Q K^T) V over the keys each query's list names (attention.cuh says how it is cut).
 //
 // Keys come in chunks of 128 positions. Of a chunk all scores are held, its softmax is the plain one: m = max, p = e^(s - m),
-// l = sum p, o = P V, the products on tensor cores for bf16, with P as the sum of three bf16 numbers, which holds all of fp32's 24
+// l = sum p, o = P V, the products on tensor cores for bf16 and fp16, with P as the sum of three such numbers, which holds all of fp32's 24
 // bits: with fewer, o would round to another bf16 number than the CPU's often enough to show in logprobs (two more products, as
 // much as the attention's arithmetic again). Chunks are merged in order of position:  m' = max(m, mc),  l' = l e^(m - m') + lc e^(mc - m'),  o' likewise; a chunk without a valid key is left out.
 //
@@ -189,15 +189,20 @@ static void run(tlk_mat o, float *lse, tlk_mat q, tlk_mat k, tlk_mat v, const tl
          lse, (float *)nullptr, (float *)nullptr, tokens);
 }
 
+template <class T>
+static void on_tensor_cores(tlk_mat o, float *lse, tlk_mat q, tlk_mat k, tlk_mat v, const tlk_attn_map *map, float scale, int T_, int H, int G, int D) {
+  if (D <= 64) run<T, 64, 64>(o, lse, q, k, v, map, scale, T_, H, G, D);
+  else if (D <= 128) run<T, 64, 128>(o, lse, q, k, v, map, scale, T_, H, G, D);
+  else run<T, 32, 256>(o, lse, q, k, v, map, scale, T_, H, G, D);
+}
+
 void cuda_attn_fwd(tlk_mat o, float *lse, tlk_mat q, tlk_mat k, tlk_mat v, const tlk_attn_map *map, float scale, int T, int H, int G, int D) {
   OP("attn_fwd");
   if (T <= 0) return;
   if (D > 256) fprintf(stderr, "tlrun: cuda: attn_fwd: heads of %d; at most 256\n", D), abort();
-  if (q.dtype == TLK_BF16) {
-    if (D <= 64) run<bf16, 64, 64>(o, lse, q, k, v, map, scale, T, H, G, D);
-    else if (D <= 128) run<bf16, 64, 128>(o, lse, q, k, v, map, scale, T, H, G, D);
-    else run<bf16, 32, 256>(o, lse, q, k, v, map, scale, T, H, G, D);
-  } else {
+  if (q.dtype == TLK_BF16) on_tensor_cores<bf16>(o, lse, q, k, v, map, scale, T, H, G, D);
+  else if (q.dtype == TLK_F16) on_tensor_cores<fp16>(o, lse, q, k, v, map, scale, T, H, G, D);
+  else {
     if (D <= 64) run<float, 32, 64>(o, lse, q, k, v, map, scale, T, H, G, D);
     else if (D <= 128) run<float, 32, 128>(o, lse, q, k, v, map, scale, T, H, G, D);
     else run<float, 16, 256>(o, lse, q, k, v, map, scale, T, H, G, D);

@@ -6,7 +6,7 @@
 // does. dk, dv: a block takes one block of positions of one unit and key/value head; the unit's lists that share a prefix name
 // the same rows at the same positions, so blocks of other positions touch other rows. It goes through the unit's runs (rows that
 // name one list) in order and adds a run's sums to the rows once; the order of sums is that of the unit's rows, whatever else is
-// in the batch. Products on tensor cores for bf16, with p and ds rounded to bf16; sums in fp32.
+// in the batch. Products on tensor cores for bf16 and fp16, with p and ds rounded to that; sums in fp32.
 #include "attention.cuh"
 #include <cstdio>
 #include <cstdlib>
@@ -195,17 +195,23 @@ static void run(grads gr, tlk_mat q, tlk_mat k, tlk_mat v, const tlk_attn_map *m
            ATTN_THREADS, bwd_layout<T, MK, KBK, DMAX>::dk_shared, a, gr, unit_off + u);
 }
 
+template <class T>
+static void on_tensor_cores(grads gr, tlk_mat q, tlk_mat k, tlk_mat v, const tlk_attn_map *map, const int32_t *unit_off, int n_units, float scale, int T_,
+                            int H, int G, int D) {
+  if (D <= 64) run<T, 64, 64, 32, 64, 64>(gr, q, k, v, map, unit_off, n_units, scale, T_, H, G, D);
+  else if (D <= 128) run<T, 64, 64, 32, 64, 128>(gr, q, k, v, map, unit_off, n_units, scale, T_, H, G, D);
+  else run<T, 32, 64, 32, 32, 256>(gr, q, k, v, map, unit_off, n_units, scale, T_, H, G, D);
+}
+
 void cuda_attn_bwd(tlk_mat dq, tlk_mat dk, tlk_mat dv, tlk_mat d_o, tlk_mat o, const float *lse, tlk_mat q, tlk_mat k, tlk_mat v,
                    const tlk_attn_map *map, const int32_t *unit_off, int n_units, float scale, int T, int H, int G, int D) {
   OP("attn_bwd");
   if (T <= 0 || n_units <= 0) return;
   if (D > 256) fprintf(stderr, "tlrun: cuda: attn_bwd: heads of %d; at most 256\n", D), abort();
   grads gr = {dq, dk, dv, d_o, o, lse, nullptr};
-  if (q.dtype == TLK_BF16) {
-    if (D <= 64) run<bf16, 64, 64, 32, 64, 64>(gr, q, k, v, map, unit_off, n_units, scale, T, H, G, D);
-    else if (D <= 128) run<bf16, 64, 64, 32, 64, 128>(gr, q, k, v, map, unit_off, n_units, scale, T, H, G, D);
-    else run<bf16, 32, 64, 32, 32, 256>(gr, q, k, v, map, unit_off, n_units, scale, T, H, G, D);
-  } else {
+  if (q.dtype == TLK_BF16) on_tensor_cores<bf16>(gr, q, k, v, map, unit_off, n_units, scale, T, H, G, D);
+  else if (q.dtype == TLK_F16) on_tensor_cores<fp16>(gr, q, k, v, map, unit_off, n_units, scale, T, H, G, D);
+  else {
     if (D <= 64) run<float, 32, 64, 32, 32, 64>(gr, q, k, v, map, unit_off, n_units, scale, T, H, G, D);
     else if (D <= 128) run<float, 32, 64, 32, 32, 128>(gr, q, k, v, map, unit_off, n_units, scale, T, H, G, D);
     else run<float, 16, 32, 16, 16, 256>(gr, q, k, v, map, unit_off, n_units, scale, T, H, G, D);

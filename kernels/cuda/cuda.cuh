@@ -19,6 +19,7 @@ extern "C" {
 }
 
 typedef __nv_bfloat16 bf16;
+typedef __half fp16;
 
 // W (N, K) row-major, rows padded with zeros to ld elements (a multiple of 32: 16-byte copies need no tail); int8: rows of ld
 // bytes, of which the last SCALE_ROOM hold the row's scale (int8.cu)
@@ -68,30 +69,43 @@ extern __shared__ __align__(1024) unsigned char tlk_shared[];
 
 __device__ static inline float to_float(float v) { return v; }
 __device__ static inline float to_float(bf16 v) { return __bfloat162float(v); }
+__device__ static inline float to_float(fp16 v) { return __half2float(v); }
 template <class T> __device__ static inline T from_float(float v);
 template <> __device__ inline float from_float<float>(float v) { return v; }
 template <> __device__ inline bf16 from_float<bf16>(float v) { return __float2bfloat16_rn(v); }
+template <> __device__ inline fp16 from_float<fp16>(float v) { return __float2half_rn(v); }
 
-__device__ static inline float get(const tlk_mat &m, int t, int c) {
-  size_t i = (size_t)t * m.ld + c;
-  return m.dtype == TLK_BF16 ? to_float(((const bf16 *)m.p)[i]) : ((const float *)m.p)[i];
+// number i of an array of fp32, bf16 or fp16
+__device__ static inline float load_as(const void *p, int dtype, size_t i) {
+  if (dtype == TLK_F32) return ((const float *)p)[i];
+  return dtype == TLK_BF16 ? to_float(((const bf16 *)p)[i]) : to_float(((const fp16 *)p)[i]);
 }
-__device__ static inline void put(const tlk_mat &m, int t, int c, float v) {
-  size_t i = (size_t)t * m.ld + c;
-  if (m.dtype == TLK_BF16) ((bf16 *)m.p)[i] = from_float<bf16>(v);
-  else ((float *)m.p)[i] = v;
+__device__ static inline void store_as(void *p, int dtype, size_t i, float v) {
+  if (dtype == TLK_F32) ((float *)p)[i] = v;
+  else if (dtype == TLK_BF16) ((bf16 *)p)[i] = from_float<bf16>(v);
+  else ((fp16 *)p)[i] = from_float<fp16>(v);
 }
+// v as storing it and loading it again would have it
+__device__ static inline float as_stored(int dtype, float v) {
+  return dtype == TLK_F32 ? v : dtype == TLK_BF16 ? to_float(from_float<bf16>(v)) : to_float(from_float<fp16>(v));
+}
+__device__ static inline float get(const tlk_mat &m, int t, int c) { return load_as(m.p, m.dtype, (size_t)t * m.ld + c); }
+__device__ static inline void put(const tlk_mat &m, int t, int c, float v) { store_as(m.p, m.dtype, (size_t)t * m.ld + c, v); }
 
 // ---- rows eight numbers at a time: loads and stores of 16 bytes where all rows are aligned to that, else number by number
 static inline bool in_eights(const tlk_mat &m) { return (uintptr_t)m.p % 16 == 0 && (size_t)m.ld * tlk_dtype_size(m.dtype) % 16 == 0; }
 // columns c .. c + 8 of row t (c a multiple of 8), zeros from C on; whole: in_eights(m)
 __device__ static inline void get8(float *v, const tlk_mat &m, bool whole, int t, int c, int C) {
   size_t i = (size_t)t * m.ld + c;
-  if (whole && c + 8 <= C && m.dtype == TLK_BF16) {
-    const uint4 w = *(const uint4 *)((const bf16 *)m.p + i);
+  if (whole && c + 8 <= C && m.dtype != TLK_F32) {
+    const uint4 w = *(const uint4 *)((const uint16_t *)m.p + i);
     const unsigned u[4] = {w.x, w.y, w.z, w.w};
+    const bool bf = m.dtype == TLK_BF16;
 #pragma unroll
-    for (int k = 0; k < 4; k++) v[2 * k] = __uint_as_float(u[k] << 16), v[2 * k + 1] = __uint_as_float(u[k] & 0xffff0000u);
+    for (int k = 0; k < 4; k++) {
+      v[2 * k] = bf ? __uint_as_float(u[k] << 16) : to_float(__ushort_as_half((unsigned short)u[k]));
+      v[2 * k + 1] = bf ? __uint_as_float(u[k] & 0xffff0000u) : to_float(__ushort_as_half((unsigned short)(u[k] >> 16)));
+    }
   } else if (whole && c + 8 <= C) {
     const float4 a = ((const float4 *)((const float *)m.p + i))[0], b = ((const float4 *)((const float *)m.p + i))[1];
     v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
@@ -100,13 +114,15 @@ __device__ static inline void get8(float *v, const tlk_mat &m, bool whole, int t
     for (int k = 0; k < 8; k++) v[k] = c + k < C ? get(m, t, c + k) : 0;
   }
 }
-__device__ static inline unsigned two_bf16(float low, float high) {
-  return (unsigned)__bfloat16_as_ushort(from_float<bf16>(low)) | (unsigned)__bfloat16_as_ushort(from_float<bf16>(high)) << 16;
+__device__ static inline unsigned bits16(int dtype, float v) {
+  return dtype == TLK_BF16 ? __bfloat16_as_ushort(from_float<bf16>(v)) : __half_as_ushort(from_float<fp16>(v));
 }
+__device__ static inline unsigned two16(int dtype, float low, float high) { return bits16(dtype, low) | bits16(dtype, high) << 16; }
 __device__ static inline void put8(const tlk_mat &m, bool whole, int t, int c, int C, const float *v) {
   size_t i = (size_t)t * m.ld + c;
-  if (whole && c + 8 <= C && m.dtype == TLK_BF16) {
-    *(uint4 *)((bf16 *)m.p + i) = make_uint4(two_bf16(v[0], v[1]), two_bf16(v[2], v[3]), two_bf16(v[4], v[5]), two_bf16(v[6], v[7]));
+  if (whole && c + 8 <= C && m.dtype != TLK_F32) {
+    int d = m.dtype;
+    *(uint4 *)((uint16_t *)m.p + i) = make_uint4(two16(d, v[0], v[1]), two16(d, v[2], v[3]), two16(d, v[4], v[5]), two16(d, v[6], v[7]));
   } else if (whole && c + 8 <= C) {
     ((float4 *)((float *)m.p + i))[0] = make_float4(v[0], v[1], v[2], v[3]);
     ((float4 *)((float *)m.p + i))[1] = make_float4(v[4], v[5], v[6], v[7]);
@@ -124,7 +140,7 @@ __device__ static inline float row_scale(const void *rows, int ld, int n) {
 __device__ static inline float weight_at(const void *data, int ld, int compute, int n, int k) {
   size_t at = (size_t)n * ld + k;
   if (compute == TLK_I8) return row_scale(data, ld, n) * (float)((const int8_t *)data)[at];
-  return compute == TLK_BF16 ? to_float(((const bf16 *)data)[at]) : ((const float *)data)[at];
+  return load_as(data, compute, at);
 }
 
 // silu(g) u

@@ -1,4 +1,4 @@
-// gemm.cuh: products of tiles, for tensor cores (bf16) and for plain fp32, and the loop that the linears and the head share.
+// gemm.cuh: products of tiles, for tensor cores (bf16, fp16) and for plain fp32, and the loop that the linears and the head share.
 //
 // Why own products instead of a library's: a row's bits must not depend on how many rows there are (the sampler's and the
 // trainer's log-probabilities are the same bits). A library picks another kernel and another order of sums for another number
@@ -19,10 +19,8 @@
 #include <cuda_pipeline.h>
 #include <mma.h>
 
-// MI x NJ tiles of 16 x 16, one warp's accumulators
-template <class T, int MI, int NJ> struct tiles;
-
-template <int MI, int NJ> struct tiles<bf16, MI, NJ> {
+// MI x NJ tiles of 16 x 16, one warp's accumulators; T bf16 or fp16, and, below, fp32 and bytes
+template <class T, int MI, int NJ> struct tiles {
   nvcuda::wmma::fragment<nvcuda::wmma::accumulator, 16, 16, 16, float> c[MI][NJ];
 
   __device__ void zero() {
@@ -41,16 +39,16 @@ template <int MI, int NJ> struct tiles<bf16, MI, NJ> {
   }
   // += A B over 16 of the reduction. A (16 MI, 16): row-major, or stored as its transpose when A_T; B (16, 16 NJ): stored as its
   // transpose (16 NJ rows of 16), or row-major when B_ROWS.
-  template <bool A_T, bool B_ROWS> __device__ void mac(const bf16 *a, int lda, const bf16 *b, int ldb) {
+  template <bool A_T, bool B_ROWS> __device__ void mac(const T *a, int lda, const T *b, int ldb) {
     using namespace nvcuda::wmma;
     typedef typename std::conditional<A_T, col_major, row_major>::type a_layout;
     typedef typename std::conditional<B_ROWS, row_major, col_major>::type b_layout;
-    fragment<matrix_a, 16, 16, 16, bf16, a_layout> fa[MI];
+    fragment<matrix_a, 16, 16, 16, T, a_layout> fa[MI];
 #pragma unroll
     for (int i = 0; i < MI; i++) load_matrix_sync(fa[i], a + (A_T ? i * 16 : i * 16 * lda), (unsigned)lda);
 #pragma unroll
     for (int j = 0; j < NJ; j++) {
-      fragment<matrix_b, 16, 16, 16, bf16, b_layout> fb;
+      fragment<matrix_b, 16, 16, 16, T, b_layout> fb;
       load_matrix_sync(fb, b + (B_ROWS ? j * 16 : j * 16 * ldb), (unsigned)ldb);
 #pragma unroll
       for (int i = 0; i < MI; i++) mma_sync(c[i][j], fa[i], fb, c[i][j]);

@@ -63,6 +63,7 @@ void head_tiles(head_stats *stats, float *logits, size_t ld, float *picked, tlk_
   h = as_act(h, T, w->K, w->compute);
   if (w->compute == TLK_I8) run<int8_t>(stats, logits, ld, picked, h, w, targets, inv_temp, rows, T);
   else if (w->compute == TLK_BF16) run<bf16>(stats, logits, ld, picked, h, w, targets, inv_temp, rows, T);
+  else if (w->compute == TLK_F16) run<fp16>(stats, logits, ld, picked, h, w, targets, inv_temp, rows, T);
   else run<float>(stats, logits, ld, picked, h, w, targets, inv_temp, rows, T);
 }
 

@@ -55,6 +55,7 @@ void cuda_head_bwd(float *dh, float *dw, const float *logits, tlk_mat h, const t
       piece.N = w->N - v < TOKENS_AT_ONCE ? w->N - v : TOKENS_AT_ONCE;
       piece.data = (char *)w->data + (size_t)v * w->ld * size;
       if (w->compute == TLK_BF16) run<bf16>((bf16 *)dl.p, ht, &piece, u, v, rows);
+      else if (w->compute == TLK_F16) run<fp16>((fp16 *)dl.p, ht, &piece, u, v, rows);
       else run<float>((float *)dl.p, ht, &piece, u, v, rows);
       epilogue e = {};
       e.y = {dh + (size_t)t * C, TLK_F32, C}, e.accumulate = v > 0;

@@ -6,22 +6,16 @@
 
 enum { THREADS = 256 };
 
-__device__ static inline float load(const void *w, int dtype, size_t i) {
-  if (dtype == TLK_BF16) return to_float(((const bf16 *)w)[i]);
-  if (dtype == TLK_F16) return __half2float(((const __half *)w)[i]);
-  return ((const float *)w)[i];
-}
-
 __global__ static void quantize(int8_t *data, int ld, const void *w, int dtype, size_t ldw, int K) {
   int8_t *row = data + (size_t)blockIdx.x * ld;
   size_t from = (size_t)blockIdx.x * ldw;
   float max = 0;
-  for (int k = (int)threadIdx.x; k < K; k += THREADS) max = fmaxf(max, fabsf(load(w, dtype, from + k)));
+  for (int k = (int)threadIdx.x; k < K; k += THREADS) max = fmaxf(max, fabsf(load_as(w, dtype, from + k)));
   max = block_max(max, (float *)tlk_shared);
   float inverse = max > 0 ? 127.0f / max : 0.0f;
   for (int k = 4 * (int)threadIdx.x; k < ld - SCALE_ROOM; k += 4 * THREADS) {  // four bytes in one store
     unsigned four = 0;
-    for (int i = 0; i < 4 && k + i < K; i++) four |= ((unsigned)__float2int_rn(load(w, dtype, from + k + i) * inverse) & 0xffu) << 8 * i;
+    for (int i = 0; i < 4 && k + i < K; i++) four |= ((unsigned)__float2int_rn(load_as(w, dtype, from + k + i) * inverse) & 0xffu) << 8 * i;
     *(unsigned *)(row + k) = four;
   }
   if (threadIdx.x == 0) *(float *)(row + ld - SCALE_ROOM) = max / 127.0f;

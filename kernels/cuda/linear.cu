@@ -39,7 +39,6 @@ __device__ static inline float value(const epilogue &e, int t, int n, float v) {
   }
   return v;
 }
-__device__ static inline float as_stored(int dtype, float v) { return dtype == TLK_BF16 ? to_float(from_float<bf16>(v)) : v; }
 
 // item i of member m's row t; sum(m, n): element n of member m's product
 template <class T, class Sum> __device__ static inline void finish(const group<T> &g, int m, int t, int i, Sum sum) {
@@ -184,6 +183,7 @@ static void start(const members &m, tlk_mat x, int T, bool transposed) {
   if (compute == TLK_I8 && transposed) fprintf(stderr, "tlrun: cuda: %s: int8 weights are for sampling: they have no gradients\n", current_op), abort();
   if (compute == TLK_I8) start<int8_t>(m, x, T, false);
   else if (compute == TLK_BF16) start<bf16>(m, x, T, transposed);
+  else if (compute == TLK_F16) start<fp16>(m, x, T, transposed);
   else start<float>(m, x, T, transposed);
 }
 

@@ -1,7 +1,7 @@
 // linear_bwd.cu: gradients of a linear's weight and bias: dw (N, K) += a (T, N)^T b (T, K), db += the sum over rows of dy.
 //
 // dw: by cuBLASLt where it is and operands are aligned (matmul.cu). Else a block makes 64 x 128 of dw over all rows, 32 at a time, in
-// order: the order is that of T alone. Tensor cores when both operands are bf16; otherwise both go through fp32, as the contract's
+// order: the order is that of T alone. Tensor cores when both operands are bf16, or both fp16; otherwise both go through fp32, as the contract's
 // fp32 operands must keep their bits.
 // db: a block takes 32 columns, its 8 warps every 8th row in double, then warps in order.
 #include "gemm.cuh"
@@ -46,6 +46,7 @@ template <class T> static void run(float *dw, tlk_mat a, tlk_mat b, int T_, int 
 void outer(float *dw, tlk_mat a, tlk_mat b, int T, int N, int K) {
   if (library_outer(dw, a, b, T, N, K)) return;
   if (a.dtype == TLK_BF16 && b.dtype == TLK_BF16) run<bf16>(dw, a, b, T, N, K);
+  else if (a.dtype == TLK_F16 && b.dtype == TLK_F16) run<fp16>(dw, a, b, T, N, K);
   else run<float>(dw, a, b, T, N, K);
 }
 

@@ -12,7 +12,7 @@
 // work space; the plan is kept, so that a shape always has the same bits. Operands that are not aligned so, and shapes that the
 // library has nothing for, are left to our own kernels.
 //
-// bias: the library adds it in D's own dtype. A bf16 y with a bias is therefore made in fp32 and then rounded once, as elsewhere.
+// bias: the library adds it in D's own dtype. A y of 16 bits with a bias is therefore made in fp32 and then rounded once, as elsewhere.
 #include "library.cuh"
 #if __has_include(<cublasLt.h>)
 #include <array>
@@ -53,7 +53,7 @@ static cublasLtHandle_t handle() {
   return h;
 }
 
-static cudaDataType cuda_type(int dtype) { return dtype == TLK_BF16 ? CUDA_R_16BF : CUDA_R_32F; }
+static cudaDataType cuda_type(int dtype) { return dtype == TLK_BF16 ? CUDA_R_16BF : dtype == TLK_F16 ? CUDA_R_16F : CUDA_R_32F; }
 
 template <class T> static void describe(plan &p, cublasLtMatmulDescAttributes_t a, T value) {
   MATMUL(cublasLtMatmulDescSetAttribute, p.what, a, &value, sizeof value);
@@ -117,7 +117,7 @@ bool library_product(const epilogue &e, tlk_mat x, const tlk_packed *w, int T) {
   if (w->compute == TLK_I8 || e.factor || e.D || e.out_rows || x.dtype != w->compute || !lt_is_here()) return false;
   if (!aligned(x.p, x.ld, x.dtype) || !aligned(e.y.p, e.y.ld, e.y.dtype) || (uintptr_t)e.bias % ALIGNMENT) return false;
   tlk_mat y = e.y;
-  bool rounded = e.bias && y.dtype == TLK_BF16;
+  bool rounded = e.bias && y.dtype != TLK_F32;
   if (rounded) y.ld = (int)align_up((size_t)w->N, ALIGNMENT), y.dtype = TLK_F32;
   shape s = {w->N, T, w->K, w->ld, x.ld, y.ld, w->compute, y.dtype, 1, 0, e.bias != nullptr, e.accumulate};
   plan &p = plan_of(s, e.bias);

@@ -99,7 +99,7 @@ __global__ static void rounded(float *y, const float *x, size_t n, int dtype, bo
   load4(v, x, i, n, aligned);
 #pragma unroll
   for (int k = 0; k < 4; k++)
-    v[k] = dtype == TLK_BF16 ? to_float(from_float<bf16>(v[k])) : dtype == TLK_F16 ? __half2float(__float2half_rn(v[k])) : v[k];
+    v[k] = as_stored(dtype, v[k]);
   store4(y, v, i, n, aligned);
 }
 

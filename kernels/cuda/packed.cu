@@ -7,20 +7,12 @@
 enum { THREADS = 256 };
 static const size_t stage_bytes = (size_t)64 << 20;
 
-__device__ static inline float load_as(const void *w, int dtype, size_t i) {
-  if (dtype == TLK_BF16) return to_float(((const bf16 *)w)[i]);
-  if (dtype == TLK_F16) return __half2float(((const __half *)w)[i]);
-  return ((const float *)w)[i];
-}
-
 // rows n0 .. of the packed weight from w (rows, K)
 __global__ static void pack_rows(void *data, int ld, int compute, const void *w, int dtype, int n0, int rows, int K) {
   int k = (int)(blockIdx.x * THREADS + threadIdx.x);
   for (int n = (int)blockIdx.y; n < rows && k < ld; n += (int)gridDim.y) {
     float v = k < K ? load_as(w, dtype, (size_t)n * K + k) : 0;
-    size_t at = (size_t)(n0 + n) * ld + k;
-    if (compute == TLK_BF16) ((bf16 *)data)[at] = from_float<bf16>(v);
-    else ((float *)data)[at] = v;
+    store_as(data, compute, (size_t)(n0 + n) * ld + k, v);
   }
 }
 

@@ -15,7 +15,10 @@ static float load(const void *w, int dtype, size_t i) {
   return ((const float *)w)[i];
 }
 
-static float round_compute(float f, int compute) { return compute == TLK_BF16 ? ref_from_bf16(ref_to_bf16(f)) : f; }
+static float round_compute(float f, int compute) {
+  ref_round_to(&f, &f, 1, compute);
+  return f;
+}
 
 // p's values, as they were given, to what the compute dtype can hold
 static void round_rows(tlk_packed *p) {

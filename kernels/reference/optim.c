@@ -43,6 +43,16 @@ float ref_round_f16(float f) {
   return fabsf(y) > 65504 ? copysignf(INFINITY, f) : y;
 }
 
+uint16_t ref_to_f16(float f) {
+  float y = fabsf(ref_round_f16(f));
+  int sign = signbit(f) ? 0x8000 : 0, e;
+  if (y != y) return (uint16_t)(sign | 0x7e00);
+  if (isinf(y)) return (uint16_t)(sign | 0x7c00);
+  if (y < 0x1p-14f) return (uint16_t)(sign | (int)(y * 0x1p24f));  // subnormal
+  y = frexpf(y, &e);                                               // in [1/2, 1), 11 bits
+  return (uint16_t)(sign | (e + 14) << 10 | ((int)(y * 2048) & 1023));
+}
+
 void ref_round_to(float *y, const float *x, size_t n, int dtype) {
   for (size_t i = 0; i < n; i++)
     y[i] = dtype == TLK_BF16 ? ref_from_bf16(ref_to_bf16(x[i])) : dtype == TLK_F16 ? ref_round_f16(x[i]) : x[i];

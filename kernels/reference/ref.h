@@ -37,18 +37,20 @@ static inline uint16_t ref_to_bf16(float f) {
 }
 
 float ref_from_f16(uint16_t h);
-float ref_round_f16(float f);  // to nearest even in half precision; beyond 65504 + half a step: infinity
+float ref_round_f16(float f);   // to nearest even in half precision; beyond 65504 + half a step: infinity
+uint16_t ref_to_f16(float f);   // the same
 
 // element (t, c) of a matrix
 static inline double ref_get(tlk_mat m, int t, int c) {
   size_t i = (size_t)t * m.ld + c;
-  return m.dtype == TLK_BF16 ? ref_from_bf16(((const uint16_t *)m.p)[i]) : ((const float *)m.p)[i];
+  if (m.dtype == TLK_F32) return ((const float *)m.p)[i];
+  return m.dtype == TLK_BF16 ? ref_from_bf16(((const uint16_t *)m.p)[i]) : ref_from_f16(((const uint16_t *)m.p)[i]);
 }
 
 static inline void ref_put(tlk_mat m, int t, int c, double v) {
   size_t i = (size_t)t * m.ld + c;
-  if (m.dtype == TLK_BF16) ((uint16_t *)m.p)[i] = ref_to_bf16((float)v);
-  else ((float *)m.p)[i] = (float)v;
+  if (m.dtype == TLK_F32) ((float *)m.p)[i] = (float)v;
+  else ((uint16_t *)m.p)[i] = m.dtype == TLK_BF16 ? ref_to_bf16((float)v) : ref_to_f16((float)v);
 }
 
 // x as a whole number of its row's scales, max / 127 (compute = I8)

@@ -94,7 +94,7 @@ static inline int has_op(const tlk_ops *b, int op) {
   memcpy(&fn, (const char *)b + op_infos[op].offset, sizeof fn);
   return fn != NULL;
 }
-static inline const char *compute_name(int compute) { return compute == TLK_BF16 ? "bf16" : "f32"; }
+static inline const char *compute_name(int compute) { return compute == TLK_BF16 ? "bf16" : compute == TLK_F16 ? "f16" : "f32"; }
 
 // ---- random numbers: splitmix64 (Steele, Lea & Flood 2014)
 static uint64_t rng_state;
@@ -135,7 +135,7 @@ static inline void drop_all(void) { drop_to(0); }
 
 // ---- matrices
 static int gap = 3;  // ld - width
-static const float gap_mark = -77.0f;  // exact in bf16
+static const float gap_mark = -77.0f;  // exact in bf16 and f16
 
 typedef struct {
   tlk_mat m;
@@ -150,14 +150,30 @@ static inline uint16_t to_bf16(float f) {
   union { float f; uint32_t u; } x = {f};
   return f != f ? 0x7fc0 : (uint16_t)((x.u + 0x7fff + (x.u >> 16 & 1)) >> 16);
 }
+static inline float from_f16(uint16_t h) {
+  int exponent = h >> 10 & 31, fraction = h & 1023;
+  float v = exponent == 31 ? (fraction ? NAN : INFINITY) : ldexpf((float)(exponent ? 1024 + fraction : fraction), (exponent ? exponent : 1) - 25);
+  return h >> 15 ? -v : v;
+}
+static inline uint16_t to_f16(float f) {
+  uint16_t sign = signbit(f) ? 0x8000 : 0;
+  float a = fabsf(f);
+  if (!(a < 65520)) return (uint16_t)(sign | (a != a ? 0x7e00 : 0x7c00));
+  int e;
+  frexpf(a, &e);
+  if (a == 0 || e < -13) return (uint16_t)(sign | (int)nearbyintf(a * 0x1p24f));  // subnormal; 1024 of them are the first normal one
+  int bits = (int)nearbyintf(ldexpf(a, 11 - e));                                  // in [1024, 2048]
+  return (uint16_t)(sign | ((e + 13) * 1024 + bits));
+}
 static inline float get(const mat *a, int t, int c) {
   size_t i = (size_t)t * a->m.ld + c;
-  return a->m.dtype == TLK_BF16 ? from_bf16(((uint16_t *)a->m.p)[i]) : ((float *)a->m.p)[i];
+  if (a->m.dtype == TLK_F32) return ((float *)a->m.p)[i];
+  return a->m.dtype == TLK_BF16 ? from_bf16(((uint16_t *)a->m.p)[i]) : from_f16(((uint16_t *)a->m.p)[i]);
 }
 static inline void put(mat *a, int t, int c, float v) {
   size_t i = (size_t)t * a->m.ld + c;
-  if (a->m.dtype == TLK_BF16) ((uint16_t *)a->m.p)[i] = to_bf16(v);
-  else ((float *)a->m.p)[i] = v;
+  if (a->m.dtype == TLK_F32) ((float *)a->m.p)[i] = v;
+  else ((uint16_t *)a->m.p)[i] = a->m.dtype == TLK_BF16 ? to_bf16(v) : to_f16(v);
 }
 static inline size_t mat_bytes(const mat *a) { return (size_t)a->rows * a->m.ld * tlk_dtype_size(a->m.dtype); }
 static inline size_t row_bytes(const mat *a) { return (size_t)a->cols * tlk_dtype_size(a->m.dtype); }

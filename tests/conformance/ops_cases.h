@@ -6,6 +6,7 @@
 //   SUM     2e-5   fp32 sums of up to 2000 products against double: about sqrt(2000) 2^-24 is seen, a few times that is allowed
 //   STORE   2^-7   the result is stored in bf16: values on two sides of a rounding boundary are one step, 2^-8 of them, apart
 //   PROBS   2^-6   bf16 probabilities or score gradients inside a product, and a bf16 result (a backend may hold P in bf16)
+//   both are an eighth of that in fp16, which has three bits more
 //   EXP     5e-5   fp32 exp and log of scores whose own error is SUM
 //   DOUBLE  1e-12  sums in double on both sides
 #ifndef OPS_CASES_H
@@ -30,11 +31,14 @@ struct row {
   int T, N, K, r, flags;
   map_kind map;
   int window, G;
-  double tol[2];  // f32, bf16
+  double tol[2];  // f32; bf16 and f16
 };
 
 static const tlk_ops *ref;
-static double tolerance(const row *r) { return r->tol[compute == TLK_BF16]; }
+static double tolerance(const row *r) {
+  double t = r->tol[compute != TLK_F32];
+  return compute == TLK_F16 && (t == STORE || t == PROBS) ? t / 8 : t;
+}
 static int out_dtype(const row *r) { return r->flags & (OUT_F32 | ACCUMULATE) ? TLK_F32 : compute; }
 
 // The same weights, in the reference's and in the backend's layout.

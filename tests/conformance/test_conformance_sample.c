@@ -219,7 +219,7 @@ static void one(const char *what, void (*fn)(void)) {
 
 int main(void) {
   for (int b = 0; b < n_backends(); b++)
-    for (compute = b < 5 ? TLK_F32 : TLK_BF16; compute <= TLK_BF16; compute++) {
+    for (compute = b < 5 ? TLK_F32 : TLK_BF16; compute <= (b < 5 ? TLK_F16 : TLK_BF16); compute++) {
       if (b == 2 + REVERSE) continue;  // of the simulator's orders forward and random, and bf16 checked: a row takes a millisecond
       ops = backend(b);
       ops->set_threads(2);

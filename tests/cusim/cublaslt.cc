@@ -3,13 +3,14 @@
 // Like the real one it sums in another order for another shape: the reduction is cut in two where the sizes say. So code that is to
 // be independent of the batch and uses it all the same is found by test_conformance_batch.
 //
-// Checked: objects that exist; dtypes that go together (bf16 or fp32 operands of one dtype, D of theirs or fp32, fp32 sums and scales);
+// Checked: objects that exist; dtypes that go together (bf16, fp16 or fp32 operands of one dtype, D of theirs or fp32, fp32 sums and scales);
 // sizes that fit; an algorithm that the heuristic gave for these very layouts and this epilogue; the alignment and work space that it
 // was asked for; alpha and beta in host memory; a bias of D's dtype. Pointers as in libraries.cc. What was in the work space is lost.
 #include "libraries.h"
 #include <cublasLt.h>
 #include <cstdarg>
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <set>
 #include <vector>
 
@@ -58,9 +59,10 @@ static cublasStatus_t refuse(cublasStatus_t s, const char *format, ...) {
   return s;
 }
 
-static size_t size_of(cudaDataType t) { return t == CUDA_R_16BF ? 2 : 4; }
+static size_t size_of(cudaDataType t) { return t == CUDA_R_16BF || t == CUDA_R_16F ? 2 : 4; }
 static matrix matrix_of(const char *name, const void *p, const cusim_matrix_layout &l) { return {name, p, l.rows, l.cols, l.ld, size_of(l.type)}; }
 static float value_at(const void *p, cudaDataType t, size_t i) {
+  if (t == CUDA_R_16F) return __half2float(((const __half *)p)[i]);
   return t == CUDA_R_16BF ? __bfloat162float(((const __nv_bfloat16 *)p)[i]) : ((const float *)p)[i];
 }
 
@@ -82,7 +84,7 @@ struct problem {
 };
 
 static cublasStatus_t right_problem(const problem &p) {
-  if (p.A.type != p.B.type || (p.A.type != CUDA_R_16BF && p.A.type != CUDA_R_32F) || p.C.type != p.D.type || (p.D.type != p.A.type && p.D.type != CUDA_R_32F))
+  if (p.A.type != p.B.type || (p.A.type != CUDA_R_16BF && p.A.type != CUDA_R_16F && p.A.type != CUDA_R_32F) || p.C.type != p.D.type || (p.D.type != p.A.type && p.D.type != CUDA_R_32F))
     return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "dtypes %d, %d give %d, %d", p.A.type, p.B.type, p.C.type, p.D.type);
   long am = p.transA ? p.A.cols : p.A.rows, bk = p.transB ? p.B.cols : p.B.rows, bn = p.transB ? p.B.rows : p.B.cols;
   if (am != p.m() || bk != p.k() || bn != p.n() || p.C.rows != p.m() || p.C.cols != p.n())
@@ -116,6 +118,7 @@ static void multiply(const problem &p, float alpha, const void *A, const void *B
     for (size_t i = 0; i < m; i++) {
       float v = alpha * (sum[i] + sum[m + i]) + (beta != 0 ? beta * value_at(C, p.C.type, j * (size_t)p.C.ld + i) : 0) + (bias ? bias[i] : 0);
       if (p.D.type == CUDA_R_16BF) ((__nv_bfloat16 *)D)[j * (size_t)p.D.ld + i] = __float2bfloat16_rn(v);
+      else if (p.D.type == CUDA_R_16F) ((__half *)D)[j * (size_t)p.D.ld + i] = __float2half_rn(v);
       else ((float *)D)[j * (size_t)p.D.ld + i] = v;
     }
   }
