@@ -18,7 +18,7 @@ def demangled(names):
 
 def short(name):
     """fwd<bf16, 16, 128, true> of a demangled kernel, and all of it, which tells apart kernels of one name"""
-    whole = re.sub(r"\((int|bool)\)", "", re.sub(r"^void ", "", name)).replace("__nv_bfloat16", "bf16").replace("(anonymous namespace)::", "")
+    whole = re.sub(r"\((int|bool)\)", "", re.sub(r"^void ", "", name)).replace("__nv_bfloat16", "bf16").replace("__half", "fp16").replace("(anonymous namespace)::", "")
     whole = re.sub(r"_INTERNAL_\w+::", "", whole)
     return re.sub(r"\(.*", "", whole), whole
 
@@ -68,7 +68,7 @@ for source in sources:
             threads, shared = seen.get((name, whole), (0, 0))
             row = rows.setdefault((os.path.basename(source), name), [threads, shared, {}])
             row[2][arch] = f"{regs}" + (f", {occupancy(arch, regs, threads, shared)}%" if threads else "") + (f", spills {spill}" if spill else "")
-text = "| architecture | kernels | most registers | kernels that spill | of those in bf16 |\n|---|---|---|---|---|\n"
+text = "| architecture | kernels | most registers | kernels that spill | of those not in fp32 |\n|---|---|---|---|---|\n"
 text += "".join(f"| sm_{a} | {t[0]} | {t[1]} | {t[2]} | {t[3]} |\n" for a, t in totals.items())
 text += "\nRegisters and occupancy (of the largest launch of `test_conformance_ops`, whose threads and bytes of shared memory stand first):\n\n"
 text += "| file | kernel | threads | shared |" + "".join(f" sm_{a} |" for a in LIMITS) + "\n|---|---|---|---|" + "---|" * len(LIMITS) + "\n"

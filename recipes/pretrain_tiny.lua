@@ -32,7 +32,7 @@ local p = tl.recipe {
   max_ops     = { 4, "most operations of a problem", integer = true },
   save_every  = { 500, "the weights are written every so many steps", integer = true, min = 1 },
   eval        = { 300, "held-out problems measured at the end", integer = true, min = 1 },
-  dtype       = { "bf16", "compute dtype", choices = { "bf16", "f32" } },
+  dtype       = { "bf16", "compute dtype", choices = { "bf16", "f16", "f32" } },
   checkpoint  = tl.checkpoint.EVERY,
   resume      = tl.checkpoint.FROM,
 }

@@ -78,7 +78,7 @@ void tl_comm_leave(void);      // at the end, by every rank
 
 // ---------------------------------------------------------------- this machine's limits, and where the time goes
 // Measured on all threads; a limit is the best of many short windows, so that other work on the machine disturbs it little.
-double tl_machine_gflops(tl_dtype dtype);  // multiply-adds in registers, 2 FLOPs each: TL_BF16, TL_F32 or TL_I8 (int32 sums)
+double tl_machine_gflops(tl_dtype dtype);  // multiply-adds in registers, 2 FLOPs each: TL_BF16, TL_F32 or TL_I8 (int32 sums); TL_F16 is TL_F32, which a CPU multiplies it in
 double tl_machine_read_gbs(void);          // reading memory, GB/s
 // A profile: time, FLOPs and bytes by op (and by shape of its weight), and the time of runtime calls outside of ops. start
 // forgets what was there; rows stay until then. What is counted: runtime/base/profile.c.
@@ -239,7 +239,7 @@ typedef struct tl_tokenizer tl_tokenizer;
 typedef struct tl_adapter tl_adapter;
 
 typedef struct tl_model_options {
-  tl_dtype compute;   // TL_BF16 or TL_F32: dtype of activations and packed weights; accumulation is fp32 in both
+  tl_dtype compute;   // TL_BF16, TL_F16 or TL_F32: dtype of activations and packed weights; sums are fp32 in all
   const char *device; // as tl_device_select takes it
   bool split;         // this rank's part alone is loaded, of as many as tl_comm_split made (runtime/model/split.c); its group computes together
 } tl_model_options;
@@ -372,6 +372,7 @@ int64_t tl_adapter_n_parameters(const tl_adapter *a);
 int64_t tl_adapter_n_bytes(const tl_adapter *a);        // n_parameters in the storage dtype
 float *tl_adapter_parameters(tl_adapter *a);            // (n_parameters) fp32 master copy; owned by the adapter
 float *tl_adapter_gradient(tl_adapter *a);              // (n_parameters) fp32; owned by the adapter
+double tl_adapter_gradient_norm(tl_adapter *a);         // its Euclidean norm
 // after the master copy was changed: rounds to the storage dtype and rebuilds what the forward pass reads
 tl_status tl_adapter_refresh(tl_adapter *a);
 void tl_adapter_zero_gradient(tl_adapter *a);
@@ -539,6 +540,8 @@ typedef struct tl_pass_options {
   tl_kept *kept;                    // what the sampler kept of these completions, or NULL: see tl_batch_sampled
   tl_population *population;        // instead of an adapter, or NULL: gradients go to each member's own (tl_batch_member)
   bool ranks;                       // the gradient is summed over all ranks: tl_pass_reduce follows the last backward
+  float loss_scale;                 // of a model that computes in fp16: a power of two by which gradients are multiplied on their way,
+                                    // so that they are large enough for fp16 (Micikevicius et al. 2018); 0: 1. The result is without it
 } tl_pass_options;
 
 // A pass runs a batch through the model in micro-batches of whole prompts. For each micro-batch i, in order:

@@ -45,7 +45,7 @@ local function bandwidth()
   limits_of.memory = limits_of.memory or C.tl_machine_read_gbs() * 1e9
   return limits_of.memory
 end
-local DTYPE = { f32 = C.TL_F32, bf16 = C.TL_BF16, int8 = C.TL_I8 }
+local DTYPE = { f32 = C.TL_F32, f16 = C.TL_F16, bf16 = C.TL_BF16, int8 = C.TL_I8 }
 -- of all ranks that share the model: each measures its own
 local function peak_of(model, dtype) return model.shards * limit(DTYPE[dtype or model.compute]) end
 

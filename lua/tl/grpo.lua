@@ -314,11 +314,11 @@ local function objective(part, b, w, first, count)
     w.entropy, b.advantage, nil, part.total_sequences, part.total_tokens, w.dlogprob, w.dentropy, part.stats))
 end
 
--- forward, objective and backward of the whole batch; returns the pass
-local function gradients(parts, b, w, o)
+-- forward, objective and backward of the whole batch, with gradients times loss_scale on their way; returns the pass
+local function gradients_at(parts, b, w, o, loss_scale)
   for _, part in ipairs(parts) do part.trainer.adapter:zero_gradient() end
   local p = pass.create(o.model, b.batch, { adapter = o.adapter, population = o.population, temperature = o.temperature, memory = b.memory,
-    backward = true, entropy = w.entropy ~= nil, kept = o.kept, ranks = comm.size > 1 })
+    backward = true, entropy = w.entropy ~= nil, kept = o.kept, ranks = comm.size > 1, loss_scale = loss_scale })
   for i = 0, p.n_micro - 1 do
     p:forward(i, w.logprob, w.entropy)
     local first, count = p:range(i)
@@ -330,6 +330,15 @@ local function gradients(parts, b, w, o)
   end
   if comm.size > 1 then p:reduce() end
   return p
+end
+
+local function gradients(parts, b, w, o)
+  local before = {}
+  for k, part in ipairs(parts) do before[k] = ffi.new("tl_grpo_stats", part.stats) end
+  return pass.scaled(o.model, parts, function(scale)
+    for k, part in ipairs(parts) do ffi.copy(part.stats, before[k], ffi.sizeof "tl_grpo_stats") end
+    return gradients_at(parts, b, w, o, scale)
+  end)
 end
 
 --- One optimiser update of every part per iteration over the packed batch. o: model, adapter or population, kept. The number of

@@ -130,8 +130,8 @@ local function open(o, level, fn, path, ...)
   return out[0]
 end
 
---- Loads a model; where ranks share one (tl.comm.split), this rank's part. Options: dtype ("bf16" or "f32": weights and activations; sums
---- are fp32), device ("cpu", "cuda", "cuda:1"; one a process).
+--- Loads a model; where ranks share one (tl.comm.split), this rank's part. Options: dtype ("bf16", "f16" or "f32": weights and activations;
+--- sums are fp32), device ("cpu", "cuda", "cuda:1"; one a process).
 ---@param name string a Hugging Face folder, a GGUF file, or a name (tl.model.resolve)
 ---@param o table? options
 function model.load(name, o)

@@ -1,6 +1,7 @@
 --- pass.lua: batches of prompts and completions, and their passes through the model, for the trainers.
 local F = require "tl.ffi"
 local ffi = require "ffi"
+local log = require "tl.log"
 local C, check = F.C, F.check
 
 local pass = {}
@@ -54,15 +55,35 @@ function Batch:offsets()
 end
 
 --- A pass over a batch. Options: adapter or population (a tl.population.of), temperature (1), memory (bytes), backward, entropy, kept (a sample.kept),
---- ranks (the gradient is all ranks': p:reduce() after the last backward).
+--- ranks (the gradient is all ranks': p:reduce() after the last backward), loss_scale (1; of a model in fp16 a power of two that gradients are
+--- multiplied by on their way, so that fp16 holds them; the result is without it).
 function pass.create(model, batch, o)
   local opt = ffi.new("tl_pass_options", { temperature = o.temperature or 1, memory_bytes = o.memory or 0,
     backward = o.backward or false, want_entropy = o.entropy or false, kept = o.kept and o.kept.handle or nil,
-    population = o.population and o.population.handle or nil, ranks = o.ranks or false })
+    population = o.population and o.population.handle or nil, ranks = o.ranks or false, loss_scale = o.loss_scale or 1 })
   local out = ffi.new("tl_pass *[1]")
   check(C.tl_pass_create(model.handle, o.adapter and o.adapter.handle or nil, batch.handle, opt, out), 2)
   return setmetatable({ handle = ffi.gc(out[0], C.tl_pass_free), batch = batch, n_micro = C.tl_pass_n_micro(out[0]),
     first_kept = C.tl_pass_first_kept(out[0]), recomputes = C.tl_pass_recomputes(out[0]), planned_bytes = tonumber(C.tl_pass_planned_bytes(out[0])) }, Pass)
+end
+
+local LOSS_SCALE, SMALLER = 2 ^ 14, 2 ^ 6
+
+--- attempt(loss_scale) makes the gradient of the parts' adapters and returns the pass. A model in fp16 gets a loss scale, always the same, so that
+--- a run does not depend on the steps before; a gradient that is not finite is made again with a smaller one.
+function pass.scaled(model, parts, attempt)
+  local scale = model.compute == "f16" and LOSS_SCALE or 1
+  while true do
+    local p, finite = attempt(scale), true
+    for _, part in ipairs(parts) do
+      local norm = scale > 1 and C.tl_adapter_gradient_norm(part.trainer.adapter.handle) or 0
+      finite = finite and norm < math.huge
+    end
+    if finite then return p end
+    p:free()
+    scale = math.max(1, scale / SMALLER)
+    log.warn("a gradient was beyond fp16: once more with a loss scale of %g", scale)
+  end
 end
 
 --- First completion (from 0) and number of completions of micro-batch i (from 0).

@@ -22,6 +22,8 @@ local plan = {}
 
 local MIB = 1024 * 1024
 local function act_bytes(w) return w.dtype == "f32" and 4 or 2 end
+-- of a number of a weight: a CPU holds those of fp16 in fp32 (kernels/cpu/cpu.h)
+local function weight_bytes(w) return w.dtype == "f16" and w.device.kind ~= "gpu" and 4 or act_bytes(w) end
 local function is_lowrank(w) return w.adapter ~= "full" end
 
 -- ---- memory
@@ -72,7 +74,7 @@ local function adapter_bytes(w)
   if w.adapter == "full" then
     local linears, table_ = shapes.sizes(s)
     n = linears + table_ * (s.tied and 1 or 2)
-    return n * act_bytes(w), n * 4 * 4  -- own weights; master, gradient, two moments
+    return n * weight_bytes(w), n * 4 * 4  -- own weights; master, gradient, two moments
   end
   if w.adapter == "lora" then return low * 4, low * 4 * 4 end
   local trained = w.adapter == "loraxs" and 7 * s.layers * r * r or w.u
@@ -110,9 +112,9 @@ end
 function plan.memory(w)
   local s, act = w.shape, act_bytes(w)
   local linears, head = shapes.sizes(s)
-  local weights = (linears + head * (s.tied and 1 or 2)) * act + (2 * s.layers + 1) * s.width * 4
+  local weights = (linears + head * (s.tied and 1 or 2)) * weight_bytes(w) + (2 * s.layers + 1) * s.width * 4
   local frozen, trained = adapter_bytes(w)
-  local merged = w.rollouts == "merged" and linears * act or 0
+  local merged = w.rollouts == "merged" and linears * weight_bytes(w) or 0
   local m = { parts = {}, limit = w.memory or w.device.memory_bytes * w.device.usable }
   local workspace = math.min(64 * MIB, w.sequences * 4 * s.vocab) + 48 * MIB
   if w.device.kind == "gpu" and (w.rollouts == "merged" or w.adapter == "lora" or not is_lowrank(w)) then workspace = workspace + 32 * MIB end  -- cuBLASLt's
@@ -245,7 +247,7 @@ local function forward(t, phase, times, layers, rows, pairs, attention)
     local out = 4 * l[2]
     if l[1] == "q k v" and fused then out = act * l[2] end
     if l[1] == "gate up" and w.device.kind == "gpu" then out = act * (l[2] / 2 + (attention == "decode" and 0 or l[2])) end
-    t:op(phase, "linear " .. l[1], "product", n, 2 * rows * (l[2] * l[3] + lowrank(w, l[2] + l[4] * l[3])), act * l[2] * l[3] + rows * (act * l[3] + out), rows)
+    t:op(phase, "linear " .. l[1], "product", n, 2 * rows * (l[2] * l[3] + lowrank(w, l[2] + l[4] * l[3])), weight_bytes(w) * l[2] * l[3] + rows * (act * l[3] + out), rows)
   end
   t:op(phase, "attention", attention, n, 4 * pairs * q, (attention == "decode" and 2 * pairs * kv * act or 2 * rows * kv * act) + 2 * rows * q * act, rows)
   t:op(phase, "rmsnorm", "memory", 2 * n, 0, rows * s.width * (4 + act))
@@ -259,7 +261,7 @@ local function backward(t, times, layers, rows, pairs)
   local s, act = w.shape, act_bytes(w)
   local n, q, kv = times * layers, s.heads * s.head_dim, s.kv_heads * s.head_dim
   for _, l in ipairs(shapes.linears(s)) do
-    local bytes = act * l[2] * l[3] + rows * (8 * l[3] + act * l[2])
+    local bytes = weight_bytes(w) * l[2] * l[3] + rows * (8 * l[3] + act * l[2])
     t:op("update", "linear backward x", "product_bwd", n, 2 * rows * (l[2] * l[3] + lowrank(w, l[2] + l[3])), bytes, rows)
     if w.adapter == "full" then t:op("update", "linear backward w", "product_bwd", n, 2 * rows * l[2] * l[3], 8 * l[2] * l[3] + rows * act * (l[2] + l[3]), rows) end
   end
@@ -292,7 +294,7 @@ local function sampling(t, m)
   if L > 1 and t.graph and m.kept_layers > 0 then  -- a step's activations pass through buffers of its own
     t:op("sample", "kept activations", "memory", steps * m.kept_layers, 0, 2 * passed * (row_bytes(w)))
   end
-  t:op("sample", "head and draw", "product", steps, 2 * rows * head, act * head, rows)
+  t:op("sample", "head and draw", "product", steps, 2 * rows * head, weight_bytes(w) * head, rows)
   if t.graph then t:add("sample", "graph launches", (L > 1 and 2 or 1) * steps, 0, 0, 0, w.device.graph_launch_s) end
   t.graph = false
   t:add("sample", "host", n * L, 0, 0, w.device.host_s_per_token, 0)
@@ -312,9 +314,9 @@ local function update(t, m)
   local low = s.layers - m.kept_layers
   forward(t, "update", m.micro * (m.recompute and 2 or 1), low, rows, pairs, "attention")
   t:op("update", "gather of what was kept", "gather", m.micro * m.kept_layers, 0, 2 * rows * (row_bytes(w)))
-  if m.kept_layers == 0 then t:op("update", "head", "product", m.micro, 2 * out * head, act * head, out) end
+  if m.kept_layers == 0 then t:op("update", "head", "product", m.micro, 2 * out * head, weight_bytes(w) * head, out) end
   t:op("update", "head backward", "product_bwd", m.micro, ((w.adapter == "full" and 6 or 4) - (m.logits and 2 or 0)) * out * head,
-    act * head + out * s.width * 4 + (m.logits and out * s.vocab * 4 or 0), out)
+    weight_bytes(w) * head + out * s.width * 4 + (m.logits and out * s.vocab * 4 or 0), out)
   backward(t, m.micro, s.layers, rows, pairs)
   local _, trained = adapter_bytes(w)
   first_touch(t, "update", plan.pass_bytes(w, rows, out, low, m.recompute, m.logits))

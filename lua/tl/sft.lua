@@ -60,16 +60,19 @@ function sft.update(parts, batch, o)
   local logprob, d = ffi.new("float[?]", total), ffi.new("float[?]", total)
   for _, part in ipairs(parts) do
     for i = part.first, part.first + part.n - 1 do d[i] = -1 / part.total end
-    part.trainer.adapter:zero_gradient()
     rows = rows + part.rows
   end
-  local p = pass.create(o.model, batch, { adapter = o.adapter, population = o.population, memory = memory.of_pass(o.model, o.memory), backward = true,
-    ranks = comm.size > 1 })
-  for i = 0, p.n_micro - 1 do
-    p:forward(i, logprob, nil)
-    p:backward(i, d, nil)
-  end
-  if comm.size > 1 then p:reduce() end
+  local p = pass.scaled(o.model, parts, function(scale)
+    for _, part in ipairs(parts) do part.trainer.adapter:zero_gradient() end
+    local p = pass.create(o.model, batch, { adapter = o.adapter, population = o.population, memory = memory.of_pass(o.model, o.memory), backward = true,
+      ranks = comm.size > 1, loss_scale = scale })
+    for i = 0, p.n_micro - 1 do
+      p:forward(i, logprob, nil)
+      p:backward(i, d, nil)
+    end
+    if comm.size > 1 then p:reduce() end
+    return p
+  end)
   local list = {}
   for k, part in ipairs(parts) do
     local t, loss = part.trainer, 0

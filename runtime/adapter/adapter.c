@@ -246,6 +246,8 @@ float *tl_adapter_ops_gradient(tl_adapter *a) {
   return a->grad_pair.ops;
 }
 
+double tl_adapter_gradient_norm(tl_adapter *a) { return sqrt(tl_ops()->sumsq(tl_adapter_ops_gradient(a), (size_t)a->n_params)); }
+
 void tl_adapter_zero_gradient(tl_adapter *a) {
   memset(a->grad, 0, a->grad_pair.bytes);
   tl_ops()->zero(a->grad_pair.ops, a->grad_pair.bytes);

@@ -143,6 +143,8 @@ void tl_shards_lora_grad(tl_adapter *a, const tl_adapter_module *m, float **dA, 
 tl_status tl_shards_lora_finish(tl_adapter *a);
 // what tl_adapter_refresh does after the master copy has reached the ops: rounds, and rebuilds what the forward pass reads
 void tl_adapter_apply(tl_adapter *a);
+// TL_FULL: what has been summed of the gradient, on the ops, times a power of two
+void tl_full_scale_gradient(tl_adapter *a, float factor);
 // TL_FULL: where the gradients of other parameters go, in the ops' memory; NULL when not trained
 float *tl_adapter_grad_norm(tl_adapter *a, int layer, int which);  // which: TL_NORM_1 ...; layer == n_layers: final norm
 float *tl_adapter_grad_embed(tl_adapter *a);                       // (V, C)

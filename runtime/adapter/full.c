@@ -111,6 +111,8 @@ void tl_full_grad(tl_adapter *a, const tl_linear_grad *g) {
   if (a->full_off_b[g->module] >= 0) ops->colsum(tl_grad_ops(a, a->full_off_b[g->module]), g->dy, g->T, out);
 }
 
+void tl_full_scale_gradient(tl_adapter *a, float factor) { tl_ops()->scale(a->grad_pair.ops, factor, (size_t)a->n_params); }
+
 float *tl_adapter_grad_norm(tl_adapter *a, int layer, int which) {
   const tl_config *c = &a->model->cfg;
   if (a->kind != TL_FULL || a->off_norms < 0) return NULL;

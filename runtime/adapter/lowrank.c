@@ -262,6 +262,7 @@ static void lora_grad(tl_adapter *a, tl_adapter_module *m, const tl_linear_grad 
   ops->copy(z, g->z, n * sizeof(float));
   ops->copy(d, g->g, n * sizeof(float));
   ops->scale(z, m->scale, 2 * n);
+  if (g->loss_scale != 1) ops->scale(z, 1 / g->loss_scale, n);
   ops->linear_bwd_w(dB, g->dy, (tlk_mat){z, TLK_F32, r}, g->T, out, r);
   ops->linear_bwd_w(dA, (tlk_mat){d, TLK_F32, r}, g->x, g->T, r, in);
 }

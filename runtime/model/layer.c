@@ -216,7 +216,9 @@ static void linear_back(const bwd *b, int kind, tlk_mat dx, tlk_mat x, tlk_mat d
   if (dx.p || lr)
     tl_ops()->linear_bwd_x(dx, lr ? b->s->g : NULL, dy, b->net->w->layers[b->layer].lin[kind].w, lr, b->T, accumulate);
   if (!b->sink->trains(b->sink->ctx, module)) return;
-  tl_linear_grad g = {.module = module, .x = x, .dy = dy, .z = lr ? b->a->z[kind] : NULL, .g = lr ? b->s->g : NULL,
+  float scale = b->sink->loss_scale;
+  if (lr && scale != 1) tl_ops()->scale(b->s->g, 1 / scale, (size_t)b->T * (size_t)lr->r);
+  tl_linear_grad g = {.loss_scale = scale, .module = module, .x = x, .dy = dy, .z = lr ? b->a->z[kind] : NULL, .g = lr ? b->s->g : NULL,
                       .unit_off = b->unit_off, .n_units = b->n_units, .T = b->T};
   b->sink->linear(b->sink->ctx, &g);
 }

@@ -38,7 +38,7 @@ typedef struct tl_net {
   const tl_weights *w;
   const tlk_lowrank *lowrank;  // (n_modules) or NULL
   const int32_t *variant;      // (T) or NULL: which R each row uses
-  int max_rank, act;           // act: TL_F32 or TL_BF16
+  int max_rank, act;           // act: TL_F32, TL_BF16 or TL_F16
   const float *rope;
   float scale;                 // 1 / sqrt(D)
   bool split;                  // ranks share the model: cfg is of this one's part
@@ -86,6 +86,7 @@ typedef struct tl_grad_sink {
   float *(*norm)(void *ctx, int layer, int which);        // gradient of a norm's gain (TL_NORM_1 ...), or NULL
   int lowest;                                             // no gradient below this layer's input is needed
   bool embeddings;                                        // ... unless the embedding is trained
+  float loss_scale;                                       // gradients come in multiplied by it, g goes out without; dy as it is
 } tl_grad_sink;
 
 size_t tl_acts_bytes(const tl_net *net, int T, bool for_backward, bool own_kv);

@@ -131,8 +131,8 @@ static tl_status new_model(const char *path, const char *format, const char *fil
 
 static tl_status check_options(const tl_model_options *o) {
   if (!o) return TL_OK;
-  if (o->compute != TL_BF16 && o->compute != TL_F32)
-    return tl_fail(TL_E_ARG, "compute dtype %d is not TL_F32 or TL_BF16", (int)o->compute);
+  if (o->compute != TL_BF16 && o->compute != TL_F32 && o->compute != TL_F16)
+    return tl_fail(TL_E_ARG, "compute dtype %d is not TL_F32, TL_BF16 or TL_F16", (int)o->compute);
   return tl_device_select(o->device);
 }
 

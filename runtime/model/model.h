@@ -85,7 +85,7 @@ struct tl_model {
   float init_std;
   tl_weights w;
   struct tl_model *parent;    // a merged model keeps its base alive
-  int compute;                // TL_F32 or TL_BF16
+  int compute;                // TL_F32, TL_BF16 or TL_F16
   float *rope;                // (n_rope, D/2, 2) cos, sin, in the ops' memory; grows with tl_model_need_positions
   int n_rope;
   char *path, *format, *file_dtype;
@@ -200,6 +200,7 @@ typedef struct tl_linear_grad {
   int module;
   tlk_mat x, dy;               // (T, in), (T, out), act
   const float *z, *g;          // (T, r): A x, dy B; NULL when the module has no low-rank term
+  float loss_scale;            // dy has been multiplied by it, g no more
   const int32_t *unit_off;     // (n_units + 1): rows of each prompt group
   int n_units, T;
 } tl_linear_grad;

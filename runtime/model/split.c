@@ -80,9 +80,10 @@ void tl_whole_close(tl_whole *w) {
   free(w);
 }
 
-// fp32 values as a model that computes in bf16 has them
-static void round_bf16(float *x, size_t n) {
-  for (size_t i = 0; i < n; i++) x[i] = tl_bf16_to_f32(tl_f32_to_bf16(x[i]));
+// fp32 values as a model that computes in bf16 or fp16 has them
+static void round_to(int dtype, float *x, size_t n) {
+  for (size_t i = 0; dtype == TL_BF16 && i < n; i++) x[i] = tl_bf16_to_f32(tl_f32_to_bf16(x[i]));
+  for (size_t i = 0; dtype == TL_F16 && i < n; i++) x[i] = tl_f16_to_f32(tl_f32_to_f16(x[i]));
 }
 
 static const tlk_packed *matrix_of(const tl_model *m, const tl_part *p) {
@@ -119,7 +120,7 @@ tl_status tl_whole_rows(tl_whole *w, const tl_part *p, int row, int n, float *ou
   } else {
     TL_TRY(read_stored(&w->s, p, &s, out));
   }
-  if (p->cols && m->compute == TL_BF16) round_bf16(out, (size_t)n * (size_t)p->cols);
+  if (p->cols) round_to(m->compute, out, (size_t)n * (size_t)p->cols);
   return TL_OK;
 }
 

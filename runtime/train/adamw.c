@@ -54,7 +54,7 @@ tl_status tl_adamw_step(tl_adamw *o, float lr, float max_norm, double *grad_norm
   float *grad = tl_adapter_ops_gradient(a);
   if (a->master_given) tl_pair_send(&a->master_pair, a->master, a->master_pair.bytes);
   size_t n = (size_t)a->n_params;
-  double norm = sqrt(ops->sumsq(grad, n));
+  double norm = tl_adapter_gradient_norm(a);
   if (grad_norm) *grad_norm = norm;
   if (!isfinite(norm)) return tl_fail(TL_E_ARG, "adamw: the gradient's norm is %g; nothing was changed", norm);
   if (!isfinite(lr)) return tl_fail(TL_E_ARG, "adamw: the learning rate is %g; nothing was changed", (double)lr);

@@ -326,6 +326,7 @@ static tl_status set_up(tl_pass *p) {
   TL_TRY(tl_model_need_positions(p->model, longest));
   tl_net_init(&p->net, p->model, pop ? tl_population_get_view(pop) : p->adapter ? tl_adapter_get_view(p->adapter) : NULL);
   p->sink = sink_of(p);
+  p->sink.loss_scale = p->net.act == TL_F16 && p->opt.loss_scale > 0 ? p->opt.loss_scale : 1;
   TL_TRY(find_kept(p));
   TL_TRY(plan(p));
   if (p->opt.ranks && (!p->opt.backward || !p->adapter)) return tl_fail(TL_E_ARG, "a pass for all ranks trains an adapter");
@@ -485,6 +486,17 @@ tl_status tl_pass_forward(tl_pass *p, int i, float *logprobs, float *entropy) {
   return TL_OK;
 }
 
+// The gradients of a micro-batch's tokens to where head_bwd reads them, times the loss scale.
+static void send_tokens(tl_pass *p, float *to, const float *from, int n) {
+  float scale = p->sink.loss_scale;
+  if (scale == 1) {
+    tl_ops()->copy(seen_tokens(p, to), from, sizeof(float) * (size_t)n);
+    return;
+  }
+  for (int i = 0; i < n; i++) to[i] = from[i] * scale;
+  tl_pair_send(&p->tokens, to, sizeof(float) * (size_t)n);
+}
+
 tl_status tl_pass_backward(tl_pass *p, int i, const float *dlogprob, const float *dentropy) {
   TL_SECTION("pass: backward");
   if (!p->opt.backward) return tl_fail(TL_E_ARG, "this pass was created for the forward direction only");
@@ -498,8 +510,10 @@ tl_status tl_pass_backward(tl_pass *p, int i, const float *dlogprob, const float
   p->current = -1;
   if (p->net.split) TL_TRY(tl_comm_agree("gradients of logprobs", dlogprob + at, (int64_t)sizeof *dlogprob * m->out));
   if (p->adapter) p->adapter->first_unit = m->first_unit;
-  ops->copy(seen_tokens(p, p->dlogprob), dlogprob + at, sizeof(float) * (size_t)m->out);
-  if (dentropy) ops->copy(seen_tokens(p, p->dentropy), dentropy + at, sizeof(float) * (size_t)m->out);
+  send_tokens(p, p->dlogprob, dlogprob + at, m->out);
+  if (dentropy) send_tokens(p, p->dentropy, dentropy + at, m->out);
+  bool whole = p->sink.loss_scale != 1 && p->adapter && p->adapter->kind == TL_FULL;  // sums of gradients are sums of scaled ones meanwhile
+  if (whole) tl_full_scale_gradient(p->adapter, p->sink.loss_scale);
   ops->head_bwd(p->dh, p->adapter ? tl_adapter_grad_head(p->adapter) : NULL, p->logits, p->h, p->net.w->head, seen(p, p->targets), p->lse,
                 dentropy ? seen_tokens(p, p->entropy) : NULL, seen_tokens(p, p->dlogprob), dentropy ? seen_tokens(p, p->dentropy) : NULL,
                 1.0f / p->opt.temperature, m->out);
@@ -520,6 +534,7 @@ tl_status tl_pass_backward(tl_pass *p, int i, const float *dlogprob, const float
     tl_layer_bwd(&p->net, l, &p->rows, seen(p, p->unit_off), m->n_units, p->dx, &p->acts[l], &p->fwd, &p->bwd, &p->sink);
   }
   if (p->sink.embeddings) ops->embed_bwd(tl_adapter_grad_embed(p->adapter), p->dx, seen(p, p->ids), m->rows, c->width);
+  if (whole) tl_full_scale_gradient(p->adapter, 1 / p->sink.loss_scale);
   return p->net.split && !p->opt.ranks ? tl_shards_reduce(p->adapter, m->first_unit, m->n_units) : TL_OK;
 }
 

@@ -128,6 +128,7 @@ static void sampler_equals_trainer(tl_dtype compute, const char *family) {
 
 static void sampler_equals_trainer_f32(void) { sampler_equals_trainer(TL_F32, "llama"); }
 static void sampler_equals_trainer_bf16(void) { sampler_equals_trainer(TL_BF16, "llama"); }
+static void sampler_equals_trainer_f16(void) { sampler_equals_trainer(TL_F16, "qwen3"); }
 static void sampler_equals_trainer_qwen2(void) { sampler_equals_trainer(TL_BF16, "qwen2"); }
 static void sampler_equals_trainer_qwen3(void) { sampler_equals_trainer(TL_BF16, "qwen3"); }
 static void sampler_equals_trainer_qwen3_f32(void) { sampler_equals_trainer(TL_F32, "qwen3"); }
@@ -165,6 +166,7 @@ static void gradient_does_not_depend_on_the_cut(tl_dtype compute, const char *fa
 }
 static void gradient_cut_f32(void) { gradient_does_not_depend_on_the_cut(TL_F32, "llama"); }
 static void gradient_cut_bf16(void) { gradient_does_not_depend_on_the_cut(TL_BF16, "llama"); }
+static void gradient_cut_f16(void) { gradient_does_not_depend_on_the_cut(TL_F16, "llama"); }
 static void gradient_cut_qwen3(void) { gradient_does_not_depend_on_the_cut(TL_BF16, "qwen3"); }
 static void gradient_cut_mistral(void) { gradient_does_not_depend_on_the_cut(TL_BF16, "mistral"); }
 
@@ -239,6 +241,10 @@ static void kept_ranks(void) {
   if (a) CHECK_OK(tl_adapter_refresh(a));
   from_what_was_kept(m, a);
 }
+static void kept_f16(void) {
+  tl_model *m = tiny_model("mistral", TL_F16);
+  from_what_was_kept(m, m ? tiny_adapter(m, TL_LORA_XS, 3, 0.3f) : NULL);
+}
 static void kept_tinylora(void) { training_from_what_was_kept("llama", TL_TINYLORA); }
 static void kept_lora(void) { training_from_what_was_kept("qwen2", TL_LORA); }
 static void kept_full(void) { training_from_what_was_kept("llama", TL_FULL); }
@@ -246,8 +252,8 @@ static void kept_qk_norm(void) { training_from_what_was_kept("qwen3", TL_LORA_XS
 
 static void zero_adapter_changes_nothing(void) {
   for (int kind = TL_TINYLORA; kind <= TL_LORA; kind++)
-    for (int compute = 0; compute < 2; compute++) {
-      tl_model *m = tiny_model("llama", compute ? TL_BF16 : TL_F32);
+    for (int compute = TL_F32; compute <= TL_F16; compute++) {
+      tl_model *m = tiny_model("llama", (tl_dtype)compute);
       tl_adapter *a = m ? tiny_adapter(m, (tl_adapter_kind)kind, 2, 0) : NULL;
       if (!a) return;
       int32_t ids[20];
@@ -336,6 +342,7 @@ static void budget_too_small_is_said(void) {
 int main(void) {
   RUN(sampler_equals_trainer_f32);
   RUN(sampler_equals_trainer_bf16);
+  RUN(sampler_equals_trainer_f16);
   RUN(sampler_equals_trainer_qwen2);
   RUN(sampler_equals_trainer_qwen3);
   RUN(sampler_equals_trainer_qwen3_f32);
@@ -343,10 +350,12 @@ int main(void) {
   RUN(sampler_equals_trainer_mistral_f32);
   RUN(gradient_cut_f32);
   RUN(gradient_cut_bf16);
+  RUN(gradient_cut_f16);
   RUN(gradient_cut_qwen3);
   RUN(gradient_cut_mistral);
   RUN(kept_tinylora);
   RUN(kept_lora);
+  RUN(kept_f16);
   RUN(kept_full);
   RUN(kept_qk_norm);
   RUN(kept_ranks);

@@ -213,6 +213,9 @@ static void llama_bf16(void) {
 static void llama_f32(void) {
   as_alone("llama", TL_F32);
 }
+static void llama_f16(void) {
+  as_alone("llama", TL_F16);
+}
 static void qwen3_bf16(void) {
   as_alone("qwen3", TL_BF16);
 }
@@ -314,6 +317,7 @@ static void what_cannot_be_a_member(void) {
 int main(void) {
   RUN(llama_bf16);
   RUN(llama_f32);
+  RUN(llama_f16);
   RUN(qwen3_bf16);
   RUN(a_changed_member);
   RUN(a_clone);

@@ -8,7 +8,7 @@ local command = { summary = "inspects, converts, merges, signs and compares adap
 local MODEL = { "model", { nil, "the base: Hugging Face folder, GGUF file or name; default: the one the adapter names", type = "string", value = "M" } }
 local OUT = { "out", { nil, "where to write", type = "string", value = "PATH", required = true, short = "o" } }
 local FORCE = { "force", { false, "even on weights that a compact file was not made for" } }
-local COMPUTE = { "compute", { "f32", "dtype of the base's weights", choices = { "f32", "fp32", "bf16" } } }
+local COMPUTE = { "compute", { "f32", "dtype of the base's weights", choices = { "f32", "fp32", "bf16", "f16", "fp16" } } }
 
 -- the words after the command, as many as are wanted
 local function words(rest, n, usage)

@@ -8,7 +8,7 @@ local command = { summary = "throughput and memory, beside this machine's measur
 
 command.parameters = {
   input.MODEL, input.DEVICE, input.TENSOR_PARALLEL,
-  { "dtype", { "bf16", "dtype of weights and activations; int8: of the weights of roofline and sample", choices = { "bf16", "f32", "int8" } } },
+  { "dtype", { "bf16", "dtype of weights and activations; int8: of the weights of roofline and sample", choices = { "bf16", "f16", "f32", "int8" } } },
   { "batch", { 64, "sample: sequences decoded at once", integer = true, min = 1 } },
   { "prompt_tokens", { 64, "sample: length of the shared prompt", integer = true, min = 1 } },
   { "new_tokens", { 128, "sample, grpo and population: tokens a completion", integer = true, min = 1 } },

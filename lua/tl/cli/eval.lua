@@ -30,7 +30,7 @@ command.parameters = {
   { "prefix_cache", { true, "compute once what prompts have in common; the same answers, sooner" } },
   { "items", { nil, "every completion to this .jsonl; goes on where an earlier run stopped", type = "string", value = "FILE" } },
   { "compare", { false, "compare two files of items" } },
-  { "compute", { "bf16", "dtype of weights and activations", choices = { "bf16", "fp32", "f32" } } },
+  { "compute", { "bf16", "dtype of weights and activations", choices = { "bf16", "fp16", "f16", "fp32", "f32" } } },
 }
 
 local function first(...)

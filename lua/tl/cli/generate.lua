@@ -23,7 +23,7 @@ command.parameters = {
   { "stop", { nil, "text that ends a completion; may be given several times", type = "list", repeated = true } },
   { "stream", { nil, "show the text while it is made; without the word, on a terminal with one completion", type = "boolean" } },
   { "ignore_eos", { false, "go on after the end-of-sequence token" } },
-  { "compute", { "bf16", "dtype of weights and activations", choices = { "bf16", "fp32", "f32" } } },
+  { "compute", { "bf16", "dtype of weights and activations", choices = { "bf16", "fp16", "f16", "fp32", "f32" } } },
 }
 
 local function text_of(word)

@@ -8,7 +8,7 @@ local command = { summary = "each token's logprob given those before it", usage 
 command.parameters = {
   input.MODEL, input.ADAPTER, input.FORCE, input.DEVICE, input.TENSOR_PARALLEL,
   { "ids", { nil, "token ids; - reads them from stdin, @FILE from a file", type = "string", value = "IDS", required = true } },
-  { "compute", { "fp32", "dtype of weights and activations", choices = { "fp32", "f32", "bf16" } } },
+  { "compute", { "fp32", "dtype of weights and activations", choices = { "fp32", "f32", "bf16", "fp16", "f16" } } },
   { "temperature", { 1, "logprobs are log_softmax(logits / temperature)", min = 1e-6 } },
 }
 

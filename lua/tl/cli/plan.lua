@@ -25,7 +25,7 @@ command.parameters = {
   { "mean_tokens", { 0, "mean completion in tokens; 0: all are as long as the longest", min = 0 } },
   { "sequences", { 64, "completions decoded at once", integer = true, min = 1 } },
   { "trained", { 1, "share of completions in groups that carry a gradient", min = 0, max = 1 } },
-  { "dtype", { "bf16", "weights and activations", choices = { "bf16", "f32" } } },
+  { "dtype", { "bf16", "weights and activations", choices = { "bf16", "f16", "f32" } } },
   { "adapter", { "tinylora", "what is trained", choices = { "tinylora", "loraxs", "lora", "full" } } },
   { "rank", { 2, "rank r", integer = true, min = 1 } },
   { "u", { 13, "trained numbers (TinyLoRA)", integer = true, min = 1 } },

@@ -34,7 +34,7 @@ command.parameters = {
   { "verifier", { nil, "module that says what is right; default verifiers.math, for puzzles verifiers.puzzles", type = "string" } },
   { "split", { nil, "split; default test where there is one", type = "string" } },
   { "seed", { 0, "seed of the draws, and of generated problems", integer = true, min = 0 } },
-  { "compute", { "bf16", "dtype of weights and activations", choices = { "bf16", "fp32", "f32" } } },
+  { "compute", { "bf16", "dtype of weights and activations", choices = { "bf16", "fp16", "f16", "fp32", "f32" } } },
 }
 
 local function log(...) io.stderr:write(("probe: " .. ...):format(select(2, ...)), "\n") end

@@ -25,7 +25,7 @@ command.parameters = {
   { "context", { 0, "longest prompt and answer together, in tokens; 0: the model's", integer = true, min = 0 } },
   { "max_new_tokens", { 1024, "tokens of a chat answer whose request names no number", integer = true, min = 1 } },
   { "log", { true, "a line on stderr for every answer" } },
-  { "compute", { "bf16", "dtype of weights and activations; int8: bf16 with int8 weights, faster, answers differ a little", choices = { "bf16", "fp32", "f32", "int8" } } },
+  { "compute", { "bf16", "dtype of weights and activations; int8: bf16 with int8 weights, faster, answers differ a little", choices = { "bf16", "fp16", "f16", "fp32", "f32", "int8" } } },
 }
 
 local function named(list)
