@@ -93,23 +93,36 @@ local function metrics(self)
   return table.concat(lines)
 end
 
+-- the models that are offered: the base, then the adapters in the order of their names
+local function models(self)
+  self.adapters:scan()
+  local list = { openai.model(self.base, self.model.path, self.began) }
+  for i, name in ipairs(self.adapters:names()) do
+    local e = self.adapters.entries[name]
+    list[i + 1] = openai.model(name, e.path, e.since, self.base)
+  end
+  return list
+end
+
 local GET = {
   ["/health"] = function(self, q) self.http:answer(q.id, 200, "ok\n", "text/plain") end,
   ["/metrics"] = function(self, q) self.http:answer(q.id, 200, metrics(self), "text/plain; version=0.0.4") end,
-  ["/v1/models"] = function(self, q)
-    self.adapters:scan()
-    local list = {}
-    for i, name in ipairs(self.adapters:names()) do list[i] = self.adapters.entries[name] end
-    self.http:answer(q.id, 200, openai.models(self.base, self.model.path, self.began, list))
+  ["/v1/models"] = function(self, q) self.http:answer(q.id, 200, openai.models(models(self))) end,
+  one_model = function(self, q, name)
+    for _, m in ipairs(models(self)) do
+      if m.id == name then return self.http:answer(q.id, 200, m) end
+    end
+    openai.refuse(404, "model", "there is no model %s; /v1/models lists what there is", name)
   end,
 }
 local POST = { ["/v1/chat/completions"] = "chat", ["/v1/completions"] = "text" }
 
 local function dispatch(self, q)
-  local post, get = POST[q.path], GET[q.path]
+  local name = q.path:match "^/v1/models/(.+)$"
+  local post, get = POST[q.path], GET[name and "one_model" or q.path]
   if not post and not get then openai.refuse(404, nil, "there is no %s; there are /v1/chat/completions, /v1/completions, /v1/models, /health and /metrics", q.path) end
   if q.method ~= (post and "POST" or "GET") and not (get and q.method == "HEAD") then openai.refuse(405, nil, "%s wants %s", q.path, post and "POST" or "GET") end
-  if get then return get(self, q) end
+  if get then return get(self, q, name) end
   submit(self, q.id, openai.request(post, q.body, { tokenizer = self.tokenizer, vocab = self.model.vocab, context = self.context, new_tokens = self.o.new_tokens or 1024 }))
 end
 

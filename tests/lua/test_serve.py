@@ -111,6 +111,8 @@ def adapters_by_name(folder):
         names = [m["id"] for m in doc["data"]]
         want(status == 200 and names == [MODEL, "extra", "lora", "one", "two", "xs"], "%r" % names)
         want(s.hello["adapters"] == names[1:], "%r" % s.hello)
+        want([s.ask("GET", "/v1/models/" + m["id"])[1] for m in doc["data"]] == doc["data"], "one by one they are others")
+        want([s.ask("GET", "/v1/models/" + name)[0] for name in ("broken", "nosuch", "")] == [404, 404, 404], "a model that is not there")
         want(all(m["parent"] == MODEL for m in doc["data"][1:]) and doc["data"][0]["parent"] is None, "parents: %r" % doc)
         texts = {}
         for name in names:

@@ -255,15 +255,12 @@ function openai.usage_part(r, a)
     choices = json.array {}, usage = usage(a.prompt_tokens, a.new_tokens) }, ORDER))
 end
 
---- The list of models: the base and its adapters.
-function openai.models(base, path, since, adapters)
-  local data = json.array {}
-  local order = { "id", "object", "created", "owned_by", "root", "parent" }
-  data[1] = json.object({ id = base, object = "model", created = since, owned_by = "tlrun", root = path, parent = json.null }, order)
-  for _, e in ipairs(adapters) do
-    data[#data + 1] = json.object({ id = e.name, object = "model", created = e.since, owned_by = "tlrun", root = e.path, parent = base }, order)
-  end
-  return json.object({ object = "list", data = data }, { "object", "data" })
+--- A model as it is listed: the base (no parent), or an adapter of it.
+function openai.model(name, path, since, parent)
+  return json.object({ id = name, object = "model", created = since, owned_by = "tlrun", root = path, parent = parent or json.null },
+    { "id", "object", "created", "owned_by", "root", "parent" })
 end
+
+function openai.models(list) return json.object({ object = "list", data = json.array(list) }, { "object", "data" }) end
 
 return openai
