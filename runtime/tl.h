@@ -506,8 +506,9 @@ bool tl_sampler_cancel(tl_sampler *s, int64_t request);
 // pops one finished completion, valid until the next call of pop or free; false: none is ready
 bool tl_sampler_pop(tl_sampler *s, tl_completion *out);
 // The ids so far of a completion that is being decoded, from the from-th on (0-based), for text that is shown while it is made:
-// how many there are; the first `capacity` of them are written to ids. 0 too when it has not begun or has finished (then pop).
-int tl_sampler_peek(const tl_sampler *s, int64_t request, int index, int from, int32_t *ids, int capacity);
+// how many there are; the first `capacity` of them are written to ids, their logprobs to logprobs (NULL: not wanted). 0 too when it has not
+// begun or has finished (then pop).
+int tl_sampler_peek(const tl_sampler *s, int64_t request, int index, int from, int32_t *ids, float *logprobs, int capacity);
 void tl_sampler_get_stats(const tl_sampler *s, tl_sampler_stats *out);
 
 // ---------------------------------------------------------------- batches and passes: forward and backward for training

@@ -93,19 +93,20 @@ function Sampler:pop()
 end
 
 local room = 64
-local peeked = ffi.new("int32_t[?]", room)  -- once for all: a server looks at every stream in every step
+local peeked, peeked_logprobs = ffi.new("int32_t[?]", room), ffi.new("float[?]", room)  -- once for all: a server looks at every stream in every step
 
---- The ids so far of a completion that is being decoded (index from 1), from the from-th on (1); {} before and after.
----@return integer[]
+--- The ids so far of a completion that is being decoded (index from 1), from the from-th on (1), and their logprobs; {}, {} before and after.
+---@return integer[] ids
+---@return number[] logprobs
 function Sampler:peek(request, index, from)
-  local n = C.tl_sampler_peek(self.handle, request, (index or 1) - 1, (from or 1) - 1, peeked, room)
+  local n = C.tl_sampler_peek(self.handle, request, (index or 1) - 1, (from or 1) - 1, peeked, peeked_logprobs, room)
   while n > room do
-    room, peeked = n, ffi.new("int32_t[?]", n)
-    n = C.tl_sampler_peek(self.handle, request, (index or 1) - 1, (from or 1) - 1, peeked, room)
+    room, peeked, peeked_logprobs = n, ffi.new("int32_t[?]", n), ffi.new("float[?]", n)
+    n = C.tl_sampler_peek(self.handle, request, (index or 1) - 1, (from or 1) - 1, peeked, peeked_logprobs, room)
   end
-  local list = {}
-  for i = 1, n do list[i] = peeked[i - 1] end
-  return list
+  local ids, logprobs = {}, {}
+  for i = 1, n do ids[i], logprobs[i] = peeked[i - 1], peeked_logprobs[i - 1] end
+  return ids, logprobs
 end
 
 --- Ends a request now: its completions that have not finished are dropped. False: there is no such request any more.

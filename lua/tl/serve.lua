@@ -68,7 +68,7 @@ local function submit(self, id, r)
   end
   a.member = member
   self.adapters:use(group, member, 1)
-  for k = 1, a.left do a.choices[k] = { text = text.new(self.tokenizer, o.stop), seen = 0 } end
+  for k = 1, a.left do a.choices[k] = { text = text.new(self.tokenizer, o.stop), seen = 0, tokens = { ids = {}, logprobs = {}, before = 0 } } end
   self.live[#self.live + 1] = a
   if r.stream and r.kind == "chat" then
     for k = 1, a.left do self.http:event(id, openai.part(r, a, k - 1, nil)) end
@@ -165,6 +165,12 @@ local function complete(self, a)
   forget(self, a)
 end
 
+-- tokens that came, until a part of the answer goes out
+local function remember(one, ids, logprobs, from)
+  local t = one.tokens
+  for i = from, #ids do t.ids[#t.ids + 1], t.logprobs[#t.logprobs + 1] = ids[i], logprobs[i] end
+end
+
 -- what has come of the answers that stream; false: the client is gone
 local function stream(self, a)
   local sampler = a.group.sampler
@@ -173,10 +179,11 @@ local function stream(self, a)
       local k = first + index
       local one = a.choices[k]
       if not a.completions[k] then
-        local ids = sampler:peek(request, index, one.seen + 1)
+        local ids, logprobs = sampler:peek(request, index, one.seen + 1)
         one.seen = one.seen + #ids
+        if a.request.logprobs then remember(one, ids, logprobs, 1) end
         local more = one.text:push(ids)
-        if more ~= "" and not self.http:event(a.http, openai.part(a.request, a, k - 1, more)) then return false end
+        if more ~= "" and not self.http:event(a.http, openai.part(a.request, a, k - 1, more, nil, one.tokens, self.tokenizer)) then return false end
       end
     end
   end
@@ -189,7 +196,10 @@ local function done(self, a, c)
   local more = one.text:finish(c.ids, one.seen + 1, c.finish == "stop")
   c.text = one.text.text
   a.completions[k], a.left, a.new_tokens = c, a.left - 1, a.new_tokens + #c.ids
-  if a.request.stream then self.http:event(a.http, openai.part(a.request, a, k - 1, more, c.finish)) end
+  if a.request.stream then
+    if a.request.logprobs then remember(one, c.ids, c.logprobs, one.seen + 1) end
+    self.http:event(a.http, openai.part(a.request, a, k - 1, more, c.finish, one.tokens, self.tokenizer))
+  end
   if a.left == 0 then complete(self, a) end
 end
 

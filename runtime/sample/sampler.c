@@ -509,12 +509,13 @@ bool tl_sampler_pop(tl_sampler *s, tl_completion *out) {
   return true;
 }
 
-int tl_sampler_peek(const tl_sampler *s, int64_t request, int index, int from, int32_t *ids, int capacity) {
+int tl_sampler_peek(const tl_sampler *s, int64_t request, int index, int from, int32_t *ids, float *logprobs, int capacity) {
   for (int i = 0; i < s->opt.max_sequences; i++) {
     const tl_slot *slot = &s->slots[i];
     if (!slot->req || slot->req->id != request || slot->index != index) continue;
     int n = from >= 0 && from < slot->n ? slot->n - from : 0, m = n < capacity ? n : capacity;
     if (m > 0) memcpy(ids, slot->ids + from, (size_t)m * sizeof *ids);
+    if (m > 0 && logprobs) memcpy(logprobs, slot->logprobs + from, (size_t)m * sizeof *logprobs);
     return n;
   }
   return 0;

@@ -166,7 +166,7 @@ def streams(folder):
     with Server("--adapters", folder) as s:
         messages = [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": [{"type": "text", "text": "7"}]}, {"role": "user", "content": "And then?"}]
         for model in (MODEL, "one", "lora"):
-            for extra in ({}, {"stop": ["="]}, {"stop": ["####", "\n1"], "n": 3}, {"temperature": 0, "stop": "+1"}):
+            for extra in ({}, {"stop": ["="]}, {"stop": ["####", "\n1"], "n": 3, "logprobs": True}, {"temperature": 0, "stop": "+1"}):
                 body = {"model": model, "messages": messages, "seed": 5, "max_completion_tokens": 30, "ignore_eos": True, **extra}
                 status, whole = s.ask("POST", "/v1/chat/completions", body)
                 want(status == 200, "%r" % whole)
@@ -178,15 +178,20 @@ def streams(folder):
                     want(parts[0]["delta"].get("role") == "assistant", "the first part is %r" % parts[0])
                     want(text == choice["message"]["content"], "%r streamed, %r whole" % (text, choice["message"]["content"]))
                     want([c["finish_reason"] for c in parts if c["finish_reason"]] == [choice["finish_reason"]], "%r" % parts)
+                    tokens = [t for c in parts for t in (c["logprobs"] or {}).get("content", [])]
+                    want(tokens == (choice["logprobs"] or {}).get("content", []), "%r streamed, %r whole" % (tokens, choice["logprobs"]))
                     stops = extra.get("stop", [])
                     for stop in [stops] if isinstance(stops, str) else stops:
                         want(stop not in text, "the stop string %r is in %r" % (stop, text))
-        parts = s.stream("/v1/completions", model="two", prompt=[PROMPT, PROMPT + " Then"], seed=1, max_tokens=9)
+        parts = s.stream("/v1/completions", model="two", prompt=[PROMPT, PROMPT + " Then"], seed=1, max_tokens=9, logprobs=1)
         want({c["index"] for e in parts for c in e["choices"]} == {0, 1}, "two prompts, two choices")
-        whole = s.complete(model="two", prompt=[PROMPT, PROMPT + " Then"], seed=1, max_tokens=9)
+        whole = s.complete(model="two", prompt=[PROMPT, PROMPT + " Then"], seed=1, max_tokens=9, logprobs=1)
         for i in (0, 1):
             text = "".join(c["text"] for e in parts for c in e["choices"] if c["index"] == i)
             want(text == whole["choices"][i]["text"], "%r, %r" % (text, whole["choices"][i]))
+            for field in ("tokens", "token_logprobs", "text_offset"):
+                streamed = [x for e in parts for c in e["choices"] if c["index"] == i and c["logprobs"] for x in c["logprobs"][field]]
+                want(streamed == whole["choices"][i]["logprobs"][field], "%s: %r streamed, %r whole" % (field, streamed, whole["choices"][i]["logprobs"][field]))
 
 
 def short_beside_long(folder):
@@ -242,7 +247,7 @@ REFUSED = [
     ({"max_tokens": 10 ** 9}, "max_tokens"), ({"min_tokens": 30}, "min_tokens"), ({"stop": [""]}, "stop"), ({"stop": 5}, "stop"),
     ({"seed": 0.5}, "seed"), ({"model": 7}, "model"), ({"stream": "yes"}, "stream"), ({"presence_penalty": 0.5}, "presence_penalty"),
     ({"logit_bias": {"5": 1}}, "logit_bias"), ({"echo": True}, "echo"), ({"best_of": 3}, "best_of"), ({"logprobs": 5}, "logprobs"), ({"n": 1024, "prompt": ["x"] * 5}, "n"),
-    ({"logprobs": 1, "stream": True}, "logprobs"), ({"response_format": {"type": "json_object"}}, "response_format"), ({"prompt": PROMPT * 2000}, "prompt"),
+    ({"logprobs": 3}, "logprobs"), ({"response_format": {"type": "json_object"}}, "response_format"), ({"prompt": PROMPT * 2000}, "prompt"),
 ]
 REFUSED_CHATS = [
     ({}, "messages"), ({"messages": []}, "messages"), ({"messages": ["x"]}, "messages[0]"), ({"messages": [{"content": "x"}]}, "messages[0]"),

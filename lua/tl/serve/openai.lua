@@ -172,7 +172,6 @@ function openai.request(kind, text, o)
   r.usage = type(options) == "table" and options.include_usage == true
   if kind == "chat" then r.logprobs = flag(body, "logprobs")
   else r.logprobs = number(body, "logprobs", { integer = true, min = 0, max = 1 }) ~= nil end  -- the drawn token's is what we have
-  if r.stream and r.logprobs then openai.refuse(400, "logprobs", "logprobs are not supported with stream") end
   r.prompts = kind == "chat" and { chat_ids(o.tokenizer, body) } or text_prompts(o.tokenizer, body, o.vocab)
   if #r.prompts * r.n > 4096 then openai.refuse(400, "n", "%d prompts with %d completions each are more than 4096", #r.prompts, r.n) end
   local longest = 0
@@ -198,29 +197,30 @@ local function bytes_of(text)
   return list
 end
 
-local function logprobs_of(r, tokenizer, c)
-  if not r.logprobs then return json.null end
+-- of the tokens c.ids with c.logprobs; before: so many bytes of the completion's text stood before the first; how many there are after the last
+local function logprobs_of(r, tokenizer, c, before)
+  if not r.logprobs then return json.null, before end
   if r.kind == "chat" then
     local list = json.array {}
     for i, id in ipairs(c.ids) do
       list[i] = json.object({ token = tokenizer:decode { id }, logprob = c.logprobs[i], bytes = bytes_of(tokenizer:bytes(id) or ""), top_logprobs = json.array {} },
         { "token", "logprob", "bytes", "top_logprobs" })
     end
-    return { content = list }
+    return { content = list }, before
   end
   local l = json.object({ tokens = json.array {}, token_logprobs = json.array {}, top_logprobs = json.null, text_offset = json.array {} },
     { "tokens", "token_logprobs", "top_logprobs", "text_offset" })
-  local at = 0
+  local at = before
   for i, id in ipairs(c.ids) do
     local text = tokenizer:decode { id }
     l.tokens[i], l.token_logprobs[i], l.text_offset[i] = text, c.logprobs[i], at
     at = at + #text
   end
-  return l
+  return l, at
 end
 
 local function choice(r, index, c, tokenizer)
-  local out = json.object({ index = index, finish_reason = c.finish, logprobs = logprobs_of(r, tokenizer, c) }, { "index", "message", "text", "logprobs", "finish_reason" })
+  local out = json.object({ index = index, finish_reason = c.finish, logprobs = (logprobs_of(r, tokenizer, c, 0)) }, { "index", "message", "text", "logprobs", "finish_reason" })
   if r.kind == "chat" then out.message = json.object({ role = "assistant", content = c.text }, { "role", "content" })
   else out.text = c.text end
   return out
@@ -241,8 +241,14 @@ function openai.answer(r, a, tokenizer)
 end
 
 --- A part of an answer that streams, as JSON: what completion `index` adds; finish: why it ended; nil text: the first part, which names the role.
-function openai.part(r, a, index, text, finish)
-  local one = json.object({ index = index, finish_reason = finish or json.null }, { "index", "delta", "text", "logprobs", "finish_reason" })
+--- tokens: { ids, logprobs } that came since the last part, emptied here where logprobs are wanted; tokens.before: bytes of text before them.
+function openai.part(r, a, index, text, finish, tokens, tokenizer)
+  local logprobs = json.null
+  if tokens and r.logprobs then
+    logprobs, tokens.before = logprobs_of(r, tokenizer, tokens, tokens.before)
+    tokens.ids, tokens.logprobs = {}, {}
+  end
+  local one = json.object({ index = index, finish_reason = finish or json.null, logprobs = logprobs }, { "index", "delta", "text", "logprobs", "finish_reason" })
   if r.kind == "chat" then one.delta = text and json.object({ content = text }, { "content" }) or json.object({ role = "assistant", content = "" }, { "role", "content" })
   else one.text = text or "" end
   return json.encode(json.object({ id = a.id, object = r.kind == "chat" and "chat.completion.chunk" or "text_completion", created = a.created, model = a.model,
