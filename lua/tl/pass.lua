@@ -72,15 +72,14 @@ local LOSS_SCALE, SMALLER = 2 ^ 14, 2 ^ 6
 --- attempt(loss_scale) makes the gradient of the parts' adapters and returns the pass. A model in fp16 gets a loss scale, always the same, so that
 --- a run does not depend on the steps before; a gradient that is not finite is made again with a smaller one.
 function pass.scaled(model, parts, attempt)
-  local scale = model.compute == "f16" and LOSS_SCALE or 1
+  if model.compute ~= "f16" then return attempt(1) end
+  local scale = LOSS_SCALE
   while true do
     local p, finite = attempt(scale), true
-    for _, part in ipairs(parts) do
-      local norm = scale > 1 and C.tl_adapter_gradient_norm(part.trainer.adapter.handle) or 0
-      finite = finite and norm < math.huge
-    end
+    for _, part in ipairs(parts) do finite = finite and C.tl_adapter_gradient_norm(part.trainer.adapter.handle) < math.huge end
     if finite then return p end
     p:free()
+    if scale == 1 then error("the gradient is not finite: the model's numbers are beyond fp16's 65504; load it with dtype = \"bf16\"", 0) end
     scale = math.max(1, scale / SMALLER)
     log.warn("a gradient was beyond fp16: once more with a loss scale of %g", scale)
   end

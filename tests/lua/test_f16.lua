@@ -103,4 +103,15 @@ check.test("three steps of GRPO and of SFT in fp16 follow fp32's", function()
   t:free()
 end)
 
+check.test("a model whose numbers are beyond fp16 is refused by the trainers, by what is wrong with it", function()
+  local a = tl.adapter.full(models.f16)
+  local list = a:parameters()
+  for i = 1, #list do list[i] = list[i] * 1000 end
+  a:set(list)
+  local before = a:parameters()[1]
+  local s = tl.sft.trainer { model = models.f16, adapter = a, lr = 1e-2 }
+  check.raises("beyond fp16", s.step, s, { tl.data.load("wordproblems", { n = 1, seed = 5, split = "train" })[1] })
+  check.equal(a:parameters()[1], before, "what was trained")
+end)
+
 check.done()
