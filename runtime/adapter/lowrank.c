@@ -112,7 +112,7 @@ static tl_status svd_basis(tl_adapter *a, tl_whole *weights, tl_adapter_module *
 // this thread.
 static tl_status svd_all(tl_adapter *a, const int8_t *signs, const char *cache_dir) {
   tl_whole *weights;
-  TL_TRY(tl_whole_open(a->model, &weights));
+  TL_TRY(tl_whole_open(a->model, false, &weights));
   int *at = malloc(sizeof(int) * (size_t)a->n_modules);  // where each module's signs start
   if (!at) {
     tl_whole_close(weights);

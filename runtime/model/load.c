@@ -284,7 +284,7 @@ tl_status tl_model_module(const tl_model *m, int index, tl_module_info *out) {
 tl_status tl_model_weight(const tl_model *m, int module, float *w) {
   TL_TRY(check_module(m, module));
   tl_whole *whole;
-  TL_TRY(tl_whole_open(m, &whole));
+  TL_TRY(tl_whole_open(m, false, &whole));
   tl_status st = tl_whole_weight(whole, module, w);
   tl_whole_close(whole);
   return st;

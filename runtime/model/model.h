@@ -117,10 +117,11 @@ tl_linear *tl_weights_module(const tl_weights *w, int module);
 static inline bool tl_split_by_rows(int kind) { return kind != TL_O && kind != TL_DOWN; }
 // TL_OK for a model that this process has whole; what: what needs it so, the beginning of the message
 tl_status tl_whole_only(const tl_model *m, const char *what);
-// Weights of the whole model as it computes with them, in fp32, of a split model too. Several threads may read at once.
+// Weights of the whole model as it computes with them (stored: as its file, or its seed, has them), in fp32, of a split model too. Several
+// threads may read at once.
 typedef struct tl_whole tl_whole;
 struct tl_part;
-tl_status tl_whole_open(const tl_model *m, tl_whole **out);
+tl_status tl_whole_open(const tl_model *m, bool stored, tl_whole **out);
 void tl_whole_close(tl_whole *w);  // NULL: nothing
 tl_status tl_whole_weight(tl_whole *w, int module, float *out);                                     // out (out, in)
 tl_status tl_whole_rows(tl_whole *w, const struct tl_part *p, int row, int n, float *out);          // rows row .. row + n - 1; a vector: all

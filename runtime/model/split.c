@@ -55,18 +55,19 @@ tl_status tl_whole_only(const tl_model *m, const char *what) {
 // ---------------------------------------------------------------- reading whole weights
 struct tl_whole {
   const tl_model *m;
-  tl_source s;     // of a split model that was loaded
-  tl_part *parts;  // (n) of one with random weights, in the order in which they are drawn
+  bool stored, again;  // again: weights are read from the file, or drawn, again
+  tl_source s;         // of a model that was loaded
+  tl_part *parts;      // (n) of one with random weights, in the order in which they are drawn
   int n;
 };
 
-tl_status tl_whole_open(const tl_model *m, tl_whole **out) {
+tl_status tl_whole_open(const tl_model *m, bool stored, tl_whole **out) {
   *out = calloc(1, sizeof **out);
   if (!*out) return tl_fail(TL_E_MEMORY, "out of memory");
-  (*out)->m = m;
+  **out = (tl_whole){.m = m, .stored = stored, .again = stored || m->shards > 1};
   tl_status st = TL_OK;
-  if (m->shards > 1 && m->random) st = tl_parts_list(&m->cfg, &(*out)->parts, &(*out)->n);
-  else if (m->shards > 1) st = tl_source_open(&(*out)->s, m->path);
+  if ((*out)->again && m->random) st = tl_parts_list(&m->cfg, &(*out)->parts, &(*out)->n);
+  else if ((*out)->again) st = tl_source_open(&(*out)->s, m->path);
   if (st == TL_OK) return TL_OK;
   free(*out);
   *out = NULL;
@@ -75,7 +76,7 @@ tl_status tl_whole_open(const tl_model *m, tl_whole **out) {
 
 void tl_whole_close(tl_whole *w) {
   if (!w) return;
-  if (w->m->shards > 1 && !w->m->random) tl_source_close(&w->s);
+  if (w->again && !w->m->random) tl_source_close(&w->s);
   free(w->parts);
   free(w);
 }
@@ -104,7 +105,7 @@ static tl_status read_stored(const tl_source *from, const tl_part *p, const tl_s
 
 tl_status tl_whole_rows(tl_whole *w, const tl_part *p, int row, int n, float *out) {
   const tl_model *m = w->m;
-  if (m->shards == 1) {
+  if (!w->again) {
     TL_ASSERT(p->cols || n == p->rows);
 #pragma omp critical(tl_backend)  // a backend is not for two callers
     if (p->cols) tl_ops()->unpack(out, matrix_of(m, p), row, row + n);
@@ -120,7 +121,7 @@ tl_status tl_whole_rows(tl_whole *w, const tl_part *p, int row, int n, float *ou
   } else {
     TL_TRY(read_stored(&w->s, p, &s, out));
   }
-  if (p->cols) round_to(m->compute, out, (size_t)n * (size_t)p->cols);
+  if (p->cols && !w->stored) round_to(m->compute, out, (size_t)n * (size_t)p->cols);
   return TL_OK;
 }
 

@@ -85,6 +85,24 @@ check.test("a gradient beyond fp16 is made again with a smaller loss scale", fun
   if apart(want, found.g) > 0.01 then error(("%g of its size from fp32's"):format(apart(want, found.g))) end
 end)
 
+check.test("an adapter is the same file whatever its model computes in", function()
+  local dir = os.getenv "TMPDIR" or "/tmp"
+  for _, from in ipairs { "bf16", "f16" } do
+    local path = ("%s/tl-f16-%d-%s.tla"):format(dir, os.time(), from)
+    local a = tl.adapter.tinylora(models[from], { rank = 2, u = 13, tie = tl.tie.full })
+    local list = a:parameters()
+    for i = 1, #list do list[i] = 0.01 * i end
+    a:set(list)
+    a:save(path)
+    for dtype, m in pairs(models) do
+      local ok, b = pcall(tl.adapter.load, m, path)
+      if not ok then os.remove(path); error(("made in %s, loaded in %s: %s"):format(from, dtype, b), 0) end
+      check.equal(b:parameters(), a:parameters())
+    end
+    os.remove(path)
+  end
+end)
+
 check.test("three steps of GRPO and of SFT in fp16 follow fp32's", function()
   local problems, v = tl.data.load("wordproblems", { n = 4, seed = 5, split = "train", min_ops = 2, max_ops = 2 }), {}
   for _, dtype in ipairs { "f32", "f16" } do
