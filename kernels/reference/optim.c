@@ -29,28 +29,27 @@ void ref_scale(float *x, float a, size_t n) {
 // Half precision: sign, 5 exponent bits (bias 15), 10 fraction bits; exponent 0 is subnormal, 31 infinity or NaN.
 float ref_from_f16(uint16_t h) {
   int exponent = h >> 10 & 31, fraction = h & 1023;
-  double v = exponent == 0 ? ldexp(fraction, -24) : ldexp(1024 + fraction, exponent - 25);
+  double v = exponent == 0 ? fraction * 0x1p-24 : (1024 + fraction) * (double)(1u << exponent) * 0x1p-25;
   if (exponent == 31) v = fraction ? NAN : INFINITY;
   return (float)(h >> 15 ? -v : v);
 }
 
 float ref_round_f16(float f) {
-  if (f != f || f == 0 || isinf(f)) return f;
+  if (!(fabsf(f) < 65520)) return f != f ? f : copysignf(INFINITY, f);
   int e;
-  frexp(f, &e);                            // |f| in [2^(e-1), 2^e)
-  int step = e - 11 < -24 ? -24 : e - 11;  // the value of the last place
-  float y = (float)ldexp(nearbyint(ldexp(f, -step)), step);
-  return fabsf(y) > 65504 ? copysignf(INFINITY, f) : y;
+  frexpf(f, &e);                                            // |f| in [2^(e-1), 2^e)
+  double step = (e > -13 ? 1 << (e + 13) : 1) * 0x1p-24;  // the value of the last place
+  return (float)(nearbyint(f / step) * step);
 }
 
 uint16_t ref_to_f16(float f) {
   float y = fabsf(ref_round_f16(f));
-  int sign = signbit(f) ? 0x8000 : 0, e;
+  int sign = signbit(f) ? 0x8000 : 0;
   if (y != y) return (uint16_t)(sign | 0x7e00);
   if (isinf(y)) return (uint16_t)(sign | 0x7c00);
   if (y < 0x1p-14f) return (uint16_t)(sign | (int)(y * 0x1p24f));  // subnormal
-  y = frexpf(y, &e);                                               // in [1/2, 1), 11 bits
-  return (uint16_t)(sign | (e + 14) << 10 | ((int)(y * 2048) & 1023));
+  union { float f; uint32_t u; } bits = {y};
+  return (uint16_t)(sign | ((bits.u >> 13) - ((127 - 15) << 10)));  // the same fields, narrower
 }
 
 void ref_round_to(float *y, const float *x, size_t n, int dtype) {

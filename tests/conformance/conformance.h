@@ -152,18 +152,16 @@ static inline uint16_t to_bf16(float f) {
 }
 static inline float from_f16(uint16_t h) {
   int exponent = h >> 10 & 31, fraction = h & 1023;
-  float v = exponent == 31 ? (fraction ? NAN : INFINITY) : ldexpf((float)(exponent ? 1024 + fraction : fraction), (exponent ? exponent : 1) - 25);
+  float v = exponent == 31 ? (fraction ? NAN : INFINITY) : (float)(exponent ? 1024 + fraction : fraction) * (float)(1u << (exponent ? exponent : 1)) * 0x1p-25f;
   return h >> 15 ? -v : v;
 }
 static inline uint16_t to_f16(float f) {
   uint16_t sign = signbit(f) ? 0x8000 : 0;
   float a = fabsf(f);
   if (!(a < 65520)) return (uint16_t)(sign | (a != a ? 0x7e00 : 0x7c00));
-  int e;
-  frexpf(a, &e);
-  if (a == 0 || e < -13) return (uint16_t)(sign | (int)nearbyintf(a * 0x1p24f));  // subnormal; 1024 of them are the first normal one
-  int bits = (int)nearbyintf(ldexpf(a, 11 - e));                                  // in [1024, 2048]
-  return (uint16_t)(sign | ((e + 13) * 1024 + bits));
+  if (a < 0x1p-14f) return (uint16_t)(sign | (int)nearbyintf(a * 0x1p24f));  // subnormal; 1024 of them are the first normal one
+  union { float f; uint32_t u; } x = {a};
+  return (uint16_t)(sign | (((x.u + 0xfff + (x.u >> 13 & 1)) >> 13) - (112 << 10)));
 }
 static inline float get(const mat *a, int t, int c) {
   size_t i = (size_t)t * a->m.ld + c;
