@@ -78,10 +78,8 @@ static void fill_panel(const space *sp, const void *const *keys, int m, const at
   for (int r = 0; r < m; r += VL) {
     int n = min_int(VL, m - r);
     if (!memcmp(sp->in_k + r, keys + r, sizeof *keys * (size_t)n)) continue;
-    const void *rows[VL];
-    memcpy(rows, keys + r, sizeof *keys * (size_t)n);
-    widen(rows, sp->wide, n, a);
-    OP(panel_strip)(sp->k + r, rows, n, a->bf16 ? a->D / 2 : a->D);
+    const void *wide[VL];
+    OP(panel_strip)(sp->k + r, widened(wide, sp->wide, keys + r, n, a), n, a->bf16 ? a->D / 2 : a->D);
     for (int i = 0; i < VL; i++) sp->in_k[r + i] = i < n ? keys[r + i] : NULL;
   }
 }
@@ -141,12 +139,12 @@ INLINE void add_strip(const int rows, float *o, ptrdiff_t ld, const float *p, pt
 
 #define STRIP_CASES(dtype)                                                                                                    \
   switch (rows) {                                                                                                             \
-  case 1: add_strip(1, o, ld, p, ld_p, v, m, column, dtype); break;                                                            \
-  case 2: add_strip(2, o, ld, p, ld_p, v, m, column, dtype); break;                                                            \
-  case 3: add_strip(3, o, ld, p, ld_p, v, m, column, dtype); break;                                                            \
-  case 4: add_strip(4, o, ld, p, ld_p, v, m, column, dtype); break;                                                            \
-  case 5: add_strip(5, o, ld, p, ld_p, v, m, column, dtype); break;                                                            \
-  default: add_strip(6, o, ld, p, ld_p, v, m, column, dtype); break;                                                           \
+  case 1: add_strip(1, o, ld, p, ld_p, v, m, column, dtype); break;                                                           \
+  case 2: add_strip(2, o, ld, p, ld_p, v, m, column, dtype); break;                                                           \
+  case 3: add_strip(3, o, ld, p, ld_p, v, m, column, dtype); break;                                                           \
+  case 4: add_strip(4, o, ld, p, ld_p, v, m, column, dtype); break;                                                           \
+  case 5: add_strip(5, o, ld, p, ld_p, v, m, column, dtype); break;                                                           \
+  default: add_strip(6, o, ld, p, ld_p, v, m, column, dtype); break;                                                          \
   }
 
 // the same over all D columns, for rows <= FEW_ROWS and D a multiple of 64
@@ -227,9 +225,8 @@ static void item(const void *ctx, int i, int thread) {
   const job *q = ctx;
   char *p = q->base + q->each * thread;
   float *f = (float *)(p + q->nq + q->nk);
-  const void **in_k = (const void **)(f + (q->nv + q->no + q->ns + q->nw) / 4 + q->most_rows);
-  float *wide = f + (q->nv + q->no + q->ns) / 4 + q->most_rows;
-  space sp = {p, (uint32_t *)(p + q->nq), in_k, wide, f, f + q->nv / 4, f + (q->nv + q->no) / 4, f + (q->nv + q->no + q->ns) / 4};
+  float *o = f + q->nv / 4, *s = o + q->no / 4, *sum = s + q->ns / 4, *wide = sum + q->most_rows;
+  space sp = {p, (uint32_t *)(p + q->nq), (const void **)(wide + q->nw / 4), wide, f, o, s, sum};
   int n = q->heads_at_once, tile = i / (q->a.G / n), g = i % (q->a.G / n) * n;
   for (int j = 0; j < n; j++)
     tile_item(q->o, q->lse, &q->a, q->tiles[tile], q->tiles[tile + 1], q->shared[tile], g + j, j ? 0 : n, &sp);

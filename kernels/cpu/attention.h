@@ -66,13 +66,14 @@ static inline void key_rows(const void **rows, tlk_mat m, const attn *a, int t, 
   for (int i = 0; i < n; i++) rows[i] = (const char *)mat_row(m, list[i]) + at;
 }
 
-// the same rows, widened into wide (n, D) where they are fp16
-static inline void widen(const void **rows, float *wide, int n, const attn *a) {
-  if (a->dtype != TLK_F16) return;
+// the rows; where they are fp16, widened into wide (n, D), to which `out` (n) then points
+static inline const void *const *widened(const void **out, float *wide, const void *const *rows, int n, const attn *a) {
+  if (a->dtype != TLK_F16) return rows;
   for (int i = 0; i < n; i++, wide += a->D) {
     OP(convert)(wide, TLK_F32, rows[i], TLK_F16, a->D);
-    rows[i] = wide;
+    out[i] = wide;
   }
+  return out;
 }
 
 // panel over n <= 64 rows with the reduction along d

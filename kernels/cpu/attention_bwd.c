@@ -127,12 +127,10 @@ static void block(const grads *gr, const attn *a, int t0, int t1, int g, int j, 
   ptrdiff_t stride = (ptrdiff_t)D * item_size(a);
   const void *keys[PANEL];
   key_rows(keys, a->v, a, t0, g, j, n);
-  widen(keys, (float *)sp->keys, n, a);
-  scores_panel(sp->panel, keys, n, a);
+  scores_panel(sp->panel, widened(keys, (float *)sp->keys, keys, n, a), n, a);
   OP(gemm)(a->bf16, rows, sp->d_o, stride, 4, sp->panel, D, n, sp->ds, PANEL, 0);
   key_rows(keys, a->k, a, t0, g, j, n);
-  widen(keys, (float *)sp->keys, n, a);
-  scores_panel(sp->panel, keys, n, a);
+  scores_panel(sp->panel, widened(keys, (float *)sp->keys, keys, n, a), n, a);
   OP(gemm)(a->bf16, rows, sp->q, stride, 4, sp->panel, D, n, sp->p, PANEL, 0);
   for (int i = 0; i < rows; i++) {
     int t = t0 + i / heads;
