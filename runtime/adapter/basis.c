@@ -69,7 +69,7 @@ tl_status tl_base_hash(tl_model *m, const uint8_t *targeted, char *hex) {
   tl_part *parts = NULL;
   tl_whole *w;
   int n = 0, failed = 0;
-  TL_TRY(tl_whole_open(m, m->compute == TL_F16 && !m->parent, &w));  // fp16 has neither all bf16 numbers nor only those
+  TL_TRY(tl_whole_open(m, m->compute == TL_F16 && !m->parent, &w));  // split.c says why
   tl_status s = tl_parts_list(&m->cfg, &parts, &n);
   part_hash *hashes = calloc((size_t)n + 1, sizeof *hashes);
 #pragma omp parallel for schedule(dynamic) num_threads(tl_threads()) reduction(+ : failed)

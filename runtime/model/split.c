@@ -12,7 +12,8 @@
 //
 // Some things need a weight whole though a rank has only its part: the singular vectors of an adapter's basis, and the hash by which
 // an adapter's file knows its base. tl_whole reads it from the model's files again (or draws it again, where weights are random),
-// rounded as the model computes with it, so the values are those of a model that is not split.
+// rounded as the model computes with it, so the values are those of a model that is not split. The hash of a model that computes in fp16
+// takes them as they are stored: fp16 has neither all of bf16's numbers nor only those, and the hash is of numbers rounded to bf16.
 #include "load.h"
 
 tl_status tl_split_config(const char *path, const tl_config *c, int shards, tl_config *local) {
