@@ -70,7 +70,8 @@ end
 local LOSS_SCALE, SMALLER = 2 ^ 14, 2 ^ 6
 
 --- attempt(loss_scale) makes the gradient of the parts' adapters and returns the pass. A model in fp16 gets a loss scale, always the same, so that
---- a run does not depend on the steps before; a gradient that is not finite is made again with a smaller one.
+--- a run does not depend on the steps before; a gradient that is not finite is made again with a smaller one
+--- (in a population those of all members, whose last bits may then be others than alone).
 function pass.scaled(model, parts, attempt)
   if model.compute ~= "f16" then return attempt(1) end
   local scale = LOSS_SCALE

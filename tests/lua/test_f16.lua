@@ -57,7 +57,7 @@ for kind in pairs(KINDS) do
     for _, n in ipairs { 40, 1e3, 1e6 } do
       local want = gradient("f32", kind, n, 1)
       local f16, bf16 = apart(want, gradient("f16", kind, n, 2 ^ 14)), apart(want, gradient("bf16", kind, n, 1))
-      if not (f16 < 0.01 and f16 < bf16) then error(("at 1 / %g: %.3g of its size from fp32's, bf16's is %.3g"):format(n, f16, bf16)) end
+      if not (f16 < 0.01 and f16 < bf16 / 3) then error(("at 1 / %g: %.3g of its size from fp32's, bf16's is %.3g"):format(n, f16, bf16)) end
     end
     check.equal(apart(gradient("f32", kind, 7, 1), gradient("f32", kind, 7, 2 ^ 14)), 0, "a loss scale in fp32")
     if apart(gradient("f32", kind, 1e8, 1), gradient("f16", kind, 1e8, 1)) < 0.1 then error "so small a loss needs no loss scale: the test tests nothing" end
@@ -103,7 +103,7 @@ check.test("an adapter is the same file whatever its model computes in", functio
   end
 end)
 
-check.test("three steps of GRPO and of SFT in fp16 follow fp32's", function()
+check.test("three steps of SFT in fp16 follow fp32's", function()
   local problems, v = tl.data.load("wordproblems", { n = 4, seed = 5, split = "train", min_ops = 2, max_ops = 2 }), {}
   for _, dtype in ipairs { "f32", "f16" } do
     local a = tl.adapter.tinylora(models[dtype], { rank = 2, u = 13, tie = tl.tie.full })
@@ -112,13 +112,20 @@ check.test("three steps of GRPO and of SFT in fp16 follow fp32's", function()
     v[dtype] = a:parameters()
   end
   if apart(v.f32, v.f16) > 0.05 then error(("%g of their size"):format(apart(v.f32, v.f16))) end
-  local a = tl.adapter.tinylora(models.f16, { rank = 2, u = 13, tie = tl.tie.full })
-  local t = tl.grpo.trainer { model = models.f16, adapter = a, verifier = "verifiers.math", num_generations = 8, max_completion_length = 24, lr = 1e-2, seed = 1, gate = false }
-  for _ = 1, 3 do
-    local m = t:step { problems[1], problems[2] }
-    if not (m.grad_norm == nil or m.grad_norm < math.huge) then error("grad_norm is " .. tostring(m.grad_norm)) end
+end)
+
+-- a draw may be another in another dtype, so only the size of the gradient is compared: a loss scale that stayed in it would be 16384 times
+check.test("GRPO in fp16 trains, with a gradient that the loss scale has left", function()
+  local problems, norms = tl.data.load("wordproblems", { n = 2, seed = 5, split = "train", min_ops = 2, max_ops = 2 }), {}
+  local function digits(_, c) return select(2, c.text:gsub("%d", "")) / math.max(1, #c.text) end
+  for _, dtype in ipairs { "f32", "f16" } do
+    local a = tl.adapter.tinylora(models[dtype], { rank = 2, u = 13, tie = tl.tie.full })
+    local t = tl.grpo.trainer { model = models[dtype], adapter = a, reward = digits, num_generations = 8, max_completion_length = 12, lr = 1e-2, seed = 1, gate = false }
+    norms[dtype] = t:step({ problems[1], problems[2] }).grad_norm
+    t:free()
+    if norm(a:parameters()) < 1e-3 then error "nothing was trained" end
   end
-  t:free()
+  check.near(norms.f16 / norms.f32, 1, 0.5, "its size beside fp32's: ")
 end)
 
 check.test("a model whose numbers are beyond fp16 is refused by the trainers, by what is wrong with it", function()
