@@ -456,7 +456,10 @@ typedef struct tl_sampling {
   int n_stop;
   bool ignore_eos;
   int member;                       // of the sampler's population, from 0; -1: the base model
+  int n_top;                        // the so many likeliest tokens of every place are noted, with their logprobs; at most TL_MOST_TOP
+  bool prompt_logprobs;             // the logprobs of the prompt's own tokens too, and with n_top the likeliest in their places
 } tl_sampling;
+enum { TL_MOST_TOP = 20 };
 
 typedef struct tl_sampler_options {
   int max_sequences;                // decoded at once; 0: 64
@@ -477,6 +480,13 @@ typedef struct tl_completion {
   const float *entropy;             // (n_tokens)
   int n_tokens;
   const char *finish;               // "stop" or "length"
+  int n_top;                        // as the request said
+  const int32_t *top_ids;           // (n_tokens, n_top) likeliest first, of equal ones the lower id; NULL: n_top is 0
+  const float *top_logprobs;        // (n_tokens, n_top) at the temperature of logprobs
+  int n_prompt;
+  const float *prompt_logprobs;     // (n_prompt) at the same temperature; the first token's is NaN. NULL: not asked for
+  const int32_t *prompt_top_ids;    // (n_prompt, n_top); of the first token -1. NULL: not asked for
+  const float *prompt_top_logprobs; // (n_prompt, n_top); of the first token NaN
 } tl_completion;
 
 typedef struct tl_sampler_stats {
@@ -509,6 +519,8 @@ bool tl_sampler_pop(tl_sampler *s, tl_completion *out);
 // how many there are; the first `capacity` of them are written to ids, their logprobs to logprobs (NULL: not wanted). 0 too when it has not
 // begun or has finished (then pop).
 int tl_sampler_peek(const tl_sampler *s, int64_t request, int index, int from, int32_t *ids, float *logprobs, int capacity);
+// the same of the likeliest tokens: ids and logprobs (capacity, n_top); 0 when the request has no n_top
+int tl_sampler_peek_top(const tl_sampler *s, int64_t request, int index, int from, int32_t *ids, float *logprobs, int capacity);
 void tl_sampler_get_stats(const tl_sampler *s, tl_sampler_stats *out);
 
 // ---------------------------------------------------------------- batches and passes: forward and backward for training

@@ -62,6 +62,9 @@ done
 # the optimiser, PEFT adapters with their gradients, and the SVD by the device, through the runtime, from the CPU's own tests
 for program in test_optim test_parity test_svd; do TL_BACKEND=cusim told cusim 300 "$build/$program"; done
 
+# the likeliest tokens and a prompt's logprobs
+TL_BACKEND=cusim TL_TEST_FEW=1 told cusim 120 "$build/tlrun" tests/lua/test_top.lua
+
 # five GRPO steps in fp32: the same tokens are drawn, so rewards are the CPU's to the last digit and the 13 numbers follow. Adam's
 # first steps are near lr times a gradient's sign, whatever its size, so the numbers' tolerance is a tenth of lr.
 what="five GRPO steps follow the CPU's rewards and numbers"

@@ -9,7 +9,8 @@ local Sampler = {}
 Sampler.__index = Sampler
 
 --- Settings of a request: temperature (1; 0 is greedy), top_p (1), top_k (0), min_p (0), max_new_tokens (512), min_new_tokens (0:
---- before so many tokens a completion does not end), seed (0), stop (strings), ignore_eos, member (0: of the sampler's population, from 0; -1: the base).
+--- before so many tokens a completion does not end), seed (0), stop (strings), ignore_eos, member (0: of the sampler's population, from 0; -1: the base),
+--- n_top (0; at most 20: the so many likeliest tokens of every place are noted too), prompt_logprobs (those of the prompt's tokens too).
 local function settings(o)
   local stop = o.stop or {}
   if type(stop) == "string" then stop = { stop } end
@@ -17,7 +18,7 @@ local function settings(o)
   for i, s in ipairs(stop) do list[i - 1] = s end
   local p = ffi.new("tl_sampling", { temperature = o.temperature or 1, top_p = o.top_p or 1, min_p = o.min_p or 0,
     top_k = o.top_k or 0, max_new_tokens = o.max_new_tokens or 512, min_new_tokens = o.min_new_tokens or 0, seed = o.seed or 0, n_stop = #stop,
-    ignore_eos = o.ignore_eos or false, member = o.member or 0 })
+    ignore_eos = o.ignore_eos or false, member = o.member or 0, n_top = o.n_top or 0, prompt_logprobs = o.prompt_logprobs or false })
   p.stop = list
   return p, { list, stop }
 end
@@ -81,7 +82,22 @@ function Sampler:run(max_steps)
   return pending[0]
 end
 
---- One finished completion {request, index (1-based), ids, logprobs, entropy, finish} or nil.
+-- n lists of the k likeliest tokens, { id =, logprob = } each
+local function likeliest(ids, logprobs, n, k)
+  local out = {}
+  for i = 0, n - 1 do
+    local list = {}
+    for j = i * k, i * k + k - 1 do
+      if ids[j] >= 0 then list[#list + 1] = { id = ids[j], logprob = logprobs[j] } end
+    end
+    out[i + 1] = list
+  end
+  return out
+end
+
+--- One finished completion {request, index (1-based), ids, logprobs, entropy, finish} or nil. With n_top also top: of every token a list of
+--- { id =, logprob = }, the likeliest first. With prompt_logprobs also prompt_logprobs, of the prompt's tokens (the first one's is NaN), and
+--- prompt_top (the first one's is empty).
 function Sampler:pop()
   local c = ffi.new("tl_completion")
   if not C.tl_sampler_pop(self.handle, c) then return nil end
@@ -89,24 +105,48 @@ function Sampler:pop()
   for i = 0, c.n_tokens - 1 do
     r.ids[i + 1], r.logprobs[i + 1], r.entropy[i + 1] = c.ids[i], c.logprobs[i], c.entropy[i]
   end
+  if c.n_top > 0 then r.top = likeliest(c.top_ids, c.top_logprobs, c.n_tokens, c.n_top) end
+  if c.prompt_logprobs ~= nil then
+    r.prompt_logprobs = {}
+    for i = 0, c.n_prompt - 1 do r.prompt_logprobs[i + 1] = c.prompt_logprobs[i] end
+    if c.n_top > 0 then r.prompt_top = likeliest(c.prompt_top_ids, c.prompt_top_logprobs, c.n_prompt, c.n_top) end
+  end
   return r
 end
 
 local room = 64
 local peeked, peeked_logprobs = ffi.new("int32_t[?]", room), ffi.new("float[?]", room)  -- once for all: a server looks at every stream in every step
 
---- The ids so far of a completion that is being decoded (index from 1), from the from-th on (1), and their logprobs; {}, {} before and after.
----@return integer[] ids
----@return number[] logprobs
-function Sampler:peek(request, index, from)
-  local n = C.tl_sampler_peek(self.handle, request, (index or 1) - 1, (from or 1) - 1, peeked, peeked_logprobs, room)
-  while n > room do
-    room, peeked, peeked_logprobs = n, ffi.new("int32_t[?]", n), ffi.new("float[?]", n)
-    n = C.tl_sampler_peek(self.handle, request, (index or 1) - 1, (from or 1) - 1, peeked, peeked_logprobs, room)
+-- the outcome of a peeking function of C, with room for `wide` numbers a token
+local function peek(fn, self, request, index, from, wide)
+  local n = fn(self.handle, request, (index or 1) - 1, (from or 1) - 1, peeked, peeked_logprobs, math.floor(room / wide))
+  if n * wide > room then
+    room = n * wide
+    peeked, peeked_logprobs = ffi.new("int32_t[?]", room), ffi.new("float[?]", room)
+    n = fn(self.handle, request, (index or 1) - 1, (from or 1) - 1, peeked, peeked_logprobs, n)
   end
-  local ids, logprobs = {}, {}
-  for i = 1, n do ids[i], logprobs[i] = peeked[i - 1], peeked_logprobs[i - 1] end
-  return ids, logprobs
+  return n
+end
+
+--- The ids so far of a completion that is being decoded (index from 1), from the from-th on (1); {} before and after.
+---@return integer[] ids
+function Sampler:peek(request, index, from)
+  local ids = {}
+  for i = 1, peek(C.tl_sampler_peek, self, request, index, from, 1) do ids[i] = peeked[i - 1] end
+  return ids
+end
+
+--- The same of their logprobs and, when the request has so many n_top, of the likeliest tokens in their places (as pop's top; else nil).
+---@return number[] logprobs
+---@return table|nil top
+function Sampler:peek_logprobs(request, index, from, n_top)
+  local logprobs, top = {}, nil
+  for i = 1, peek(C.tl_sampler_peek, self, request, index, from, 1) do logprobs[i] = peeked_logprobs[i - 1] end
+  if n_top and n_top > 0 then
+    local n = peek(C.tl_sampler_peek_top, self, request, index, from, n_top)
+    top = likeliest(peeked, peeked_logprobs, n, n_top)
+  end
+  return logprobs, top
 end
 
 --- Ends a request now: its completions that have not finished are dropped. False: there is no such request any more.

@@ -68,10 +68,12 @@ local function submit(self, id, r)
   end
   a.member = member
   self.adapters:use(group, member, 1)
-  for k = 1, a.left do a.choices[k] = { text = text.new(self.tokenizer, o.stop), seen = 0, tokens = { ids = {}, logprobs = {}, before = 0 } } end
+  for k = 1, a.left do a.choices[k] = { text = text.new(self.tokenizer, o.stop), seen = 0, tokens = { ids = {}, logprobs = {}, top = {}, before = 0 } } end
   self.live[#self.live + 1] = a
   if r.stream and r.kind == "chat" then
     for k = 1, a.left do self.http:event(id, openai.part(r, a, k - 1, nil)) end
+  elseif r.stream and r.echo then
+    for k = 1, a.left do self.http:event(id, openai.part(r, a, k - 1, r.texts[math.floor((k - 1) / r.n) + 1])) end
   end
 end
 
@@ -166,9 +168,9 @@ local function complete(self, a)
 end
 
 -- tokens that came, until a part of the answer goes out
-local function remember(one, ids, logprobs, from)
+local function remember(one, ids, logprobs, top, from)
   local t = one.tokens
-  for i = from, #ids do t.ids[#t.ids + 1], t.logprobs[#t.logprobs + 1] = ids[i], logprobs[i] end
+  for i = from, #ids do t.ids[#t.ids + 1], t.logprobs[#t.logprobs + 1], t.top[#t.top + 1] = ids[i], logprobs[i], top and top[i] end
 end
 
 -- what has come of the answers that stream; false: the client is gone
@@ -178,10 +180,13 @@ local function stream(self, a)
     for index = 1, a.request.n do
       local k = first + index
       local one = a.choices[k]
-      if not a.completions[k] then
-        local ids, logprobs = sampler:peek(request, index, one.seen + 1)
+      if not a.completions[k] and not a.request.silent then
+        local ids = sampler:peek(request, index, one.seen + 1)
+        if a.request.logprobs then
+          local logprobs, top = sampler:peek_logprobs(request, index, one.seen + 1, a.request.n_top)
+          remember(one, ids, logprobs, top, 1)
+        end
         one.seen = one.seen + #ids
-        if a.request.logprobs then remember(one, ids, logprobs, 1) end
         local more = one.text:push(ids)
         if more ~= "" and not self.http:event(a.http, openai.part(a.request, a, k - 1, more, nil, one.tokens, self.tokenizer)) then return false end
       end
@@ -195,10 +200,11 @@ local function done(self, a, c)
   local one = a.choices[k]
   local more = one.text:finish(c.ids, one.seen + 1, c.finish == "stop")
   c.text = one.text.text
-  a.completions[k], a.left, a.new_tokens = c, a.left - 1, a.new_tokens + #c.ids
+  a.completions[k], a.left, a.new_tokens = c, a.left - 1, a.new_tokens + (a.request.silent and 0 or #c.ids)
   if a.request.stream then
-    if a.request.logprobs then remember(one, c.ids, c.logprobs, one.seen + 1) end
-    self.http:event(a.http, openai.part(a.request, a, k - 1, more, c.finish, one.tokens, self.tokenizer))
+    if a.request.logprobs then remember(one, c.ids, c.logprobs, c.top, one.seen + 1) end
+    local silent = a.request.silent
+    self.http:event(a.http, openai.part(a.request, a, k - 1, silent and "" or more, silent and "length" or c.finish, one.tokens, self.tokenizer))
   end
   if a.left == 0 then complete(self, a) end
 end

@@ -48,6 +48,7 @@ void tl_request_free(tl_request *r) {
   free(r->prompt);
   free(r->kv);
   free(r->kept);
+  free(r->prompt_logprobs);
   tl_ops()->release(r->h);
   free(r);
 }
@@ -57,6 +58,8 @@ void tl_done_free(tl_done *d) {
   free(d->ids);
   free(d->logprobs);
   free(d->entropy);
+  free(d->top_ids);
+  free(d->more);
   free(d);
 }
 
@@ -101,7 +104,7 @@ bool tl_sampler_cancel(tl_sampler *s, int64_t request) {
   for (int i = 0; i < s->opt.max_sequences; i++) {
     tl_slot *slot = &s->slots[i];
     if (slot->req != r) continue;
-    free(slot->ids), free(slot->logprobs), free(slot->entropy);
+    free(slot->ids), free(slot->logprobs), free(slot->entropy), free(slot->top_ids);
     vacate(s, slot);
   }
   if (!runs && r->n) retire(s, r);
@@ -127,6 +130,23 @@ static void note_kept(tl_kept *k, tl_slot *slot) {
   tl_kept_add(k, &c);
 }
 
+// What a request asked for beside its tokens: the slot's own, which goes over to d, and the prompt's, which every completion has a copy of.
+static void hand_over(tl_done *d, const tl_slot *slot) {
+  const tl_request *r = slot->req;
+  size_t k = (size_t)r->p.n_top, n = (size_t)r->n_prompt;
+  d->c.n_top = r->p.n_top;
+  d->c.n_prompt = r->n_prompt;
+  d->c.top_ids = d->top_ids = slot->top_ids;
+  d->c.top_logprobs = slot->top_logprobs;
+  if (!r->prompt_logprobs) return;
+  float *f = malloc(sizeof(float) * n * (1 + 2 * k));
+  TL_ASSERT(f != NULL);
+  memcpy(f, r->prompt_logprobs, sizeof(float) * n * (1 + 2 * k));
+  d->more = f;
+  d->c.prompt_logprobs = f;
+  if (k) d->c.prompt_top_logprobs = f + n, d->c.prompt_top_ids = (int32_t *)(f + n + n * k);
+}
+
 void tl_slot_finish(tl_sampler *s, tl_slot *slot, const char *reason) {
   tl_request *r = slot->req;
   tl_done *d = calloc(1, sizeof *d);
@@ -136,6 +156,7 @@ void tl_slot_finish(tl_sampler *s, tl_slot *slot, const char *reason) {
   *d = (tl_done){.ids = slot->ids, .logprobs = slot->logprobs, .entropy = slot->entropy};
   d->c = (tl_completion){.request = r->id, .index = slot->index, .ids = d->ids, .logprobs = d->logprobs, .entropy = d->entropy,
                          .n_tokens = slot->n, .finish = reason};
+  hand_over(d, slot);
   if (s->done_last) s->done_last->next = d;
   else s->done_first = d;
   s->done_last = d;

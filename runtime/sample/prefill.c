@@ -36,6 +36,7 @@ static tl_status prefill_long(tl_sampler *s, tl_request *r, int cut, int *left) 
     take_prompt_rows(s, r, 0, 0, at, T);
     if (s->net.split) TL_TRY(tl_sampler_agree(s, T));
     tl_sampler_run_prompts(s, T, r->n_prompt);
+    TL_TRY(tl_sampler_score_prompt(s, r, 0, at, T));
     r->n_computed += T;
     *left -= T;
     if (r->n_computed == r->n_prompt) prompt_done(s, r, T - 1);
@@ -45,7 +46,7 @@ static tl_status prefill_long(tl_sampler *s, tl_request *r, int cut, int *left) 
 
 // What of a prompt is to be computed, now that it is its turn.
 static int wanted(tl_sampler *s, tl_request *r) {
-  if (s->opt.prefix_cache && !r->n_computed) tl_prefix_use(s, r);
+  if (s->opt.prefix_cache && !r->n_computed && !r->p.prompt_logprobs) tl_prefix_use(s, r);  // their hidden states are gone
   return r->n_prompt - r->n_computed;
 }
 
@@ -65,7 +66,12 @@ static tl_status prefill_short(tl_sampler *s, tl_request *r, int most, tl_reques
   if (!T) return TL_OK;
   if (s->net.split) TL_TRY(tl_sampler_agree(s, T));
   tl_sampler_run_prompts(s, T, lists);
-  for (; r != *end; r = r->next) row += r->n_prompt - r->n_computed, prompt_done(s, r, row - 1);
+  for (; r != *end; r = r->next) {
+    int at = r->n_computed, n = r->n_prompt - at;
+    TL_TRY(tl_sampler_score_prompt(s, r, row, at, n));
+    row += n;
+    prompt_done(s, r, row - 1);
+  }
   return TL_OK;
 }
 

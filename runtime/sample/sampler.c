@@ -16,6 +16,7 @@
 #include "sampler.h"
 #include "../base/profile.h"
 #include "../comm/comm.h"
+#include <math.h>
 
 enum { N_INTS = 7 };  // index arrays of a step
 
@@ -23,7 +24,7 @@ static tl_status allocate_step(tl_sampler *s) {
   int T = s->opt.prefill_tokens > s->opt.max_sequences ? s->opt.prefill_tokens : s->opt.max_sequences, C = s->net.cfg->width;
   size_t act = tlk_dtype_size(s->net.act), n = (size_t)T;
   bool own = s->opt.kept && tl_ops()->records() && !s->net.split;  // what a recorded step leaves for training passes through buffers of its own
-  size_t bytes = tl_acts_bytes(&s->net, T, own, false) + tl_fwd_scratch_bytes(&s->net, T) + n * C * (4 + 2 * act) + n * 4 + 4096 * 4;
+  size_t bytes = tl_acts_bytes(&s->net, T, own, false) + tl_fwd_scratch_bytes(&s->net, T) + n * C * (4 + act) + n * 4 + 4096 * 4;
   TL_TRY(tl_arena_init(&s->arena, bytes, "the sampler's step"));
   s->max_rows = T;
   tl_acts_take(&s->acts, &s->net, T, own, false, &s->arena);
@@ -31,7 +32,6 @@ static tl_status allocate_step(tl_sampler *s) {
   s->acts.x_in = s->acts.x_mid = NULL;
   tl_fwd_scratch_take(&s->scratch, &s->net, T, &s->arena);
   s->x = tl_arena_take(&s->arena, (size_t)T * C * 4);
-  s->xf = tl_mat_take(&s->arena, s->net.act, T, C);
   s->h = tl_mat_take(&s->arena, s->net.act, T, C);
   s->rstd = tl_arena_take(&s->arena, n * 4);
   tl_ops()->zero(s->h.p, n * C * act);
@@ -94,6 +94,7 @@ void tl_sampler_free(tl_sampler *s) {
     free(q->logprobs);
     free(q->entropy);
     free(q->lse);
+    free(q->top_ids);
     free(q->kept);
     tl_str_free(&q->tail);
   }
@@ -103,6 +104,7 @@ void tl_sampler_free(tl_sampler *s) {
   while (tl_prefix_evict(s)) {}
   free(s->slots);
   tl_record_drop(s);
+  tl_top_free(s->top);
   free(s->row_slot);
   free(s->kept_at);
   tl_pair_free(&s->lists);
@@ -132,6 +134,7 @@ static tl_status check(const tl_sampler *s, const int32_t *prompt, int n_prompt,
   int members = s->opt.population ? s->opt.population->n : 0;
   if (s->opt.population ? p->member < -1 || p->member >= members : p->member != 0)
     return tl_fail(TL_E_ARG, "member %d of a population of %d", p->member, members);
+  if (p->n_top < 0 || p->n_top > TL_MOST_TOP) return tl_fail(TL_E_ARG, "n_top is %d, it must be within 0 and %d", p->n_top, TL_MOST_TOP);
   if (p->n_stop && !s->tokenizer) return tl_fail(TL_E_ARG, "stop strings need the model's tokenizer");
   for (int i = 0; i < n_prompt; i++)
     if (prompt[i] < 0 || prompt[i] >= s->net.cfg->vocab)
@@ -142,6 +145,18 @@ static tl_status check(const tl_sampler *s, const int32_t *prompt, int n_prompt,
     return tl_fail(TL_E_MEMORY, "one completion of %lld tokens needs %.1f MiB of key/value cache, the budget is %.1f MiB",
                    (long long)rows, (double)rows * tl_kv_row_bytes(&s->net) / (1 << 20), (double)s->opt.memory_bytes / (1 << 20));
   return TL_OK;
+}
+
+static bool room_for_prompt_logprobs(tl_request *r) {
+  size_t n = (size_t)r->n_prompt, k = (size_t)r->p.n_top;
+  float *f = malloc(sizeof(float) * n * (1 + 2 * k));
+  if (!f) return false;
+  r->prompt_logprobs = f;
+  r->prompt_top_logprobs = f + n;
+  r->prompt_top_ids = (int32_t *)(f + n + n * k);
+  f[0] = NAN;
+  for (size_t i = 0; i < k; i++) r->prompt_top_logprobs[i] = NAN, r->prompt_top_ids[i] = -1;
+  return true;
 }
 
 tl_status tl_sampler_submit(tl_sampler *s, const int32_t *prompt, int n_prompt, int n, uint64_t sequence_id,
@@ -159,7 +174,7 @@ tl_status tl_sampler_submit(tl_sampler *s, const int32_t *prompt, int n_prompt, 
   r->kept = malloc(sizeof(int32_t) * (size_t)n_prompt);
   r->kept_part = -1;
   r->stop = calloc((size_t)p->n_stop + 1, sizeof *r->stop);
-  bool ok = r->prompt && r->kv && r->kept && r->h && r->stop;
+  bool ok = r->prompt && r->kv && r->kept && r->h && r->stop && (!p->prompt_logprobs || room_for_prompt_logprobs(r));
   for (int i = 0; ok && i < p->n_stop; i++) {
     ok = (r->stop[i] = strdup(p->stop[i])) != NULL;
     if (ok && (int)strlen(p->stop[i]) > r->longest_stop) r->longest_stop = (int)strlen(p->stop[i]);
@@ -215,8 +230,11 @@ static tl_status start(tl_sampler *s, tl_request *r, tl_slot *slot) {
   q.entropy = malloc(sizeof(float) * m);
   q.lse = malloc(sizeof(float) * m);
   q.kept = malloc(sizeof(int32_t) * m);
-  if (!q.kv || !q.ids || !q.logprobs || !q.entropy || !q.lse || !q.kept) {
-    free(q.kv), free(q.ids), free(q.logprobs), free(q.entropy), free(q.lse), free(q.kept);
+  size_t k = m * (size_t)r->p.n_top;
+  if (k) q.top_ids = malloc((sizeof(int32_t) + sizeof(float)) * k);
+  if (q.top_ids) q.top_logprobs = (float *)(q.top_ids + k);
+  if (!q.kv || !q.ids || !q.logprobs || !q.entropy || !q.lse || !q.kept || (k && !q.top_ids)) {
+    free(q.kv), free(q.ids), free(q.logprobs), free(q.entropy), free(q.lse), free(q.kept), free(q.top_ids);
     return tl_fail(TL_E_MEMORY, "out of memory");
   }
   if (!r->n_started) {
@@ -450,6 +468,7 @@ static tl_status step(tl_sampler *s) {
   size_t n = (size_t)s->max_rows;
   tl_pair_fetch(&s->out, s->tokens, n * 12 + (size_t)T * 4);
   if (s->net.split) note_drawn(s, T);
+  TL_TRY(tl_sampler_top(s, T));
   for (int t = 0; t < T; t++) {
     tl_slot *q = &s->slots[s->row_slot[t]];
     q->lse[q->n] = s->lse[t];
@@ -509,16 +528,28 @@ bool tl_sampler_pop(tl_sampler *s, tl_completion *out) {
   return true;
 }
 
-int tl_sampler_peek(const tl_sampler *s, int64_t request, int index, int from, int32_t *ids, float *logprobs, int capacity) {
+static const tl_slot *slot_of(const tl_sampler *s, int64_t request, int index) {
   for (int i = 0; i < s->opt.max_sequences; i++) {
     const tl_slot *slot = &s->slots[i];
-    if (!slot->req || slot->req->id != request || slot->index != index) continue;
-    int n = from >= 0 && from < slot->n ? slot->n - from : 0, m = n < capacity ? n : capacity;
-    if (m > 0) memcpy(ids, slot->ids + from, (size_t)m * sizeof *ids);
-    if (m > 0 && logprobs) memcpy(logprobs, slot->logprobs + from, (size_t)m * sizeof *logprobs);
-    return n;
+    if (slot->req && slot->req->id == request && slot->index == index) return slot;
   }
-  return 0;
+  return NULL;
+}
+
+int tl_sampler_peek(const tl_sampler *s, int64_t request, int index, int from, int32_t *ids, float *logprobs, int capacity) {
+  const tl_slot *slot = slot_of(s, request, index);
+  int n = slot && from >= 0 && from < slot->n ? slot->n - from : 0, m = n < capacity ? n : capacity;
+  if (m > 0) memcpy(ids, slot->ids + from, (size_t)m * sizeof *ids);
+  if (m > 0 && logprobs) memcpy(logprobs, slot->logprobs + from, (size_t)m * sizeof *logprobs);
+  return n;
+}
+
+int tl_sampler_peek_top(const tl_sampler *s, int64_t request, int index, int from, int32_t *ids, float *logprobs, int capacity) {
+  const tl_slot *slot = slot_of(s, request, index);
+  int k = slot ? slot->req->p.n_top : 0, n = k && from >= 0 && from < slot->n ? slot->n - from : 0, m = n < capacity ? n : capacity;
+  if (m > 0) memcpy(ids, slot->top_ids + (size_t)from * (size_t)k, (size_t)m * (size_t)k * sizeof *ids);
+  if (m > 0) memcpy(logprobs, slot->top_logprobs + (size_t)from * (size_t)k, (size_t)m * (size_t)k * sizeof *logprobs);
+  return n;
 }
 
 void tl_sampler_get_stats(const tl_sampler *s, tl_sampler_stats *out) {

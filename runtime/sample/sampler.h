@@ -19,6 +19,9 @@ typedef struct tl_request {
   int32_t *kept;                 // (n_prompt) rows in the sampler's tl_kept
   int kept_part;                 // its part there; -1: not kept
   void *h;                       // (C) act, ops' memory: the hidden state that predicts every completion's first token
+  float *prompt_logprobs;        // (n_prompt) when p.prompt_logprobs, of each token but the first, whose is NaN; else NULL
+  int32_t *prompt_top_ids;       // (n_prompt, n_top); the first row is -1. prompt_top_logprobs: NaN there
+  float *prompt_top_logprobs;
   struct tl_request *next;
 } tl_request;
 
@@ -33,10 +36,15 @@ typedef struct tl_slot {         // one completion being decoded
   int32_t *ids;
   float *logprobs, *entropy;     // (max_new)
   float *lse;                    // (max_new), when something is kept
+  int32_t *top_ids;              // (max_new, n_top) when the request has n_top; else NULL
+  float *top_logprobs;
   int32_t *kept;                 // (max_new) rows of its tokens in the sampler's tl_kept, -1: not kept
   int n;                         // tokens so far
   tl_str tail;                   // last bytes of the text, for stop strings
 } tl_slot;
+
+// ---- top.c: logits of the rows that are asked about
+typedef struct tl_top tl_top;
 
 // ---- prefix.c: sequences whose keys and values are still there
 typedef struct tl_prefix tl_prefix;
@@ -65,6 +73,8 @@ typedef struct tl_done {
   tl_completion c;
   int32_t *ids;
   float *logprobs, *entropy;
+  int32_t *top_ids;              // with top_logprobs behind them
+  float *more;                   // the copy of the request's prompt_logprobs, with what stands behind them
   struct tl_done *next;
 } tl_done;
 
@@ -93,13 +103,14 @@ struct tl_sampler {
   float *x, *rstd;
   int32_t **kept_at;             // (rows) where the place of each row in tl_kept is noted
   bool planned;                  // kept has been sized for what was submitted
-  tlk_mat xf, h;
+  tlk_mat h;
   tl_acts acts;
   tl_fwd_scratch scratch;
   tlk_sample_row *rows;          // in `in`
   int *row_slot;                 // the host's alone
   tl_recordings recordings;
   float *x_in, *x_mid;           // (rows, C) of the layer being kept, when steps are recorded; else NULL
+  tl_top *top;                   // NULL: no request asked for it yet
   bool lists_stand;              // the running completions' lists of keys are in `lists`
   tl_sampler_stats stats;
   uint64_t drawn[2];             // of a split model: a hash of all tokens so far and their logprobs
@@ -114,6 +125,11 @@ void tl_sampler_final_norm(tl_sampler *s, tlk_mat out, const float *x, int T);
 tl_status tl_sampler_agree(const tl_sampler *s, int T);
 // prefill.c: prompts that were admitted and not yet computed, as far as prefill_per_step goes
 tl_status tl_sampler_prefill(tl_sampler *s);
+// top.c: the likeliest tokens of the T rows that were sampled, into the slots that want them, before their tokens are appended
+tl_status tl_sampler_top(tl_sampler *s, int T);
+// the logprobs of prompt tokens at + 1 .. at + T, predicted from the hidden states of rows first .. first + T - 1, if r wants them
+tl_status tl_sampler_score_prompt(tl_sampler *s, tl_request *r, int first, int at, int T);
+void tl_top_free(tl_top *p);
 // prefix.c: a request that was not begun takes the rows of the longest beginning of its prompt that is remembered (n_computed says how many)
 void tl_prefix_use(tl_sampler *s, tl_request *r);
 // remembers the first n tokens of prompt and ids, whose rows these are; they are the member's

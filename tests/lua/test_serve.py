@@ -166,7 +166,7 @@ def streams(folder):
     with Server("--adapters", folder) as s:
         messages = [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": [{"type": "text", "text": "7"}]}, {"role": "user", "content": "And then?"}]
         for model in (MODEL, "one", "lora"):
-            for extra in ({}, {"stop": ["="]}, {"stop": ["####", "\n1"], "n": 3, "logprobs": True}, {"temperature": 0, "stop": "+1"}):
+            for extra in ({}, {"stop": ["="]}, {"stop": ["####", "\n1"], "n": 3, "logprobs": True, "top_logprobs": 3}, {"temperature": 0, "stop": "+1"}):
                 body = {"model": model, "messages": messages, "seed": 5, "max_completion_tokens": 30, "ignore_eos": True, **extra}
                 status, whole = s.ask("POST", "/v1/chat/completions", body)
                 want(status == 200, "%r" % whole)
@@ -183,15 +183,44 @@ def streams(folder):
                     stops = extra.get("stop", [])
                     for stop in [stops] if isinstance(stops, str) else stops:
                         want(stop not in text, "the stop string %r is in %r" % (stop, text))
-        parts = s.stream("/v1/completions", model="two", prompt=[PROMPT, PROMPT + " Then"], seed=1, max_tokens=9, logprobs=1)
+        parts = s.stream("/v1/completions", model="two", prompt=[PROMPT, PROMPT + " Then"], seed=1, max_tokens=9, logprobs=2)
         want({c["index"] for e in parts for c in e["choices"]} == {0, 1}, "two prompts, two choices")
-        whole = s.complete(model="two", prompt=[PROMPT, PROMPT + " Then"], seed=1, max_tokens=9, logprobs=1)
+        whole = s.complete(model="two", prompt=[PROMPT, PROMPT + " Then"], seed=1, max_tokens=9, logprobs=2)
         for i in (0, 1):
             text = "".join(c["text"] for e in parts for c in e["choices"] if c["index"] == i)
             want(text == whole["choices"][i]["text"], "%r, %r" % (text, whole["choices"][i]))
-            for field in ("tokens", "token_logprobs", "text_offset"):
+            for field in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
                 streamed = [x for e in parts for c in e["choices"] if c["index"] == i and c["logprobs"] for x in c["logprobs"][field]]
                 want(streamed == whole["choices"][i]["logprobs"][field], "%s: %r streamed, %r whole" % (field, streamed, whole["choices"][i]["logprobs"][field]))
+
+
+def echoes(folder):
+    """What lm-evaluation-harness' local-completions asks for: the prompt's logprobs, and whether its tokens are the likeliest."""
+    make_adapters(folder, folder)
+    with Server("--adapters", folder) as s:
+        for model in (MODEL, "one", "lora"):
+            free = s.complete(model=model, temperature=0, logprobs=2, max_tokens=12, ignore_eos=True)["choices"][0]
+            want([max(top, key=top.get) for top in free["logprobs"]["top_logprobs"]] == free["logprobs"]["tokens"], "greedy, and not the likeliest: %r" % free)
+            both = s.complete(model=model, prompt=PROMPT + free["text"], echo=True, temperature=0, logprobs=2, max_tokens=1, ignore_eos=True)["choices"][0]
+            l, n = both["logprobs"], len(free["logprobs"]["tokens"])
+            want(both["text"].startswith(PROMPT + free["text"]) and "".join(l["tokens"]) == both["text"], "%r" % both)
+            want(l["token_logprobs"][0] is None and l["top_logprobs"][0] is None and None not in l["token_logprobs"][1:], "the first token: %r" % l)
+            want(l["text_offset"] == [len("".join(l["tokens"][:i])) for i in range(len(l["tokens"]))], "offsets %r" % l["text_offset"])
+            if l["tokens"][-n - 1:-1] == free["logprobs"]["tokens"]:  # the text may be cut into other tokens than were drawn
+                want(l["token_logprobs"][-n - 1:-1] == free["logprobs"]["token_logprobs"], "%r echoed, %r drawn" % (l, free))
+                want(l["top_logprobs"][-n - 1:-1] == free["logprobs"]["top_logprobs"], "%r echoed, %r drawn" % (l, free))
+            want(all(value == top[token] for token, value, top in zip(l["tokens"][1:], l["token_logprobs"][1:], l["top_logprobs"][1:])), "a token is not among its likeliest: %r" % l)
+        want(n > 4, "greedy: %r" % free)
+        ids = [[5, 20, 13, 21], [7, 17, 4]]
+        doc = s.complete(prompt=ids, echo=True, logprobs=1, max_tokens=0, n=2)
+        want([len(c["logprobs"]["tokens"]) for c in doc["choices"]] == [4, 4, 3, 3] and doc["usage"]["completion_tokens"] == 0, "nothing but the prompt: %r" % doc)
+        want(doc["choices"][0]["text"] == doc["choices"][1]["text"] == "".join(doc["choices"][0]["logprobs"]["tokens"]), "%r" % doc)
+        want([c["finish_reason"] for c in doc["choices"]] == ["length"] * 4, "%r" % doc)
+        whole = s.complete(echo=True, seed=3, max_tokens=8)["choices"][0]["text"]
+        for most in (8, 0):
+            parts = s.stream("/v1/completions", prompt=PROMPT, echo=True, seed=3, max_tokens=most)
+            text = "".join(c["text"] for e in parts for c in e["choices"])
+            want(text == (whole if most else PROMPT) and parts[-1]["choices"][0]["finish_reason"], "%r streamed, %r whole" % (text, whole))
 
 
 def short_beside_long(folder):
@@ -243,16 +272,19 @@ def stops_before(folder):
 REFUSED = [
     ("not JSON", None), ([1], None), ({}, "prompt"), ({"prompt": ""}, "prompt"), ({"prompt": []}, "prompt"), ({"prompt": [[]]}, "prompt"),
     ({"prompt": [1, 10 ** 6]}, "prompt"), ({"prompt": [[1.5]]}, "prompt"), ({"prompt": {"a": 1}}, "prompt"), ({"temperature": -1}, "temperature"),
-    ({"temperature": "hot"}, "temperature"), ({"top_p": 2}, "top_p"), ({"n": 0}, "n"), ({"n": 1.5}, "n"), ({"max_tokens": 0}, "max_tokens"),
+    ({"temperature": "hot"}, "temperature"), ({"top_p": 2}, "top_p"), ({"n": 0}, "n"), ({"n": 1.5}, "n"), ({"max_tokens": 0}, "max_tokens"), ({"max_tokens": -1, "echo": True}, "max_tokens"),
     ({"max_tokens": 10 ** 9}, "max_tokens"), ({"min_tokens": 30}, "min_tokens"), ({"stop": [""]}, "stop"), ({"stop": 5}, "stop"),
     ({"seed": 0.5}, "seed"), ({"model": 7}, "model"), ({"stream": "yes"}, "stream"), ({"presence_penalty": 0.5}, "presence_penalty"),
-    ({"logit_bias": {"5": 1}}, "logit_bias"), ({"echo": True}, "echo"), ({"best_of": 3}, "best_of"), ({"logprobs": 5}, "logprobs"), ({"n": 1024, "prompt": ["x"] * 5}, "n"),
-    ({"logprobs": 3}, "logprobs"), ({"response_format": {"type": "json_object"}}, "response_format"), ({"prompt": PROMPT * 2000}, "prompt"),
+    ({"logit_bias": {"5": 1}}, "logit_bias"), ({"echo": "yes"}, "echo"), ({"best_of": 3}, "best_of"), ({"logprobs": 21}, "logprobs"), ({"logprobs": True}, "logprobs"), ({"top_logprobs": 2}, "top_logprobs"),
+    ({"echo": True, "logprobs": 1, "stream": True}, "echo"), ({"n": 1024, "prompt": ["x"] * 5}, "n"),
+    ({"logprobs": 1.5}, "logprobs"), ({"response_format": {"type": "json_object"}}, "response_format"), ({"prompt": PROMPT * 2000}, "prompt"),
 ]
 REFUSED_CHATS = [
     ({}, "messages"), ({"messages": []}, "messages"), ({"messages": ["x"]}, "messages[0]"), ({"messages": [{"content": "x"}]}, "messages[0]"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function"}]}, "tools"),
+    ({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2}, "top_logprobs"), ({"messages": [{"role": "user", "content": "x"}], "echo": True}, "echo"),
+    ({"messages": [{"role": "user", "content": "x"}], "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
 ]
 
 
@@ -362,6 +394,7 @@ def bad_starts(folder):
         want(r.returncode == 1 and "is the port taken" in r.stderr, "%r" % r.stderr)
 
 
+test("echo and the likeliest tokens: a prompt's logprobs are those of the tokens when they were drawn", echoes)
 test("every adapter answers as tlrun generate does, logprobs included", adapters_by_name)
 test("an answer is the same bytes alone and among others", same_under_load)
 test("what is streamed is the whole answer", streams)

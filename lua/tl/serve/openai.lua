@@ -66,7 +66,7 @@ end
 -- fields that would change the answer, and the values that would not
 local NOT_DONE = {
   presence_penalty = { 0 }, frequency_penalty = { 0 }, repetition_penalty = { 1 }, logit_bias = {}, tools = {}, tool_choice = { "none", "auto" },
-  functions = {}, function_call = {}, audio = {}, prediction = {}, suffix = { "" }, best_of = { 1 }, echo = { false }, top_logprobs = { 0 },
+  functions = {}, function_call = {}, audio = {}, prediction = {}, suffix = { "" }, best_of = { 1 },
   use_beam_search = { false }, length_penalty = { 1 }, guided_json = {}, guided_regex = {}, guided_choice = {}, guided_grammar = {},
   prompt_logprobs = {}, reasoning_effort = {}, web_search_options = {},
 }
@@ -134,11 +134,12 @@ end
 
 local function is_ids(v) return type(v) == "table" and type(v[1]) == "number" end
 
-local function text_prompts(tokenizer, body, vocab)
+-- lists of ids and, with echo, the texts of them
+local function text_prompts(tokenizer, body, vocab, echo)
   local v = given(body, "prompt")
   if type(v) == "string" or is_ids(v) then v = { v } end
   if type(v) ~= "table" or #v == 0 then openai.refuse(400, "prompt", "prompt is missing or empty; wanted a string, a list of strings, or token ids") end
-  local out = {}
+  local out, texts = {}, {}
   for i, p in ipairs(v) do
     if type(p) == "string" then
       out[i] = tokenizer:encode(p, { add_special = true, parse_special = true })
@@ -151,14 +152,32 @@ local function text_prompts(tokenizer, body, vocab)
       openai.refuse(400, "prompt", "prompt[%d] is neither text nor token ids", i - 1)
     end
     if #out[i] == 0 then openai.refuse(400, "prompt", "prompt[%d] is empty", i - 1) end
+    if echo then texts[i] = type(p) == "string" and p or tokenizer:decode(p) end
   end
-  return out
+  return out, texts
 end
 
 -- ---- a request
 
---- A request from its body: { kind = "chat" or "text", model, prompts (lists of ids), n, stream, usage (wanted at a stream's end), logprobs, settings
---- (of a sampler, max_new_tokens among them) }. o: tokenizer, vocab, context (longest prompt and completion together), new_tokens (when
+-- the logprobs that are wanted: none, of the tokens, or with the likeliest n_top in their places; what a request is to give back of its prompt
+local function what_else(r, body)
+  if r.kind == "chat" then
+    r.logprobs = flag(body, "logprobs")
+    r.n_top = number(body, "top_logprobs", { integer = true, min = 0, max = 20, default = 0 })
+    if r.n_top > 0 and not r.logprobs then openai.refuse(400, "top_logprobs", "top_logprobs is %d; it wants \"logprobs\": true beside it", r.n_top) end
+    if flag(body, "echo") then openai.refuse(400, "echo", "echo is supported by /v1/completions alone") end
+  else
+    r.n_top = number(body, "logprobs", { integer = true, min = 0, max = 20 })
+    r.logprobs, r.n_top, r.echo = r.n_top ~= nil, r.n_top or 0, flag(body, "echo")
+    local top = given(body, "top_logprobs")
+    if top ~= nil and top ~= 0 then openai.refuse(400, "top_logprobs", "top_logprobs is a field of /v1/chat/completions; here \"logprobs\": %s says it", shown(top)) end
+    if r.echo and r.stream and r.logprobs then openai.refuse(400, "echo", "echo with logprobs is not supported in a stream") end
+  end
+  r.settings.n_top, r.settings.prompt_logprobs = r.n_top, r.echo and r.logprobs
+end
+
+--- A request from its body: { kind = "chat" or "text", model, prompts (lists of ids), texts (theirs, when echo), n, stream, usage (wanted at a
+--- stream's end), logprobs, n_top, echo, silent (no new token is wanted), settings (of a sampler, max_new_tokens among them) }. o: tokenizer, vocab, context (longest prompt and completion together), new_tokens (when
 --- the request names none).
 function openai.request(kind, text, o)
   local body, why = json.parse(text)
@@ -170,15 +189,16 @@ function openai.request(kind, text, o)
   if r.model ~= nil and type(r.model) ~= "string" then openai.refuse(400, "model", "model is %s; wanted a name", shown(r.model)) end
   local options = given(body, "stream_options")
   r.usage = type(options) == "table" and options.include_usage == true
-  if kind == "chat" then r.logprobs = flag(body, "logprobs")
-  else r.logprobs = number(body, "logprobs", { integer = true, min = 0, max = 1 }) ~= nil end  -- the drawn token's is what we have
-  r.prompts = kind == "chat" and { chat_ids(o.tokenizer, body) } or text_prompts(o.tokenizer, body, o.vocab)
+  what_else(r, body)
+  if kind == "chat" then r.prompts = { chat_ids(o.tokenizer, body) }
+  else r.prompts, r.texts = text_prompts(o.tokenizer, body, o.vocab, r.echo) end
   if #r.prompts * r.n > 4096 then openai.refuse(400, "n", "%d prompts with %d completions each are more than 4096", #r.prompts, r.n) end
   local longest = 0
   for _, ids in ipairs(r.prompts) do longest = math.max(longest, #ids) end
   if longest >= o.context then openai.refuse(400, kind == "chat" and "messages" or "prompt", "the prompt has %d tokens; the model's context has %d, one of them for the answer", longest, o.context) end
   local name = kind == "chat" and given(body, "max_completion_tokens") ~= nil and "max_completion_tokens" or "max_tokens"
-  local most = number(body, name, { integer = true, min = 1 })
+  local most = number(body, name, { integer = true, min = r.echo and 0 or 1 })
+  if most == 0 then most, r.silent = 1, true end  -- the prompt is wanted, and nothing after it
   if most and longest + most > o.context then
     openai.refuse(400, name, "the prompt's %d tokens and %s = %d are more than the model's context of %d", longest, name, most, o.context)
   end
@@ -197,32 +217,72 @@ local function bytes_of(text)
   return list
 end
 
--- of the tokens c.ids with c.logprobs; before: so many bytes of the completion's text stood before the first; how many there are after the last
+local function characters(text) return select(2, text:gsub("[^\128-\191]", "")) end
+
+-- the likeliest tokens of a place as OpenAI's chat API has them, and as its completions API has them: by their text, and the token itself too
+local function as_list(tokenizer, top)
+  local list = json.array {}
+  for i, t in ipairs(top or {}) do
+    list[i] = json.object({ token = tokenizer:decode { t.id }, logprob = t.logprob, bytes = bytes_of(tokenizer:bytes(t.id) or "") }, { "token", "logprob", "bytes" })
+  end
+  return list
+end
+
+local function by_text(tokenizer, top, id, logprob)
+  local out, order = {}, {}
+  local function add(text, value)
+    if out[text] == nil then out[text], order[#order + 1] = value, text end  -- of tokens that look alike the likeliest
+  end
+  for _, t in ipairs(top) do add(tokenizer:decode { t.id }, t.logprob) end
+  add(tokenizer:decode { id }, logprob)
+  return json.object(out, order)
+end
+
+-- Of tokens c.ids with c.logprobs and, when likeliest are wanted, c.top; before: so many characters of the text stood before the first.
+-- How many there are after the last. A logprob that is NaN, of a prompt's first token, becomes null.
 local function logprobs_of(r, tokenizer, c, before)
   if not r.logprobs then return json.null, before end
   if r.kind == "chat" then
     local list = json.array {}
     for i, id in ipairs(c.ids) do
-      list[i] = json.object({ token = tokenizer:decode { id }, logprob = c.logprobs[i], bytes = bytes_of(tokenizer:bytes(id) or ""), top_logprobs = json.array {} },
+      list[i] = json.object({ token = tokenizer:decode { id }, logprob = c.logprobs[i], bytes = bytes_of(tokenizer:bytes(id) or ""), top_logprobs = as_list(tokenizer, c.top and c.top[i]) },
         { "token", "logprob", "bytes", "top_logprobs" })
     end
     return { content = list }, before
   end
-  local l = json.object({ tokens = json.array {}, token_logprobs = json.array {}, top_logprobs = json.null, text_offset = json.array {} },
+  local l = json.object({ tokens = json.array {}, token_logprobs = json.array {}, top_logprobs = r.n_top > 0 and json.array {} or json.null, text_offset = json.array {} },
     { "tokens", "token_logprobs", "top_logprobs", "text_offset" })
   local at = before
   for i, id in ipairs(c.ids) do
-    local text = tokenizer:decode { id }
-    l.tokens[i], l.token_logprobs[i], l.text_offset[i] = text, c.logprobs[i], at
-    at = at + #text
+    local text, known = tokenizer:decode { id }, c.logprobs[i] == c.logprobs[i]
+    l.tokens[i], l.token_logprobs[i], l.text_offset[i] = text, known and c.logprobs[i] or json.null, at
+    if r.n_top > 0 then l.top_logprobs[i] = known and by_text(tokenizer, c.top[i], id, c.logprobs[i]) or json.null end
+    at = at + characters(text)
   end
   return l, at
 end
 
+local function append(to, list)
+  for _, v in ipairs(list or {}) do to[#to + 1] = v end
+  return to
+end
+
+-- what an echo shows of a completion: the prompt's tokens, then its own, if any are wanted
+local function with_prompt(r, c, ids)
+  local all = { ids = append({}, ids), logprobs = append({}, c.prompt_logprobs), top = append({}, c.prompt_top) }
+  if r.silent then return all end
+  append(all.ids, c.ids)
+  append(all.logprobs, c.logprobs)
+  append(all.top, c.top)
+  return all
+end
+
 local function choice(r, index, c, tokenizer)
-  local out = json.object({ index = index, finish_reason = c.finish, logprobs = (logprobs_of(r, tokenizer, c, 0)) }, { "index", "message", "text", "logprobs", "finish_reason" })
+  local prompt = math.floor(index / r.n) + 1
+  local shown_of = r.echo and r.logprobs and with_prompt(r, c, r.prompts[prompt]) or c
+  local out = json.object({ index = index, finish_reason = r.silent and "length" or c.finish, logprobs = (logprobs_of(r, tokenizer, shown_of, 0)) }, { "index", "message", "text", "logprobs", "finish_reason" })
   if r.kind == "chat" then out.message = json.object({ role = "assistant", content = c.text }, { "role", "content" })
-  else out.text = c.text end
+  else out.text = (r.echo and r.texts[prompt] or "") .. (r.silent and "" or c.text) end
   return out
 end
 
@@ -241,12 +301,12 @@ function openai.answer(r, a, tokenizer)
 end
 
 --- A part of an answer that streams, as JSON: what completion `index` adds; finish: why it ended; nil text: the first part, which names the role.
---- tokens: { ids, logprobs } that came since the last part, emptied here where logprobs are wanted; tokens.before: bytes of text before them.
+--- tokens: { ids, logprobs, top } that came since the last part, emptied here where logprobs are wanted; tokens.before: characters before them.
 function openai.part(r, a, index, text, finish, tokens, tokenizer)
   local logprobs = json.null
   if tokens and r.logprobs then
     logprobs, tokens.before = logprobs_of(r, tokenizer, tokens, tokens.before)
-    tokens.ids, tokens.logprobs = {}, {}
+    tokens.ids, tokens.logprobs, tokens.top = {}, {}, {}
   end
   local one = json.object({ index = index, finish_reason = finish or json.null, logprobs = logprobs }, { "index", "delta", "text", "logprobs", "finish_reason" })
   if r.kind == "chat" then one.delta = text and json.object({ content = text }, { "content" }) or json.object({ role = "assistant", content = "" }, { "role", "content" })
