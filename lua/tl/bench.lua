@@ -23,6 +23,12 @@ local function layer_flops(model, n)
 end
 local function head_flops(model) return 2 * model.info.vocab * model.info.width end
 
+local function mean(t)
+  local sum = 0
+  for _, x in ipairs(t) do sum = sum + x end
+  return sum / #t
+end
+
 local function median(t)
   table.sort(t)
   local n = #t
@@ -226,7 +232,7 @@ end
 function bench.population(model, o)
   local tl, list, singles = require "tl", {}, {}
   local common = { model = model, num_generations = o.group, max_completion_length = o.new_tokens, rollouts = o.rollouts, gate = false, lr = 1e-3,
-    reward = text_reward(), workers = 1, timeout_ms = 10000 }
+    verifier = o.verifier, reward = not o.verifier and text_reward() or nil, workers = 1, timeout_ms = 10000 }
   local first
   for k = 1, o.members do
     local own = { seed = k, adapter = { seed = k, dtype = "bf16" } }
@@ -237,7 +243,7 @@ function bench.population(model, o)
     singles[k] = require("tl.grpo").trainer(single)
   end
   common.members, common.memory = list, o.memory
-  local pop, r = require("tl.population").grpo(common), { sample = {}, update = {}, ratio = {}, single_s = {}, population_s = {}, tokens = {} }
+  local pop, r = require("tl.population").grpo(common), { sample = {}, update = {}, ratio = {}, single_s = {}, population_s = {}, tokens = {}, idle = {} }
   for rep = 0, o.reps do
     local batch, alone, sampling, updating = {}, 0, 0, 0
     for i = 1, o.prompts do batch[i] = o.problems[(rep * o.prompts + i - 1) % #o.problems + 1] end
@@ -245,8 +251,9 @@ function bench.population(model, o)
       local m = t:step(batch)
       alone, sampling, updating = alone + m.step_time, sampling + m.sample_s, updating + m.update_s
     end
-    local _, _, whole = pop:step(batch)
+    local of_members, _, whole = pop:step(batch)
     if rep > 0 then
+      for _, m in ipairs(of_members) do r.idle[#r.idle + 1] = m.frac_reward_zero_std end
       local function add(name, v) r[name][#r[name] + 1] = v end
       add("single_s", alone); add("population_s", whole.step_time); add("ratio", alone / whole.step_time)
       add("sample", sampling / whole.sample_s); add("update", updating / whole.update_s); add("tokens", whole.n_tokens)
@@ -261,7 +268,7 @@ function bench.population(model, o)
   pop:free()
   return { members = o.members, prompts = o.prompts, group = o.group, new_tokens = o.new_tokens, reps = o.reps, rollouts = o.rollouts,
     seconds_one_by_one = median(r.single_s), seconds_population = median(r.population_s), ratio = median(r.ratio), ratio_sampling = median(r.sample),
-    ratio_update = median(r.update), tokens_per_step = median(r.tokens), equal = equal, peak_rss_bytes = tonumber(C.tl_peak_rss_bytes()) }
+    ratio_update = median(r.update), tokens_per_step = median(r.tokens), groups_without_gradient = mean(r.idle), equal = equal, peak_rss_bytes = tonumber(C.tl_peak_rss_bytes()) }
 end
 
 --- A GRPO step whose verifier waits verify_ms for every completion, beside one whose verifier does not: two trainers take turns,

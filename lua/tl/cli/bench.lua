@@ -20,6 +20,7 @@ command.parameters = {
   { "group", { 8, "grpo and population: completions a problem", integer = true, min = 2 } },
   { "task", { "wordproblems", "grpo and population: problem set, or a .jsonl file" } },
   { "style", { "gsm8k-hash", "grpo and population: prompt style" } },
+  { "verifier", { nil, "grpo and population: a module that gives the rewards (verifiers.math); else they are made up, so that most groups train", type = "string" } },
   { "rollouts", { "native", "grpo: what samples", choices = { "native", "merged", "int8" } } },
   { "profile", { false, "one more repetition, op by op: time, FLOPs, bytes, share of this machine's limit" } },
   { "verify_ms", { 0, "grpo and overlap: how long the verifier waits for every completion (overlap: 50 if not given)", integer = true, min = 0 } },
@@ -89,7 +90,7 @@ function command.run(p, rest)
   local dtype = int8 and "bf16" or p.dtype
   local model = p.shape and bench.shaped(p.shape, dtype) or tl.model.load(p.model, { dtype = dtype })
   local o = { reps = p.reps, batch = p.batch, prompt_tokens = p.prompt_tokens, new_tokens = p.new_tokens, sequences = p.sequences,
-    tokens = p.tokens, prompts = p.prompts, group = p.group, memory = p.memory, profile = p.profile, rollouts = p.rollouts, verify_ms = p.verify_ms, workers = p.workers, dtype = int8 and "int8" or nil }
+    tokens = p.tokens, prompts = p.prompts, group = p.group, memory = p.memory, profile = p.profile, rollouts = p.rollouts, verifier = p.verifier, verify_ms = p.verify_ms, workers = p.workers, dtype = int8 and "int8" or nil }
   if kind == "overlap" then o.adapters = { tl.adapter.create(model, p.adapter, {}), tl.adapter.create(model, p.adapter, {}) } end
   if kind == "train" or kind == "grpo" then o.adapter = tl.adapter.create(model, p.adapter, {}) end
   o.members = p.members
