@@ -33,6 +33,8 @@ enum { SCALE_ROOM = 16 };  // bytes at the end of an int8 row; keeps rows aligne
 // ---- device.cu
 enum { SCRATCH_A, SCRATCH_B, SCRATCH_C, SCRATCH_D, SCRATCH_ACT, SCRATCH_LIBRARY, SCRATCH_RANKS, N_SCRATCH };
 void *scratch(int slot, size_t bytes);          // device memory, contents undefined, valid until the slot's next call
+void *device_alloc(size_t bytes);               // given back with cudaFreeAsync; nullptr: there is none left
+void empty_pool();                              // before a library takes memory of its own: what the pool does not use goes to the driver
 cudaStream_t stream();                          // the one stream, on the device that was opened
 int n_multiprocessors();
 void check(cudaError_t e, const char *op);      // ends the program with the op's name

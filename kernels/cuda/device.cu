@@ -1,7 +1,9 @@
 // device.cu: the device: opening it, its one stream, memory, scratch, errors.
 //
 // Everything runs in one stream, in the order of calls. Device memory comes from the driver's stream-ordered pool, which keeps
-// what is given back, so growing scratch or a key/value cache needs no synchronisation. Host memory for both sides is pinned.
+// what is given back, so growing scratch or a key/value cache needs no synchronisation, unless the pool says that there is no memory: then
+// what is on its way back is waited for, what lies idle in pieces too small goes to the driver, and it is asked again. Host memory for
+// both sides is pinned.
 // One device a process: several devices are several ranks.
 #include "cuda.cuh"
 #include <cstdio>
@@ -10,6 +12,7 @@
 
 const char *current_op = "start";
 static cudaStream_t the_stream;
+static cudaMemPool_t the_pool;
 static int the_device = -1, sms;
 static bool synchronous;
 static char device_name[256];
@@ -36,9 +39,19 @@ void after(const char *op) {
   else check(cudaPeekAtLastError(), op);
 }
 
-static void *device_alloc(size_t bytes) {
+void empty_pool() {
+  check(cudaStreamSynchronize(stream()), current_op);
+  check(cudaMemPoolTrimTo(the_pool, 0), current_op);
+}
+
+void *device_alloc(size_t bytes) {
   void *p = nullptr;
   cudaError_t e = cudaMallocAsync(&p, bytes ? bytes : 1, stream());
+  if (e == cudaErrorMemoryAllocation && !recording()) {
+    cudaGetLastError();
+    empty_pool();
+    e = cudaMallocAsync(&p, bytes ? bytes : 1, the_stream);
+  }
   if (e == cudaErrorMemoryAllocation) cudaGetLastError();
   else check(e, "alloc");
   return e == cudaSuccess ? p : nullptr;
@@ -48,8 +61,9 @@ void *scratch(int slot, size_t bytes) {
   if (bytes > slots[slot].bytes && scratch_moves()) {
     size_t n = align_up(slots[slot].bytes + slots[slot].bytes / 2 > bytes ? slots[slot].bytes + slots[slot].bytes / 2 : bytes, 4096);
     if (slots[slot].p) check(cudaFreeAsync(slots[slot].p, stream()), current_op);
-    slots[slot].bytes = n;
     slots[slot].p = device_alloc(n);
+    if (!slots[slot].p) slots[slot].p = device_alloc(n = align_up(bytes, 4096));  // no room to grow beyond what is needed now
+    slots[slot].bytes = n;
     if (!slots[slot].p) {
       fprintf(stderr, "tlrun: cuda:%d: %s: no memory for %zu bytes of scratch\n", the_device, current_op, n);
       abort();
@@ -116,10 +130,9 @@ extern "C" const tlk_ops *tlk_open(int device, char *why, size_t n) {
   if (!usable(cudaSetDevice(device), "opening the device", why, n)) return nullptr;
   if (!usable(cudaGetDeviceProperties(&prop, device), "the device's properties", why, n)) return nullptr;
   if (prop.major < 8) return snprintf(why, n, "%s has compute capability %d.%d; 8.0 is needed", prop.name, prop.major, prop.minor), nullptr;
-  cudaMemPool_t pool;
   uint64_t all = UINT64_MAX;  // by default the pool gives everything back to the driver whenever the host waits
-  if (!usable(cudaDeviceGetDefaultMemPool(&pool, device), "the memory pool", why, n)) return nullptr;
-  if (!usable(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all), "the memory pool", why, n)) return nullptr;
+  if (!usable(cudaDeviceGetDefaultMemPool(&the_pool, device), "the memory pool", why, n)) return nullptr;
+  if (!usable(cudaMemPoolSetAttribute(the_pool, cudaMemPoolAttrReleaseThreshold, &all), "the memory pool", why, n)) return nullptr;
   if (!usable(cudaStreamCreateWithFlags(&the_stream, cudaStreamNonBlocking), "a stream", why, n)) return nullptr;
   the_device = device, sms = prop.multiProcessorCount;
   snprintf(device_name, sizeof device_name, "%s", prop.name);

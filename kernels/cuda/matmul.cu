@@ -49,7 +49,11 @@ struct plan {
 
 static cublasLtHandle_t handle() {
   static cublasLtHandle_t h;
-  if (!h) MATMUL(cublasLtCreate, &h);
+  if (!h) {
+    stream();  // makes the device that was opened the thread's
+    if (!recording()) empty_pool();
+    MATMUL(cublasLtCreate, &h);
+  }
   return h;
 }
 

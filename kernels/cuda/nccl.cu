@@ -81,7 +81,7 @@ tlk_ranks *cuda_ranks_join(const void *hellos, int rank, int size, char *why, si
   OP("ranks_join");
   if (!can_join(hellos, size, why, n)) return nullptr;
   tlk_ranks *r = new tlk_ranks{nullptr, rank, size};
-  stream();
+  empty_pool();
   RANKS(nullptr, ncclCommInitRank, &r->comm, size, hello_of(hellos, 0).id, rank);
   return r;
 }

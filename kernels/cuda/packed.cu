@@ -40,8 +40,8 @@ tlk_packed *cuda_pack(const void *w, int w_dtype, int N, int K, int compute) {
   tlk_packed *p = (tlk_packed *)malloc(sizeof *p);
   if (!p) return nullptr;
   *p = {N, K, compute, compute == TLK_I8 ? bytes_ld(K) : (int)align_up((size_t)K, 32), nullptr, false};
-  if (cudaMallocAsync(&p->data, cuda_packed_bytes(p), stream()) != cudaSuccess) {
-    cudaGetLastError();
+  p->data = device_alloc(cuda_packed_bytes(p));
+  if (!p->data) {
     free(p);
     return nullptr;
   }

@@ -172,7 +172,8 @@ struct decomposition {
   std::vector<void *> taken;
 
   template <class T> bool take(T **p, size_t count) {
-    if (cudaMallocAsync((void **)p, count * sizeof(T), stream()) != cudaSuccess) return cudaGetLastError(), false;
+    *p = (T *)device_alloc(count * sizeof(T));
+    if (!*p) return false;
     taken.push_back(*p);
     return true;
   }
@@ -183,7 +184,10 @@ struct decomposition {
 
 static cusolverDnHandle_t handle() {
   static cusolverDnHandle_t h;
-  if (!h) SOLVE(cusolverDnCreate, &h);
+  if (!h) {
+    empty_pool();
+    SOLVE(cusolverDnCreate, &h);
+  }
   SOLVE(cusolverDnSetStream, h, stream());
   return h;
 }

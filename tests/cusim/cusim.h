@@ -69,7 +69,7 @@ void close_memory();
 void copy(void *dst, const void *src, size_t bytes);        // checks both sides
 void set(void *p, int value, size_t bytes);
 size_t used_bytes();
-enum { capacity_bytes = 0x7fffffff };                       // what cudaMemGetInfo says
+size_t capacity_bytes();                                    // what cudaMemGetInfo says: 2 GiB, or CUSIM_MEMORY of MiB
 
 // ---- shadow.cc: what is known of every byte, when CUSIM_CHECKED
 void shadow_init(char *base, size_t bytes);

@@ -64,9 +64,14 @@ static void start() {
 
 static size_t span(size_t bytes) { return (bytes + page - 1) / page * page; }
 
+size_t capacity_bytes() {
+  static const char *text = getenv("CUSIM_MEMORY");
+  return text && *text ? (size_t)atoi(text) << 20 : 0x7fffffff;
+}
+
 void *allocate(size_t bytes, int kind) {
   start();
-  if (kind == DEVICE && used + bytes > capacity_bytes) return nullptr;
+  if (kind == DEVICE && used + bytes > capacity_bytes()) return nullptr;
   size_t room = (bytes + 255) / 256 * 256, n = span(room ? room : 1);
   std::deque<pages> &old = freed[{kind, n}];
   char *first;

@@ -187,7 +187,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
   if (device < 0 || device >= n_devices()) return answer(cudaErrorInvalidDevice);
   *p = {};
   strcpy(p->name, "cusim");
-  p->totalGlobalMem = capacity_bytes;
+  p->totalGlobalMem = capacity_bytes();
   p->sharedMemPerBlock = shared_default, p->sharedMemPerBlockOptin = shared_limit;
   p->major = 8, p->minor = 0, p->multiProcessorCount = 4;
   p->regsPerBlock = 65536, p->maxThreadsPerMultiProcessor = 1536, p->sharedMemPerMultiprocessor = 100 << 10;
@@ -195,8 +195,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
 }
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
   guard g(lock);
-  *total_bytes = capacity_bytes;
-  *free_bytes = capacity_bytes - used_bytes();
+  *total_bytes = capacity_bytes();
+  *free_bytes = capacity_bytes() - used_bytes();
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() {
@@ -288,6 +288,13 @@ cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr a, void 
   volatile uint64_t bytes = *(uint64_t *)value;
   (void)bytes;
   return cudaSuccess;
+}
+
+// what was given back in the stream and not yet waited for is not there, which is why the program waits before it trims
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t) {
+  guard g(lock);
+  if (!pool) return answer(cudaErrorInvalidValue);
+  return forbidden() ? cudaErrorStreamCaptureUnsupported : answer(cudaSuccess);
 }
 
 static int kind_of(const void *p) { return in_region(p) ? (find(p) ? find(p)->kind : 0) : -1; }

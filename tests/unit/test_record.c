@@ -188,6 +188,36 @@ static void compare(void (*scenario)(outcome *), int least, int most) {
   CHECK(!memcmp(plain.trained, replayed.trained, sizeof plain.trained), "the trainer's logprobs differ");
   CHECK(!memcmp(plain.gradient, replayed.gradient, sizeof plain.gradient), "gradients differ: %g, %g", plain.gradient[0], replayed.gradient[0]);
 }
+// A device of 96 MiB. 64 that are on their way back are waited for, and found again for 72; what there is no room for is
+// said, and the rest goes on.
+static void memory_that_comes_back(outcome *o) {
+  const tlk_ops *ops = tl_ops();
+  static float floats[64];
+  CHECK(!strcmp(ops->name, "cuda"), "the backend is %s", ops->name);
+  for (int i = 0; i < 3; i++) {
+    void *p = ops->alloc((size_t)64 << 20, TLK_MEM_OPS);
+    if (!p) test_fail("round %d: no 64 MiB", i);
+    if (p) ops->zero(p, (size_t)64 << 20);
+    ops->release(p);
+    void *q = ops->alloc((size_t)72 << 20, TLK_MEM_OPS);
+    if (!q) test_fail("round %d: no 72 MiB where 64 were given back", i);
+    if (q) ops->zero(q, (size_t)72 << 20), ops->copy(floats, q, sizeof floats);
+    CHECK(floats[63] == 0, "zeros are %g", floats[63]);
+    ops->release(q);
+  }
+  CHECK(ops->alloc((size_t)97 << 20, TLK_MEM_OPS) == NULL, "97 MiB of 96");
+  void *p = ops->alloc((size_t)80 << 20, TLK_MEM_OPS);
+  CHECK(p != NULL, "no 80 MiB after what could not be had");
+  ops->release(p);
+  o->steps = 1;
+}
+static void memory_is_found_again(void) {
+  static outcome o;
+  setenv("CUSIM_MEMORY", "96", 1);
+  CHECK(run_as("1", 0, memory_that_comes_back, &o) && o.steps == 1, "see stderr");
+  unsetenv("CUSIM_MEMORY");
+}
+
 static void places_that_move(void) { compare(moving, 0, 0); }
 static void all_layers_kept(void) { compare(kept_whole, 0, 0); }
 static void some_layers_kept(void) { compare(kept_some, 1, 2); }
@@ -203,5 +233,6 @@ int main(void) {
   RUN(all_layers_kept);
   RUN(some_layers_kept);
   RUN(of_a_population);
+  if (!strcmp(device(), "cusim")) RUN(memory_is_found_again);
   return test_done();
 }
