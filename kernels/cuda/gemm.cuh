@@ -19,6 +19,26 @@
 #include <cuda_pipeline.h>
 #include <mma.h>
 
+// A fragment from shared memory, ld elements a row. nvcc (13.0) forgets of bf16 pointers that they are to shared memory, and loads number by
+// number through generic addresses where fp16 gets ldmatrix; so the instruction is written out (PTX ISA, wmma.load). The same values.
+template <class F, class T> __device__ static inline void load_tile(F &f, const T *p, unsigned ld) { nvcuda::wmma::load_matrix_sync(f, p, ld); }
+#ifdef __CUDA_ARCH__
+#define TLK_LOAD_TILE(use, layout, instruction)                                                                                        \
+  __device__ static inline void load_tile(nvcuda::wmma::fragment<nvcuda::wmma::use, 16, 16, 16, bf16, nvcuda::wmma::layout> &f,        \
+                                          const bf16 *p, unsigned ld) {                                                                \
+    unsigned *r = (unsigned *)&f.x[0];                                                                                                 \
+    asm volatile("wmma.load." instruction ".m16n16k16.shared.bf16 {%0, %1, %2, %3}, [%4], %5;"                                         \
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])                                                                      \
+                 : "r"((unsigned)__cvta_generic_to_shared(p)), "r"(ld)                                                                 \
+                 : "memory");                                                                                                          \
+  }
+TLK_LOAD_TILE(matrix_a, row_major, "a.sync.aligned.row")
+TLK_LOAD_TILE(matrix_a, col_major, "a.sync.aligned.col")
+TLK_LOAD_TILE(matrix_b, row_major, "b.sync.aligned.row")
+TLK_LOAD_TILE(matrix_b, col_major, "b.sync.aligned.col")
+#undef TLK_LOAD_TILE
+#endif
+
 // MI x NJ tiles of 16 x 16, one warp's accumulators; T bf16 or fp16, and, below, fp32 and bytes
 template <class T, int MI, int NJ> struct tiles {
   nvcuda::wmma::fragment<nvcuda::wmma::accumulator, 16, 16, 16, float> c[MI][NJ];
@@ -45,11 +65,11 @@ template <class T, int MI, int NJ> struct tiles {
     typedef typename std::conditional<B_ROWS, row_major, col_major>::type b_layout;
     fragment<matrix_a, 16, 16, 16, T, a_layout> fa[MI];
 #pragma unroll
-    for (int i = 0; i < MI; i++) load_matrix_sync(fa[i], a + (A_T ? i * 16 : i * 16 * lda), (unsigned)lda);
+    for (int i = 0; i < MI; i++) load_tile(fa[i], a + (A_T ? i * 16 : i * 16 * lda), (unsigned)lda);
 #pragma unroll
     for (int j = 0; j < NJ; j++) {
       fragment<matrix_b, 16, 16, 16, T, b_layout> fb;
-      load_matrix_sync(fb, b + (B_ROWS ? j * 16 : j * 16 * ldb), (unsigned)ldb);
+      load_tile(fb, b + (B_ROWS ? j * 16 : j * 16 * ldb), (unsigned)ldb);
 #pragma unroll
       for (int i = 0; i < MI; i++) mma_sync(c[i][j], fa[i], fb, c[i][j]);
     }
@@ -203,7 +223,11 @@ template <class T> __device__ static inline const T *weight_row(const operands<T
 template <class T> __device__ static inline void copy16(T *to, const T *from, int valid) {
   enum { n = in_shared<T>::per_copy };
   valid = valid < 0 ? 0 : valid > n ? n : valid;
+#ifdef __CUDA_ARCH__  // the intrinsic with a number of zeros known at run time becomes a branch for each number
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from), "r"(valid * (int)sizeof(T)) : "memory");
+#else
   __pipeline_memcpy_async(to, from, 16, (size_t)(n - valid) * sizeof(T));
+#endif
 }
 
 // stage `step` of the reduction: rows t0 .. of x, columns n0 .. of the result
