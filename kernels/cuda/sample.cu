@@ -176,6 +176,7 @@ __global__ static void __launch_bounds__(THREADS, 4) choose(int32_t *ids, float 
     if (r.min_p > 0) keep_min_p(v, r.min_p);
     id = draw(v, r.u);
   }
+  if (id < 0 || id >= V) id = 0;  // no logit is a number
   if (threadIdx.x == 0) ids[blockIdx.x] = id, picked[blockIdx.x] = v.l[id];
 }
 

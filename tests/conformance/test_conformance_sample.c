@@ -209,6 +209,20 @@ static void greedy_case(void) {
   CHECK(fabs(logprobs[0] - (4 - log(total))) < 1e-5, "logprob %.7g beside banned ones, expected %.7g", logprobs[0], 4 - log(total));
 }
 
+// a model whose activations left the range of its dtype: whatever is drawn, it is a token
+static void no_number_case(void) {
+  double logits[V];
+  int count[V];
+  make_logits(logits);
+  float u[] = {0, 0.3f, 0.999f};
+  for (int i = 0; i < 2; i++) {
+    for (int j = 0; j < V; j++) logits[j] = i ? NAN : j % 3 ? logits[j] : NAN;
+    for (int greedy = 0; greedy < 2; greedy++)
+      for (int cut = 0; cut < 2; cut++)
+        draw(logits, (tlk_sample_row){.temperature = greedy ? 0 : 1, .top_p = cut ? 0.5f : 1, .top_k = cut ? 3 : 0, .min_p = cut ? 0.1f : 0}, u, 3, count);
+  }
+}
+
 static void one(const char *what, void (*fn)(void)) {
   char name[128];
   snprintf(name, sizeof name, "%s %s %s", backend_label(), compute_name(compute), what);
@@ -231,6 +245,7 @@ int main(void) {
       one("chi-square", chi_square_case);
       one("ids of 1031 tokens", ids_case);
       one("greedy and ties", greedy_case);
+      one("logits that are no numbers", no_number_case);
     }
   return test_done();
 }
