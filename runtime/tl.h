@@ -448,7 +448,7 @@ void tl_kept_get_info(const tl_kept *k, tl_kept_info *out);
 typedef struct tl_sampling {
   float temperature, top_p, min_p;  // 0 greedy; 1 off; 0 off
   int top_k;                        // 0 off
-  int max_new_tokens;
+  int max_new_tokens;               // or until the model's context is full, whichever comes first
   int min_new_tokens;               // what ends a completion comes after so many tokens: before, the end-of-sequence tokens are not
                                     // drawn and stop strings are not looked for (as Hugging Face's min_new_tokens, vLLM's min_tokens)
   uint64_t seed;

@@ -181,6 +181,8 @@ tl_model *tl_model_retain(tl_model *m);
 // makes the rope table cover positions 0 .. n-1
 tl_status tl_model_need_positions(tl_model *m, int n);
 // (n, D/2, 2) table for a config, computed as Hugging Face does (fp32 inverse frequencies, fp32 angles)
+// the positions a model is made for: max_position_embeddings, and what linear scaling or YaRN makes of them (as vLLM has it)
+int tl_config_context(const tl_config *c);
 void tl_rope_table(float *table, const tl_config *c, int n);
 float tl_rope_frequency(const tl_config *c, int i);       // of the pair (i, i + D/2), scaling included
 float tl_yarn_attention(float factor, float mscale);      // 0.1 mscale ln(factor) + 1, and 1 for factors up to 1

@@ -62,6 +62,13 @@ static void fill(float *table, const tl_config *c, int first, int n) {
   }
 }
 
+int tl_config_context(const tl_config *c) {
+  double n = c->max_positions;
+  if (c->rope_type == TL_ROPE_LINEAR) n *= c->rope_factor;
+  if (c->rope_type == TL_ROPE_YARN) n = fmax(n, (double)c->rope_original * c->rope_factor);
+  return n < 1 << 28 ? (int)n : 1 << 28;
+}
+
 void tl_rope_table(float *table, const tl_config *c, int n) { fill(table, c, 0, n); }
 
 // Grows by doubling; computed anew, on the host.

@@ -199,7 +199,7 @@ static int layer_of(const tl_source *s, const char *name) {
   if (strncmp(name, prefix, strlen(prefix)) != 0) return -1;
   char *end;
   long l = strtol(name + strlen(prefix), &end, 10);
-  return *end == '.' && l >= 0 && l < s->cfg.n_layers ? (int)l : -1;
+  return *end == '.' && l >= 0 && l < INT32_MAX ? (int)l : -1;
 }
 
 static void note_leftover(void *ctx, const char *name, const char *type, int64_t n) {
@@ -222,8 +222,8 @@ tl_status tl_source_check(const tl_source *s, const tl_part *parts, int n) {
   leftovers q = {s, parts, n, ""};
   tl_source_each(s, note_leftover, &q);
   if (!q.found[0]) return TL_OK;
-  return tl_fail(TL_E_UNSUPPORTED, "%s: tensor %s is no part of a %s model as configured",
-                 s->is_gguf ? s->gguf.map.path : s->files[0].map.path, q.found, s->cfg.family->name);
+  return tl_fail(TL_E_UNSUPPORTED, "%s: tensor %s is no part of a %s model as configured, with %d layers",
+                 s->is_gguf ? s->gguf.map.path : s->files[0].map.path, q.found, s->cfg.family->name, s->cfg.n_layers);
 }
 
 int tl_part_permuted_heads(const tl_config *c, const tl_part *p) {

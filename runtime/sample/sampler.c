@@ -119,15 +119,24 @@ void tl_sampler_free(tl_sampler *s) {
   free(s);
 }
 
+// so many new tokens at most, after a prompt that the context holds with one of them
+static int within_context(const tl_sampler *s, int n_prompt, int max_new_tokens) {
+  int left = tl_config_context(&s->model->cfg) - n_prompt;
+  return max_new_tokens < left ? max_new_tokens : left;
+}
+
 static tl_status check(const tl_sampler *s, const int32_t *prompt, int n_prompt, int n, const tl_sampling *p) {
   if (n_prompt < 1) return tl_fail(TL_E_ARG, "the prompt is empty");
+  if (n_prompt >= tl_config_context(&s->model->cfg))
+    return tl_fail(TL_E_ARG, "the prompt has %d tokens; the model's context has %d, one of them for the answer", n_prompt, tl_config_context(&s->model->cfg));
   if (n < 1) return tl_fail(TL_E_ARG, "n is %d, at least 1 completion is needed", n);
   if (p->max_new_tokens < 1) return tl_fail(TL_E_ARG, "max_new_tokens is %d, at least 1 is needed", p->max_new_tokens);
   if (p->min_new_tokens < 0 || p->min_new_tokens > p->max_new_tokens)
     return tl_fail(TL_E_ARG, "min_new_tokens is %d, it must be within 0 and max_new_tokens, %d", p->min_new_tokens, p->max_new_tokens);
   if (p->min_new_tokens && s->net.cfg->n_eos >= s->net.cfg->vocab)
     return tl_fail(TL_E_ARG, "min_new_tokens is %d, but the model's %d tokens may all end the sequence", p->min_new_tokens, s->net.cfg->vocab);
-  if (!(p->temperature >= 0)) return tl_fail(TL_E_ARG, "temperature is %g, it must be 0 or more", p->temperature);
+  if (!(p->temperature >= 0 && p->temperature <= 1e6f) || (p->temperature > 0 && p->temperature < 1e-6f))
+    return tl_fail(TL_E_ARG, "temperature is %g, it must be 0 (greedy) or within 1e-6 and 1e6", p->temperature);
   if (!(p->top_p >= 0 && p->top_p <= 1)) return tl_fail(TL_E_ARG, "top_p is %g, it must be within 0 and 1", p->top_p);
   if (!(p->min_p >= 0 && p->min_p <= 1)) return tl_fail(TL_E_ARG, "min_p is %g, it must be within 0 and 1", p->min_p);
   if (p->top_k < 0) return tl_fail(TL_E_ARG, "top_k is %d, it must be 0 (off) or more", p->top_k);
@@ -139,7 +148,7 @@ static tl_status check(const tl_sampler *s, const int32_t *prompt, int n_prompt,
   for (int i = 0; i < n_prompt; i++)
     if (prompt[i] < 0 || prompt[i] >= s->net.cfg->vocab)
       return tl_fail(TL_E_ARG, "token id %d is outside the model's vocabulary of %d", prompt[i], s->net.cfg->vocab);
-  int64_t rows = (int64_t)n_prompt + p->max_new_tokens;
+  int64_t rows = (int64_t)n_prompt + within_context(s, n_prompt, p->max_new_tokens);
   if (rows > INT32_MAX / 4) return tl_fail(TL_E_ARG, "a prompt of %d tokens and %d new ones are too many", n_prompt, p->max_new_tokens);
   if (s->opt.memory_bytes > 0 && rows * tl_kv_row_bytes(&s->net) > s->opt.memory_bytes)
     return tl_fail(TL_E_MEMORY, "one completion of %lld tokens needs %.1f MiB of key/value cache, the budget is %.1f MiB",
@@ -162,11 +171,13 @@ static bool room_for_prompt_logprobs(tl_request *r) {
 tl_status tl_sampler_submit(tl_sampler *s, const int32_t *prompt, int n_prompt, int n, uint64_t sequence_id,
                             const tl_sampling *p, int64_t *request) {
   TL_TRY(check(s, prompt, n_prompt, n, p));
-  TL_TRY(tl_model_need_positions(s->model, n_prompt + p->max_new_tokens));
+  int most = within_context(s, n_prompt, p->max_new_tokens);
+  TL_TRY(tl_model_need_positions(s->model, n_prompt + most));
   s->net.rope = s->model->rope;
   tl_request *r = calloc(1, sizeof *r);
   if (!r) return tl_fail(TL_E_MEMORY, "out of memory");
   *r = (tl_request){.n_prompt = n_prompt, .n = n, .sequence_id = sequence_id, .p = *p};
+  r->p.max_new_tokens = most;
   r->p.stop = NULL;
   r->prompt = malloc(sizeof(int32_t) * (size_t)n_prompt);
   r->kv = malloc(sizeof(int32_t) * (size_t)n_prompt);
@@ -204,6 +215,7 @@ static tl_status size_cache(tl_sampler *s) {
   }
   if (want < longest) want = longest;
   if (s->opt.memory_bytes > 0 && (want > budget || s->opt.whole_cache)) want = budget < INT32_MAX / 4 ? budget : INT32_MAX / 4;
+  if (want > INT32_MAX / 4) return tl_fail(TL_E_MEMORY, "a cache of %lld rows is too large: give the sampler a budget (memory), or fewer sequences at once", (long long)want);
   if (s->cache.rows >= want) return TL_OK;
   while (tl_prefix_evict(s)) {}
   tl_kv_cache_free(&s->cache);

@@ -62,6 +62,15 @@ check.test("ignore_eos with min_new_tokens: no end before, any number after", fu
   end
 end)
 
+check.test("a completion ends where the model's context does, and a prompt that fills it is refused", function()
+  local long, context = {}, model.max_positions
+  for t = 1, context - 5 do long[t] = prompts[1][(t - 1) % #prompts[1] + 1] end
+  local c = tl.sample.generate(model, { long }, { max_new_tokens = 40, ignore_eos = true, min_new_tokens = 20 })[1][1]
+  check.equal({ #c.ids, c.finish }, { 5, "length" })
+  for _ = 1, 5 do long[#long + 1] = 1 end
+  check.raises(("the prompt has %d tokens; the model's context has %d"):format(context, context), tl.sample.generate, model, { long }, {})
+end)
+
 -- "#" is complete with the first "####"; the longer stop string keeps it in the tail of bytes, where it must not be found later
 check.test("stop strings are looked for after min_new_tokens", function()
   local tok, seen = model:tokenizer(), 0

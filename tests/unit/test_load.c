@@ -168,6 +168,15 @@ static void names_in_files(void) {
   loads_as_written("names", &llama_sizes, TL_F32, TL_F32);
   RENAME("names", {"model.layers.1.self_attn.q_norm.weight", "model.layers.0.input_layernorm.weight"});
   refused(at("names"), TL_E_UNSUPPORTED, "model.layers.1.self_attn.q_norm.weight is no part of a llama model");
+  sizes more = llama_sizes;  // another config says two layers
+  more.layers = 3;
+  write_hf("fewer", &more, "F32", TL_F32, NULL);
+  write_hf("two", &llama_sizes, "F32", TL_F32, NULL);
+  char from[600], to[600];
+  snprintf(from, sizeof from, "%s/config.json", at("two"));
+  snprintf(to, sizeof to, "%s/config.json", at("fewer"));
+  CHECK(rename(from, to) == 0, "rename");
+  refused(at("fewer"), TL_E_UNSUPPORTED, "model.layers.2.");
 }
 
 static void load_qwen3_norms(void) {
