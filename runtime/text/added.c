@@ -73,8 +73,8 @@ static tl_status normalise_added(tl_tokenizer *t, text_added *a) {
 
 tl_status text_finish_added(tl_tokenizer *t) {
   size_t kept = 0;
-  for (size_t i = 0; i < t->normal.n; i++) {
-    TL_TRY(normalise_added(t, &t->normal.items[i]));
+  for (size_t i = 0; i < t->normal.n; i++) TL_TRY(normalise_added(t, &t->normal.items[i]));
+  for (size_t i = 0; i < t->normal.n; i++) {  // now that nothing fails any more: until then every item owns its content
     if (t->normal.items[i].n)
       t->normal.items[kept++] = t->normal.items[i];
     else

@@ -2,6 +2,7 @@
 -- The ids themselves are compared with the tokenizers library in tests/unit/test_tokenizer.c.
 package.path = arg[0]:match "^(.*)/" .. "/?.lua;" .. package.path
 local check = require "check"
+local tl = require "tl"
 local tokenizer = require "tl.tokenizer"
 
 local folder = arg[0]:match "^(.*)/" .. "/../parity/fixtures/tokenizer/"
@@ -62,6 +63,14 @@ end)
 
 check.test("errors are one clear line", function()
   check.raises("nope%.json", tokenizer.load, "nope.json")
+  -- one added token normalises to nothing, the next one's pattern gives up: the first is freed once
+  local file = tl.json.load(folder .. "gpt2.json")
+  file.normalizer = { type = "Sequence", normalizers = tl.json.array { { type = "Replace", pattern = { String = "ZZZ" }, content = "" },
+    { type = "Replace", pattern = { Regex = "(a|aa)+$" }, content = "x" } } }
+  for i, text in ipairs { "ZZZ", ("a"):rep(60) .. "X" } do
+    file.added_tokens[#file.added_tokens + 1] = { id = 900000 + i, content = text, single_word = false, lstrip = false, rstrip = false, normalized = true, special = false }
+  end
+  check.raises("match limit exceeded", tokenizer.load, check.file(tl.json.encode(file), ".json"))
   check.raises("wants a string", t.encode, t, 5)
   check.raises("not a whole number", t.decode, t, { 1, 2.5 })
   check.raises("no chat template", t.chat, t, { { role = "user", content = "x" } })
