@@ -130,21 +130,29 @@ static exchange *begin(tl_http_server *s, struct MHD_Connection *c, const char *
   return s->first = e;
 }
 
+// what a request's headers say against it, before anything of its body is taken: a status, or 0
+static int refused_by_headers(const tl_http_server *s, const exchange *e, struct MHD_Connection *c) {
+  if (s->local && !tl_host_is_local(MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Host"))) return MHD_HTTP_FORBIDDEN;
+  if (strcmp(e->path, "/health") && !has_key(s, MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Authorization"))) return MHD_HTTP_UNAUTHORIZED;
+  const char *length = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Content-Length");
+  return length && strtoull(length, NULL, 10) > s->most_body ? MHD_HTTP_CONTENT_TOO_LARGE : 0;
+}
+
 static enum MHD_Result proceed(tl_http_server *s, exchange *e, struct MHD_Connection *c, const char *data, size_t *n_data) {
   if (*n_data) {
     size_t n = *n_data;
     *n_data = 0;
+    if (e->status) return MHD_YES;  // it will be refused: its body is read and dropped
     if (e->body.n + n <= s->most_body) tl_str_add(&e->body, data, n);
     else e->status = MHD_HTTP_CONTENT_TOO_LARGE;
+    if (e->status) tl_str_free(&e->body);
     return MHD_YES;
   }
   if (e->answered) return send_answer(e);
   if (s->stopping) return refuse(e, MHD_HTTP_SERVICE_UNAVAILABLE, "the server is stopping");
   if (!e->whole) {
-    if (s->local && !tl_host_is_local(MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Host")))
-      return refuse(e, MHD_HTTP_FORBIDDEN, "this server answers as localhost or 127.0.0.1 only");
-    if (strcmp(e->path, "/health") && !has_key(s, MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Authorization")))
-      return refuse(e, MHD_HTTP_UNAUTHORIZED, "the key is missing or wrong: Authorization: Bearer KEY");
+    if (e->status == MHD_HTTP_FORBIDDEN) return refuse(e, e->status, "this server answers as localhost or 127.0.0.1 only");
+    if (e->status == MHD_HTTP_UNAUTHORIZED) return refuse(e, e->status, "the key is missing or wrong: Authorization: Bearer KEY");
     if (e->status == MHD_HTTP_CONTENT_TOO_LARGE) return refuse(e, e->status, "the body is too large");
     if (s->waiting >= s->most_waiting) return refuse(e, MHD_HTTP_SERVICE_UNAVAILABLE, "too many requests are waiting");
     e->whole = true;
@@ -160,8 +168,13 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *c, const
   tl_http_server *s = context;
   pthread_mutex_lock(&s->lock);
   enum MHD_Result ok = MHD_YES;
-  if (*state) ok = proceed(s, *state, c, data, n_data);
-  else ok = (*state = begin(s, c, url, method)) ? MHD_YES : MHD_NO;  // the first call of a request: its headers are there
+  if (*state) {
+    ok = proceed(s, *state, c, data, n_data);
+  } else {  // the first call of a request: its headers are there
+    exchange *e = *state = begin(s, c, url, method);
+    if (e) e->status = refused_by_headers(s, e, c);
+    ok = e ? MHD_YES : MHD_NO;
+  }
   pthread_mutex_unlock(&s->lock);
   return ok;
 }

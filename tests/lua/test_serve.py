@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 
@@ -60,6 +61,15 @@ class Server:
         data = r.read()
         c.close()
         return r.status, json.loads(data) if r.getheader("Content-Type") == "application/json" else data.decode()
+
+    def connect_raw(self, text):
+        c = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        c.sendall(text.encode())
+        return c
+
+    def memory(self):
+        with open("/proc/%d/status" % self.process.pid) as f:
+            return int(dict(line.split(":", 1) for line in f)["VmRSS"].split()[0]) * 1024
 
     def connect(self, body):
         c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -277,7 +287,8 @@ REFUSED = [
     ({"seed": 0.5}, "seed"), ({"model": 7}, "model"), ({"stream": "yes"}, "stream"), ({"presence_penalty": 0.5}, "presence_penalty"),
     ({"logit_bias": {"5": 1}}, "logit_bias"), ({"echo": "yes"}, "echo"), ({"best_of": 3}, "best_of"), ({"logprobs": 21}, "logprobs"), ({"logprobs": True}, "logprobs"), ({"top_logprobs": 2}, "top_logprobs"),
     ({"echo": True, "logprobs": 1, "stream": True}, "echo"), ({"n": 1024, "prompt": ["x"] * 5}, "n"),
-    ({"logprobs": 1.5}, "logprobs"), ({"response_format": {"type": "json_object"}}, "response_format"), ({"prompt": PROMPT * 2000}, "prompt"),
+    ({"logprobs": 1.5}, "logprobs"), ({"max_token": 5}, "max_token"), ({"stop_token_ids": [3]}, "stop_token_ids"), ({"bad_words": ["x"]}, "bad_words"),
+    ({"guided_json": {}}, "guided_json"), ({"temperature": 1e-44}, "temperature"), ({"response_format": {"type": "json_object"}}, "response_format"), ({"prompt": PROMPT * 2000}, "prompt"),
 ]
 REFUSED_CHATS = [
     ({}, "messages"), ({"messages": []}, "messages"), ({"messages": ["x"]}, "messages[0]"), ({"messages": [{"content": "x"}]}, "messages[0]"),
@@ -300,12 +311,33 @@ def refuses(folder):
             want(status == code, "%s %s: %s %r" % (method, path, status, doc))
         want(s.ask("POST", "/v1/completions", "x" * (17 << 20))[0] == 413, "17 MiB are read")
         want(s.ask("GET", "/v1/models", headers={"Host": "evil.example"})[0] == 403, "another host's name is answered")
+        c = s.connect_raw("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n" + "x" * 1000)
+        before = s.memory()
+        try:
+            for _ in range(64):
+                c.sendall(b"x" * (1 << 20))
+        except OSError:
+            pass
+        want(s.memory() - before < 16 << 20, "a body that is too large is kept")
+        c.close()
         fine = {"user": "me", "metadata": {}, "presence_penalty": 0, "tools": [], "response_format": {"type": "text"}, "top_k": -1, "seed": -3, "stop": None}
         want(s.complete(ignore_eos=True, **fine)["choices"][0]["text"] != "", "harmless fields")
         want(s.metric("requests_refused_total") > 30 and s.metric("completions_pending") == 0, s.ask("GET", "/metrics")[1])
 
 
 def asks_for_the_key(folder):
+    """... before it takes a body"""
+    with Server(env={"TLRUN_API_KEY": "secret"}) as s:
+        before, open_ = s.memory(), [s.connect_raw("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 16000000\r\n\r\n") for _ in range(8)]
+        for c in open_:
+            try:
+                c.sendall(b"x" * 15000000)
+            except OSError:
+                pass
+        time.sleep(0.2)
+        want(s.memory() - before < 32 << 20, "bodies of clients without a key are kept: %d bytes" % (s.memory() - before))
+        for c in open_:
+            c.close()
     with Server(env={"TLRUN_API_KEY": "secret"}) as s:
         for given, code in ((None, 401), ("Bearer wrong", 401), ("Bearer secre", 401), ("Bearer secrets", 401), ("secret", 401), ("Bearer ", 401), ("Bearer secret", 200)):
             status, _ = s.ask("GET", "/v1/models", headers={"Authorization": given} if given is not None else {})

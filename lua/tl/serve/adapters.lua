@@ -18,7 +18,7 @@ Shelf.__index = Shelf
 --- o: model, decoder (it, or its int8 copy), folders (list), named ({ name = path }), key (a public key's file: only compact files that it signed), force,
 --- sampler (options of tl.sample.sampler).
 local function new(o)
-  local s = setmetatable({ o = o, model = o.model, groups = {}, entries = {}, broken = {}, reused = 0 }, Shelf)
+  local s = setmetatable({ o = o, model = o.model, groups = {}, entries = {}, broken = {}, gone = {}, reused = 0 }, Shelf)
   s:scan()
   return s
 end
@@ -28,7 +28,7 @@ end
 -- the adapters in a folder: { name = path }. NAME.tla goes before the folder NAME, which is the same adapter for PEFT
 local function in_folder(folder, found)
   local names, why = fs.list(folder)
-  if not names then error(why, 0) end
+  if not names then return why end
   for _, file in ipairs(names) do
     local path, name = folder .. "/" .. file, file:match "^(.+)%.tla$"
     if name and fs.kind(path) == "file" then
@@ -145,11 +145,25 @@ end
 
 -- ---- names
 
+-- a folder that cannot be read any more: what was loaded from it stays
+local function stay(self, folder, found)
+  for name, e in pairs(self.entries) do
+    if e.path:sub(1, #folder + 1) == folder .. "/" then found[name] = e.path end
+  end
+end
+
 --- Looks through the folders: new and changed adapters are loaded, those that went are forgotten. What cannot be loaded is said once
 --- on stderr, and to who asks for it.
 function Shelf:scan()
   local found = {}
-  for _, folder in ipairs(self.o.folders or {}) do in_folder(folder, found) end
+  for _, folder in ipairs(self.o.folders or {}) do
+    local why = in_folder(folder, found)
+    if why and not self.scanned then error(why, 0) end
+    if why then stay(self, folder, found) end
+    if why and not self.gone[folder] then log.warn("%s; its adapters stay as they were", why) end
+    self.gone[folder] = why
+  end
+  self.scanned = true
   for name, path in pairs(self.o.named or {}) do found[name] = path end
   local names = {}
   for name in pairs(found) do names[#names + 1] = name end
@@ -159,7 +173,8 @@ function Shelf:scan()
   end
   for _, name in ipairs(names) do
     local path, stamp, e = found[name], stamp_of(found[name]), self.entries[name] or self.broken[name]
-    if not e or e.stamp ~= stamp or e.path ~= path then
+    local lost = e and stamp == "" and self.gone[path:match "^(.*)/"]  -- with its folder
+    if not lost and (not e or e.stamp ~= stamp or e.path ~= path) then
       self.entries[name], self.broken[name] = nil, nil
       local ok, a = pcall(load, self, path)
       if ok then

@@ -3,6 +3,7 @@
 ---
 --- What would change the answer and is not done here is refused by its name; what would not (user, metadata ...) is passed over.
 local json = require "tl.json"
+local names = require "tl.names"
 
 local openai = {}
 
@@ -67,15 +68,28 @@ end
 local NOT_DONE = {
   presence_penalty = { 0 }, frequency_penalty = { 0 }, repetition_penalty = { 1 }, logit_bias = {}, tools = {}, tool_choice = { "none", "auto" },
   functions = {}, function_call = {}, audio = {}, prediction = {}, suffix = { "" }, best_of = { 1 },
-  use_beam_search = { false }, length_penalty = { 1 }, guided_json = {}, guided_regex = {}, guided_choice = {}, guided_grammar = {},
+  use_beam_search = { false }, stop_token_ids = {}, bad_words = {}, allowed_token_ids = {}, logits_processors = {}, structured_outputs = {}, chat_template = {},
+  documents = {}, truncate_prompt_tokens = {}, include_stop_str_in_output = { false }, skip_special_tokens = { true }, continue_final_message = { false },
+  add_special_tokens = {}, return_tokens_as_token_ids = { false }, prompt_embeds = {}, length_penalty = { 1 }, guided_json = {}, guided_regex = {}, guided_choice = {}, guided_grammar = {},
   prompt_logprobs = {}, reasoning_effort = {}, web_search_options = {},
 }
 
+-- fields that are read, and those that change no answer
+local KNOWN = {}
+for name in ([[model prompt messages n max_tokens max_completion_tokens temperature top_p top_k min_p min_tokens seed stop ignore_eos stream stream_options logprobs
+  top_logprobs echo add_generation_prompt chat_template_kwargs response_format modalities
+  user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention parallel_tool_calls priority request_id cache_salt verbosity
+  spaces_between_special_tokens]]):gmatch "%S+" do KNOWN[#KNOWN + 1], KNOWN[name] = name, true end
+
 local function refuse_others(body)
+  for name in pairs(body) do
+    if not KNOWN[name] and not NOT_DONE[name] then openai.refuse(400, name, "there is no field %s%s", shown(name), names.hint(tostring(name), KNOWN)) end
+  end
   for name, harmless in pairs(NOT_DONE) do
     local v, fine = given(body, name), false
     for _, h in ipairs(harmless) do fine = fine or v == h end
-    if v ~= nil and not fine and not (type(v) == "table" and next(v) == nil) then openai.refuse(400, name, "%s is not supported", name) end
+    local nothing = type(v) == "table" and next(v) == nil and not name:find "^guided"  -- an empty list of tools
+    if v ~= nil and not fine and not nothing then openai.refuse(400, name, "%s is not supported", name) end
   end
   local format = given(body, "response_format")
   if format ~= nil and not (type(format) == "table" and format.type == "text") then openai.refuse(400, "response_format", "response_format: only {\"type\": \"text\"} is supported") end
@@ -85,9 +99,16 @@ local function refuse_others(body)
   end
 end
 
+-- below 1e-6 logits over it leave fp32
+local function temperature(body)
+  local t = number(body, "temperature", { min = 0, max = 100, default = 1 })
+  if t > 0 and t < 1e-6 then openai.refuse(400, "temperature", "temperature is %g; wanted 0 (greedy) or a number from 1e-6 to 100", t) end
+  return t
+end
+
 local function settings(body)
   local o = {
-    temperature = number(body, "temperature", { min = 0, max = 100, default = 1 }), top_p = number(body, "top_p", { min = 0, max = 1, default = 1 }),
+    temperature = temperature(body), top_p = number(body, "top_p", { min = 0, max = 1, default = 1 }),
     top_k = number(body, "top_k", { integer = true, min = -1, max = 2 ^ 31 - 1, default = 0 }), min_p = number(body, "min_p", { min = 0, max = 1, default = 0 }),
     min_new_tokens = number(body, "min_tokens", { integer = true, min = 0, max = 2 ^ 30, default = 0 }),
     seed = number(body, "seed", { integer = true, min = -2 ^ 53, max = 2 ^ 53 }), stop = words(body, "stop", 16), ignore_eos = flag(body, "ignore_eos") }
