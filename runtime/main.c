@@ -10,6 +10,7 @@
 // ends the process. Only the main thread touches the Lua state: a signal that another thread gets is sent on to it.
 #include "host.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <locale.h>
 #include <lualib.h>
@@ -147,7 +148,15 @@ static int run(lua_State *L, int argc, char **argv) {
   return (int)lua_tointeger(L, -1);
 }
 
+// 0, 1 and 2 are taken: a file that is opened where stderr was closed would get its lines
+static void take_standard_files(void) {
+  int fd = open("/dev/null", O_RDWR);
+  while (fd >= 0 && fd < 3) fd = open("/dev/null", O_RDWR);
+  if (fd >= 0) close(fd);
+}
+
 int main(int argc, char **argv) {
+  take_standard_files();
   if (!setlocale(LC_CTYPE, "") || MB_CUR_MAX == 1) setlocale(LC_CTYPE, "C.UTF-8");
   if (!find_lua_dir()) {
     fprintf(stderr, "tlrun: the Lua side (lua/tl/init.lua) is not where it is looked for; set TL_LUA to its folder\n");
@@ -170,7 +179,10 @@ int main(int argc, char **argv) {
     fprintf(stderr, "tlrun: %s\n", message ? message : "error without a message");
     code = 1;
   }
-  fflush(stdout);
+  if ((fflush(stdout) || ferror(stdout)) && !code) {
+    fprintf(stderr, "tlrun: standard output could not be written: %s\n", strerror(errno));
+    code = 1;
+  }
   signal(SIGINT, SIG_DFL);
   lua_close(L);
   return code;

@@ -244,6 +244,20 @@ def scripts():
 
 
 @case
+def standard_files():
+    """output that cannot be written is an error; a closed stderr is not the first file that is opened"""
+    with open("/dev/full", "w") as full:
+        p = subprocess.run([TLRUN, "generate", "--model", MODEL, "--ids", "5,6", "--json"], stdout=full, stderr=subprocess.PIPE, text=True, env={**os.environ, **ENV})
+    check(p.returncode == 1 and "standard output could not be written" in p.stderr, f"{p.returncode} {p.stderr!r}")
+    path = os.path.join(HOME, "written")
+    code = f"local f = io.open('{path}', 'w') io.stderr:write('to stderr\\n') io.stderr:flush() f:write('mine') f:close()"
+    subprocess.run(f'exec "{TLRUN}" -e "{code}" 2>&-', shell=True, check=True, env={**os.environ, **ENV})
+    with open(path) as f:
+        text = f.read()
+    check(text == "mine", f"the file has {text!r}")
+
+
+@case
 def interrupted():
     """tl_interrupt stops a C call under way, which says so"""
     code = (f"local F = require 'tl.ffi' local m = tl.model.load('{MODEL}') F.C.tl_interrupt() "
