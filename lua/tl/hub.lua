@@ -149,6 +149,18 @@ local function needed(paths, r, pattern)
   return out
 end
 
+-- in the order in which files are fetched: a snapshot is whole when its weights are there (is_whole), so they come last
+local function weights_last(list)
+  local out = {}
+  for pass = 1, 2 do
+    for _, p in ipairs(list) do
+      local heavy = p:find "%.safetensors$" ~= nil or p:find "%.gguf$" ~= nil
+      if heavy == (pass == 2) then out[#out + 1] = p end
+    end
+  end
+  return out
+end
+
 -- ---------------------------------------------------------------- the cache
 local function walk(dir, prefix, out)
   for _, name in ipairs(fs.list(dir) or {}) do
@@ -300,10 +312,10 @@ function hub.fetch(name, o)
   fs.mkdirs(base .. "/blobs")
   fs.mkdirs(base .. "/snapshots/" .. commit)
   local out = { name = name, kind = r.kind, path = base .. "/snapshots/" .. commit, commit = commit, files = json.array {}, fetched = 0 }
-  for i, p in ipairs(wanted) do
+  for i, p in ipairs(weights_last(wanted)) do
     if get(r, commit, files[p], ("%s (%d of %d)"):format(p, i, #wanted)) then out.fetched = out.fetched + 1 end
-    out.files[i] = out.path .. "/" .. p
   end
+  for i, p in ipairs(wanted) do out.files[i] = out.path .. "/" .. p end
   if r.revision ~= commit then
     local ref = base .. "/refs/" .. r.revision
     fs.mkdirs(ref:match "^(.*)/")

@@ -129,6 +129,8 @@ end
 ---@return any value, string? message
 function json.parse(text, number)
   local at = ffi.new "const char *[1]"
+  local nul = text:find("\0", 1, true)
+  if nul then return nil, "not JSON at " .. where(text, nul - 1) end  -- cJSON would end a string there
   local text, mark = hide_nul(text)
   local buffer = ffi.cast("const char *", text)
   -- with the NUL that ends a Lua string, so that what follows the value is seen

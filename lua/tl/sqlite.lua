@@ -12,6 +12,7 @@
 --- The library is the system's libsqlite3. Not for folders that several machines share: locks of network file systems are not to be trusted.
 local F = require "tl.ffi"
 local ffi = require "ffi"
+local fs = require "tl.fs"
 local C = F.C
 
 ffi.cdef [[
@@ -20,6 +21,7 @@ typedef struct sqlite3_stmt sqlite3_stmt;
 int sqlite3_open_v2(const char *path, sqlite3 **db, int flags, const char *vfs);
 int sqlite3_close_v2(sqlite3 *db);
 const char *sqlite3_errmsg(sqlite3 *db);
+int sqlite3_exec(sqlite3 *db, const char *sql, void *each, void *context, char **message);
 int sqlite3_busy_timeout(sqlite3 *db, int ms);
 int sqlite3_prepare_v2(sqlite3 *db, const char *sql, int n, sqlite3_stmt **statement, const char **tail);
 int sqlite3_step(sqlite3_stmt *s);
@@ -38,8 +40,8 @@ int sqlite3_column_bytes(sqlite3_stmt *s, int i);
 int sqlite3_changes(sqlite3 *db);
 ]]
 
-local OK, ROW, DONE = 0, 100, 101
-local OPEN_READONLY, OPEN_READWRITE, OPEN_CREATE = 1, 2, 4
+local OK, CANTOPEN, ROW, DONE = 0, 14, 100, 101
+local OPEN_READONLY, OPEN_READWRITE, OPEN_CREATE, OPEN_URI = 1, 2, 4, 64
 local INTEGER, REAL, NULL = 1, 2, 5
 local TRANSIENT = -1  -- SQLITE_TRANSIENT: SQLite copies the text
 
@@ -58,6 +60,12 @@ function sqlite.open(path, o)
   local out = ffi.new "sqlite3 *[1]"
   local flags = o and o.readonly and OPEN_READONLY or OPEN_READWRITE + OPEN_CREATE
   local code = C.sqlite3_open_v2(path, out, flags, nil)
+  local log = fs.kind(path .. "-wal") == "file" and fs.bytes(path .. "-wal") or 0
+  if code == OK and flags == OPEN_READONLY and log == 0 and C.sqlite3_exec(out[0], "select 1 from sqlite_master", nil, nil, nil) == CANTOPEN then
+    C.sqlite3_close_v2(out[0])  -- write-ahead mode where nothing can be written: then nobody else writes either
+    local quoted = path:gsub("[^%w/._-]", function(c) return ("%%%02x"):format(c:byte()) end)
+    code = C.sqlite3_open_v2(("file:%s?immutable=1"):format(quoted), out, flags + OPEN_URI, nil)
+  end
   local db = setmetatable({ path = path, handle = ffi.gc(out[0], C.sqlite3_close_v2) }, Database)
   if code ~= OK then fail(db) end
   C.sqlite3_busy_timeout(db.handle, 20000)

@@ -2,6 +2,7 @@
 // checks every field against the model before anything is made of it.
 #include "artifact.h"
 #include <cjson/cJSON.h>
+#include <errno.h>
 #include <math.h>
 
 static const char *const methods[] = {"tinylora", "lora_xs", "lora"};
@@ -289,7 +290,10 @@ static tl_status read_tinylora(tl_manifest *t, const source *f) {
   for (int i = 0; i < t->options.n_modules; i++) top = t->groups[i] > top ? t->groups[i] : top;
   t->options.u = (int)u;
   t->options.groups = t->groups;
-  t->options.seed = strtoull(seed, NULL, 10);
+  char *end;
+  errno = 0;
+  t->options.seed = strtoull(seed, &end, 10);
+  if (errno || end == seed || *end || *seed < '0' || *seed > '9') return tl_fail(TL_E_FORMAT, "%s: manifest: seed is \"%s\", wanted a whole number from 0", f->path, seed);
   t->stored = generator == TL_PROJECTION_STORED;
   t->options.projection = t->stored ? TL_PROJECTION_PHILOX : (tl_projection)generator;
   t->n_params = u * (top + 1);

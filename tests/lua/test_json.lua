@@ -49,6 +49,7 @@ test("what is not JSON says where", function()
   raises("line 2", json.decode, '{"a":1,\n"b" 2}')
   raises("not JSON", json.decode, "[1] x")
   raises("not JSON", json.decode, "")
+  raises("not JSON at line 1, column 3", json.decode, '"a\0b"')  -- cJSON would read "a"
   raises("not JSON", json.decode, ("["):rep(5000))
   raises("wants a string", json.decode, 3)
 end)
