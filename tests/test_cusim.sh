@@ -138,6 +138,12 @@ else
   echo "skip the toolkit's module: build-cuda/tl_cuda.so is not there, or a device is"
 fi
 
+# the architectures of the build: nvcc refuses one that it does not know
+what="the module is built for the devices that the version of nvcc knows"
+printf 'include(%s/kernels/cuda/architectures.cmake)\nforeach(v 12.0.140 12.6.85 12.8.61 13.0.48)\n  tl_cuda_architectures(${v} got)\n  message("${got}")\nendforeach()\n' "$PWD" >"$t/versions.cmake"
+got=$(cmake -P "$t/versions.cmake" 2>&1 | tr '\n' ' ')
+[ "$got" = "80;86;89;90 80;86;89;90 80;86;89;90;100;120 80;86;89;90;100;120 " ] && ok "$what" || not_ok "$what" "$got"
+
 # nvcc, one architecture, the file with the most in it
 if command -v nvcc >/dev/null; then
   what="nvcc compiles linear.cu for sm_80 without a warning"
