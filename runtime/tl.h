@@ -45,8 +45,10 @@ double tl_seconds(void);             // monotonic clock, seconds
 int64_t tl_peak_rss_bytes(void);     // peak resident memory of the process
 int64_t tl_rss_bytes(void);
 int64_t tl_left_bytes(void);         // of these, what a finished pass or sampler left for the next one
-// Where this process computes: "cpu", "cuda", "cuda:1" ... The first call, or the first model, decides; another device later is
-// an error. "cpu" means the CPU, or what the environment variable TL_BACKEND names (also "reference"); NULL the same, once a device is chosen that one.
+// Where this process computes: "cpu", "cuda", "cuda:1" ... "cuda" is the first device, of a rank the one of its place on the host, counted
+// round those that it can see: where a launcher shows every rank one, that one. The first call, or the first model, decides; another device
+// later is an error. "cpu" means the CPU, or what the environment variable TL_BACKEND names (also "reference"); NULL the same, once a device
+// is chosen that one.
 tl_status tl_device_select(const char *device);
 const char *tl_device_warning(void); // NULL, or why the CPU computes although another device was asked for
 const char *tl_backend_name(void);   // "cpu", "reference", "cuda"

@@ -48,6 +48,8 @@ void *tl_aligned_alloc(size_t bytes);  // 64-byte aligned, NULL when out of memo
 
 // This process and n - 1 others share the cores: each counts its part of them, at least one.
 void tl_share_cores(int n);
+// This process is the k-th, from 0, of those that share the host's devices: "cuda" is then the k-th, where it can see so many.
+void tl_share_devices(int k);
 
 // The file of a module of this build, tl_<name>.so beside the program, or in the folder that TL_MODULES names instead. false: none there.
 bool tl_module_path(char *out, size_t size, const char *name);
