@@ -65,6 +65,9 @@ for program in test_optim test_parity test_svd; do TL_BACKEND=cusim told cusim 3
 # the likeliest tokens and a prompt's logprobs
 TL_BACKEND=cusim TL_TEST_FEW=1 told cusim 120 "$build/tlrun" tests/lua/test_top.lua
 
+# what a step may take of the device's memory
+TL_BACKEND=cusim told cusim 120 "$build/tlrun" tests/lua/test_memory.lua
+
 # five GRPO steps in fp32: the same tokens are drawn, so rewards are the CPU's to the last digit and the 13 numbers follow. Adam's
 # first steps are near lr times a gradient's sign, whatever its size, so the numbers' tolerance is a tenth of lr.
 what="five GRPO steps follow the CPU's rewards and numbers"

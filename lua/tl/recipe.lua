@@ -31,7 +31,7 @@ local STANDARD = {
   { "threads", { 0, "CPU threads; 0: all", integer = true, min = 0 } },
   { "device", { "cpu", "where to compute" } },
   { "tensor_parallel", require("tl.comm").TENSOR_PARALLEL },
-  { "memory", { 0, "what the process may take in all (4G); 0: 2.2 GiB beyond the model", type = "size" } },
+  { "memory", { 0, "what the process may take in all (4G), on a device of its memory; 0: 2.2 GiB beyond the model", type = "size" } },
   { "gate", { true, "refuse to train on a verifier that pays for junk" } },
   { "config", { nil, "YAML file of NAME: VALUE lines", type = "string", value = "FILE" } },
 }

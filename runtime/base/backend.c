@@ -68,7 +68,7 @@ static tl_status open_module(const char *device, const char *path, int index) {
   if (module) *(void **)&open = dlsym(module, TLK_OPEN);
   const tlk_ops *found = open ? open(index, why, sizeof why) : NULL;
   if (found) {
-    ops = found;
+    ops = tl_count_held(found);
     return TL_OK;
   }
   if (!module) snprintf(why, sizeof why, "%.200s", dlerror());

@@ -28,6 +28,7 @@ _Noreturn void tl_assert_failed(const char *cond, const char *file, int line);
 
 // The backend this process computes with (backend.c).
 const tlk_ops *tl_ops(void);
+const tlk_ops *tl_count_held(const tlk_ops *ops);  // of a device: its table, which counts for tl_held_bytes (held.c)
 
 // ---- arena: one block of the ops' memory (kernels/ops.h), sized before a step starts; allocations are 64-byte aligned, freed all
 // at once. Of the main thread alone.
