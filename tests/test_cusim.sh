@@ -59,8 +59,8 @@ for model in tiny "$t/qwen2"; do
   done
 done
 
-# the optimiser, PEFT adapters with their gradients, and the SVD by the device, through the runtime, from the CPU's own tests
-for program in test_optim test_parity test_svd; do TL_BACKEND=cusim told cusim 300 "$build/$program"; done
+# the optimiser, PEFT adapters with their gradients, the SVD by the device, and what the runtime reads and writes of its memory, from the CPU's own tests
+for program in test_optim test_parity test_svd test_base test_load test_adapter test_artifact; do TL_BACKEND=cusim told cusim 300 "$build/$program"; done
 
 # the likeliest tokens and a prompt's logprobs
 TL_BACKEND=cusim TL_TEST_FEW=1 told cusim 120 "$build/tlrun" tests/lua/test_top.lua
