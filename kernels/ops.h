@@ -258,8 +258,9 @@ typedef struct tlk_ops {
 const tlk_ops *tlk_reference(void);
 const tlk_ops *tlk_cpu(void);
 
-// A backend in a module of its own, loaded when it is asked for, exports this function under this name. device: 0, 1 ...
-// NULL when it cannot be used here; why (n bytes) then says so.
+// A backend in a module of its own, loaded when it is asked for, exports this function under this name. device: 0, 1 ...; or -1 - k
+// for the k-th process of a host, where nobody named one: the k-th of those that are visible, counted round. NULL when it cannot be
+// used here; why (n bytes) then says so.
 typedef const tlk_ops *tlk_open_fn(int device, char *why, size_t n);
 #define TLK_OPEN "tlk_open"
 

@@ -45,8 +45,14 @@ double tl_seconds(void);             // monotonic clock, seconds
 int64_t tl_peak_rss_bytes(void);     // peak resident memory of the process
 int64_t tl_rss_bytes(void);
 int64_t tl_left_bytes(void);         // of these, what a finished pass or sampler left for the next one
-// Where this process computes: "cpu", "cuda", "cuda:1" ... The first call, or the first model, decides; another device later is
-// an error. "cpu" means the CPU, or what the environment variable TL_BACKEND names (also "reference"); NULL the same, once a device is chosen that one.
+// What this process has taken of the memory that it computes in: of a device's what it asked for (weights, adapters, arrays; without the
+// kernels' scratch and the driver's own); else resident memory less tl_left_bytes.
+int64_t tl_held_bytes(void);
+bool tl_on_device(void);             // whether that is a device's memory
+// Where this process computes: "cpu", "cuda", "cuda:1" ... "cuda" is the first device, of a rank the one of its place on the host, counted
+// round those that it can see: where a launcher shows every rank one, that one. The first call, or the first model, decides; another device
+// later is an error. "cpu" means the CPU, or what the environment variable TL_BACKEND names (also "reference"); NULL the same, once a device
+// is chosen that one.
 tl_status tl_device_select(const char *device);
 const char *tl_device_warning(void); // NULL, or why the CPU computes although another device was asked for
 const char *tl_backend_name(void);   // "cpu", "reference", "cuda"

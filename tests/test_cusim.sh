@@ -59,11 +59,14 @@ for model in tiny "$t/qwen2"; do
   done
 done
 
-# the optimiser, PEFT adapters with their gradients, and the SVD by the device, through the runtime, from the CPU's own tests
-for program in test_optim test_parity test_svd; do TL_BACKEND=cusim told cusim 300 "$build/$program"; done
+# the optimiser, PEFT adapters with their gradients, the SVD by the device, and what the runtime reads and writes of its memory, from the CPU's own tests
+for program in test_optim test_parity test_svd test_base test_load test_adapter test_artifact; do TL_BACKEND=cusim told cusim 300 "$build/$program"; done
 
 # the likeliest tokens and a prompt's logprobs
 TL_BACKEND=cusim TL_TEST_FEW=1 told cusim 120 "$build/tlrun" tests/lua/test_top.lua
+
+# what a step may take of the device's memory
+TL_BACKEND=cusim told cusim 120 "$build/tlrun" tests/lua/test_memory.lua
 
 # five GRPO steps in fp32: the same tokens are drawn, so rewards are the CPU's to the last digit and the 13 numbers follow. Adam's
 # first steps are near lr times a gradient's sign, whatever its size, so the numbers' tolerance is a tenth of lr.
@@ -137,6 +140,12 @@ if [ -e build-cuda/tl_cuda.so ] && [ ! -e /dev/nvidiactl ]; then
 else
   echo "skip the toolkit's module: build-cuda/tl_cuda.so is not there, or a device is"
 fi
+
+# the architectures of the build: nvcc refuses one that it does not know
+what="the module is built for the devices that the version of nvcc knows"
+printf 'include(%s/kernels/cuda/architectures.cmake)\nforeach(v 12.0.140 12.6.85 12.8.61 13.0.48)\n  tl_cuda_architectures(${v} got)\n  message("${got}")\nendforeach()\n' "$PWD" >"$t/versions.cmake"
+got=$(cmake -P "$t/versions.cmake" 2>&1 | tr '\n' ' ')
+[ "$got" = "80;86;89;90 80;86;89;90 80;86;89;90;100;120 80;86;89;90;100;120 " ] && ok "$what" || not_ok "$what" "$got"
 
 # nvcc, one architecture, the file with the most in it
 if command -v nvcc >/dev/null; then

@@ -42,14 +42,22 @@ done
 if [ ! -e "$build/cusim/tl_cusim.so" ]; then echo "skip ranks: device to device: the simulator was not built (./dev test builds it)"
 else
   mkdir "$dir/modules"; ln -s "$build/tl_mpi.so" "$build/cusim/tl_cusim.so" "$dir/modules"
-  device_sum() {  # NAME RANKS own|same joined|host [WORD that must be said]
+  device_sum() {  # NAME RANKS own|same|any joined|host [WORD that must be said]; devices: how many there are, sums: the program
     local name=$1 n=$2 rc=0; shift 2
-    TL_MODULES=$dir/modules CUSIM_DEVICES=3 timeout 120 mpirun --oversubscribe -n "$n" "$build/test_device_sum" cusim "$1" "$2" >"$dir/sum.log" 2>&1 || rc=$?
-    if [ $rc = 0 ] && [ "$(grep -c '^ok' "$dir/sum.log")" = $((4 * n)) ] && grep -q "${3:-^ok}" "$dir/sum.log"; then ok "$name"; else bad "$name" "exit code $rc: $(said sum)"; fi
+    TL_MODULES=$dir/modules CUSIM_DEVICES=${devices:-3} timeout 120 mpirun --oversubscribe -n "$n" "${sums:-$build/test_device_sum}" cusim "$1" "$2" >"$dir/sum.log" 2>&1 || rc=$?
+    if [ $rc = 0 ] && [ "$(grep -c '^ok' "$dir/sum.log")" = $((5 * n)) ] && grep -q "${3:-^ok}" "$dir/sum.log"; then ok "$name"; else bad "$name" "exit code $rc: $(said sum)"; fi
   }
   device_sum "devices of 2 ranks sum in the order of ranks" 2 own joined
   device_sum "devices of 3 ranks sum in the order of ranks" 3 own joined
   device_sum "ranks on one card exchange through the host, and say so" 2 same host "ranks 0 and 1 are on the same card"
+  # a device without a number: the rank's own, also where a launcher shows every rank that one alone (srun --gpus-per-task=1)
+  device_sum "ranks that name no device have one each" 3 any joined
+  printf '#!/bin/sh\nCUSIM_CARD=$OMPI_COMM_WORLD_RANK exec "%s" "$@"\n' "$build/test_device_sum" >"$dir/own-card"; chmod +x "$dir/own-card"
+  devices=1 sums=$dir/own-card device_sum "ranks that see one device each take that one" 3 any joined
+  devices=1 device_sum "ranks that see the same device share it, exchange through the host, and say so" 2 any host "ranks 0 and 1 are on the same card"
+  TL_MODULES=$dir/modules CUSIM_DEVICES=1 TL_BACKEND=cusim:1 "$tlrun" logprobs --model tiny --ids 1,2 >"$dir/second.log" 2>&1
+  grep -q "device cusim:1 cannot be used here (device 1 of 1); the CPU computes" "$dir/second.log" && ok "a second device that is named where there is one is not the first" ||
+    bad "a second device that is named where there is one is not the first" "$(said second)"
   CUSIM_LIBRARIES=cusolver device_sum "ranks without NCCL exchange through the host, and say so" 2 own host "rank 0 has no NCCL"
 fi
 

@@ -126,6 +126,7 @@ extern "C" const tlk_ops *tlk_open(int device, char *why, size_t n) {
   if (!usable(cudaDriverGetVersion(&driver), "the driver", why, n)) return nullptr;
   if (driver == 0) return snprintf(why, n, "there is no CUDA driver"), nullptr;
   if (!usable(cudaGetDeviceCount(&count), "looking for devices", why, n)) return nullptr;
+  if (device < 0 && count > 0) device = (-1 - device) % count;  // a launcher may show every rank a single device, its own
   if (device >= count) return snprintf(why, n, "device %d of %d", device, count), nullptr;
   if (!usable(cudaSetDevice(device), "opening the device", why, n)) return nullptr;
   if (!usable(cudaGetDeviceProperties(&prop, device), "the device's properties", why, n)) return nullptr;

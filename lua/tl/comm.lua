@@ -120,12 +120,6 @@ function comm.least(tag, number)
   return math.min(unpack(exchange(C.TL_COMM_GROUP, comm.shards, tag, number)))
 end
 
---- The device of this rank: "cuda" is the host's device of its place there ("cuda:3" for the fourth).
-function comm.device(device)
-  if comm.size > 1 and device == "cuda" then return "cuda:" .. comm.local_rank end
-  return device
-end
-
 --- The options of a run (tl.report.run) as this rank uses them: other ranks than 0 write into a folder that does not stay.
 function comm.run_options(o)
   if comm.rank == 0 then return o end

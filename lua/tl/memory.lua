@@ -1,10 +1,10 @@
---- memory.lua: how a training step shares the memory that the process may take.
+--- memory.lua: how a training step shares the memory that the process may take: the device's where one computes, else the host's.
 ---
----   resident     when the trainer is made: program, weights, adapter
+---   resident     when the trainer is made: program, weights, adapter; on a device what these have asked for there
 ---   cache        keys and values of the step's prompts and of as many completions as run at once; free again before training
 ---   kept         activations that the sampler leaves for training (native rollouts only): as many layers as fit
 ---   pass         activations of the training pass, cut into micro-batches that fit
----   reserve      logits of a decode step (at most 64 MiB), kernels' scratch, Lua
+---   reserve      logits of a decode step, kernels' scratch, Lua
 ---
 --- Ranks that share a model must cut a step alike: what they take is what the one with the least free memory can.
 ---
@@ -28,10 +28,19 @@ local function cache_row(model)
   return model.n_layers * 2 * model.n_kv_heads / model.shards * model.head_dim * (model.compute == "f32" and 4 or 2)
 end
 
-local function reserve(model) return math.min(64 * MIB, 64 * 4 * model.vocab) + 48 * MIB end
+--- Bytes beside what is planned, when so many sequences are sampled at once. On a CPU: a decode step's logits (at most 64 MiB: kernels/cpu/
+--- sample.c), kernels' scratch, Lua. On a device, whose scratch grows and is kept: logits (at most 256 MiB: kernels/cuda/sample.cu) where
+--- weights passed through in pieces of 64 MiB before (packed.cu), sums of parts of a long reduction (80), the head's gradient (16),
+--- cuBLASLt's work space (32).
+function memory.reserve(vocab, sequences, device)
+  local logits = sequences * 4 * vocab
+  if device then return math.max(64 * MIB, math.min(256 * MIB, logits)) + 128 * MIB end
+  return math.min(64 * MIB, logits) + 48 * MIB
+end
+local function reserve(model, sequences) return memory.reserve(model.vocab, sequences or 64, C.tl_on_device()) end
 
--- what stays resident: a finished pass's block is taken again, or given back before other memory is
-local function resident() return tonumber(C.tl_rss_bytes() - C.tl_left_bytes()) end
+-- what stays: a finished pass's block is taken again, or given back before other memory is
+local function resident() return tonumber(C.tl_held_bytes()) end
 
 --- What a process with this model takes in all when no limit is given.
 function memory.default() return resident() + DEFAULT end
@@ -40,10 +49,13 @@ function memory.default() return resident() + DEFAULT end
 function memory.start(t)
   t.resident = resident()
   local limit = t.o.memory and t.o.memory > 0 and t.o.memory or memory.default()
-  t.free_memory = comm.least("free memory", limit - t.resident - reserve(t.model) - (t.rollouts == "native" and 0 or t.model.packed_bytes / 2))
+  local sampled = t.rollouts == "native" and 0 or t.model.packed_bytes / 2
+  t.free_memory = comm.least("free memory", limit - t.resident - reserve(t.model, t.o.max_sequences) - sampled)
   if t.free_memory < LEAST then
-    error(("memory: %d MiB are not enough: the program and the model take %d MiB, scratch is reserved %d MiB, and a step needs at least %d MiB more")
-      :format(limit / MIB, math.ceil(t.resident / MIB), math.ceil((limit - t.resident - t.free_memory) / MIB), LEAST / MIB), 0)
+    local device = C.tl_on_device()
+    error(("memory: %d MiB%s are not enough: the %s and the model take %d MiB, scratch is reserved %d MiB, and a step needs at least %d MiB more")
+      :format(limit / MIB, device and " of the device" or "", device and "adapter" or "program", math.ceil(t.resident / MIB),
+        math.ceil((limit - t.resident - t.free_memory) / MIB), LEAST / MIB), 0)
   end
 end
 
@@ -60,7 +72,7 @@ function memory.plan(t, groups)
   end
   local kept = t.kept_bytes or 0
   local pass = math.max(LEAST, t.free_memory - kept)
-  return { cache = cache, kept = kept, pass = pass, predicted = t.resident + reserve(t.model) + kept + math.max(cache, pass) }
+  return { cache = cache, kept = kept, pass = pass, predicted = t.resident + reserve(t.model, t.o.max_sequences) + kept + math.max(cache, pass) }
 end
 
 --- The budget of a pass for a process that may take `limit` bytes in all; nil or 0: the pass's own default.

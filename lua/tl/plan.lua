@@ -17,10 +17,10 @@
 --- Memory. The formulas are those of runtime/train/pass.c, runtime/model/layer.c, runtime/model/kept.c and lua/tl/memory.lua, so the
 --- plan is what the program asks for; tests/lua/test_plan.lua holds the two against each other.
 local shapes = require "tl.plan.shapes"
+local memory = require "tl.memory"
 
 local plan = {}
 
-local MIB = 1024 * 1024
 local function act_bytes(w) return w.dtype == "f32" and 4 or 2 end
 -- of a number of a weight: a CPU holds those of fp16 in fp32 (kernels/cpu/cpu.h)
 local function weight_bytes(w) return w.dtype == "f16" and w.device.kind ~= "gpu" and 4 or act_bytes(w) end
@@ -116,8 +116,7 @@ function plan.memory(w)
   local frozen, trained = adapter_bytes(w)
   local merged = w.rollouts == "merged" and linears * weight_bytes(w) or 0
   local m = { parts = {}, limit = w.memory or w.device.memory_bytes * w.device.usable }
-  local workspace = math.min(64 * MIB, w.sequences * 4 * s.vocab) + 48 * MIB
-  if w.device.kind == "gpu" and (w.rollouts == "merged" or w.adapter == "lora" or not is_lowrank(w)) then workspace = workspace + 32 * MIB end  -- cuBLASLt's
+  local workspace = memory.reserve(s.vocab, w.sequences, w.device.kind == "gpu")
   local free = m.limit - weights - frozen - trained - merged - workspace
   local sequences, row = w.prompts * w.group, 2 * s.layers * s.kv_heads * s.head_dim * act
   local at_once = math.min(w.sequences, sequences)

@@ -31,7 +31,7 @@ local STANDARD = {
   { "threads", { 0, "CPU threads; 0: all", integer = true, min = 0 } },
   { "device", { "cpu", "where to compute" } },
   { "tensor_parallel", require("tl.comm").TENSOR_PARALLEL },
-  { "memory", { 0, "what the process may take in all (4G); 0: 2.2 GiB beyond the model", type = "size" } },
+  { "memory", { 0, "what the process may take in all (4G), on a device of its memory; 0: 2.2 GiB beyond the model", type = "size" } },
   { "gate", { true, "refuse to train on a verifier that pays for junk" } },
   { "config", { nil, "YAML file of NAME: VALUE lines", type = "string", value = "FILE" } },
 }
@@ -145,7 +145,6 @@ function recipe.read(spec, argv)
   for key, v in pairs(config) do if given[key] == nil then given[key] = v end end
   p.name, p.args = name, rest
   local comm = require "tl.comm"
-  if type(p.device) == "string" then p.device = comm.device(p.device) end
   if type(p.device) == "string" then F.check(F.C.tl_device_select(p.device), 2) end
   if type(p.threads) == "number" then F.C.tl_set_threads(p.threads) end
   if type(p.tensor_parallel) == "number" then comm.split(p.tensor_parallel, 2) end

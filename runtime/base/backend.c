@@ -17,6 +17,7 @@ static char chosen[64], warning[512];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static int sharers = 1;  // processes on the same cores
+static int no_index;     // for the module, of a device without a number (tlk_open_fn)
 
 static int online_cores(void) {
   cpu_set_t set;
@@ -30,10 +31,12 @@ void tl_share_cores(int n) {
   if (ops) tl_set_threads(0);
 }
 
+void tl_share_devices(int k) { no_index = -1 - k; }
+
 // "cuda:1" -> "cuda", 1
 static bool parse_device(const char *text, char *name, size_t size, int *index) {
   size_t n = strcspn(text, ":");
-  *index = 0;
+  *index = no_index;
   if (n == 0 || n >= size || strspn(text, "abcdefghijklmnopqrstuvwxyz") != n) return false;
   memcpy(name, text, n);
   name[n] = 0;
@@ -65,7 +68,7 @@ static tl_status open_module(const char *device, const char *path, int index) {
   if (module) *(void **)&open = dlsym(module, TLK_OPEN);
   const tlk_ops *found = open ? open(index, why, sizeof why) : NULL;
   if (found) {
-    ops = found;
+    ops = tl_count_held(found);
     return TL_OK;
   }
   if (!module) snprintf(why, sizeof why, "%.200s", dlerror());

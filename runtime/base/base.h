@@ -28,6 +28,7 @@ _Noreturn void tl_assert_failed(const char *cond, const char *file, int line);
 
 // The backend this process computes with (backend.c).
 const tlk_ops *tl_ops(void);
+const tlk_ops *tl_count_held(const tlk_ops *ops);  // of a device: its table, which counts for tl_held_bytes (held.c)
 
 // ---- arena: one block of the ops' memory (kernels/ops.h), sized before a step starts; allocations are 64-byte aligned, freed all
 // at once. Of the main thread alone.
@@ -48,6 +49,8 @@ void *tl_aligned_alloc(size_t bytes);  // 64-byte aligned, NULL when out of memo
 
 // This process and n - 1 others share the cores: each counts its part of them, at least one.
 void tl_share_cores(int n);
+// This process is the k-th, from 0, of those that share the host's devices: "cuda" is then the k-th, where it can see so many.
+void tl_share_devices(int k);
 
 // The file of a module of this build, tl_<name>.so beside the program, or in the folder that TL_MODULES names instead. false: none there.
 bool tl_module_path(char *out, size_t size, const char *name);

@@ -99,6 +99,7 @@ static tl_status find_neighbours(void) {
   free(all);
   if (bad) return tl_fail(TL_E_INTERNAL, "ranks: the first exchange failed");
   if (sum > CPU_COUNT(&together)) tl_share_cores(local_size);
+  tl_share_devices(local_rank);
   return TL_OK;
 }
 

@@ -3,6 +3,8 @@
 // Batch invariance: a table of ops that work row by row. 64 different input rows are made; the op then runs on selections of
 // them (one row alone, 7 rows, all in order, reversed, shuffled, 200 with repetitions) with 1, 2 and 3 threads, and each output
 // row must have the bits it had in the first run. A kernel that sums in another order for another batch size is caught here.
+// Linears with sums of 1100, and up to 520 rows: a device has tiles of 16, 64 and 128 rows for few and for many, and makes a long sum
+// in parts, side by side, while rows are few.
 // Thread independence: gradients that are sums over rows, with 1, 2 and 3 threads.
 // Identities: no low-rank term, R all zero and variant -1 give the same bits; head_sample's logprob is head_fwd's; a row of the
 // embedding is what unpack says.
@@ -244,6 +246,58 @@ static void batch_case(void) {
   }
 }
 
+// ---- long sums and many rows: a linear whose sum is LONG, forward over its inputs, backward over its outputs
+enum { LONG = 1100, NARROW = 72, MANY = 520 };
+static mat long_x;          // (ROWS, LONG) act
+static tlk_packed *long_w;  // (NARROW, LONG) forward, (LONG, NARROW) backward
+static tlk_lowrank long_lr;
+
+static void long_fwd(const int *which, int n, out_rows *o) {
+  mat x = mat_pick(&long_x, which, n), y = mat_nan(n, NARROW, TLK_F32);  // 16 bits would hide most other orders
+  tlk_lowrank lr = long_lr;
+  lr.variant = ints_pick(in.variant, which, n);
+  float *z = vec_nan((size_t)n * RANK);
+  ops->linear_fwd(y.m, z, x.m, long_w, in.bias, &lr, n, 0);
+  emit_mat(o, &y);
+  emit_vec(o, z, RANK, n);
+}
+
+static void long_bwd_x(const int *which, int n, out_rows *o) {
+  mat dy = mat_pick(&long_x, which, n), dx = mat_nan(n, NARROW, TLK_F32);
+  tlk_lowrank lr = long_lr;
+  lr.variant = ints_pick(in.variant, which, n);
+  float *g = vec_nan((size_t)n * RANK);
+  ops->linear_bwd_x(dx.m, g, dy.m, long_w, &lr, n, 0);
+  emit_mat(o, &dx);
+  emit_vec(o, g, RANK, n);
+}
+
+static const invariant long_sums[] = {{"linear_fwd", long_fwd, 0}, {"linear_bwd_x", long_bwd_x, 0}};
+
+static void long_case(void) {
+  int which[MANY], backward = current->run == long_bwd_x;
+  for (int i = 0; i < MANY; i++) which[i] = i * 29 % ROWS;
+  long_x = mat_random(ROWS, LONG, compute, 1);
+  long_w = ops->pack(vec_random((size_t)NARROW * LONG, 0.2), TLK_F32, backward ? LONG : NARROW, backward ? NARROW : LONG, compute);
+  long_lr = (tlk_lowrank){RANK, vec_random((size_t)RANK * LONG, 0.1), vec_random((size_t)LONG * RANK, 0.5), in.lr.R, NULL};
+  if (!long_w) abort();
+  out_rows first = {take(ROWS * 1024), 1024, 0};
+  int in_order[ROWS];
+  for (int i = 0; i < ROWS; i++) in_order[i] = i;
+  ops->set_threads(1);
+  current->run(in_order, ROWS, &first);
+  for (int threads = 1; threads <= (ops->host ? 3 : 1); threads += 2) {
+    int n_kept = n_taken;
+    ops->set_threads(threads);
+    for (int i = 0; i < 8; i++) compare(&first, which + i, 1, "1 (alone)");
+    compare(&first, which + 5, 7, "7");
+    compare(&first, which, MOST, "200");
+    compare(&first, which, MANY, "520");
+    drop_to(n_kept);
+  }
+  ops->packed_free(long_w);
+}
+
 // ---- sums over rows: the bits must not depend on the number of threads
 static attn_case packed;  // shared prefixes, two units
 static size_t gradient_bytes;
@@ -399,6 +453,12 @@ int main(void) {
         char name[64];
         snprintf(name, sizeof name, "%s: a row's bits whatever the batch", current->name);
         one(name, batch_case, current->vocab ? V : N);
+      }
+      for (size_t i = 0; i < sizeof long_sums / sizeof *long_sums; i++) {
+        current = &long_sums[i];
+        char name[64];
+        snprintf(name, sizeof name, "%s: sums of %d, a row's bits in up to %d", current->name, LONG, MANY);
+        one(name, long_case, N);
       }
       one("gradients: the same bits with 1, 2, 3 threads", gradients_case, N);
       one("no low-rank term, R zero, variant -1", no_lowrank_case, N);

@@ -22,7 +22,8 @@
 // A report goes to stderr (or to cusim_take_report) and the launch fails with cudaErrorIllegalAddress, which sticks.
 //
 // Environment: CUSIM_ORDER=forward|reverse|random, CUSIM_SEED=n; CUSIM_DRIVER=0: no driver; CUSIM_DEVICES=n (2): devices, which
-// differ in nothing, but a launch must go to a stream of the current one. One host thread at a time is inside (a lock).
+// differ in nothing, but a launch must go to a stream of the current one; CUSIM_CARD=n (0): in which slot the first of them is, as
+// CUDA_VISIBLE_DEVICES would choose. One host thread at a time is inside (a lock).
 // Not modelled: timing, clusters, memory that one device has and another has not, managed memory, textures, legacy default stream (a NULL stream is refused).
 #ifndef CUSIM_H
 #define CUSIM_H

@@ -100,9 +100,9 @@ static MPI_Comm meet(const ncclUniqueId &id, int nranks, int rank) {
 }
 
 static bool own_card(ncclComm_t c) {
-  struct place { char host[120]; int device; } mine = {};
+  struct place { char host[120], card[16]; } mine = {};
   gethostname(mine.host, sizeof mine.host - 1);
-  mine.device = c->device;
+  cudaDeviceGetPCIBusId(mine.card, sizeof mine.card, c->device);
   std::vector<place> all((size_t)c->size);
   gather(c, &mine, all.data(), sizeof mine);
   for (int r = 0; r < c->size; r++)

@@ -180,7 +180,7 @@ cudaError_t cudaSetDevice(int device) {
 cudaError_t cudaGetDevice(int *device) { return *device = current_device, cudaSuccess; }
 cudaError_t cudaDeviceGetPCIBusId(char *text, int n, int device) {
   if (!text || n < 13 || device < 0 || device >= n_devices()) return answer(cudaErrorInvalidValue);
-  snprintf(text, (size_t)n, "0000:%02x:00.0", 16 + device);
+  snprintf(text, (size_t)n, "0000:%02x:00.0", 16 + from_environment("CUSIM_CARD", 0) + device);
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {

@@ -1,5 +1,5 @@
 // test_device_sum.c: sums over ranks from device to device (comm/device.c, kernels/cuda/nccl.cu), as tests/test_ranks.sh runs it under
-// mpirun:  test_device_sum DEVICE own|same joined|host   own: rank k has device k; same: all have device 0.
+// mpirun:  test_device_sum DEVICE own|same|any joined|host   own: rank k has device k; same: all have device 0; any: no number is named.
 // Would catch: another order of sums than that of ranks, shares that do not meet, a rest that is left out, ranks on one card that try.
 #include "../../runtime/comm/comm.h"
 #include "../../runtime/base/base.h"
@@ -34,8 +34,13 @@ static void few_numbers(void) { sum_of(1003); }
 static void many_numbers(void) { sum_of(100003); }
 static void few_again(void) { sum_of(16384); }
 
+static char device[64];
+static void device_is_used(void) {
+  CHECK_OK(tl_device_select(device));
+  CHECK(!tl_device_warning(), "%s", tl_device_warning());
+}
+
 int main(int argc, char **argv) {
-  char device[64];
   tl_comm_info me;
   if (argc < 4) {
     test_skip("device_sum", "tests/test_ranks.sh runs it, on several ranks");
@@ -44,9 +49,9 @@ int main(int argc, char **argv) {
   CHECK_OK(tl_comm_start());
   tl_comm_get_info(&me);
   expect_joined = !strcmp(argv[3], "joined");
-  snprintf(device, sizeof device, "%s:%d", argv[1], strcmp(argv[2], "own") ? 0 : me.rank);
-  CHECK_OK(tl_device_select(device));
-  CHECK(!tl_device_warning(), "%s", tl_device_warning());
+  if (strcmp(argv[2], "any")) snprintf(device, sizeof device, "%s:%d", argv[1], strcmp(argv[2], "own") ? 0 : me.rank);
+  else snprintf(device, sizeof device, "%s", argv[1]);
+  RUN(device_is_used);
   RUN(one_number);
   RUN(few_numbers);
   RUN(many_numbers);

@@ -250,6 +250,10 @@ static void load_memory(void) {
 #ifdef __SANITIZE_ADDRESS__
   test_skip("load_memory", "a sanitizer keeps memory of its own");
 #else
+  if (!tl_ops()->host) {  // nor does a driver live in two processes after a fork
+    test_skip("load_memory", "a device's memory is not the host's: the peak of resident pages does not show the weights");
+    return;
+  }
   static const sizes z = {"llama", false, false, 3, 512, 8, 2, 64, 1536, 2000};
   load_peak(&z, TL_BF16, TL_BF16);
   load_peak(&z, TL_F32, TL_BF16);
@@ -319,10 +323,13 @@ static void rope_table_grows(void) {
   if (!m) return;
   CHECK_OK(tl_model_need_positions(m, 10));
   CHECK_OK(tl_model_need_positions(m, 700));
-  float *all = malloc(sizeof(float) * 700 * 10);
+  float *all = malloc(sizeof(float) * 700 * 10), *have = malloc(sizeof(float) * 700 * 10);
   tl_rope_table(all, &m->cfg, 700);
-  CHECK(m->n_rope >= 700 && memcmp(all, m->rope, sizeof(float) * 700 * 10) == 0);
+  CHECK(m->n_rope >= 700);
+  if (m->n_rope >= 700) tl_ops()->copy(have, m->rope, sizeof(float) * 700 * 10);
+  CHECK(memcmp(all, have, sizeof(float) * 700 * 10) == 0);
   free(all);
+  free(have);
   tl_model_free(m);
 }
 
@@ -401,7 +408,10 @@ static void create_is_seeded(void) {
   double sum = 0;
   for (int i = 0; i < 800; i++) sum += (double)x[i] * x[i];
   CHECK(fabs(sqrt(sum / 800) - 0.02) < 0.003, "std %g", sqrt(sum / 800));  // 6 sigma of 800 draws
-  CHECK(a->w.final_norm[0] == 1 && a->w.layers[1].norm2[19] == 1);
+  float first = 0, last = 0;
+  tl_ops()->copy(&first, a->w.final_norm, sizeof first);
+  tl_ops()->copy(&last, a->w.layers[1].norm2 + 19, sizeof last);
+  CHECK(first == 1 && last == 1, "norms of %g and %g", first, last);
   tl_model_free(a);
   tl_model_free(b);
   tl_model_free(c);

@@ -1,7 +1,8 @@
 // test_models.c: models as they are found, against transformers and PEFT: every family and rotation, windows, biases, norms on
 // q and k, vocabularies with spare rows, in the key styles of transformers 4 and 5 (tests/parity/make_model_fixtures.py). Would
 // catch: a key read differently, a window off by one or on the wrong layer, a wrong gradient through a norm, YaRN's ramp or
-// attention factor. Prints the largest differences of each case; docs/models.md quotes them.
+// attention factor. Prints the largest differences of each case; docs/models.md quotes them. TL_TEST_DEVICE=cuda puts a device in the
+// place of its simulator.
 #include "parity.h"
 #include <cjson/cJSON.h>
 #include <sys/wait.h>
@@ -64,6 +65,10 @@ static int run_all_cases(const char *backend) {
   char *text, name[64];
   size_t n;
   setenv("TL_BACKEND", backend, 1);
+  if (tl_device_select(NULL) != TL_OK || tl_device_warning()) {  // else the CPU's results would pass for the device's
+    printf("not ok %s: %s\n", backend, tl_device_warning() ? tl_device_warning() : tl_last_error());
+    return 1;
+  }
   snprintf(folder, sizeof folder, "/tmp/tl-models-XXXXXX");
   if (!mkdtemp(folder) || tl_read_file(FIXTURES "cases.json", &text, &n) != TL_OK) {
     printf("not ok cases: %s\n", tl_last_error());
@@ -82,14 +87,15 @@ static int run_all_cases(const char *backend) {
 }
 
 int main(void) {
-  const char *const backends[] = {"cpu", "reference", "cusim"};
+  const char *real = getenv("TL_TEST_DEVICE"); // ./dev gpu names it
+  const char *const backends[] = {"cpu", "reference", real ? real : "cusim"};
   const char *modules = getenv("TL_MODULES"); // the simulator of CUDA is a module, which ./dev test builds
   char simulator[4096] = "";
   if (modules) snprintf(simulator, sizeof simulator, "%s/tl_cusim.so", modules);
-  bool simulated = access(simulator, R_OK) == 0;
-  if (!simulated) test_skip("cusim", "its simulator was not built (./dev test builds it)");
+  bool device = real || access(simulator, R_OK) == 0;
+  if (!device) test_skip("cusim", "its simulator was not built (./dev test builds it)");
   int failed = 0;
-  for (int i = 0; i < 2 + simulated; i++) { // a process chooses its backend once
+  for (int i = 0; i < 2 + device; i++) { // a process chooses its backend once
     fflush(stdout);
     pid_t child = fork();
     if (child == 0)

@@ -28,7 +28,7 @@ command.parameters = {
   { "shape", { nil, "random weights in the shape of a model instead of --model (not for grpo)", type = "string", choices = require("tl.plan.shapes").names() } },
   { "only", { nil, "sizes: a Lua pattern of the rows to measure", type = "string" } },
   { "reps", { 3, "measured repetitions, after one to warm up", integer = true, min = 1 } },
-  { "memory", { 0, "what the process may take in all (4G); 0: 2.2 GiB beyond the model", type = "size" } },
+  { "memory", { 0, "what the process may take in all (4G), on a device of its memory; 0: 2.2 GiB beyond the model", type = "size" } },
 }
 
 local function number(v) return v % 1 == 0 and ("%d"):format(v) or ("%.4g"):format(v) end
