@@ -231,18 +231,21 @@ template <class T> __device__ static inline void copy16(T *to, const T *from, in
 }
 
 // stage `step` of the reduction: rows t0 .. of x, columns n0 .. of the result
+// (not unrolled: the addresses of all copies at once are registers that the accumulators want)
 template <class T, int ROWS, bool TRANSPOSED>
 __device__ static inline void load_stage(T *a, T *b, const operands<T> &p, int t0, int T_, int n0, int r0, int R) {
   typedef gemm_tile<T, ROWS> G;
   enum { per = in_shared<T>::per_copy, threads = WARPS * 32 };
   int tid = (int)threadIdx.x;
   if (p.aligned) {
+#pragma unroll 1
     for (int i = tid; i < ROWS * (STEP / per); i += threads) {
       int row = i / (STEP / per), c = i % (STEP / per) * per, t = t0 + row;
       int valid = t < T_ ? R - r0 - c : 0;
       copy16(a + row * G::lda + c, p.x + (valid > 0 ? (size_t)t * p.ldx + r0 + c : 0), valid);
     }
   } else {
+#pragma unroll 1
     for (int i = tid; i < ROWS * STEP; i += threads) {
       int row = i / STEP, c = i % STEP, t = t0 + row;
       a[row * G::lda + c] = t < T_ && r0 + c < R ? p.x[(size_t)t * p.ldx + r0 + c] : from_float<T>(0);
@@ -255,6 +258,7 @@ __device__ static inline void load_stage(T *a, T *b, const operands<T> &p, int t
       copy16(b + row * G::ldb_rows + c, p.w + (valid > 0 ? (size_t)n * p.ldw + k : 0), valid);
     }
   } else {  // reduction over K: 128 rows of W, 32 of its columns (padded with zeros to a multiple of 32)
+#pragma unroll 1
     for (int i = tid; i < TILE_COLS * (STEP / per); i += threads) {
       int row = i / (STEP / per), c = i % (STEP / per) * per, k = r0 + c;
       const T *from = weight_row(p, n0, row);
