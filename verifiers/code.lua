@@ -105,14 +105,29 @@ function languages.lua(program, asserts)
     run = { tl.exe, asserts and "/job/harness.lua" or "/job/program.lua" } }
 end
 
+-- The asserts of a C program stand behind it in one file, without its macros (the preprocessor lists them: those that it defines outside of
+-- headers, whatever its #line says) and with an assert that calls nothing which a program could define.
+local C_UNDEFINE = [[gcc -E -dD -w -std=gnu11 /job/program.c | awk '/^# [0-9]+ / { if (/ 1( [34])*$/) depth++; else if (/ 2( [34])*$/) depth-- }
+  depth == base && /^#define / { n = $2; sub(/\(.*/, "", n); print "#undef " n }
+  /^# [0-9]+ "\/job\/program.c"$/ && !begun { begun = 1; base = depth }' >/tmp/undefine.h && ]]
+local C_TESTS = [[
+#include "/job/program.c"
+#include "/tmp/undefine.h"
+#undef assert
+#define assert(x) ((x) ? (void)0 : (fprintf(stderr, "assertion failed: %%s\n", #x), __builtin_trap()))
+int main(void) {
+%s
+char w[80]; if (!fgets(w, sizeof w, stdin)) return 1; printf("\n%%s", w); return 0; }
+]]
+
 function languages.c(program, asserts)
-  local source = program
+  local files = { ["program.c"] = program }
   if asserts then
-    source = "#include <assert.h>\n#include <stdio.h>\n#undef NDEBUG\n" .. program .. "\n#undef assert\n#undef NDEBUG\n#include <assert.h>\n"
-      .. "int main(void) {\n" .. asserts .. "\nchar w[80]; if (!fgets(w, sizeof w, stdin)) return 1; printf(\"\\n%s\", w); return 0; }\n"
+    files["program.c"] = "#include <assert.h>\n#include <stdio.h>\n" .. program .. "\n"
+    files["tests.c"] = C_TESTS:format(asserts)
   end
-  return { files = { ["program.c"] = source }, run = { "/job/program" },
-    compile = { "/bin/sh", "-c", "gcc -O1 -std=gnu11 -w -o /tmp/program /job/program.c -lm && cat /tmp/program" } }
+  return { files = files, run = { "/job/program" },
+    compile = { "/bin/sh", "-c", (asserts and C_UNDEFINE or "") .. "gcc -O1 -std=gnu11 -w -o /tmp/program /job/" .. (asserts and "tests.c" or "program.c") .. " -lm && cat /tmp/program" } }
 end
 
 -- ---- running

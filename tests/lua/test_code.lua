@@ -52,6 +52,13 @@ check.test("C and Lua", function()
   expect("passed", { language = "c", asserts = "assert(twice(4) == 8);" }, "int twice(int x) { return 2 * x; }")
   expect("wrong", { language = "c", asserts = "assert(twice(4) == 8);" }, "int twice(int x) { return x; }")
   expect("wrong", { language = "c", asserts = "assert(twice(4) == 8);" }, "#include <stdlib.h>\nint twice(int x) { exit(0); }")
+  expect("passed", { language = "c", asserts = "assert(twice(4) == 8 && strlen(\"%d\") == 2);" }, "#include <string.h>\n#define TWO 2\nint twice(int x) { return TWO * x; }")
+  -- what a program may do to the asserts behind it
+  for _, cheat in ipairs { "#define __assert_fail(...) ((void)0)", "void __assert_fail(const char *a, const char *b, unsigned c, const char *d) {}",
+      "#define assert(x) ((void)0)", "#define NDEBUG", "#define __builtin_trap() ((void)0)", "#define if(x) if (0)\n#define return 0; return",
+      "#line 1 \"/usr/include/stdio.h\"\n#define __builtin_trap() ((void)0)", "#define fprintf(...) ((void)0)\n#define stderr 0", "#include <stdlib.h>\nvoid abort(void) {}" } do
+    expect("wrong", { language = "c", asserts = "assert(twice(4) == 8);" }, cheat .. "\nint twice(int x) { 0; return x; }")
+  end
   local lua = { language = "lua", tests = sum.tests }
   expect("passed", lua, "```lua\nlocal a, b = io.read('*n', '*n') print(a + b)\n```")
   expect("passed", { language = "lua", asserts = "assert(twice(4) == 8)" }, "function twice(x) return 2 * x end")
