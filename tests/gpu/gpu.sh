@@ -14,6 +14,11 @@ mkdir -p $build
 if ! { cmake -S . -B $build -DCMAKE_BUILD_TYPE=Release -DTL_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=native && cmake --build $build -j "$(nproc)"; } >$build/build.log 2>&1; then
   tail -n 15 $build/build.log >&2; say "the build failed; the whole log is $build/build.log"; exit 1
 fi
+# a device that cannot be opened leaves the work to the CPU with a warning, and everything below would pass there
+device=$(TL_BACKEND=cuda $build/tlrun -e 'local F = require "tl.ffi"; print(require("ffi").string(F.C.tl_backend_name()))' 2>$build/device.log)
+if [ "$device" != cuda ]; then
+  say "the device does not compute: $(tail -n 1 $build/device.log)"; exit 1
+fi
 {
   echo "# tlrun on $name"
   echo
