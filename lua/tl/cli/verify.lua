@@ -194,11 +194,15 @@ local function attack(pool, p)
     end
   end
   for _, e in ipairs(r.errors) do io.stderr:write("the verifier failed on some: ", e, "\n") end
-  if r.undecided then
+  if r.hung then
+    io.stderr:write(("the verifier ran out of time in each of its first calls: %s\n"):format(r.hung))
+    return 1
+  end
+  if r.undecided and #r.failing == 0 then
     io.stderr:write(("%d problems: right and wrong answers earn the same, so nothing can be said of what is paid for\n"):format(r.problems))
     return r.problems > 0 and #r.errors == 0 and 0 or 1
   end
-  io.stderr:write(("%d problems, %d kinds of junk, %d of them paid\n"):format(r.decided, #r.hacks, #r.failing))
+  io.stderr:write(("%d problems, %d kinds of junk, %d of them paid\n"):format(r.problems, #r.hacks, #r.failing))
   return #r.failing == 0 and 0 or 1
 end
 
