@@ -227,7 +227,7 @@ end
 --- The gate before training: an error when the verifier pays for junk, or does nothing but run out of time.
 function attack.gate(pool, problems, name)
   local report = attack.run(pool, problems, { problems = 12 })
-  name = name or "of this run"
+  name = pool.name or name or "of this run"
   if report.hung then
     error(("the verifier %s ran out of time in each of its first %d calls (%s); timeout_ms is the limit of a call; gate = false trains on it all the same")
       :format(name, ROUND, report.hung), 0)

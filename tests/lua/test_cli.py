@@ -211,6 +211,20 @@ def verify():
     out = [json.loads(x) for x in ok("verify", "--verifier", path, "--timeout-ms", "200",
                                      stdin='{"gold":"1","response":"loop"}\n{"gold":"1","response":"x"}\n').splitlines()]
     check([(x["reward"], x["outcome"]) for x in out] == [(None, "timeout"), (None, "error")] and "broken" in out[1]["message"], out)
+    with open(path, "w") as f:
+        f.write("print('at load') return function(problem, completion) print('hello') io.write('there\\n') return 1 end\n")
+    lines = ['{"gold":"1","response":"1"}'] * 3
+    for more, words in [([], None), (['{"gold":"1"}'], "stdin, line 4: has no 'response'"), (['{"response":"1"}'], "stdin, line 4: has no 'gold'"),
+                        (['{"gold":"1","response":7}'], "line 4: 'response' is 7, wanted text"), (['{"gold"'], "stdin, line 4: ")]:
+        code, text, err = run("verify", "--verifier", path, stdin="\n".join(lines + more) + "\n")
+        check(text == '{"reward":1,"outcome":"ok"}\n' * 3, f"stdout has {text!r}")
+        check((code, words or "hello") == (1 if more else 0, words or "hello") and (words or "hello") in err, (code, err))
+    with open(path, "w") as f:
+        f.write("return function(problem, completion\n")
+    fails(1, f"tlrun: verifier {path}: {path}:2: ')' expected", "verify", "--verifier", path, stdin=lines[0])
+    fails(1, "tlrun: verifier nofile.lua: there is no such file", "verify", "--verifier", "nofile.lua", stdin=lines[0])
+    fails(1, "tlrun: there is no verifier module 'nofile'\n", "verify", "--verifier", "nofile", stdin=lines[0])
+    fails(1, "stdin: no problems", "verify", "--attack", stdin="")
 
 
 @case
