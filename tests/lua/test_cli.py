@@ -5,6 +5,7 @@ stderr or progress on stdout, logprobs of the sampler that are not those of `tlr
 """
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -57,7 +58,9 @@ def help_texts():
     check(listed == files, (listed, files))
     for name in listed:
         check(ok(name, "--help").startswith(f"usage: tlrun {name}"), name)
-    check(ok("--version").startswith("tlrun 0."))
+    with open(os.path.join(ROOT, "CHANGELOG.md")) as f:
+        version = re.search(r"^## ([\d.]+)", f.read(), re.M).group(1)
+    check(ok("--version").startswith(f"tlrun {version} (") and ok("--version").count("tlrun") == 1, ok("--version"))
 
 
 @case
@@ -67,6 +70,8 @@ def usage_errors():
     fails(2, "unknown option --nonsense", "--nonsense")
     fails(2, "did you mean --temperature?", "generate", "--temprature", "1")
     fails(2, "--temperature wants a number from 0; got 'warm'", "generate", "--temperature", "warm")
+    fails(2, "did you mean --lr?", os.path.join(ROOT, "recipes/quickstart.lua"), "--learning-rate", "1")
+    fails(2, "did you mean --group?", os.path.join(ROOT, "recipes/quickstart.lua"), "--num_generations", "4")
     fails(2, "-n wants a whole number", "generate", "-n", "1.5")
     fails(2, "wants --prompt TEXT or --ids IDS", "generate", "--model", MODEL)
     fails(2, "--ids is required", "logprobs", "--model", MODEL)
