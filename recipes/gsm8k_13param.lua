@@ -71,5 +71,6 @@ trainer:free()
 adapter:save(run:file("adapter"))
 local result = { run = run.path, trained_parameters = adapter.n_parameters, trained_bytes = adapter.n_bytes, before = before,
   after = measure("after", adapter), seconds = os.time() - began }
+run:log("the run is in %s, its adapter is %s, %d s", run.path, run:file "adapter.tla", result.seconds)
 run:finish(result)
 return result

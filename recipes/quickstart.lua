@@ -29,10 +29,10 @@ local began, lr = os.time(), tl.optim.cosine(p.lr, 0, 0.1)
 local function adapter()
   return tl.adapter.tinylora(model, { rank = 2, u = 13, tie = tl.tie.full, dtype = "bf16" })
 end
-local function measure(name, a)
+local function measure(name, a, prefix)
   local r = tl.eval.run { model = model, adapter = a, problems = held_out, verifier = "verifiers.math", max_new_tokens = p.new_tokens }
   run:log("%-28s %s right, %.1f tokens an answer", name, tl.report.interval(r.accuracy, r.ci95), r.mean_length)
-  run:scalars("eval", { accuracy = r.accuracy, mean_length = r.mean_length })
+  run:scalars(prefix or "eval", { accuracy = r.accuracy, mean_length = r.mean_length })
   return tl.eval.summary(r)
 end
 
@@ -53,7 +53,7 @@ if p.sft then
   local same = adapter()
   local teacher = tl.sft.trainer { model = model, adapter = same, lr = lr, total_steps = p.total, memory = p.memory }
   for batch in train:batches { size = p.batch, epochs = 1, seed = p.seed } do teacher:step(batch) end
-  result.sft = measure("after SFT, 13 numbers", same)
+  result.sft = measure("after SFT, 13 numbers", same, "sft/eval")
 end
 
 result.seconds = os.time() - began

@@ -6,7 +6,9 @@
 --- the two is paid. A hack may be right by luck (the last number of a question is its answer), so one that is paid on more than a tenth of the
 --- problems (and on two at least) counts. Puzzles and instructions are tried in their own forms: attack/puzzles.lua, attack/constraints.lua.
 ---
---- Nothing can be said of a verifier to which right and wrong answers are the same (a rule on length or form): its report is `undecided`.
+--- Where the honest answer earns no more than the wrong one (a rule on form or length, or a verifier that does not look at all), only junk
+--- that has neither answer nor form is judged: nothing, the question, words, one word over and over. It is paid when it earns a positive
+--- reward that is no less than the honest answer's. A report without a problem on which right beats wrong is `undecided`.
 local attack = {}
 
 -- ---- honest and wrong answers
@@ -53,10 +55,10 @@ local hacks = {
   { "a boxed list of answers", function(g, w) return box(g .. ", " .. w[1]) end },
   { "a set of answers in tags", function(g, w) return "<answer>" .. w[1] .. " " .. g .. " " .. w[2] .. "</answer>" end },
   { "the prompt's numbers echoed", function(_, _, p) return "#### " .. table.concat(numbers_of(p.question), " ") end },
-  { "the question repeated", function(_, _, p) return p.question end },
+  { "the question repeated", function(_, _, p) return p.question end, plain = true },
   { "an empty box", function() return box "" end },
   { "an empty ####", function() return "####" end },
-  { "nothing", function() return "" end },
+  { "nothing", function() return "" end, plain = true },
   { "empty reasoning and no answer", function() return "<think></think><answer></answer>" end },
   { "full-width digits", function(g) return g:find "%d" and "#### " .. digits(g, "\239\188\144") or nil end },
   { "Arabic digits", function(g) return g:find "%d" and "#### " .. digits(g, "\217\160") or nil end },
@@ -66,7 +68,8 @@ local hacks = {
   { "an inequality", function() return "#### x >= 0" end },
   { "all digits", function() return "#### 0123456789" end },
   { "the gold many times, without a mark", function(g, w) return (g .. " "):rep(20) .. w[1] .. " is wrong" end },
-  { "words", function() return "I am a helpful assistant and this answer is correct." end },
+  { "words", function() return "I am a helpful assistant and this answer is correct." end, plain = true },
+  { "one word over and over", function() return ("word "):rep(400) end, plain = true },
 }
 
 local programs = {
@@ -93,7 +96,7 @@ local function program_hacks(problem)
   return list
 end
 
--- what is judged for one problem: { name, text, kind = "honest" | "wrong" | "hack", weak = is told and does not count }
+-- what is judged for one problem: { name, text, kind = "honest" | "wrong" | "hack", weak = is told and does not count, plain = has no form either }
 local function texts_of(problem, others)
   local list = {}
   if type(problem.puzzle) == "table" then return require "tl.attack.puzzles"(problem, others) end
@@ -102,6 +105,9 @@ local function texts_of(problem, others)
     for _, h in ipairs(program_hacks(problem)) do list[#list + 1] = { name = h[1], text = h[2], kind = "hack" } end
     if problem.solution then list[#list + 1] = { name = "the solution", text = problem.solution, kind = "honest" } end
     list[#list + 1] = { name = "no program", text = "I do not know.", kind = "wrong" }
+    list[#list + 1] = { name = "nothing", text = "", kind = "hack", plain = true }
+    list[#list + 1] = { name = "words and no program", text = "I do not know how this is done.", kind = "hack", plain = true }
+    list[#list + 1] = { name = "one word over and over", text = ("word "):rep(400), kind = "hack", plain = true }
     return list
   end
   local gold = gold_of(problem)
@@ -112,7 +118,7 @@ local function texts_of(problem, others)
   for _, text in ipairs(forms(wrong[1])) do list[#list + 1] = { name = "wrong", text = text, kind = "wrong" } end
   for _, h in ipairs(hacks) do
     local text = h[2](gold, wrong, problem)
-    if text then list[#list + 1] = { name = h[1], text = text, kind = "hack" } end
+    if text then list[#list + 1] = { name = h[1], text = text, kind = "hack", plain = h.plain } end
   end
   return list
 end
@@ -124,18 +130,38 @@ local function words(s)
   return n
 end
 
+local ROUND = 8 -- calls under way at once; when all of a first round run out of time, so would the hundreds after them
+
+-- Fills j.verdict of every job. Returns the message when the verifier does nothing but run out of time; what it was not asked is a timeout too.
 local function judge(pool, jobs)
-  local of, waiting = {}, 0
-  for _, j in ipairs(jobs) do
-    of[pool:submit(j.problem, { text = j.text, n_tokens = words(j.text), finish = "stop" })] = j
-    waiting = waiting + 1
-  end
-  while waiting > 0 do
-    local v = pool:take(1000)
-    if v then of[v.job].verdict, waiting = v, waiting - 1 end
+  local began, told, done = os.time(), os.time(), 0
+  for first = 1, #jobs, ROUND do
+    local of, waiting, late = {}, 0, 0
+    for i = first, math.min(first + ROUND - 1, #jobs) do
+      local j = jobs[i]
+      of[pool:submit(j.problem, { text = j.text, n_tokens = words(j.text), finish = "stop" })] = j
+      waiting = waiting + 1
+    end
+    local n, message = waiting, nil
+    while waiting > 0 do
+      local v = pool:take(1000)
+      if v then
+        of[v.job].verdict, waiting, done = v, waiting - 1, done + 1
+        if v.outcome == "timeout" then late, message = late + 1, v.message end
+      end
+      if os.time() - told >= 5 and require("tl.comm").rank == 0 then
+        told = os.time()
+        require("tl.log").info("the verifier is tried on known hacks: %d of %d calls in %d s", done, #jobs, told - began)
+      end
+    end
+    if first == 1 and late == n then
+      for i = n + 1, #jobs do jobs[i].verdict = { outcome = "timeout", reward = 0 / 0, message = message } end
+      return message
+    end
   end
 end
 
+-- which hacks of a problem are judged and which of them are paid; and whether the honest answer earns more than the wrong one
 local function paid_in(jobs, from)
   local honest, wrong = -math.huge, -math.huge
   for _, j in ipairs(jobs) do
@@ -144,16 +170,21 @@ local function paid_in(jobs, from)
     if r and j.kind == "wrong" then wrong = math.max(wrong, r) end
   end
   if honest == -math.huge then honest = from and 1 or honest end -- no solution is known: a full reward is 1
-  if not (honest > wrong) then return nil end
-  local limit, paid = (honest + math.max(wrong, honest - 1e6)) / 2, {}
+  local decided = honest > wrong
+  local limit, judged, paid = (honest + math.max(wrong, honest - 1e6)) / 2, {}, {}
   for _, j in ipairs(jobs) do
-    if j.kind == "hack" and j.verdict.outcome == "ok" and j.verdict.reward > limit then paid[j] = true end
+    if j.kind == "hack" and honest > -math.huge and (decided or j.plain) then
+      local r = j.verdict.outcome == "ok" and j.verdict.reward or -math.huge
+      judged[j] = true
+      if decided then paid[j] = r > limit else paid[j] = r > 0 and r >= honest end
+    end
   end
-  return paid
+  return judged, paid, decided
 end
 
 --- Judges the hacks with a pool on the first problems. Options: problems (16).
---- Returns { problems, decided, hacks = { { name, paid, tried, example, gold } ... } sorted by paid, failing = those that count, errors = { text ... } }.
+--- Returns { problems, decided, hacks = { { name, paid, tried, example, gold } ... } sorted by paid, failing = those that count, errors = { text ... },
+--- undecided = no problem on which right beats wrong, hung = the message of a verifier that only runs out of time }.
 ---@param pool table a verify.pool that is idle
 ---@param problems table
 function attack.run(pool, problems, o)
@@ -168,18 +199,16 @@ function attack.run(pool, problems, o)
       lists[#lists + 1] = list
     end
   end
-  judge(pool, jobs)
+  report.hung = judge(pool, jobs)
   for _, list in ipairs(lists) do
     local p = list[1].problem
-    local paid = paid_in(list, p.tests or p.asserts or p.instructions or p.instruction_id_list)
-    if paid then
-      report.decided = report.decided + 1
-      for _, j in ipairs(list) do
-        if j.kind == "hack" then
-          local t = tally[j.name] or { name = j.name, paid = 0, tried = 0, weak = j.weak }
-          tally[j.name], t.tried = t, t.tried + 1
-          if paid[j] then t.paid, t.example, t.gold = t.paid + 1, t.example or j.text, t.gold or j.problem.answer end
-        end
+    local judged, paid, decided = paid_in(list, p.tests or p.asserts or p.instructions or p.instruction_id_list)
+    if decided then report.decided = report.decided + 1 end
+    for _, j in ipairs(list) do
+      if judged[j] then
+        local t = tally[j.name] or { name = j.name, paid = 0, tried = 0, weak = j.weak }
+        tally[j.name], t.tried = t, t.tried + 1
+        if paid[j] then t.paid, t.example, t.gold = t.paid + 1, t.example or j.text, t.gold or j.problem.answer end
       end
     end
     for _, j in ipairs(list) do
@@ -195,14 +224,24 @@ function attack.run(pool, problems, o)
   return report
 end
 
---- The gate before training: an error when the verifier pays for junk.
+--- The gate before training: an error when the verifier pays for junk, or does nothing but run out of time.
 function attack.gate(pool, problems, name)
   local report = attack.run(pool, problems, { problems = 12 })
-  if #report.failing == 0 then return report end
+  name = pool.name or name or "of this run"
+  if report.hung then
+    error(("the verifier %s ran out of time in each of its first %d calls (%s); timeout_ms is the limit of a call; gate = false trains on it all the same")
+      :format(name, ROUND, report.hung), 0)
+  end
+  if #report.failing == 0 then
+    if report.problems > 0 and report.undecided and #report.errors == 0 and require("tl.comm").rank == 0 then
+      require("tl.log").warn("right and wrong answers in the usual forms earn the same from the verifier %s, so whether it pays for junk is not known", name)
+    end
+    return report
+  end
   local t = report.failing[1]
   local more = #report.failing > 1 and (" (and %d more kinds)"):format(#report.failing - 1) or ""
   error(("the verifier %s pays for junk: '%s' earned a reward on %d of %d problems%s, such as %q%s; `tlrun verify --attack` shows them all; gate = false trains on it all the same")
-    :format(name or "of this run", t.name, t.paid, t.tried, more, t.example:sub(1, 80), t.gold and " for the gold " .. tostring(t.gold) or ""), 0)
+    :format(name, t.name, t.paid, t.tried, more, t.example:sub(1, 80), t.gold and " for the gold " .. tostring(t.gold) or ""), 0)
 end
 
 return attack

@@ -117,7 +117,7 @@ local function predictor(rows, o)
 end
 
 local function plan(name, st, o, workers)
-  local rows = st:wanted()
+  local rows = st:standing()
   local predict, n = predictor(rows, o)
   local left, unknown, old, code = 0, false, 0, code_version()
   for _, r in ipairs(rows) do

@@ -32,9 +32,22 @@ function names.nearest(wrong, list)
   if best and best_d <= math.max(1, math.floor(math.max(#wrong, #best) / 3)) then return best end
 end
 
+-- what other programs call an option
+local OTHERS = { num_generations = "group", group_size = "group", max_completion_length = "new_tokens", max_new_tokens = "new_tokens", max_steps = "total", steps = "total",
+  output_dir = "out", output = "out", dataset = "task", num_train_epochs = "epochs" }
+
+-- a name of the list that is the initials of the wrong one's words (learning-rate: lr), or another program's word for it
+local function meant(wrong, list)
+  local plain = wrong:gsub("-", "_")
+  local initials = plain:find "_" and plain:gsub("(%a)[^_]*_?", "%1")
+  for _, name in ipairs(list) do
+    if name == initials or name:gsub("-", "_") == OTHERS[plain] then return name end
+  end
+end
+
 --- "; did you mean X?" or "".
 function names.hint(wrong, list, prefix)
-  local n = names.nearest(wrong, list)
+  local n = names.nearest(wrong, list) or meant(wrong, list)
   return n and ("; did you mean %s%s?"):format(prefix or "", n) or ""
 end
 

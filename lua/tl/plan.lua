@@ -272,11 +272,6 @@ local function backward(t, times, layers, rows, pairs)
   sums(t, "update", 2 * n, rows)
 end
 
--- memory that is new in this step, on a device that makes pages as they are first written to
-local function first_touch(t, phase, bytes)
-  if t.w.device.touch_rate then t:add(phase, "first touch of memory", 1, 0, bytes, bytes / t.w.device.touch_rate, 0) end
-end
-
 local function sampling(t, m)
   local w = t.w
   local s, act = w.shape, act_bytes(w)
@@ -297,7 +292,6 @@ local function sampling(t, m)
   if t.graph then t:add("sample", "graph launches", (L > 1 and 2 or 1) * steps, 0, 0, 0, w.device.graph_launch_s) end
   t.graph = false
   t:add("sample", "host", n * L, 0, 0, w.device.host_s_per_token, 0)
-  first_touch(t, "sample", (prompt_rows + math.min(m.at_once, n) * L) * 2 * s.layers * s.kv_heads * s.head_dim * act)
   t.tokens, t.decode_steps, t.decode_rows = n * L, steps, rows
 end
 
@@ -318,7 +312,6 @@ local function update(t, m)
     weight_bytes(w) * head + out * s.width * 4 + (m.logits and out * s.vocab * 4 or 0), out)
   backward(t, m.micro, s.layers, rows, pairs)
   local _, trained = adapter_bytes(w)
-  first_touch(t, "update", plan.pass_bytes(w, rows, out, low, m.recompute, m.logits))
   t:op("update", "adamw", "memory", 1, 0, trained / 16 * 28)
   if groups(w) > 1 then t:add("update", "gradients between devices", 1, 0, plan.exchange_bytes(w), plan.exchange_bytes(w) / w.device.link_rate, 20e-6) end
 end

@@ -207,7 +207,20 @@ local function file_of(t)
   end
 end
 
--- a table that is a module: the comment that opens its file, then its public functions with their first lines
+-- the lines of a comment up to the end of its first sentence
+local function first_sentence(doc)
+  local out = {}
+  for i, line in ipairs(doc) do
+    local upto = (line .. " "):match "^(.-%.)%s" or (doc[i + 1] or "") == "" and line
+    local more = line:find "^%s" or line:find "^@"
+    if i > 1 and more then break end
+    out[i] = upto or line
+    if upto then break end
+  end
+  return out
+end
+
+-- a table that is a module: the comment that opens its file, then its public functions with their first sentences
 local function help_on_table(t, name)
   local path = file_of(t)
   local lines = path and lines_of(path)
@@ -224,7 +237,9 @@ local function help_on_table(t, name)
       if doc and doc[1] and not seen[fn] then
         if not next(seen) then out[#out + 1] = "" end
         seen[fn] = true
-        out[#out + 1] = ("  %-44s %s"):format(fn, doc[1])
+        local says = first_sentence(doc)
+        out[#out + 1] = ("  %-44s %s"):format(fn, says[1])
+        for k = 2, #says do out[#out + 1] = (" "):rep(47) .. says[k] end
       end
     end
     out[#out + 1] = ("(%s)"):format(path)
@@ -233,11 +248,13 @@ local function help_on_table(t, name)
   return ("%s = %s"):format(name, repl.format(t))
 end
 
+local LEAVE = { exit = true, quit = true }
+
 local USAGE = [[
 An expression prints its values; statements run. A name:
   ? tl              the parts of tl            ? tl.grpo.trainer   what a function does
   Tab               completes names            _                   the last value
-  Ctrl-C            stops what runs            Ctrl-D              leaves]]
+  Ctrl-C            stops what runs            Ctrl-D, exit, quit  leave]]
 
 --- The text that `? name` prints.
 function repl.help(name)
@@ -393,6 +410,8 @@ function repl.run()
     local line = read(pending)
     if line == nil then break end
     if line == false then pending = nil  -- Ctrl-C
+    elseif not pending and LEAVE[line:match "^%s*([%a_]*)[%s();]*$"] and rawget(_G, line:match "[%a_]+") == nil then break
+    elseif not pending and line:match "^%s*help[%s();]*$" and rawget(_G, "help") == nil then io.stdout:write(USAGE, "\n")
     elseif not pending and line:match "^%s*%?" then
       io.stdout:write(repl.help(line:match "^%s*%?(.*)$"), "\n")
     elseif pending or line:find "%S" then

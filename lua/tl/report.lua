@@ -187,6 +187,7 @@ local function figures(m)
   if not m.reward then add("loss %.4f", m.loss) end
   local bad = (m["verifier/error"] or 0) + (m["verifier/timeout"] or 0) + (m["verifier/memory"] or 0)
   if bad > 0 then parts[#parts + 1] = ("verifier failures %d"):format(bad) end
+  if m.samples_trained == 0 then parts[#parts + 1] = "no gradient: rewards are alike in every group" end
   add("length %.1f", m["completions/mean_length"])
   add("%.0f tok/s", m.tokens_per_s)
   return table.concat(parts, "  ")
@@ -209,21 +210,37 @@ local function new_folder(o)
   return path
 end
 
+-- A folder that holds a run takes no other: metrics.jsonl would hold both, config.json the second. A run that goes on from it (resume) may.
+local function refuse_second(o)
+  local rank, config = require("tl.comm").rank, type(o.config) == "table" and o.config or {}
+  local resume = o.resume or rawget(config, "resume")
+  if resume and fs.kind(resume) ~= "folder" then error(("resume: there is no run folder %s"):format(resume), 0) end
+  if rank > 0 or not o.out then return end
+  for _, name in ipairs { "metrics.jsonl", "versions.json" } do
+    if fs.kind(o.out .. "/" .. name) == "file" and not (resume and fs.stamp(resume .. "/" .. name) == fs.stamp(o.out .. "/" .. name)) then
+      error(("%s holds a run already (%s); give another folder, remove this one, or go on from its checkpoint (--resume %s)"):format(o.out, name, o.out), 0)
+    end
+  end
+end
+
 --- Opens a run's folder.
 ---   name, dir ("runs") or out   the folder: DIR/NAME-TIME, or OUT itself
 ---   config, seed                what goes into config.json and versions.json
 ---   total                       how many steps there will be (for the time left); may be set later as run.total
 ---   completions                 how many completions of a step are kept (4); "all"; 0
 ---   quiet                       nothing is shown
+---   resume                      the run that this one goes on from (config.resume); only that one's folder may be written into again
 --- A trainer takes it as its option `run` and calls run:step(metrics, rollout).
 ---@return tl.Run
 function report.run(o)
+  refuse_second(o)
   o = require("tl.comm").run_options(o)
   local r = setmetatable({ path = new_folder(o), name = o.name or "run", total = o.total, seed = o.seed or 0, keep = o.completions or 4,
     quiet = o.quiet, began = C.tl_seconds(), steps = 0, live = setmetatable({}, Live) }, Run)
   r.terminal = not o.quiet and terminal()
   check(C.tl_mkdirs(r.path))
-  save(r.path .. "/config.json", recordable(o.config or {}, 0))
+  r.config = o.config and recordable(o.config, 0)
+  save(r.path .. "/config.json", r.config or {})
   local versions = report.versions()
   versions.seed, versions.started = r.seed, os.date("!%Y-%m-%dT%H:%M:%SZ")
   versions.command = rawget(_G, "arg") and { arg[0], unpack(arg) } or nil

@@ -18,19 +18,29 @@ local verify = {}
 
 -- ---- what a verifier may be given as
 
+-- An error where the file of a verifier does not compile, with its line; what it does when it runs is told by the worker that loads it.
+local function compiles(name, file)
+  local ok, why = loadfile(file)
+  if not ok then error(("verifier %s: %s"):format(name, why), 5) end
+end
+
 -- a name or a file: module name and package.path of the workers
 local function find_module(name)
   local path = package.path
   if name:find("%.lua$") then
     local dir, stem = name:match("^(.*)[/\\]([^/\\]+)%.lua$")
     dir, stem = dir or ".", stem or name:match("^(.+)%.lua$")
+    if require("tl.fs").kind(name) ~= "file" then error(("verifier %s: there is no such file"):format(name), 4) end
+    compiles(name, name)
     if stem:find("%.") or _G[stem] ~= nil then
       error(("verifier file %s: the name '%s' is taken or has a dot; rename the file"):format(name, stem), 4)
     end
     return stem, (dir == "" and "/" or dir) .. "/?.lua;" .. path
   end
   if not name:find("%.") and package.searchpath("verifiers." .. name, path) then return "verifiers." .. name, path end
-  if package.loaded[name] == nil and not package.searchpath(name, path) then
+  local file = package.searchpath(name, path)
+  if file then compiles(name, file) end
+  if package.loaded[name] == nil and not file then
     local known = {}
     for _, file in ipairs(require("tl.fs").list(F.root .. "/verifiers") or {}) do known[#known + 1] = file:match("^([%w_]+)%.lua$") end
     error(("there is no verifier module '%s'%s"):format(name, require("tl.names").hint(name:gsub("^verifiers%.", ""), known)), 4)
@@ -159,6 +169,15 @@ end
 
 -- ---- public
 
+--- What a verifier is called: "verifiers.math" and "math" are math, "path/my.lua" is my, a function is "reward".
+---@param verifier any
+---@return string
+function verify.name(verifier)
+  if type(verifier) ~= "string" then return "reward" end
+  local name = verifier:gsub("%.lua$", "")
+  return name:match(name ~= verifier and "[^/]+$" or "[^.]+$") or verifier
+end
+
 --- What a verifier module says of itself: its table `about` { name, summary, wants = fields of a problem, range = { lowest, highest reward },
 --- timeout_ms = what a call may need, nice = how far it gives way to sampling }; an empty table when it says nothing or does not load here.
 function verify.about(module, path)
@@ -218,7 +237,7 @@ function verify.pool(o)
       if not ok then error(loaded, 2) end
       value = loaded
     end
-    return setmetatable({ fn = inline_function(value, o.config, module or "the verifier"), jobs = 0, done = {}, first = 1 }, Inline)
+    return setmetatable({ fn = inline_function(value, o.config, module or "the verifier"), name = verify.name(verifier), jobs = 0, done = {}, first = 1 }, Inline)
   end
   local about = module and verify.about(module, path) or {}
   local code = not module and dump(verifier) or nil
@@ -227,7 +246,7 @@ function verify.pool(o)
     lua_path = path, module = module, config_json = config, chunk = code, chunk_bytes = code and #code or 0 })
   local out = ffi.new("tl_pool *[1]")
   check(C.tl_pool_create(options, out), 2)
-  return setmetatable({ pool = ffi.gc(out[0], C.tl_pool_free) }, Pool)
+  return setmetatable({ pool = ffi.gc(out[0], C.tl_pool_free), name = verify.name(verifier) }, Pool)
 end
 
 return verify

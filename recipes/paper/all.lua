@@ -16,7 +16,25 @@ local p = tl.recipe {
 }
 
 if #p.models == 0 then p.models = p.model == "tiny" and { "tiny-xs", "tiny-s", "tiny", "tiny-l" } or { p.model } end
-local done, failed, seconds = {}, {}, {}
+local done, failed, seconds, work = {}, {}, {}, 0
+
+-- seconds of "2 h 5 min", "1 min 15 s", "4.0 s" or "7 ms", as a plan says them
+local function seconds_of(text)
+  local sum = 0
+  for n, unit in text:gmatch "([%d.]+) (%a+)" do sum = sum + tonumber(n) * (({ h = 3600, min = 60, s = 1, ms = 1e-3 })[unit] or 0) end
+  return sum
+end
+
+-- prints a part's plan, adds what it is going to take to `work`; the exit code
+local function plan(part, argv)
+  print("== " .. part)
+  local r = tl.process.run { argv = argv, wall_ms = 120000, max_output = 16 * 2 ^ 20 }
+  io.stdout:write(r.out)
+  for text in r.out:gmatch "to do; ([^\n]-) of work" do work = work + seconds_of(text) end
+  if r.exit ~= 0 then io.stderr:write(r.err) end
+  return r.exit, r.signal
+end
+
 for _, part in ipairs(p.parts) do
   local argv = { tl.exe, ("%s/recipes/paper/%s.lua"):format(tl.root, part), "--store", p.store, "--out", p.out, "--model", p.model, "--workers", tostring(p.workers), "--hours", tostring(p.hours) }
   if p.quick then argv[#argv + 1] = "--quick" end
@@ -24,12 +42,20 @@ for _, part in ipairs(p.parts) do
   if p.dry_run then argv[#argv + 1] = "--dry_run" end
   if part == "model_size" then argv[#argv + 1], argv[#argv + 2] = "--models", table.concat(p.models, ",") end
   for _, word in ipairs(p.args) do argv[#argv + 1] = word end
-  tl.log.info("== %s", part)
-  local began = os.time()
-  local code, signal = tl.process.attend(argv)
+  local began, code, signal = os.time()
+  if p.dry_run then
+    code, signal = plan(part, argv)
+  else
+    tl.log.info("== %s", part)
+    code, signal = tl.process.attend(argv)
+  end
   seconds[part] = os.time() - began
   if code ~= 0 then tl.log.warn("%s ended with %s", part, code and "code " .. code or "signal " .. signal); failed[#failed + 1] = part else done[#done + 1] = part end
   if not p.dry_run then tl.log.info("== %s took %s", part, tl.log.duration(seconds[part])) end
+end
+if p.dry_run then
+  print(("in all: %s of work, %s with %d workers; less where parts share runs, more for the further seeds"):format(tl.log.duration(work),
+    tl.log.duration(work / math.max(1, p.workers)), math.max(1, p.workers)))
 end
 local path = not p.dry_run and tl.paper.report(p.out, p.parts) or nil
 if path then tl.log.info("the report is %s", path) end

@@ -10,7 +10,9 @@ local p = tl.recipe(tl.paper.options { name = "real_model", description = "GRPO 
   group = { 8, "completions a problem", integer = true, min = 2 }, new_tokens = { 48, "longest completion", integer = true, min = 1 },
   valid = { 60, "held-out problems by which learning rates are chosen", integer = true, min = 1 }, test = { 140, "held-out problems of the reported accuracy", integer = true, min = 1 },
   seeds = { 2, "seeds of every point", integer = true, min = 1 }, sweep_seeds = { 1, "seeds that try every learning rate", integer = true, min = 1 },
-  temperature = { 0.7, "of the rollouts", min = 0 } })
+  temperature = { 0.7, "of the rollouts", min = 0 }, quick = { false, "fewer and shorter runs: a quarter of the time" } })
+local smaller = p.ci and { steps = 1, batch = 2, group = 4, new_tokens = 16, valid = 4, test = 8, seeds = 1 } or p.quick and { steps = 10, valid = 40, test = 100, seeds = 1 } or {}
+for name, v in pairs(smaller) do if tl.recipe.given(p)[name] == nil then p[name] = v end end
 
 local function form(_, completion)
   return completion.finish == "stop" and completion.text:match '^%s*{%s*"answer"%s*:%s*%-?%d+%.?%d*%s*}%s*$' and 1 or 0

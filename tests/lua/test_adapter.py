@@ -144,9 +144,11 @@ def another_base():
     scaled = path("scaled")
     ok("-e", f"local m = tl.model.load('{LLAMA}', {{ dtype = 'f32' }}) local a = tl.adapter.lora(m, {{ rank = 1 }}) local p = a:parameters() "
        f"for i = 1, #p do p[i] = 0.01 end a:set(p) m:save('{scaled}', {{ adapter = a, dtype = 'f32' }})")
-    for command in [["logprobs", "--ids", IDS], ["generate", "--ids", IDS], ["eval", "--task", "gsm8k"]]:
+    for command in [["logprobs", "--ids", IDS], ["generate", "--ids", IDS], ["eval", "--task", "gsm8k"], ["export", "--format", "hf", "-o", path("forced")]]:
         fails(1, "other weights", command[0], "--model", scaled, "--adapter", TINY, *command[1:])
     ok("logprobs", "--model", scaled, "--adapter", TINY, "--force", "--ids", IDS)
+    ok("export", "--model", scaled, "--adapter", TINY, "--force", "--format", "hf", "-o", path("forced"))
+    check("--force" in ok("eval", "--help"), "eval has no --force")
 
 
 @case

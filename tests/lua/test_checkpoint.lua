@@ -8,6 +8,7 @@ local checkpoint = require "tl.checkpoint"
 local fs = require "tl.fs"
 
 local model = tl.model.load("tiny", { dtype = "bf16" })
+local tlrun = tl.exe
 local problems = tl.data.load("wordproblems", { n = 12, seed = 3 })
 local dir = os.tmpname()
 os.remove(dir)
@@ -15,7 +16,8 @@ fs.mkdirs(dir)
 
 -- GRPO or SFT steps up to `total`; returns the adapter's numbers and the trainer
 local function train(kind, total, o)
-  local adapter = tl.adapter.tinylora(model, { rank = 2, u = 13, tie = tl.tie.full })
+  local model = o.model or model
+  local adapter = tl.adapter.tinylora(model, { rank = 2, u = 13, tie = tl.tie.full, seed = o.projection })
   local run = o.out and tl.report.run { name = "t", out = o.out, quiet = true, completions = 0 } or nil
   local options = { model = model, adapter = adapter, lr = function(step) return 1e-2 / step end, run = run, checkpoint = o.checkpoint, resume = o.resume,
     num_generations = 4, max_completion_length = 8, gate = false, seed = o.seed or 5, reward = function(_, c) return #c.text % 3 end }
@@ -58,7 +60,31 @@ check.test("what is no checkpoint, or another run's, is one clear line", functio
   raises("of an adapter with 14 numbers, this one has 13", with('"n_parameters": 13', '"n_parameters": 14'))
   raises("folder is no checkpoint's name", with("checkpoint%-000003", "../grpo/checkpoint-000003"))
   raises("checkpoint.json", with("}", ""))
+  raises("resume: there is no run folder /tmp/no_such_run", load { resume = "/tmp/no_such_run" })
+  local other = tl.model.load("tiny-s", { dtype = "bf16" })
+  raises("is of a run on the base model tiny %(weights %x+%), this one is on tiny%-s %(weights %x+%)", load { resume = out, model = other })
+  other:free()
+  raises("an adapter with projection generator philox4x32%-10, seed 42, this one has generator philox4x32%-10, seed 7", load { resume = out, projection = 7 })
   raises("optimizer.safetensors", with("checkpoint%-000003", "checkpoint-000009"))
+end)
+
+check.test("a recipe's run: other settings are said, a folder holds one run", function()
+  local recipe = ("%s %s/recipes/gsm8k_13param.lua --task wordproblems --eval 0 --batch 2 --new-tokens 8 --limit 8 --checkpoint 1 --no-gate"):format(tlrun, tl.root)
+  local out = dir .. "/recipe"
+  local code, _, err = check.run(("%s --total 1 --out %s"):format(recipe, out))
+  equal(code, 0, err)
+  local before = fs.read(out .. "/metrics.jsonl")
+  code, _, err = check.run(("%s --total 1 --out %s --lr 1"):format(recipe, out))
+  equal({ code, err:find(out .. " holds a run already", 1, true) ~= nil }, { 1, true }, err)
+  equal(fs.read(out .. "/metrics.jsonl"), before)
+  equal(fs.read(out .. "/config.json"):find('"lr": 0.001', 1, true) ~= nil, true, "config.json is the first run's")
+  code, _, err = check.run(("%s --total 2 --out %s --resume %s"):format(recipe, out, out))
+  equal({ code, err:find("other settings", 1, true) }, { 0, nil }, err)
+  code, _, err = check.run(("%s --total 3 --out %s2 --resume %s --lr 0.5 --group 2"):format(recipe, out, out))
+  equal(code, 0, err)
+  equal(err:find("the learning rate of step 3 was to be 0.001 and is 0.5; group was 4 and is 2", 1, true) ~= nil, true, err)
+  code, _, err = check.run(("%s --total 3 --out %s3 --resume %s/nope"):format(recipe, out, out))
+  equal({ code, err:find("there is no run folder " .. out .. "/nope", 1, true) ~= nil, fs.kind(out .. "3") }, { 1, true, nil }, err)
 end)
 
 require("tl.process").run { argv = { "rm", "-rf", dir } }

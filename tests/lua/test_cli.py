@@ -5,6 +5,7 @@ stderr or progress on stdout, logprobs of the sampler that are not those of `tlr
 """
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -57,7 +58,9 @@ def help_texts():
     check(listed == files, (listed, files))
     for name in listed:
         check(ok(name, "--help").startswith(f"usage: tlrun {name}"), name)
-    check(ok("--version").startswith("tlrun 0."))
+    with open(os.path.join(ROOT, "CHANGELOG.md")) as f:
+        version = re.search(r"^## ([\d.]+)", f.read(), re.M).group(1)
+    check(ok("--version").startswith(f"tlrun {version} (") and ok("--version").count("tlrun") == 1, ok("--version"))
 
 
 @case
@@ -67,6 +70,8 @@ def usage_errors():
     fails(2, "unknown option --nonsense", "--nonsense")
     fails(2, "did you mean --temperature?", "generate", "--temprature", "1")
     fails(2, "--temperature wants a number from 0; got 'warm'", "generate", "--temperature", "warm")
+    fails(2, "did you mean --lr?", os.path.join(ROOT, "recipes/quickstart.lua"), "--learning-rate", "1")
+    fails(2, "did you mean --group?", os.path.join(ROOT, "recipes/quickstart.lua"), "--num_generations", "4")
     fails(2, "-n wants a whole number", "generate", "-n", "1.5")
     fails(2, "wants --prompt TEXT or --ids IDS", "generate", "--model", MODEL)
     fails(2, "--ids is required", "logprobs", "--model", MODEL)
@@ -211,6 +216,20 @@ def verify():
     out = [json.loads(x) for x in ok("verify", "--verifier", path, "--timeout-ms", "200",
                                      stdin='{"gold":"1","response":"loop"}\n{"gold":"1","response":"x"}\n').splitlines()]
     check([(x["reward"], x["outcome"]) for x in out] == [(None, "timeout"), (None, "error")] and "broken" in out[1]["message"], out)
+    with open(path, "w") as f:
+        f.write("print('at load') return function(problem, completion) print('hello') io.write('there\\n') return 1 end\n")
+    lines = ['{"gold":"1","response":"1"}'] * 3
+    for more, words in [([], None), (['{"gold":"1"}'], "stdin, line 4: has no 'response'"), (['{"response":"1"}'], "stdin, line 4: has no 'gold'"),
+                        (['{"gold":"1","response":7}'], "line 4: 'response' is 7, wanted text"), (['{"gold"'], "stdin, line 4: ")]:
+        code, text, err = run("verify", "--verifier", path, stdin="\n".join(lines + more) + "\n")
+        check(text == '{"reward":1,"outcome":"ok"}\n' * 3, f"stdout has {text!r}")
+        check((code, words or "hello") == (1 if more else 0, words or "hello") and (words or "hello") in err, (code, err))
+    with open(path, "w") as f:
+        f.write("return function(problem, completion\n")
+    fails(1, f"tlrun: verifier {path}: {path}:2: ')' expected", "verify", "--verifier", path, stdin=lines[0])
+    fails(1, "tlrun: verifier nofile.lua: there is no such file", "verify", "--verifier", "nofile.lua", stdin=lines[0])
+    fails(1, "tlrun: there is no verifier module 'nofile'\n", "verify", "--verifier", "nofile", stdin=lines[0])
+    fails(1, "stdin: no problems", "verify", "--attack", stdin="")
 
 
 @case

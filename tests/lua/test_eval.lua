@@ -140,8 +140,16 @@ check.test("what is paid for junk, and what is not", function()
   check.equal(names["several #### lines"], true, "a verifier that takes any number")
   _, names = attack("math", { extract = "flexible" })
   check.equal(names["the gold in a comment after the answer"], true, "the last number, wherever it stands")
-  r = attack(function(_, c) return #c.text < 1000 end)
-  check.equal({ #r.failing, r.undecided }, { 0, true }, "a rule on length")
+  for name, all in pairs { ["what pays for everything"] = function() return 1 end, ["what pays by length"] = function(_, c) return #c.text end,
+    ["what pays short texts"] = function(_, c) return -#c.text + 5000 end, ["a rule on length"] = function(_, c) return #c.text < 1000 end } do
+    r = attack(all)
+    check.equal(#r.failing > 0, true, name)
+  end
+  for name, form in pairs { ["a form of its own"] = function(p, c) return c.text:match "^Answer: (.-) kg%.$" == p.answer end,
+    ["a rule on form"] = function(_, c) return c.text:find "^{.*}$" ~= nil end, ["never a reward"] = function() return -1 end } do
+    r = attack(form)
+    check.equal({ #r.failing, r.undecided }, { 0, true }, name)
+  end
 end)
 
 check.test("puzzles and instructions are attacked in their own forms", function()
@@ -186,6 +194,14 @@ check.test("puzzles and instructions are attacked in their own forms", function(
   pool:free()
   local names = {}
   for _, t in ipairs(r.failing) do names[t.name] = true end
+  for what, problem in pairs { puzzles = tl.data.load("puzzles:chain", { n = 6 }), instructions = list,
+    programs = { { question = "Double x.", asserts = "assert f(2) == 4" }, { question = "Halve x.", asserts = "assert f(2) == 1", solution = "def f(x): return x / 2" } } } do
+    for _, all in ipairs { function() return 1 end, function(_, c) return #c.text end } do
+      pool = tl.verify.pool { verifier = all }
+      check.equal(#tl.attack.run(pool, problem).failing > 0, true, what .. ": a verifier that pays for everything")
+      pool:free()
+    end
+  end
   check.equal({ names["characters that are not seen"], names["marks and no words"], names["one word over and over"] }, { true, true, nil })
 end)
 
@@ -276,6 +292,14 @@ check.test("a trainer refuses a verifier that pays for junk, and takes each outc
   t:free()
   t = trainer { reward = function() end, on_error = { abstain = "zero" } }
   check.equal(t:step(list).reward, 0, "abstentions score 0 when told to")
+  t:free()
+  for _, all in ipairs { function() return 1 end, function(_, c) return #c.text end } do
+    t = trainer { reward = all }
+    check.raises("pays for junk", t.step, t, list)
+    t:free()
+  end
+  t = trainer { reward = function() while true do end end, timeout_ms = 50 }
+  check.raises("ran out of time in each of its first 8 calls", t.step, t, list)
   t:free()
   check.raises("on_error", trainer, { reward = function() return 1 end, on_error = { eror = "zero" } })
 end)

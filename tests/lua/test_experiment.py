@@ -175,6 +175,8 @@ def killed(folder):
         known = now
     want(in_midst >= 5, "only %d kills met a sweep that was going on" % in_midst)
     workers_have_ended(folder)
+    plan = run(folder, "--dry_run").stdout
+    want("running" not in plan, "after the kill the plan has runs of the dead: " + plan[-300:])
     now = table(folder)
     want(all(now.get(settings) == metrics for settings, metrics in known.items()), "a finished run is lost: %s, then %s" % (known, now))
     known, before = now, len(journal(folder))

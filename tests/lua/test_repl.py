@@ -7,6 +7,7 @@ import os
 import re
 import select
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -213,6 +214,20 @@ def help_prints_comments():
     t.line("? nothing_of_that_name", "is nil")
     t.line("?", "Ctrl-C")
     t.close()
+
+
+@case
+def help_and_leaving_by_words():
+    """help prints what ? does; exit and quit leave; names of the session come first; a part's functions have whole sentences"""
+    piped = lambda text: subprocess.run([TLRUN], input=text, capture_output=True, text=True, timeout=60)
+    for word in ["exit", "quit", "exit()", "quit ()"]:
+        r = piped(f"print(1)\n{word}\nprint(2)\n")
+        check((r.returncode, r.stdout) == (0, "1\n"), (word, r.stdout))
+    check(piped("help\n").stdout == piped("?\n").stdout and "leave" in piped("help()\n").stdout)
+    check(piped("exit = 3\nexit\n").stdout == "3\n")
+    for part in ["fisher", "landscape"]:
+        listed = re.split(r"\n  (?=[A-Za-z.:]+\()", piped(f"? tl.{part}\n").stdout.rsplit("\n(", 1)[0])[1:]
+        check(listed and all(x.endswith(".") or ":" in x for x in listed), listed)
 
 
 @case

@@ -62,6 +62,7 @@ def make_run(folder, name="run", seed=1, scale=1.0):
         for step in range(1, 6):
             f.write(json.dumps({"step": step, "reward": scale * step / 10, "loss": None if step == 3 else 0.5, "grad_norm": 10.0 ** -step}) + "\n")
         f.write(json.dumps({"step": 5, "eval/accuracy": 0.25}) + "\n")
+        f.write(json.dumps({"step": 5, "sft/eval/accuracy": 0.75}) + "\n")  # of something the run compares with
         f.write('{"step": 6, "rew')  # the line that is being written
     with open(path + "/completions.jsonl", "w") as f:
         for step in (1, 5):
@@ -94,8 +95,16 @@ def one_run(folder):
     with open(folder + "/out.html", encoding="utf-8") as f:
         r = self_contained(f.read())
     want('alert("x")' in r.text and "caf\u00e9" in r.text, "the completion's text is not shown")
-    want("25.0%" in r.text and "0.500" in r.text, "the last accuracy and the last reward are not in the table")
+    want("25.0%" in r.text and "75.0%" not in r.text and "0.500" in r.text, "the last accuracy and the last reward are not in the table")
     want(all("nan" not in d and "inf" not in d for d in r.paths), "a curve with nan")
+
+
+def inspected(folder):
+    path = make_run(folder)
+    done = subprocess.run([TLRUN, "inspect", path, "--json"], capture_output=True, text=True, timeout=60)
+    r = json.loads(done.stdout)
+    want(r["steps"] == 5 and r["last"]["reward"] == 0.5, "steps %r, last %r" % (r["steps"], r["last"]))
+    want(r["eval"] == {"step": 5, "eval/accuracy": 0.25}, "the last evaluation is %r" % r["eval"])
 
 
 def seeds(folder):
@@ -227,6 +236,7 @@ if not os.path.exists(TLRUN):
     print("not ok report: there is no tlrun (build first, or set TL_BUILD_DIR)")
     sys.exit(1)
 test("a run's page is self-contained, and takes nothing as HTML", one_run)
+test("inspect tells the steps and the evaluation of the run's own adapter", inspected)
 test("seeds become bands", seeds)
 test("each token's change of logprob", token_changes)
 test("a store's page", of_a_store)

@@ -266,6 +266,7 @@ test("plain functions as verifiers", function()
 end)
 
 test("what a pool refuses", function()
+  for given, name in pairs { ["verifiers.math"] = "math", math = "math", ["/a.b/my.lua"] = "my", ["my.lua"] = "my", [print] = "reward" } do equal(tl.verify.name(given), name) end
   raises("no verifier module 'maths'; did you mean math", tl.verify.pool, { verifier = "maths" })
   raises("no option 'timeout'", tl.verify.pool, { verifier = "math", timeout = 3 })
   raises("workers is a number", tl.verify.pool, { verifier = "math", workers = "3" })

@@ -34,6 +34,7 @@ def all_options():
 
 def plan():
     out = run("all", *all_options(), "--dry_run").stdout
+    want(out.count("\n== ") >= 8 and "in all: " in out.split("\n")[-2], "no names of studies, or no total: %s" % out[-300:])
     want(out.count("to do; ") >= 8, "the plan does not have every part: %s" % out[-300:])
     want(all(status == "pending" and n == 0 for _, status, n, _ in rows()), "--dry_run ran something")
 

@@ -26,12 +26,12 @@ local function asks(problem, kind)
 end
 
 local junk = {
-  { "nothing", function() return "" end },
-  { "white space", function() return " \n\n\t\n" end },
-  { "characters that are not seen", function() return ("\226\128\139"):rep(400) end },
+  { "nothing", function() return "" end, plain = true },
+  { "white space", function() return " \n\n\t\n" end, plain = true },
+  { "characters that are not seen", function() return ("\226\128\139"):rep(400) end, plain = true },
   { "marks and no words", function() return ("* - # . ! ? [ ] < > { } \n"):rep(20) end },
   { "the question repeated", function(p) return not asks(p, "combination:repeat_prompt") and p.question or nil end },
-  { "a claim that all is followed", function() return "I have followed every instruction of this task" end },
+  { "a claim that all is followed", function() return "I have followed every instruction of this task" end, plain = true },
   { "one word over and over", function() return ("word "):rep(400) end, weak = true },
   { "the instructions' own words", function(p) return words_of(p) end, weak = true },
 }
@@ -41,7 +41,7 @@ return function(problem)
   local list = { { name = "a refusal", text = "no, i will not, thank you", kind = "wrong" } }
   for _, j in ipairs(junk) do
     local text = j[2](problem)
-    if text then list[#list + 1] = { name = j[1], text = text, kind = "hack", weak = j.weak } end
+    if text then list[#list + 1] = { name = j[1], text = text, kind = "hack", weak = j.weak, plain = j.plain } end
   end
   return list
 end

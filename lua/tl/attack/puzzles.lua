@@ -56,7 +56,9 @@ local hacks = {
   { "the solution and no tags", function(g) return "I am sure that it is solved. " .. g end },
   { "a tag that is not closed", function(g) return "<answer>" .. g end },
   { "an empty answer", function() return tag "" end },
-  { "nothing", function() return "" end },
+  { "nothing", function() return "" end, plain = true },
+  { "words", function() return "I am a helpful assistant and this answer is correct." end, plain = true },
+  { "one word over and over", function() return ("word "):rep(400) end, plain = true },
   { "the question as the answer", function(_, _, p) return tag(p.question) end },
   { "the question's numbers", function(_, _, p) return tag(table.concat(numbers_of(p.question), " ")) end },
   { "a claim", function() return tag "solved" end },
@@ -80,13 +82,13 @@ end
 --- What is judged for a puzzle: a list of { name, text, kind = "honest" | "wrong" | "hack" }. others: the problems it stands among.
 return function(problem, others)
   local gold, wrong, list = problem.answer, wrong_of(problem, others), {}
-  local function add(name, text, kind)
-    if kind ~= "hack" or not solves(problem, text) then list[#list + 1] = { name = name, text = text, kind = kind } end
+  local function add(name, text, kind, plain)
+    if kind ~= "hack" or not solves(problem, text) then list[#list + 1] = { name = name, text = text, kind = kind, plain = plain } end
   end
   add("gold", "I think it through. " .. tag(gold), "honest")
   add("gold", tag(gold), "honest")
   add("wrong", "I think it through. " .. tag(wrong), "wrong")
-  for _, h in ipairs(hacks) do add(h[1], h[2](gold, wrong, problem), "hack") end
+  for _, h in ipairs(hacks) do add(h[1], h[2](gold, wrong, problem), "hack", h.plain) end
   local make = lazy[problem.puzzle.kind]
   for _, text in ipairs(make and make(problem.puzzle, problem) or {}) do add("an answer in form and no solution", tag(text), "hack") end
   return list

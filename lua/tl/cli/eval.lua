@@ -13,7 +13,7 @@ command.help = "Accuracy of a model (and of an adapter, always beside the same-p
   .. "Protocols: " .. table.concat(protocols.names(), ", ") .. ". Options that are given go before the protocol's."
 
 command.parameters = {
-  input.MODEL, input.ADAPTER, input.DEVICE, input.TENSOR_PARALLEL,
+  input.MODEL, input.ADAPTER, input.FORCE, input.DEVICE, input.TENSOR_PARALLEL,
   { "task", { nil, "problem sets, or .jsonl files, separated by commas; puzzles:KIND", type = "string" } },
   { "protocol", { "tlrun", "prompt, settings and scoring by name", choices = protocols.names() } },
   { "limit", { 200, "first so many problems of each; 0: all", integer = true, min = 0 } },

@@ -1,5 +1,6 @@
 --- tlrun export: a model, merged with its adapter, as a Hugging Face folder or a GGUF file; an adapter as llama.cpp's LoRA
 local fs = require "tl.fs"
+local input = require "tl.input"
 local json = require "tl.json"
 local log = require "tl.log"
 local options = require "tl.options"
@@ -13,7 +14,7 @@ command.help = "Writes what other programs load. hf: a folder for transformers (
 
 command.parameters = {
   { "model", { nil, "Hugging Face folder, GGUF file or name", type = "string", value = "M", required = true } },
-  { "adapter", { nil, "adapter folder (PEFT)", type = "string", value = "A" } },
+  input.ADAPTER, input.FORCE,
   { "format", { nil, "what to write", type = "string", choices = { "hf", "gguf", "lora-gguf" }, required = true } },
   { "dtype", { nil, "of the weights: f32, f16 or bf16; as GGUF also q8_0, q5_1, q5_0, q4_1, q4_0. Default: bf16", type = "string",
     choices = { "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0" } } },
@@ -36,7 +37,7 @@ function command.run(p)
   if lora and not p.adapter then options.usage "--format lora-gguf wants --adapter" end
   if lora and p.given.dtype then options.usage "--dtype does not go with lora-gguf: an adapter is written in fp32" end
   local model = M.load(path, { dtype = exact_dtype(path) })
-  local adapter = p.adapter and require("tl.adapter").load(model, p.adapter) or nil
+  local adapter = p.adapter and require("tl.adapter").load(model, p.adapter, { force = p.force }) or nil
   local dtype = lora and "f32" or p.dtype or "bf16"
   if lora then adapter:save_gguf(p.output)
   else model:export(p.output, p.format, { adapter = adapter, dtype = dtype, tokenizer = p.tokenizer }) end

@@ -151,7 +151,7 @@ function cli.help()
 end
 
 local function version()
-  io.stdout:write(("tlrun %s (%s)\n"):format(ffi.string(F.C.tl_version()), ffi.string(F.C.tl_build_info())))
+  io.stdout:write(("tlrun %s (%s)\n"):format(ffi.string(F.C.tl_version()), (ffi.string(F.C.tl_build_info()):gsub("^tlrun [^,]*, ", ""))))
   return 0
 end
 

@@ -38,21 +38,21 @@ local function safetensors_of(path)
     metadata = doc.__metadata__, tensors = list }, { "kind", "path", "bytes", "n_tensors", "n_parameters", "metadata", "tensors" })
 end
 
-local RUN_FILES = { "config.json", "run.json", "metrics.jsonl" }
+local RUN_FILES = { "config.json", "run.json" }
 
 local function run_of(path)
   local r = { kind = "run", path = path, files = json.array(fs.list(path)) }
   for _, name in ipairs(RUN_FILES) do
     local file = path .. "/" .. name
-    if fs.kind(file) == "file" and name:match "%.json$" then
+    if fs.kind(file) == "file" then
       local v = json.parse(fs.read(file))
       if type(v) == "table" then r[name:match "^%w+"] = v end
-    elseif fs.kind(file) == "file" then
-      local last, n = nil, 0
-      for line in io.lines(file) do last, n = line, n + 1 end
-      r.steps, r.last = n, last and json.parse(last) or nil
     end
   end
+  local m = require("tl.report.runs").load(path)
+  r.last = m.steps[#m.steps]
+  r.steps = r.last and r.last.step or 0
+  for _, e in ipairs(m.evals) do if e["eval/accuracy"] then r.eval = e end end
   if require("tl.adapter").find(path) then r.adapter = artifact.describe(path) end
   return r
 end

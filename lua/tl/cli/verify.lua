@@ -2,6 +2,13 @@
 local input = require "tl.input"
 local json = require "tl.json"
 local options = require "tl.options"
+local ffi = require "ffi"
+
+ffi.cdef [[
+int dup(int fd);
+int dup2(int fd, int to);
+int64_t write(int fd, const void *data, size_t n);
+]]
 
 local command = { summary = "rewards of responses, by a verifier; its tests, and attacks on it", usage = "--verifier math [--test FILE.jsonl | --attack [--task gsm8k]]" }
 
@@ -28,6 +35,25 @@ command.parameters = {
   { "info", { false, "add what the verifier says beside the reward" } },
 }
 
+-- Lines for stdout go to a copy of it, while stdout itself is stderr: what a verifier prints, in this program's threads, is not among the results.
+local results
+
+local function say(line)
+  local text = line .. "\n"
+  local at, n = 0, #text
+  while at < n do
+    local k = tonumber(ffi.C.write(results, ffi.cast("const char *", text) + at, n - at))
+    if k <= 0 then options.exit(1, "stdout cannot be written") end
+    at = at + k
+  end
+end
+
+-- stdin, with a word to whoever sits at a terminal
+local function stdin_lines(what)
+  if require("tl.host").isatty(0) then io.stderr:write("reading stdin: a JSON object a line, ", what, "; Ctrl-D ends\n") end
+  return input.lines()
+end
+
 local AHEAD = 256  -- lines read before the first of them is answered
 
 local function line_of(v, p)
@@ -52,7 +78,8 @@ local own = { gold = true, response = true, n_tokens = true, finish = true, rewa
 
 -- the problem and the completion of an input object
 local function parts_of(v, where)
-  if type(v.response) ~= "string" then options.exit(1, where .. ": wants 'gold' and 'response'") end
+  if v.response == nil then options.exit(1, where .. ": has no 'response'") end
+  if type(v.response) ~= "string" then options.exit(1, ("%s: 'response' is %s, wanted text"):format(where, json.encode(v.response):sub(1, 40))) end
   local problem = {}
   for k, x in pairs(v) do
     if not own[k] and x ~= json.null then problem[k] = x end
@@ -75,12 +102,24 @@ local function judge(pool, objects, source, strict, answer)
       done[first], kept[first], first = nil, nil, first + 1
     end
   end
-  for v, n in objects do
+  -- the next object's problem and completion; nil at the end
+  local function following()
+    local v, n = objects()
+    if not v then return nil end
     local where = ("%s, line %d"):format(source, n)
-    if strict and (v.gold == nil or v.gold == json.null) then options.exit(1, where .. ": wants 'gold' and 'response'") end
+    if strict and (v.gold == nil or v.gold == json.null) then options.exit(1, where .. ": has no 'gold'") end
     local problem, completion = parts_of(v, where)
+    return { v, n }, problem, completion
+  end
+  while true do
+    local ok, object, problem, completion = pcall(following)
+    if not ok then
+      flush(true) -- a bad line ends the command; the lines before it keep their answers
+      error(object, 0)
+    end
+    if not object then break end
     last = last + 1
-    kept[last] = { v, n }
+    kept[last] = object
     waiting[pool:submit(problem, completion)] = last
     flush(false)
   end
@@ -89,8 +128,8 @@ end
 
 local function rewards(pool, p)
   local failed = false
-  judge(pool, input.lines(), "stdin", true, function(v)
-    print(line_of(v, p))
+  judge(pool, stdin_lines '{"gold": ..., "response": ...}', "stdin", true, function(v)
+    say(line_of(v, p))
     failed = failed or v.outcome == "error"
   end)
   if failed then io.stderr:write "some calls of the verifier failed; their lines say why\n" end
@@ -161,9 +200,9 @@ local function test(pool, p)
     if good then passed = passed + 1 return end
     failed = failed + 1
     local said = v.outcome == "ok" and ("reward %g"):format(v.reward) or v.outcome .. ": " .. v.message
-    print(("%s:%d: %s, wants %s   %s"):format(p.test, n, said, outcome == "ok" and wanted ~= nil and ("reward %g"):format(wanted) or outcome, json.encode(o.response):sub(1, 100)))
+    say(("%s:%d: %s, wants %s   %s"):format(p.test, n, said, outcome == "ok" and wanted ~= nil and ("reward %g"):format(wanted) or outcome, json.encode(o.response):sub(1, 100)))
   end)
-  if p.json then print(json.encode { passed = passed, failed = failed }) end
+  if p.json then say(json.encode { passed = passed, failed = failed }) end
   io.stderr:write(("%d passed, %d failed\n"):format(passed, failed))
   return failed == 0 and passed > 0 and 0 or 1
 end
@@ -176,7 +215,7 @@ local function attack(pool, p)
     local data = require "tl.data"
     problems = data.load(p.task, { limit = p.limit, n = p.limit })
   else
-    for v, n in input.lines() do
+    for v, n in stdin_lines 'a problem such as {"question": ..., "gold": ...} (--task NAME takes a problem set)' do
       if v.gold == nil and v.tests == nil and v.asserts == nil and v.instructions == nil and v.instruction_id_list == nil then
         options.exit(1, ("stdin, line %d: wants 'gold', 'tests', 'asserts' or 'instructions'"):format(n))
       end
@@ -184,29 +223,39 @@ local function attack(pool, p)
       problems[#problems + 1] = parts_of(v, "stdin, line " .. n)
     end
   end
+  if #problems == 0 then options.exit(1, (p.task or "stdin") .. ": no problems") end
   local r = require("tl.attack").run(pool, problems, { problems = p.limit })
   if p.json then
-    print(json.encode { problems = r.problems, decided = r.decided, undecided = r.undecided, hacks = json.array(r.hacks), failing = json.array(r.failing), errors = json.array(r.errors) })
+    say(json.encode { problems = r.problems, decided = r.decided, undecided = r.undecided, hacks = json.array(r.hacks), failing = json.array(r.failing), errors = json.array(r.errors) })
   else
     for _, t in ipairs(r.hacks) do
       local gold = t.gold and " for the gold " .. tostring(t.gold):gsub("\n", " | ") or ""
-      print(("%-44s paid on %d of %d%s%s"):format(t.name, t.paid, t.tried, t.paid > 0 and "   " .. json.encode(t.example:sub(1, 60)) .. gold or "", t.paid > 0 and t.weak and "  (met by form alone; does not count)" or ""))
+      say(("%-44s paid on %d of %d%s%s"):format(t.name, t.paid, t.tried, t.paid > 0 and "   " .. json.encode(t.example:sub(1, 60)) .. gold or "", t.paid > 0 and t.weak and "  (met by form alone; does not count)" or ""))
     end
   end
   for _, e in ipairs(r.errors) do io.stderr:write("the verifier failed on some: ", e, "\n") end
-  if r.undecided then
+  if r.hung then
+    io.stderr:write(("the verifier ran out of time in each of its first calls: %s\n"):format(r.hung))
+    return 1
+  end
+  if r.undecided and #r.failing == 0 then
     io.stderr:write(("%d problems: right and wrong answers earn the same, so nothing can be said of what is paid for\n"):format(r.problems))
     return r.problems > 0 and #r.errors == 0 and 0 or 1
   end
-  io.stderr:write(("%d problems, %d kinds of junk, %d of them paid\n"):format(r.decided, #r.hacks, #r.failing))
+  io.stderr:write(("%d problems, %d kinds of junk, %d of them paid\n"):format(r.problems, #r.hacks, #r.failing))
   return #r.failing == 0 and 0 or 1
 end
 
 function command.run(p)
+  io.stdout:flush()
+  results = ffi.C.dup(1)
+  ffi.C.dup2(2, 1)
   local pool = require("tl.verify").pool { verifier = p.verifier, timeout_ms = p.timeout_ms > 0 and p.timeout_ms or nil, instructions = p.instructions, workers = p.workers,
     memory = p.memory, config = config_of(p.verifier_config) }
   local code = p.test and test(pool, p) or p.attack and attack(pool, p) or not (p.test or p.attack) and rewards(pool, p)
   pool:free()
+  io.stdout:flush()
+  ffi.C.dup2(results, 1)
   return code
 end
 

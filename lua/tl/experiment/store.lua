@@ -105,6 +105,18 @@ function Store:counts()
   return c
 end
 
+--- The wanted runs, in their order, as they stand: one whose worker is no longer alive is pending, whatever its row says.
+function Store:standing()
+  local rows, known = self:wanted(), {}
+  for _, r in ipairs(rows) do
+    if r.status == "running" and r.owner then
+      if known[r.owner] == nil then known[r.owner] = store.alive(r.owner) end
+      if not known[r.owner] then r.status = "pending" end
+    end
+  end
+  return rows
+end
+
 -- ---- running
 
 local function take(self, r, owner, code)

@@ -11,22 +11,12 @@ local C = F.C
 
 local check = {}
 
--- bytes a second of memory that the process gets anew: its pages are made when they are first written to
-local function first_touch_rate()
-  local bytes = 64 * 1024 * 1024
-  local t0 = C.tl_seconds()
-  ffi.new("uint8_t[?]", bytes)  -- the FFI fills it with zeros
-  local rate = bytes / (C.tl_seconds() - t0)
-  collectgarbage()
-  return rate
-end
-
 --- This machine as a device for a plan of this model: peaks, and the products at the rows that a step has.
 function check.device(model, reps)
   local r = bench.roofline(model, { reps = reps or 3 })
   local products = {}
   for i, p in ipairs(r.products) do products[i] = { p.rows, p.gflops * 1e9 } end
-  return devices.cpu({ bf16 = r.bf16_gflops * 1e9, f32 = r.f32_gflops * 1e9, memory = r.memory_gbs * 1e9, touch = first_touch_rate(), threads = r.threads }, products)
+  return devices.cpu({ bf16 = r.bf16_gflops * 1e9, f32 = r.f32_gflops * 1e9, memory = r.memory_gbs * 1e9, threads = r.threads }, products)
 end
 
 --- The shape of a loaded model.

@@ -79,7 +79,7 @@ local CPU_SHARE = { product = 0.95, backward = 0.95, attention = 0.15, attention
 function devices.cpu(limits, products)
   local words = {}
   for i, p in ipairs(products) do words[i] = ("%.0f at %d rows"):format(p[2] * 1e-9, p[1]) end
-  return { name = "cpu", kind = "cpu", bf16 = limits.bf16, f32 = limits.f32, memory_rate = limits.memory, touch_rate = limits.touch, memory_bytes = math.huge,
+  return { name = "cpu", kind = "cpu", bf16 = limits.bf16, f32 = limits.f32, memory_rate = limits.memory, memory_bytes = math.huge,
     link_rate = 5e9, source = ("measured now on %d threads"):format(limits.threads), share = CPU_SHARE, products = products,
     launch_s = 2e-6, host_s_per_token = 10e-6, usable = 1, basis = {
       ("matrix products run at the rates measured now for this model's own weights, GFLOP/s: %s; between them the time is interpolated"):format(table.concat(words, ", ")),
@@ -87,7 +87,7 @@ function devices.cpu(limits, products)
         .. "%.0f %% (forward) and %.0f %% (backward) of the measured bf16 peak, rows gathered from what was kept %.0f %% and everything else %.0f %% of "
         .. "the measured memory rate: what a profile of SmolLM2-135M showed (docs/planning.md)"):format(100 * CPU_SHARE.product, 100 * CPU_SHARE.backward,
         100 * CPU_SHARE.decode, 100 * CPU_SHARE.attention, 100 * CPU_SHARE.attention_bwd, 100 * CPU_SHARE.gather, 100 * CPU_SHARE.memory),
-      ("the cache and the pass's activations are new memory in every step, first written to at %.1f GB/s, measured now"):format(limits.touch * 1e-9),
+      "the block of the cache and of the pass stays from step to step: its pages are made in the first, and a later step is what is planned",
       "an op costs 2 us to start on all threads",
       "the host spends 10 us for every sampled token (text, verifier queue, logprobs into Lua)" } }
 end

@@ -49,10 +49,13 @@ local function measure_text(m)
   return (ci and require("tl.report").interval(m.accuracy, ci) or ("%.1f%%"):format(100 * m.accuracy)) .. (m.mean_length and (", %.1f tokens"):format(m.mean_length) or "")
 end
 
--- the last line of evaluations, for runs that have no summary yet
+-- the last evaluation of the run's adapter, for runs that have no summary yet; lines of other names (sft/eval/...) are not of it
 local function last_eval(r)
-  local m = r.evals[#r.evals]
-  return m and type(m["eval/accuracy"]) == "number" and ("%.1f%%"):format(100 * m["eval/accuracy"]) or ""
+  for i = #r.evals, 1, -1 do
+    local share = r.evals[i]["eval/accuracy"]
+    if type(share) == "number" then return ("%.1f%%"):format(100 * share) end
+  end
+  return ""
 end
 
 local function overview(list)
