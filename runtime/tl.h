@@ -34,7 +34,7 @@ typedef enum tl_status {
 typedef enum tl_dtype { TL_F32 = 0, TL_BF16 = 1, TL_F16 = 2, TL_I32 = 3, TL_I8 = 4 } tl_dtype;  // TL_I8: of packed weights only
 
 const char *tl_last_error(void);     // message of this thread's last failure; never NULL
-const char *tl_version(void);        // "0.1.0"
+const char *tl_version(void);        // "0.2.0"
 const char *tl_build_info(void);     // compiler, libraries and their versions, one line
 void tl_interrupt(void);             // async-signal-safe: long calls return TL_E_INTERRUPTED at their next safe point
 bool tl_interrupted(void);           // reads the flag

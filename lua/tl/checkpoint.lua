@@ -143,6 +143,8 @@ function checkpoint.load(trainer, folder)
   trainer.optimizer:load(folder .. "/" .. doc.folder .. "/optimizer.safetensors")
   trainer.steps, trainer.num_tokens = steps, count(doc, "num_tokens", path)
   if trainer.sequences then trainer.sequences = count(doc, "sequences", path) end
+  local run = trainer.o.run
+  if run and fs.kind(run.path .. "/checkpoint.json") == "file" and fs.stamp(run.path .. "/checkpoint.json") == fs.stamp(path) then run:go_back(steps) end
 end
 
 return checkpoint

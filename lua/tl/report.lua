@@ -252,6 +252,22 @@ function report.run(o)
   return r
 end
 
+--- Forgets what was recorded after a step, for a run that goes on from its checkpoint of then in its own folder: those steps are made again.
+function Run:go_back(step)
+  for _, name in ipairs { "metrics.jsonl", "completions.jsonl" } do
+    local path, kept, gone = self.path .. "/" .. name, {}, false
+    for line in (fs.kind(path) == "file" and fs.read(path) or ""):gmatch "[^\n]+" do
+      local doc = json.parse(line)
+      local later = type(doc) == "table" and type(doc.step) == "number" and doc.step > step
+      gone = gone or later
+      if not later then kept[#kept + 1] = line .. "\n" end
+    end
+    if gone then fs.write(path, table.concat(kept)) end
+  end
+  self.metrics.file:close()
+  self.metrics = append_to(self.path .. "/metrics.jsonl")
+end
+
 --- A path inside the run's folder: run:file("adapter").
 function Run:file(name) return self.path .. "/" .. name end
 

@@ -137,7 +137,10 @@ function Inline:submit(problem, completion)
   else
     v.reward = reward
   end
-  if ok and info ~= nil and v.message == "" then v.message = json.encode(info) end
+  if ok and info ~= nil and v.message == "" then
+    local fine, text = pcall(json.encode, info)
+    v.message = fine and text or "{}"  -- a function among it: no more than in a thread
+  end
   v.seconds = C.tl_seconds() - began
   self.done[#self.done + 1] = v
   return v.job

@@ -18,7 +18,7 @@ fs.mkdirs(dir)
 local function train(kind, total, o)
   local model = o.model or model
   local adapter = tl.adapter.tinylora(model, { rank = 2, u = 13, tie = tl.tie.full, seed = o.projection })
-  local run = o.out and tl.report.run { name = "t", out = o.out, quiet = true, completions = 0 } or nil
+  local run = o.out and tl.report.run { name = "t", out = o.out, quiet = true, completions = 2, resume = o.resume } or nil
   local options = { model = model, adapter = adapter, lr = function(step) return 1e-2 / step end, run = run, checkpoint = o.checkpoint, resume = o.resume,
     num_generations = 4, max_completion_length = 8, gate = false, seed = o.seed or 5, reward = function(_, c) return #c.text % 3 end }
   local trainer = tl[kind].trainer(options)
@@ -41,6 +41,20 @@ for _, kind in ipairs { "grpo", "sft" } do
     equal(fs.kind(out .. "/checkpoint-000003/optimizer.safetensors"), "file")
   end)
 end
+
+check.test("in its own folder: steps after the checkpoint are recorded once", function()
+  local out = dir .. "/again"
+  train("grpo", 5, { out = out, checkpoint = 2 })
+  train("grpo", 7, { out = out, resume = out, checkpoint = 2 })
+  for _, name in ipairs { "metrics.jsonl", "completions.jsonl" } do
+    local steps = {}
+    for line in fs.read(out .. "/" .. name):gmatch "[^\n]+" do
+      local step = tl.json.decode(line).step
+      if steps[#steps] ~= step then steps[#steps + 1] = step end
+    end
+    equal(steps, { 1, 2, 3, 4, 5, 6, 7 }, name)
+  end
+end)
 
 check.test("what is no checkpoint, or another run's, is one clear line", function()
   local out = dir .. "/grpo"
