@@ -11,6 +11,7 @@ local F = require "tl.ffi"
 local ffi = require "ffi"
 local fs = require "tl.fs"
 local json = require "tl.json"
+local options = require "tl.options"
 local tie = require "tl.tie"
 local C, check = F.C, F.check
 
@@ -95,34 +96,63 @@ local function create(model, kind, o, level)
   return wrap(model, out[0])
 end
 
+-- what each kind takes; tl.budget's tables have figures beside their options
+local BUDGET = options.names { any = "groups n_tie params bytes unused" }
+local TINYLORA = options.names({ any = "tie targets sigma dtype projection basis cache", number = "rank u seed init" }, BUDGET)
+local LORAXS = options.names { any = "targets sigma dtype basis cache", number = "rank alpha seed init" }
+local LORA = options.names { any = "targets dtype", number = "rank alpha seed" }
+local FULL = options.names { any = "embeddings dtype" }
+adapter.OPTIONS = options.names({ any = "kind" }, TINYLORA, LORAXS, LORA, FULL)
+
+local make = {}
+function make.tinylora(model, o, level) return create(model, C.TL_TINYLORA, o, level + 1) end
+function make.loraxs(model, o, level) return create(model, C.TL_LORA_XS, setmetatable({ rank = o.rank or 2 }, { __index = o }), level + 1) end
+function make.lora(model, o, level)
+  local rank = o.rank or 8
+  return create(model, C.TL_LORA, setmetatable({ rank = rank, alpha = o.alpha or 2 * rank }, { __index = o }), level + 1)
+end
+function make.full(model, o, level) return create(model, C.TL_FULL, o, level + 1) end
+
 --- TinyLoRA. Options: rank (2), u (13), tie (tl.tie.full), targets ("all"), sigma ("paper" or "peft"), dtype ("f32"; "bf16"
 --- makes u = 13 an update of 26 bytes), seed (42), projection ("philox", or "torch": P as PEFT draws it from projection_seed =
---- seed), init (0: v starts at zero), basis (an adapter whose A and B are used too, instead of the same ones computed again).
+--- seed), init (0: v starts at zero), basis (an adapter whose A and B are used too, instead of the same ones computed again), cache (folder that keeps SVDs; false:
+--- none). A table from tl.budget is taken as it is.
 ---@param model table a tl.model
 ---@param o table? options
-function adapter.tinylora(model, o) return create(model, C.TL_TINYLORA, o or {}, 2) end
+function adapter.tinylora(model, o)
+  o = o or {}
+  options.only("adapter.tinylora", o, TINYLORA)
+  return make.tinylora(model, o, 2)
+end
 
---- LoRA-XS. Options: rank, alpha (rank), targets, sigma, dtype, seed, init (standard deviation of R, 0), basis (as tinylora's).
+--- LoRA-XS. Options: rank, alpha (rank), targets, sigma, dtype, seed, init (standard deviation of R, 0), basis, cache (as tinylora's).
 function adapter.loraxs(model, o)
   o = o or {}
-  return create(model, C.TL_LORA_XS, setmetatable({ rank = o.rank or 2 }, { __index = o }), 2)
+  options.only("adapter.loraxs", o, LORAXS)
+  return make.loraxs(model, o, 2)
 end
 
 --- LoRA. Options: rank (8), alpha (2 * rank), targets, dtype, seed.
 function adapter.lora(model, o)
   o = o or {}
-  local rank = o.rank or 8
-  return create(model, C.TL_LORA, setmetatable({ rank = rank, alpha = o.alpha or 2 * rank }, { __index = o }), 2)
+  options.only("adapter.lora", o, LORA)
+  return make.lora(model, o, 2)
 end
 
 --- Full finetuning. Options: embeddings (true: embeddings, head and norms too), dtype.
-function adapter.full(model, o) return create(model, C.TL_FULL, o or {}, 2) end
+function adapter.full(model, o)
+  o = o or {}
+  options.only("adapter.full", o, FULL)
+  return make.full(model, o, 2)
+end
 
---- An adapter by name: "tinylora", "loraxs", "lora" or "full", with that kind's options.
+--- An adapter by name: "tinylora", "loraxs", "lora" or "full", with that kind's options. Options of the other kinds are of no effect, so that one
+--- table is good for all.
 function adapter.create(model, kind, o)
-  local make = { tinylora = adapter.tinylora, loraxs = adapter.loraxs, lora = adapter.lora, full = adapter.full }
+  o = o or {}
   if not make[kind] then error("unknown adapter '" .. tostring(kind) .. "': tinylora, loraxs, lora or full", 2) end
-  return make[kind](model, o)
+  options.only("adapter.create", o, adapter.OPTIONS)
+  return make[kind](model, o, 2)
 end
 
 --- The file or folder that a path means as an adapter: a compact file, a PEFT directory, or those of a run directory (the compact
@@ -136,11 +166,14 @@ function adapter.find(path)
   return nil, path .. ": neither a PEFT directory (adapter_config.json) nor a run with an adapter (adapter.tla)"
 end
 
+local LOAD = options.names { any = "basis cache force" }
+
 --- Reads an adapter: a compact file, a PEFT directory (TinyLoRA or LoRA), or a run directory. A compact file is refused on a base
 --- that it was not made for; option force: loads it all the same. Option cache: as in tl.adapter.tinylora; basis: an adapter of the same
 --- model, whose A and B a compact file's adapter uses where they are those that it wants.
 function adapter.load(model, path, o)
   o = o or {}
+  options.only("adapter.load", o, LOAD)
   local found, kind = adapter.find(path)
   if not found then error(kind, 2) end
   local out = ffi.new("tl_adapter *[1]")
@@ -240,11 +273,14 @@ local function plain_name(model)
   return ((model.name or model.path):gsub("/+$", ""):match "([^/]+)$")
 end
 
+local SAVE, REBASE = options.names { any = "format metrics provenance carry" }, options.names { any = "cache", number = "tolerance" }
+
 --- Writes the adapter: the compact file PATH.tla and the PEFT directory PATH; only the compact file when PATH ends in ".tla".
 --- Options: format (only this, exactly at PATH: "compact", "peft", "peft-lora" or "peft-tinylora"), metrics and provenance (tables
 --- that the compact file records), carry (true: A and B go into the compact file). Full finetuning: a model directory.
 function Adapter:save(path, o)
   o = o or {}
+  options.only("adapter:save", o, SAVE)
   if self.kind == "full" then
     check(C.tl_model_save(self.model.handle, self.handle, path, self.model.compute == "f32" and C.TL_F32 or C.TL_BF16), 2)
     return
@@ -265,8 +301,10 @@ end
 
 --- A TinyLoRA or LoRA-XS whose A and B came from a file, on the basis that this program computes, so that its compact file needs
 --- neither. Returns the new adapter and the largest disagreement of a singular pair; an error when one is above tolerance (0.01).
+--- Option cache: as in tl.adapter.tinylora.
 function Adapter:rebase(o)
   o = o or {}
+  options.only("adapter:rebase", o, REBASE)
   local out, worst = ffi.new("tl_adapter *[1]"), ffi.new("double[1]")
   check(C.tl_adapter_rebase(self.handle, svd_cache(o), o.tolerance or 0.01, worst, out), 2)
   return wrap(self.model, out[0]), worst[0]

@@ -8,6 +8,7 @@
 local F = require "tl.ffi"
 local ffi = require "ffi"
 local json = require "tl.json"
+local options = require "tl.options"
 local C = F.C
 
 local data = {}
@@ -217,7 +218,10 @@ function Dataset:style(style)
   end)
 end
 
+local BATCHES = options.names { any = "partial shuffle", number = "size epochs steps seed skip" }
+
 local function batch_options(self, o)
+  options.only("batches", o, BATCHES, 3)
   local size = o.size or error("batches wants a size", 3)
   if type(size) ~= "number" or size < 1 or size % 1 ~= 0 then error("a batch's size is a whole number from 1; got " .. tostring(size), 3) end
   if #self == 0 then error("there are no problems to make batches of", 3) end
@@ -320,14 +324,18 @@ function data.splits(name)
   return sets[name] and sets[name].splits
 end
 
+-- generated sets and files take the same ones: n, seed and the generators' own are of no effect on a file
+local LOAD = options.names { any = "split dir style difficulty", number = "limit n seed first min_ops max_ops max_number" }
+
 --- Loads a problem set.
 ---@param task string gsm8k, math500, minerva_math, olympiadbench, aime24, amc23, mawps, asdiv, svamp, wordproblems, puzzles:KIND (see
 ---  tl.puzzles), or a .jsonl file
 ---@param o table|nil { split = "train" where there is one, else "test"; limit = first problems only; dir =; style = see data.style };
----  for wordproblems also what its generator takes (n, seed, min_ops, ...); for puzzles n, seed, difficulty
+---  for wordproblems also what its generator takes (n, seed, first, min_ops, max_ops, max_number); for puzzles n, seed, difficulty
 ---@return tl.Dataset
 function data.load(task, o)
   o = o or {}
+  options.only("data.load", o, LOAD)
   local d
   if task == "wordproblems" then
     local g = {}

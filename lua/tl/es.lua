@@ -9,6 +9,7 @@ local F = require "tl.ffi"
 local philox = require "tl.philox"
 local population = require "tl.population"
 local optim = require "tl.optim"
+local options = require "tl.options"
 local C = F.C
 
 local es = {}
@@ -16,6 +17,11 @@ local Trainer = {}
 Trainer.__index = Trainer
 
 local SHAPES = { rank = true, reward = true }
+
+local OPTIONS = options.names {
+  any = "model adapter verifier reward verifier_config prompt lr fitness stop gate run",
+  number = "workers timeout_ms members sigma num_generations temperature max_completion_length max_sequences max_grad_norm beta1 beta2 eps weight_decay total_steps seed",
+}
 
 --- An evolution strategy.
 --- model, adapter        TinyLoRA or LoRA-XS
@@ -25,6 +31,7 @@ local SHAPES = { rank = true, reward = true }
 --- max_grad_norm (0: dv is not clipped), beta1, beta2, eps, weight_decay (0), total_steps, seed (0), gate (true), run
 ---@param o table
 function es.trainer(o)
+  options.only("es.trainer", o, OPTIONS)
   local t = setmetatable({ o = o, model = o.model or error("es.trainer wants a model", 2), adapter = o.adapter or error("es.trainer wants an adapter", 2) }, Trainer)
   t.n, t.sigma, t.fitness = o.members or 16, o.sigma or 0.05, o.fitness or "rank"
   if t.n % 2 ~= 0 or t.n < 2 then error(("es: members is %s; they are pairs of opposites: an even number from 2"):format(tostring(t.n)), 2) end

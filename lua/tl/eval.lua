@@ -7,6 +7,7 @@ local sample = require "tl.sample"
 local grpo = require "tl.grpo"
 local stats = require "tl.eval.stats"
 local comm = require "tl.comm"
+local options = require "tl.options"
 
 local eval = {}
 
@@ -170,12 +171,18 @@ local function share(o, k, done)
   end
 end
 
+local RUN = options.names {
+  any = "model adapter problems verifier verifier_config flexible prompt stop ignore_eos lengths prefix_cache progress done on_item inline",
+  number = "max_new_tokens min_new_tokens temperature top_p samples seed max_sequences correct workers timeout_ms",
+}
+
 --- Accuracy on problems. Options: model, adapter (nil: the base), problems, verifier ("verifiers.math"), verifier_config, flexible (a second
 --- config of the same verifier, reported beside the first), prompt, max_new_tokens (256), min_new_tokens, temperature (0: greedy), top_p, stop, ignore_eos,
 --- lengths (function(i) -> how many tokens each sample of problem i has: it does not end before and is cut there), samples (1; more are averaged), seed, max_sequences, prefix_cache (true: what prompts have in common is computed once), correct (0.5: a reward above this counts as right), progress: function(done, total); done: items of an earlier
---- run, on_item: function(item), called as each is judged.
+--- run, on_item: function(item), called as each is judged; workers, timeout_ms, inline: as in tl.verify.pool.
 --- Returns { n, samples, accuracy, ci95, mean_length, clipped_ratio, repetition_ratio, outcomes, items, scores; flexible, pass_at, majority }.
 function eval.run(o)
+  options.only("eval.run", o, RUN)
   local k, done, index = o.samples or 1, {}, {}
   for i, p in ipairs(o.problems) do index[tostring(p.id or i)] = i end
   for _, item in ipairs(o.done or {}) do
@@ -224,11 +231,14 @@ function eval.summary(r)
     outcomes = r.outcomes, samples = r.samples, flexible = r.flexible, pass_at = r.pass_at, majority = r.majority }
 end
 
+local BOTH = options.names({ any = "name log also headline" }, RUN)
+
 --- Greedy and sampled accuracy on the same problems, as a training recipe measures before and after. Options: those of eval.run, with `temperature`
 --- and `samples` for the sampled half; name and log = function(format, ...): each half is told as a line; also = { NAME = function(item) -> boolean }:
 --- shares of the completions that are counted beside the accuracy; headline ("greedy"): the half whose fields the result has at its top too.
 --- Returns { greedy = summary, sampled = summary, and the headline's fields }.
 function eval.greedy_and_sampled(o)
+  options.only("eval.greedy_and_sampled", o, BOTH)
   local out = {}
   for _, mode in ipairs { "greedy", "sampled" } do
     local run = setmetatable(mode == "greedy" and { temperature = 0, samples = 1 } or {}, { __index = o })

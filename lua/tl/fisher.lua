@@ -90,12 +90,15 @@ function Fisher:__tostring()
   return table.concat(lines, "\n")
 end
 
+local OPTIONS = require("tl.options").names { any = "adapter problems prompt", number = "n temperature max_new_tokens seed memory" }
+
 --- The Fisher information of an adapter's numbers, at their present values, over completions that the model draws of problems' prompts. o: adapter,
 --- problems, n (4: completions a problem), temperature (1), max_new_tokens (64), seed (0), prompt (as in tl.grpo), memory.
 --- Returns { F, trace, eigenvalues, eigenvectors, mean, snr, n, gradients }; printed, it shows the eigenvalues.
 ---   tl.fisher { adapter = a, problems = tl.data.load("wordproblems", { n = 16 }) }
 ---@param o table
 function fisher.run(o)
+  require("tl.options").only("fisher", o, OPTIONS)
   local a = o.adapter or error("tl.fisher wants an adapter", 2)
   local tok, prompts = a.model:tokenizer(), {}
   for i, problem in ipairs(o.problems or error("tl.fisher wants problems", 2)) do prompts[i] = grpo.prompt_ids(tok, o.prompt, problem) end

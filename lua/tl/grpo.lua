@@ -19,6 +19,7 @@ local optim = require "tl.optim"
 local memory = require "tl.memory"
 local comm = require "tl.comm"
 local checkpoint = require "tl.checkpoint"
+local options = require "tl.options"
 local C, check = F.C, F.check
 
 local grpo = {}
@@ -42,12 +43,20 @@ local function choice(o, key, default, set)
   return set[v]
 end
 
+--- The options of grpo.trainer; a population's members have them too.
+grpo.OPTIONS = options.names {
+  any = "model adapter verifier reward verifier_config prompt lr stop loss_type scale_rewards importance_sampling_level rollouts is_mode is_level on_error gate objective "
+    .. "resume run progress inline pool",
+  number = "num_generations max_completion_length temperature top_p top_k min_p epsilon epsilon_high delta beta entropy_coef num_iterations is_min is_max "
+    .. "max_grad_norm beta1 beta2 eps weight_decay total_steps seed memory checkpoint workers timeout_ms instructions max_sequences",
+}
+
 --- A GRPO trainer.
 --- model, adapter        what is trained
 --- verifier | reward     a module name ("verifiers.math"), or a function (problem, completion) -> reward
 --- prompt                function(problem) -> messages or text; default: problem.messages, problem.prompt or problem.question
 --- lr                    number or function(step, total) (1e-6, as in TRL)
---- num_generations (8), max_completion_length (512), temperature (1), top_p, top_k, min_p, stop
+--- num_generations (8; from 2: a reward counts beside the others of its group), max_completion_length (512), temperature (1), top_p, top_k, min_p, stop
 --- loss_type ("dapo"; grpo, dr_grpo, bnpo), epsilon (0.2), epsilon_high (= epsilon), delta, beta (0), entropy_coef (0)
 --- scale_rewards ("group"; batch, none), importance_sampling_level ("token"; sequence), num_iterations (1)
 --- rollouts ("native"; merged, int8), is_mode ("truncate" unless native), is_level ("sequence"), is_min (0), is_max (3)
@@ -60,13 +69,17 @@ end
 ---                       fit need no forward pass) and of the training pass
 --- checkpoint            steps from one checkpoint in the run's folder to the next (0: none); resume: a run's folder, whose last
 ---                       checkpoint is loaded: t.steps says how many steps are done (tl.checkpoint)
---- workers (2), timeout_ms (the verifier's own, else 1000), instructions (no limit), max_sequences (64), verifier_config
+--- workers (2), timeout_ms (the verifier's own, else 1000), instructions (no limit), max_sequences (64), verifier_config, inline (as in tl.verify)
+--- run (a tl.report.run that gets every step), progress: function(trainer, rollout), called after every completion; pool (a tl.verify.pool that is
+--- others' too, instead of verifier)
 ---@param o table
 function grpo.trainer(o)
+  options.only("grpo.trainer", o, grpo.OPTIONS)
   local t = setmetatable({ o = o, model = o.model or error("grpo.trainer wants a model", 2), adapter = o.adapter or error("grpo.trainer wants an adapter", 2) }, Trainer)
   t.n = o.num_generations or 8
+  if t.n < 2 or t.n % 1 ~= 0 then error(("grpo.trainer: num_generations wants a whole number from 2; got %s"):format(t.n), 2) end
   t.lr = optim.schedule(o.lr or 1e-6)
-  t.optimizer = optim.adamw(o.adapter, o)
+  t.optimizer = optim.of(o)
   t.seed, t.steps, t.sequences = o.seed or 0, 0, 0
   t.tokenizer = t.model:tokenizer()
   t.iterations = o.num_iterations or 1

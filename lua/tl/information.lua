@@ -147,8 +147,9 @@ end
 ---@param o table
 function information.gradients(o)
   local out = {}
-  local options = setmetatable({ lr = 0, max_grad_norm = 0, run = false, gate = false }, { __index = o })
-  local trainer = require(o.method == "sft" and "tl.sft" or "tl.grpo").trainer(options)
+  local own, sft = { lr = 0, max_grad_norm = 0, run = false }, o.method == "sft"
+  if not sft then own.gate = false end
+  local trainer = require(sft and "tl.sft" or "tl.grpo").trainer(setmetatable(own, { __index = o }))
   for epoch = 1, o.epochs do
     o.adapter:zero_gradient()
     trainer:step(o.problems)

@@ -12,6 +12,7 @@ local escape = require("tl.plot").escape
 local philox = require "tl.philox"
 local population = require "tl.population"
 local F = require "tl.ffi"
+local options = require "tl.options"
 
 local landscape = {}
 local Landscape = {}
@@ -96,32 +97,35 @@ local function losses(set, problems, o)
   return out
 end
 
+local function rewards(set, problems, o, field)
+  local out = population.rewards(set, problems, { verifier = not o.reward and (o.verifier or "verifiers.math") or nil, reward = o.reward, prompt = o.prompt,
+    max_new_tokens = o.max_new_tokens or 64, temperature = o.temperature, n = o.n_samples, seed = o.seed, max_sequences = o.max_sequences })
+  for k, r in ipairs(out) do out[k] = r[field] end
+  return out
+end
+
 local MEASURES = {
   loss = losses,
-  accuracy = function(set, problems, o)
-    local out = population.rewards(set, problems, o)
-    for k, r in ipairs(out) do out[k] = r.accuracy end
-    return out
-  end,
-  reward = function(set, problems, o)
-    local out = population.rewards(set, problems, o)
-    for k, r in ipairs(out) do out[k] = r.reward end
-    return out
-  end,
+  accuracy = function(set, problems, o) return rewards(set, problems, o, "accuracy") end,
+  reward = function(set, problems, o) return rewards(set, problems, o, "reward") end,
 }
+
+local OPTIONS = options.names { any = "adapter problems metric verifier reward prompt target n range x_range y_range x y origin progress",
+  number = "max_new_tokens temperature n_samples seed max_sequences memory" }
 
 --- A measure over a plane in v. o:
 --- adapter           TinyLoRA or LoRA-XS; it stays as it is
 --- problems          what is measured on
 --- metric            "accuracy" (greedy), "reward" (give temperature and n_samples for sampled ones), "loss" (of the problems' solutions)
---- verifier ("verifiers.math") or reward, prompt, target, max_new_tokens (64), temperature (0), n_samples (1)
+--- verifier ("verifiers.math") or reward, prompt, target, max_new_tokens (64), temperature (0), n_samples (1), max_sequences
 --- n (11)            points a side, or { along x, along y }
 --- range ({-1, 1})   of both coordinates, or x_range, y_range
 --- x, y              directions: a list of numbers, or an adapter of the same family, which is then at 1; origin: a list of numbers
---- seed (0), progress: function(done, total)
+--- seed (0), memory (bytes for activations of the loss), progress: function(done, total)
 --- Returns { x = {...}, y = {...}, z = { { at y[1]: x[1], ... }, ... }, dx, dy, origin, metric }, best(), svg(path); printed, it is drawn.
 ---@param o table
 function landscape.run(o)
+  options.only("landscape", o, OPTIONS)
   if not o.adapter then error("tl.landscape wants an adapter", 2) end
   if type(o.problems) ~= "table" or #o.problems == 0 then error("tl.landscape wants problems", 2) end
   local metric = o.metric or "accuracy"
@@ -130,8 +134,7 @@ function landscape.run(o)
   local nx, ny = unpack(type(o.n) == "table" and o.n or { o.n or 11, o.n or 11 })
   local range = o.range or { -1, 1 }
   local l = setmetatable({ x = ticks(o.x_range or range, nx), y = ticks(o.y_range or range, ny), z = {}, dx = dx, dy = dy, origin = origin, metric = metric }, Landscape)
-  local points, how = {}, { verifier = not o.reward and (o.verifier or "verifiers.math") or nil, reward = o.reward, prompt = o.prompt, target = o.target,
-    max_new_tokens = o.max_new_tokens or 64, temperature = o.temperature, n = o.n_samples, seed = o.seed, max_sequences = o.max_sequences, memory = o.memory }
+  local points = {}
   for j, y in ipairs(l.y) do
     l.z[j] = {}
     for i, x in ipairs(l.x) do points[#points + 1] = { i = i, j = j, x = x, y = y } end
@@ -144,7 +147,7 @@ function landscape.run(o)
       clones[k] = o.adapter:clone():set(v)
     end
     local set = population.of(clones)
-    for k, value in ipairs(measure(set, o.problems, how)) do
+    for k, value in ipairs(measure(set, o.problems, o)) do
       local p = points[first + k - 1]
       l.z[p.j][p.i] = value
     end
@@ -210,11 +213,14 @@ local function colour(share)
   return ("#%02x%02x%02x"):format(a[1] + (b[1] - a[1]) * t, a[2] + (b[2] - a[2]) * t, a[3] + (b[3] - a[3]) * t)
 end
 
+local PICTURE = options.names { any = "title labels", number = "cell" }
+
 --- The landscape as a picture of its own (SVG). o: title, cell (36 pixels), labels = { x =, y = }. Without a path the text is returned.
 ---@param path string?
 ---@param o table?
 function Landscape:svg(path, o)
   o = o or {}
+  options.only("landscape:svg", o, PICTURE)
   local cell, nx, ny, left, top = o.cell or 36, #self.x, #self.y, 70, 40
   local lo, hi = bounds(self)
   local w, h, out = left + nx * cell + 90, top + ny * cell + 60, {}

@@ -8,6 +8,7 @@ local fs = require "tl.fs"
 local hub = require "tl.hub"
 local log = require "tl.log"
 local names = require "tl.names"
+local options = require "tl.options"
 local C, check = F.C, F.check
 
 local model = {}
@@ -130,14 +131,18 @@ local function open(o, level, fn, path, ...)
   return out[0]
 end
 
+local LOAD, CREATE = options.names { any = "dtype device" }, options.names { any = "dtype device", number = "seed" }
+
 --- Loads a model; where ranks share one (tl.comm.split), this rank's part. Options: dtype ("bf16", "f16" or "f32": weights and activations;
 --- sums are fp32), device ("cpu", "cuda", "cuda:1"; one a process).
 ---@param name string a Hugging Face folder, a GGUF file, or a name (tl.model.resolve)
 ---@param o table? options
 function model.load(name, o)
+  o = o or {}
+  options.only("model.load", o, LOAD)
   local ok, path = pcall(model.resolve, name)
   if not ok then error((tostring(path):gsub("^.-model%.lua:%d+: ", "")), 2) end
-  local handle = open(o or {}, 2, C.tl_model_load, path)
+  local handle = open(o, 2, C.tl_model_load, path)
   local m = wrap(handle, name)
   if m.quantised_bytes > 0 then
     local log = require "tl.log"
@@ -151,6 +156,7 @@ end
 ---@param config string path of a config.json
 function model.create(config, o)
   o = o or {}
+  options.only("model.create", o, CREATE)
   local handle = open(o, 2, C.tl_model_create, config, o.seed or 0)
   return wrap(handle, config)
 end
@@ -220,9 +226,12 @@ function Model:tokenizer()
   return self.tok
 end
 
+local SAVE, EXPORT = options.names { any = "adapter dtype" }, options.names { any = "adapter dtype", boolean = "tokenizer" }
+
 --- Writes a Hugging Face folder. Options: adapter (merged in fp32, then rounded once), dtype ("bf16").
 function Model:save(dir, o)
   o = o or {}
+  options.only("model:save", o, SAVE)
   check(C.tl_model_save(self.handle, o.adapter and o.adapter.handle or nil, dir, dtype_of(o.dtype, "bf16", 2)), 2)
 end
 
@@ -234,6 +243,7 @@ end
 ---@param o table? options
 function Model:export(path, format, o)
   o = o or {}
+  options.only("model:export", o, EXPORT)
   check(C.tl_model_export(self.handle, o.adapter and o.adapter.handle or nil, path, format, o.dtype or "bf16", o.tokenizer ~= false), 2)
 end
 

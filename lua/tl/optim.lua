@@ -2,18 +2,29 @@
 --- step counted from 1; a number means a constant.
 local F = require "tl.ffi"
 local ffi = require "ffi"
+local options = require "tl.options"
 local C, check = F.C, F.check
 
 local optim = {}
 local AdamW = {}
 AdamW.__index = AdamW
 
+local ADAMW = options.names { number = "beta1 beta2 eps weight_decay max_grad_norm" }
+
 --- AdamW. Options: beta1 (0.9), beta2 (0.999), eps (1e-8), weight_decay (0), max_grad_norm (1; 0: no clipping).
 function optim.adamw(adapter, o)
   o = o or {}
+  options.only("optim.adamw", o, ADAMW)
   local out = ffi.new("tl_adamw *[1]")
   check(C.tl_adamw_create(adapter.handle, o.beta1 or 0.9, o.beta2 or 0.999, o.eps or 1e-8, o.weight_decay or 0, out), 2)
   return setmetatable({ handle = ffi.gc(out[0], C.tl_adamw_free), adapter = adapter, max_grad_norm = o.max_grad_norm or 1 }, AdamW)
+end
+
+--- AdamW with those of a trainer's options that are AdamW's.
+function optim.of(o)
+  local own = {}
+  for _, name in ipairs(ADAMW.list) do own[name] = o[name] end
+  return optim.adamw(o.adapter, own)
 end
 
 --- One update with the gradient that the adapter holds; returns the gradient's norm before clipping.

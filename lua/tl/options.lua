@@ -1,4 +1,5 @@
---- options.lua: typed, documented options. The parameters of recipes and the options of the commands are read by this one parser.
+--- options.lua: typed, documented options. The parameters of recipes and the options of the commands are read by this one parser; the tables of
+--- options that Lua functions take are held against their names here (options.only).
 ---
 --- A parameter is {default, "doc", ...fields}. Its type comes from the default, or from the field `type`:
 ---   number    any number; integer = true: whole numbers only; min =, max =: its range
@@ -133,6 +134,78 @@ end
 options.text = text_of
 
 local function shown(v) return type(v) == "string" and "'" .. v .. "'" or type(v) == "table" and "a list or a map" or tostring(v) end
+
+-- ---- tables of options that Lua functions take
+
+-- what other programs (TRL, PEFT, transformers, vLLM) call an option, and what it is called here: of these the first that the function has
+local ELSEWHERE = {
+  learning_rate = "lr", adam_beta1 = "beta1", adam_beta2 = "beta2", adam_epsilon = "eps", max_steps = "total_steps", steps = "total_steps",
+  save_steps = "checkpoint", output_dir = "run", resume_from_checkpoint = "resume", reward_funcs = "reward", reward_func = "reward", reward_fn = "reward",
+  group = "num_generations", group_size = "num_generations", num_return_sequences = "n num_generations", kl_coef = "beta", kl_coeff = "beta", epsilon_low = "epsilon",
+  max_tokens = "max_new_tokens max_completion_length", max_length = "max_new_tokens max_completion_length", max_new_tokens = "max_completion_length",
+  max_completion_length = "max_new_tokens", vllm_importance_sampling_mode = "is_mode", vllm_importance_sampling_cap = "is_max", num_train_epochs = "epochs",
+  r = "rank", lora_alpha = "alpha", target_modules = "targets", projection_seed = "seed", torch_dtype = "dtype", compute = "dtype", batch_size = "size",
+  per_device_train_batch_size = "size", batch = "size", train_dataset = "problems", eval_dataset = "problems", dataset = "problems", num = "n",
+  num_samples = "samples n_samples n limit", k = "samples n", task = "problems", population_size = "members",
+}
+
+--- The options of a function, for options.only: their names by what they are, { any = "model adapter", number = "lr seed", boolean = "eos" }; then what
+--- others have, which it takes too. Kept above the function's documentation: the one place where they stand.
+---@param of table
+---@param ... table
+function options.names(of, ...)
+  local known = { kind = {}, list = {} }
+  local function add(name, kind)
+    if not known.kind[name] then known.list[#known.list + 1] = name end
+    known.kind[name] = kind
+  end
+  for _, kind in ipairs { "any", "number", "boolean" } do
+    for name in (of[kind] or ""):gmatch "%S+" do add(name, kind) end
+  end
+  for _, other in ipairs { ... } do
+    for _, name in ipairs(other.list) do if not known.kind[name] then add(name, other.kind[name]) end end
+  end
+  return known
+end
+
+-- the name that was meant by a wrong one; nil when none is near
+local function meant(wrong, known)
+  for name in (ELSEWHERE[wrong] or ""):gmatch "%S+" do
+    if known.kind[name] then return name end
+  end
+  local plain, of = {}, {}
+  for i, name in ipairs(known.list) do
+    plain[i] = name:gsub("_", "")
+    of[plain[i]] = name
+  end
+  return of[names.nearest(canonical(wrong):gsub("_", ""), plain)]
+end
+
+local function no_option(what, given, known)
+  local wrong = {}
+  for k in pairs(given) do
+    if not known.kind[k] then wrong[#wrong + 1] = tostring(k) end
+  end
+  table.sort(wrong)
+  local near = meant(wrong[1], known)
+  return ("%s: there is no option '%s'; %s"):format(what, wrong[1], near and ("did you mean '%s'?"):format(near) or "there are " .. table.concat(known.list, ", "))
+end
+
+--- Refuses a table of options with a name that the function does not have, or with no number where it wants one. Done once, when something is made:
+--- the table may be read as often as one likes after that. what: the function, as errors name it; known: from options.names; level: as error's, 2 being
+--- who called the function that calls this.
+function options.only(what, given, known, level)
+  level = (level or 2) + 1
+  if type(given) ~= "table" then error(("%s wants a table of options; got %s"):format(what, given == nil and "nothing" or "a " .. type(given)), level) end
+  local kind = known.kind
+  for k, v in pairs(given) do
+    local want = kind[k]
+    if not want then error(no_option(what, given, known), level) end
+    if want ~= "any" and type(v) ~= want and type(v) ~= "cdata" or v ~= v then
+      error(("%s: %s wants %s; got %s"):format(what, k, want == "boolean" and "true or false" or "a number", shown(v)), level)
+    end
+  end
+end
 
 -- ---- the command line
 

@@ -2,6 +2,7 @@
 local F = require "tl.ffi"
 local ffi = require "ffi"
 local log = require "tl.log"
+local options = require "tl.options"
 local C, check = F.C, F.check
 
 local pass = {}
@@ -54,10 +55,13 @@ function Batch:offsets()
   return o
 end
 
+local OPTIONS = options.names { any = "adapter population backward entropy kept ranks", number = "temperature memory loss_scale" }
+
 --- A pass over a batch. Options: adapter or population (a tl.population.of), temperature (1), memory (bytes), backward, entropy, kept (a sample.kept),
 --- ranks (the gradient is all ranks': p:reduce() after the last backward), loss_scale (1; of a model in fp16 a power of two that gradients are
 --- multiplied by on their way, so that fp16 holds them; the result is without it).
 function pass.create(model, batch, o)
+  options.only("pass.create", o, OPTIONS)
   local opt = ffi.new("tl_pass_options", { temperature = o.temperature or 1, memory_bytes = o.memory or 0,
     backward = o.backward or false, want_entropy = o.entropy or false, kept = o.kept and o.kept.handle or nil,
     population = o.population and o.population.handle or nil, ranks = o.ranks or false, loss_scale = o.loss_scale or 1 })

@@ -23,6 +23,7 @@ local sft = require "tl.sft"
 local pass = require "tl.pass"
 local sample = require "tl.sample"
 local memory = require "tl.memory"
+local options = require "tl.options"
 local C, check = F.C, F.check
 
 local population = {}
@@ -49,7 +50,9 @@ function Set:free()
   if self.handle then C.tl_population_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
 
---- Rewards of every member of a set on the same problems, sampled together. o: verifier or reward (or pool, a tl.verify.pool), prompt, n (1
+local REWARDS = options.names { any = "verifier reward pool verifier_config prompt stop", number = "n temperature top_p max_new_tokens seed max_sequences correct" }
+
+--- Rewards of every member of a set on the same problems, sampled together. o: verifier or reward, verifier_config (or pool, a tl.verify.pool), prompt, n (1
 --- completions a problem), temperature (0: greedy), top_p, max_new_tokens (256), stop, seed (0), max_sequences, correct (0.5: a reward above
 --- this counts as right). Members draw with the same random numbers. What a verifier could not judge counts 0.
 --- Returns, a member: { reward (mean), accuracy, mean_length, n, failed, rewards = { of problem 1, ... (means) } }.
@@ -57,6 +60,7 @@ end
 ---@param problems table[]
 ---@param o table
 function population.rewards(set, problems, o)
+  options.only("population.rewards", o, REWARDS)
   local n, tok, of, waiting = o.n or 1, set.model:tokenizer(), {}, 0
   local pool = o.pool or require("tl.verify").pool { verifier = o.verifier or o.reward or error("rewards wants a verifier or a reward", 2), config = o.verifier_config }
   local s = sample.sampler(set.model, { population = set, max_sequences = o.max_sequences })
@@ -125,8 +129,27 @@ local function adapter_of(o, own, first)
   return adapters.create(o.model, kind, a)
 end
 
+-- what a population has beside its trainers' options, which its members and the grid may name
+local SETS = options.names { any = "members grid" }
+
+-- refuses names that the trainers (known) do not have
+local function check_names(what, o, known, level)
+  local function check_adapter(at, a)
+    if a ~= nil and not is_adapter(a) then options.only(at .. ", adapter", a, adapters.OPTIONS, level + 2) end
+  end
+  options.only(what, o, options.names({}, known, SETS), level + 1)
+  check_adapter(what, o.adapter)
+  for k, own in ipairs(o.members or {}) do
+    local at = ("%s, member %d"):format(what, k)
+    options.only(at, own, known, level + 1)
+    check_adapter(at, own.adapter)
+  end
+  for name in pairs(o.grid or {}) do options.only(what .. ", grid", { [name] = false }, options.names { any = table.concat(known.list, " ") }, level + 1) end
+end
+
 -- the members' own options over the common ones, each with its adapter
-local function options_of(o, level)
+local function options_of(what, o, known, level)
+  check_names(what, o, known, level + 1)
   if not o.model then error("a population wants a model", level + 1) end
   if require("tl.comm").size > 1 then error("a population is one process's: start it without mpirun", level + 1) end
   if (o.members == nil) == (o.grid == nil) then error("a population wants members = { {...}, ... } or grid = { lr = {...}, ... }", level + 1) end
@@ -200,11 +223,12 @@ Grpo.__index = Grpo
 --- p.members[k] is the trainer of member k: .adapter, .steps, .optimizer; p.options[k] are its options.
 ---@param o table
 function population.grpo(o)
-  local list = options_of(o, 2)
+  local list = options_of("population", o, grpo.OPTIONS, 2)
   for name, default in pairs(SHARED) do same(list, name, default, 2) end
   for _, name in ipairs(JUDGES) do same(list, name, nil, 2) end
-  for _, own in ipairs(list) do own.bonus = has_bonus(own) end
-  same(list, "bonus", false, 2)
+  local bonus = {}
+  for k, own in ipairs(list) do bonus[k] = { ["an entropy bonus"] = has_bonus(own) } end
+  same(bonus, "an entropy bonus", false, 2)
   if o.rollouts == "merged" then error('rollouts of a population are "native" or "int8": members have no merged weights of their own', 2) end
   local p = setmetatable({ o = o, model = o.model, options = list, members = {}, n = 0, steps = 0 }, Grpo)
   p.pool = require("tl.verify").pool { verifier = o.verifier or o.reward or error("a population wants a verifier or a reward", 2),
@@ -279,7 +303,7 @@ Sft.__index = Sft
 --- A population trained by SFT: the options of tl.sft.trainer for all members, and members or grid (see `? tl.population`).
 ---@param o table
 function population.sft(o)
-  local list = options_of(o, 2)
+  local list = options_of("population.sft", o, sft.OPTIONS, 2)
   local p = setmetatable({ o = o, model = o.model, options = list, members = {} }, Sft)
   for k, own in ipairs(list) do p.members[k] = sft.trainer(own) end
   p.set = population.of(adapters_of(list))

@@ -2,11 +2,16 @@
 --- waiting ones. The tokens of a completion depend only on (seed, its sequence id, its prompt, the settings, the weights).
 local F = require "tl.ffi"
 local ffi = require "ffi"
+local options = require "tl.options"
 local C, check = F.C, F.check
 
 local sample = {}
 local Sampler = {}
 Sampler.__index = Sampler
+
+--- The settings of a request: the options of Sampler:submit.
+sample.SETTINGS = options.names { any = "stop ignore_eos prompt_logprobs",
+  number = "temperature top_p top_k min_p max_new_tokens min_new_tokens seed member n_top" }
 
 --- Settings of a request: temperature (1; 0 is greedy), top_p (1), top_k (0), min_p (0), max_new_tokens (512), min_new_tokens (0:
 --- before so many tokens a completion does not end), seed (0), stop (strings), ignore_eos, member (0: of the sampler's population, from 0; -1: the base),
@@ -44,6 +49,18 @@ function Kept:free()
   if self.handle then C.tl_kept_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
 
+sample.OPTIONS = options.names { any = "adapter whole_cache prefix_cache kept population", number = "max_sequences memory prefill_tokens prefill_per_step" }
+
+local function create(model, o, level)
+  local opt = ffi.new("tl_sampler_options", { max_sequences = o.max_sequences or 64, memory_bytes = o.memory or 0, whole_cache = o.whole_cache or false,
+    prefill_tokens = o.prefill_tokens or 0, prefill_per_step = o.prefill_per_step or 0, prefix_cache = o.prefix_cache or false, kept = o.kept and o.kept.handle or nil,
+    population = o.population and o.population.handle or nil })
+  local tok = model:tokenizer()
+  local out = ffi.new("tl_sampler *[1]")
+  check(C.tl_sampler_create(model.handle, o.adapter and o.adapter.handle or nil, tok and tok.handle or nil, opt, out), level + 1)
+  return setmetatable({ handle = ffi.gc(out[0], C.tl_sampler_free), model = model, tokenizer = tok, adapter = o.adapter, population = o.population, kept = o.kept, pending = 0 }, Sampler)
+end
+
 --- A sampler. Options: adapter, max_sequences (64), memory (bytes for the cache), whole_cache (all of them from the start, for
 --- requests that come while others are decoded; else the cache grows only when nothing runs), prefill_tokens (512), prefix_cache (prompts
 --- that begin as earlier prompts or answers did are not computed again: the same bits), prefill_per_step (0: prompts that
@@ -52,26 +69,27 @@ end
 ---@param model table a tl.model
 function sample.sampler(model, o)
   o = o or {}
-  local opt = ffi.new("tl_sampler_options", { max_sequences = o.max_sequences or 64, memory_bytes = o.memory or 0, whole_cache = o.whole_cache or false,
-    prefill_tokens = o.prefill_tokens or 0, prefill_per_step = o.prefill_per_step or 0, prefix_cache = o.prefix_cache or false, kept = o.kept and o.kept.handle or nil,
-    population = o.population and o.population.handle or nil })
-  local tok = model:tokenizer()
-  local out = ffi.new("tl_sampler *[1]")
-  check(C.tl_sampler_create(model.handle, o.adapter and o.adapter.handle or nil, tok and tok.handle or nil, opt, out), 2)
-  return setmetatable({ handle = ffi.gc(out[0], C.tl_sampler_free), model = model, tokenizer = tok, adapter = o.adapter, population = o.population, kept = o.kept, pending = 0 }, Sampler)
+  options.only("sample.sampler", o, sample.OPTIONS)
+  return create(model, o, 2)
 end
 
---- n completions of a prompt (a table of token ids). sequence_id: the first completion's; the others follow it.
----@return integer request
-function Sampler:submit(ids, n, sequence_id, o)
+local function submit(self, ids, n, sequence_id, o, level)
   local prompt = ffi.new("int32_t[?]", math.max(1, #ids))
   for i, id in ipairs(ids) do prompt[i - 1] = id end
-  local p, keep = settings(o or {})
+  local p, keep = settings(o)
   local request = ffi.new("int64_t[1]")
-  check(C.tl_sampler_submit(self.handle, prompt, #ids, n or 1, sequence_id or 0, p, request), 2)
+  check(C.tl_sampler_submit(self.handle, prompt, #ids, n or 1, sequence_id or 0, p, request), level + 1)
   self.pending = self.pending + (n or 1)
   keep = nil
   return tonumber(request[0])
+end
+
+--- n completions of a prompt (a table of token ids). sequence_id: the first completion's; the others follow it. o: the settings of a request.
+---@return integer request
+function Sampler:submit(ids, n, sequence_id, o)
+  o = o or {}
+  options.only("sampler:submit", o, sample.SETTINGS)
+  return submit(self, ids, n, sequence_id, o, 2)
 end
 
 --- Runs until a completion has finished (or max_steps decode steps are over); returns how many are not finished yet.
@@ -189,15 +207,18 @@ function Sampler:free()
   if self.handle then C.tl_sampler_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
 
---- Completions of many prompts. prompts: a list of token-id tables. o: the request's settings, and adapter, n (1),
---- max_sequences, memory, sequence_id (0). Returns a list, prompt by prompt, of lists of n completions with their text (nil
+local GENERATE = options.names({ any = "progress", number = "n sequence_id" }, sample.SETTINGS, sample.OPTIONS)
+
+--- Completions of many prompts. prompts: a list of token-id tables. o: the request's settings, the sampler's options, and n (1),
+--- sequence_id (0), progress: function(done, total). Returns a list, prompt by prompt, of lists of n completions with their text (nil
 --- when the model has no tokenizer).
 function sample.generate(model, prompts, o)
   o = o or {}
-  local s = sample.sampler(model, o)
+  options.only("sample.generate", o, GENERATE)
+  local s = create(model, o, 2)
   local n, where, out = o.n or 1, {}, {}
   for i, ids in ipairs(prompts) do
-    where[s:submit(ids, n, (o.sequence_id or 0) + (i - 1) * n, o)] = i
+    where[submit(s, ids, n, (o.sequence_id or 0) + (i - 1) * n, o, 2)] = i
     out[i] = {}
   end
   local done, total = 0, #prompts * n
@@ -217,7 +238,8 @@ end
 ---@param show fun(text: string)
 function sample.stream(model, ids, show, o)
   o = o or {}
-  local s = sample.sampler(model, o)
+  options.only("sample.stream", o, GENERATE)
+  local s = create(model, o, 2)
   if not s.tokenizer then error(("%s has no tokenizer beside it, so there is no text to show"):format(model.path), 2) end
   local decoder, n = s.tokenizer:stream { skip_special = true }, 0
   local function push(list)
@@ -227,7 +249,7 @@ function sample.stream(model, ids, show, o)
     end
     n = n + #list
   end
-  local request, c = s:submit(ids, 1, o.sequence_id or 0, o), nil
+  local request, c = submit(s, ids, 1, o.sequence_id or 0, o, 2), nil
   repeat
     s:run(1)
     push(s:peek(request, 1, n + 1))

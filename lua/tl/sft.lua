@@ -8,19 +8,25 @@ local optim = require "tl.optim"
 local grpo = require "tl.grpo"
 local comm = require "tl.comm"
 local checkpoint = require "tl.checkpoint"
+local options = require "tl.options"
 local C = F.C
 
 local sft = {}
 local Trainer = {}
 Trainer.__index = Trainer
 
+--- The options of sft.trainer; a population's members have them too.
+sft.OPTIONS = options.names { any = "model adapter lr prompt target eos run resume",
+  number = "max_grad_norm beta1 beta2 eps weight_decay total_steps seed memory checkpoint" }
+
 --- An SFT trainer. Options: model, adapter, lr (number or function(step, total), 2e-5), prompt (as in tl.grpo), target:
 --- function(problem) -> the completion's text (default problem.solution or problem.answer), max_grad_norm (1), beta1, beta2, eps,
 --- weight_decay, total_steps, memory (bytes the process may take in all), eos (true: the end-of-sequence token is learnt too), run,
---- checkpoint, resume (as in tl.grpo).
+--- checkpoint, resume (as in tl.grpo); seed is taken, and of no effect: nothing is drawn.
 function sft.trainer(o)
+  options.only("sft.trainer", o, sft.OPTIONS)
   local t = setmetatable({ o = o, model = o.model or error("sft.trainer wants a model", 2), adapter = o.adapter or error("sft.trainer wants an adapter", 2) }, Trainer)
-  t.lr, t.optimizer, t.steps, t.num_tokens = optim.schedule(o.lr or 2e-5), optim.adamw(o.adapter, o), 0, 0
+  t.lr, t.optimizer, t.steps, t.num_tokens = optim.schedule(o.lr or 2e-5), optim.of(o), 0, 0
   if o.resume then checkpoint.load(t, o.resume) end
   return t
 end

@@ -20,7 +20,10 @@ local function train(kind, total, o)
   local adapter = tl.adapter.tinylora(model, { rank = 2, u = 13, tie = tl.tie.full, seed = o.projection })
   local run = o.out and tl.report.run { name = "t", out = o.out, quiet = true, completions = 2, resume = o.resume } or nil
   local options = { model = model, adapter = adapter, lr = function(step) return 1e-2 / step end, run = run, checkpoint = o.checkpoint, resume = o.resume,
-    num_generations = 4, max_completion_length = 8, gate = false, seed = o.seed or 5, reward = function(_, c) return #c.text % 3 end }
+    seed = o.seed or 5 }
+  if kind == "grpo" then
+    options.num_generations, options.max_completion_length, options.gate, options.reward = 4, 8, false, function(_, c) return #c.text % 3 end
+  end
   local trainer = tl[kind].trainer(options)
   for batch in problems:batches { size = 3, epochs = 9, steps = total, seed = 1, skip = trainer.steps } do trainer:step(batch) end
   if kind == "grpo" then trainer:free() end

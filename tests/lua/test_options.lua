@@ -1,0 +1,133 @@
+-- tables of options in Lua: a name that a function does not have is refused with the nearest that it has, and the names are those of its documentation
+package.path = arg[0]:match "^(.*)/" .. "/?.lua;" .. package.path
+local check = require "check"
+local tl = require "tl"
+local equal, raises, test = check.equal, check.raises, check.test
+local model = tl.model.load("tiny", { dtype = "bf16" })
+local problems = tl.data.load("wordproblems", { n = 4, seed = 3 })
+local adapter = tl.adapter.tinylora(model, { rank = 2, u = 4 })
+
+local function over(a, b)
+  local t = {}
+  for k, v in pairs(a) do t[k] = v end
+  for k, v in pairs(b) do t[k] = v end
+  return t
+end
+
+-- fn(o) says: `what`: there is no option `wrong`; did you mean `right`? and where it was called
+local function refuses(what, wrong, right, fn, o)
+  local ok, why = pcall(fn, over(o or {}, { [wrong] = 4 }))
+  if ok then error(("%s took %s"):format(what, wrong), 2) end
+  local text = ("%s: there is no option '%s'; %s"):format(what, wrong, right and ("did you mean '%s'?"):format(right) or "there are ")
+  if not why:find(text, 1, true) or not why:find("^[^\n]*test_options%.lua:%d+: ") then error(("the error is '%s', expected '%s' with this file's line"):format(why, text), 2) end
+end
+
+test("trainers refuse an option they do not have", function()
+  local with = { model = model, adapter = adapter, verifier = "verifiers.math" }
+  local function grpo(o) local t = tl.grpo.trainer(o) return t end
+  refuses("grpo.trainer", "learning_rate", "lr", grpo, with)
+  refuses("grpo.trainer", "num_generation", "num_generations", grpo, with)
+  refuses("grpo.trainer", "numgen", "num_generations", grpo, with)
+  refuses("grpo.trainer", "save_steps", "checkpoint", grpo, with)
+  refuses("grpo.trainer", "max_tokens", "max_completion_length", grpo, with)
+  refuses("grpo.trainer", "quite_another_thing", nil, grpo, with)
+  refuses("sft.trainer", "targt", "target", function(o) local t = tl.sft.trainer(o) return t end, { model = model, adapter = adapter })
+  refuses("es.trainer", "member", "members", function(o) local t = tl.es.trainer(o) return t end, with)
+  refuses("optim.adamw", "beta_1", "beta1", function(o) local a = tl.optim.adamw(adapter, o) return a end)
+end)
+
+test("so does a population, of its own options, its members' and the grid's", function()
+  local with = { model = model, verifier = "verifiers.math", adapter = { u = 4 } }
+  local function make(o) local p = tl.population.grpo(o) return p end
+  refuses("population", "numgen", "num_generations", make, over(with, { grid = { lr = { 1, 2 } } }))
+  refuses("population, grid", "lrr", "lr", function(o) local p = tl.population.grpo(over(with, { grid = { lrr = { o.lrr } } })) return p end)
+  refuses("population, member 2", "sed", "seed", function(o) local p = tl.population.grpo(over(with, { members = { { seed = 1 }, o } })) return p end)
+  refuses("population.sft", "beta", "beta1", function(o) local p = tl.population.sft(o) return p end, { model = model, members = { {} } })
+  refuses("population, adapter", "ranks", "rank", function(o) local p = tl.population.grpo(over(with, { members = { {} }, adapter = o })) return p end)
+  refuses("population, member 1, adapter", "r", "rank", function(o) local p = tl.population.grpo(over(with, { members = { { adapter = o } } })) return p end)
+end)
+
+test("so do adapters, models and data", function()
+  local function of(kind) return function(o) local a = tl.adapter[kind](model, o) return a end end
+  refuses("adapter.tinylora", "r", "rank", of "tinylora", { rank = 2 })
+  refuses("adapter.tinylora", "tye", "tie", of "tinylora")
+  refuses("adapter.lora", "alfa", nil, of "lora")
+  refuses("adapter.lora", "lora_alpha", "alpha", of "lora")
+  refuses("adapter.lora", "u", nil, of "lora")
+  refuses("adapter.loraxs", "sigmas", "sigma", of "loraxs")
+  refuses("adapter.full", "embedding", "embeddings", of "full")
+  refuses("adapter.load", "forced", "force", function(o) local a = tl.adapter.load(model, "nowhere", o) return a end)
+  refuses("adapter:save", "formt", "format", function(o) adapter:save("/nowhere/at/all", o) end)
+  refuses("model.load", "dtyp", "dtype", function(o) local m = tl.model.load("tiny", o) return m end)
+  refuses("model.create", "sead", "seed", function(o) local m = tl.model.create("nowhere.json", o) return m end)
+  refuses("model:export", "dtyp", "dtype", function(o) model:export("/nowhere/at/all", "hf", o) end)
+  refuses("data.load", "num", "n", function(o) local d = tl.data.load("wordproblems", o) return d end)
+  refuses("batches", "batch_size", "size", function(o) local b = problems:batches(o) return b end)
+  -- one table for every kind, and tl.budget's
+  tl.adapter.create(model, "lora", { kind = "lora", rank = 1, u = 4, tie = "none" }):free()
+  tl.adapter.tinylora(model, tl.budget { model = model, params = 20, rank = 2 }):free()
+end)
+
+test("so do sampling, evaluation and landscapes", function()
+  local ids = { 1, 2, 3 }
+  refuses("sample.sampler", "max_sequence", "max_sequences", function(o) local s = tl.sample.sampler(model, o) return s end)
+  refuses("sample.generate", "max_tokens", "max_new_tokens", function(o) local out = tl.sample.generate(model, { ids }, o) return out end)
+  refuses("sample.stream", "temprature", "temperature", function(o) local c = tl.sample.stream(model, ids, print, o) return c end)
+  local s = tl.sample.sampler(model)
+  refuses("sampler:submit", "topp", "top_p", function(o) s:submit(ids, 1, 0, o) end)
+  equal(s.pending, 0)
+  s:free()
+  refuses("eval.run", "max_tokens", "max_new_tokens", function(o) local r = tl.eval.run(o) return r end, { model = model, problems = problems })
+  refuses("eval.greedy_and_sampled", "headlines", "headline", function(o) local r = tl.eval.greedy_and_sampled(o) return r end, { model = model, problems = problems })
+  refuses("population.rewards", "max_tokens", "max_new_tokens", function(o) local r = tl.population.rewards(tl.population.of { adapter }, problems, o) return r end)
+  refuses("landscape", "metrics", "metric", function(o) local l = tl.landscape.run(o) return l end, { adapter = adapter, problems = problems })
+  refuses("fisher", "max_tokens", "max_new_tokens", function(o) local f = tl.fisher.run(o) return f end, { adapter = adapter, problems = problems })
+end)
+
+test("what is no number, or no table of options, is said to be none", function()
+  raises("data%.load: seed wants a number; got 'a'", tl.data.load, "wordproblems", { seed = "a" })
+  raises("model%.load wants a table of options; got a string", tl.model.load, "tiny", "bf16")
+  raises("grpo%.trainer wants a table of options; got nothing", tl.grpo.trainer)
+  raises("grpo%.trainer: temperature wants a number; got 'hot'", tl.grpo.trainer, { model = model, adapter = adapter, verifier = "verifiers.math", temperature = "hot" })
+  raises("grpo%.trainer: max_grad_norm wants a number; got nan", tl.grpo.trainer, { model = model, adapter = adapter, verifier = "verifiers.math", max_grad_norm = 0 / 0 })
+  for _, n in ipairs { 1, 0, 2.5 } do
+    raises("grpo%.trainer: num_generations wants a whole number from 2; got " .. n, tl.grpo.trainer, { model = model, adapter = adapter, verifier = "verifiers.math", num_generations = n })
+  end
+end)
+
+-- the comment above a function, from its source
+local function doc(module, head)
+  local path, lines, found = package.searchpath("tl." .. module, package.path), {}, nil
+  for line in io.lines(path) do
+    if line:find(head, 1, true) == 1 then found = table.concat(lines, "\n") break end
+    if line:find "^%-%-%-" then lines[#lines + 1] = line else lines = {} end
+  end
+  return found or error(("there is no '%s' in %s"):format(head, path))
+end
+
+test("every option is in its function's documentation", function()
+  local function documented(known, ...)
+    local text = table.concat({ ... }, "\n")
+    for _, name in ipairs(known.list) do
+      if not (" " .. text .. " "):find("[^%w_]" .. name .. "[^%w_]") then error(("'%s' is an option, and not in the comment"):format(name), 2) end
+    end
+  end
+  documented(tl.grpo.OPTIONS, doc("grpo", "function grpo.trainer("))
+  documented(tl.sft.OPTIONS, doc("sft", "function sft.trainer("))
+  documented(tl.sample.SETTINGS, doc("sample", "local function settings("))
+  documented(tl.sample.OPTIONS, doc("sample", "function sample.sampler("))
+  local of = { { tl.es.trainer, "es", "function es.trainer(" }, { tl.eval.run, "eval", "function eval.run(" }, { tl.landscape.run, "landscape", "function landscape.run(" },
+    { tl.population.rewards, "population", "function population.rewards(" }, { tl.pass.create, "pass", "function pass.create(" }, { tl.fisher.run, "fisher", "function fisher.run(" },
+    { tl.data.load, "data", "function data.load(" }, { tl.model.load, "model", "function model.load(" }, { tl.adapter.loraxs, "adapter", "function adapter.loraxs(" },
+    { tl.adapter.lora, "adapter", "function adapter.lora(" }, { tl.adapter.full, "adapter", "function adapter.full(" } }
+  for _, f in ipairs(of) do
+    local known
+    for i = 1, 60 do
+      local _, value = debug.getupvalue(f[1], i)
+      if type(value) == "table" and value.kind and value.list then known = value end
+    end
+    documented(known or error("no names beside " .. f[3]), doc(f[2], f[3]))
+  end
+end)
+
+check.done()
