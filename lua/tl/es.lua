@@ -6,10 +6,12 @@
 ---   local trainer = tl.es.trainer { model = model, adapter = a, verifier = "verifiers.math", members = 16, sigma = 0.05, lr = 3e-2 }
 ---   for batch in problems:batches { size = 8, epochs = 1 } do trainer:step(batch) end
 local F = require "tl.ffi"
+local grpo = require "tl.grpo"
 local philox = require "tl.philox"
 local population = require "tl.population"
 local optim = require "tl.optim"
 local options = require "tl.options"
+local step = require "tl.step"
 local C = F.C
 
 local es = {}
@@ -72,12 +74,9 @@ local function ranks(rewards)
   return f
 end
 
---- One step on a list of problems; returns { step, reward (mean of the members), reward_best, reward_std, grad_norm, learning_rate,
---- completions/mean_length, n_samples, step_time }.
----@param problems table[]
-function Trainer:step(problems)
+local function one_step(self, problems)
   local began, o = C.tl_seconds(), self.o
-  if self.steps == 0 and o.gate ~= false then require("tl.attack").gate(self.pool, problems, type(o.verifier) == "string" and o.verifier:match "[^.]+$" or "reward") end
+  if self.steps == 0 and o.gate ~= false then grpo.gate(self.pool, problems, type(o.verifier) == "string" and o.verifier:match "[^.]+$" or "reward") end
   self.steps = self.steps + 1
   local v, e, u = self.adapter:parameters(), {}, self.adapter.n_parameters
   for k = 1, self.n / 2 do
@@ -106,11 +105,17 @@ function Trainer:step(problems)
     for k = 1, self.n / 2 do sum = sum + (f[2 * k - 1] - f[2 * k]) * e[k][i] end
     g[i - 1] = -sum / (self.n * self.sigma)  -- AdamW goes down; 2 n pairs are the members
   end
+  step.updating()
   m.grad_norm = var > 0 and self.optimizer:step(m.learning_rate) or 0  -- no member is better than another: nothing is learnt
   m.step_time = C.tl_seconds() - began
   if o.run then o.run:step(m) end
   return m
 end
+
+--- One step on a list of problems; returns { step, reward (mean of the members), reward_best, reward_std, grad_norm, learning_rate,
+--- completions/mean_length, n_samples, step_time }. One that is interrupted or fails leaves the trainer as it was.
+---@param problems table[]
+function Trainer:step(problems) return step.run(self, nil, one_step, problems) end
 
 function Trainer:free()
   self.set:free()

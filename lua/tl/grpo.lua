@@ -20,6 +20,7 @@ local memory = require "tl.memory"
 local comm = require "tl.comm"
 local checkpoint = require "tl.checkpoint"
 local options = require "tl.options"
+local step = require "tl.step"
 local C, check = F.C, F.check
 
 local grpo = {}
@@ -168,7 +169,8 @@ function grpo.sample(parts, s)
   local function take(wait_ms)
     local v = pool:take(wait_ms)
     if not v then return false end
-    job_of[v.job].verdict, waiting = v, waiting - 1
+    local c = job_of[v.job]
+    if c then c.verdict, waiting = v, waiting - 1 end  -- else an earlier step's, which did not come to its end
     return true
   end
   for c in s:completions() do
@@ -236,7 +238,8 @@ function Trainer:rollout(problems)
   local r = self:groups(problems)
   local model, adapter, own = self:sampling_model()
   r.budget = memory.plan(self, of_this_part(r.groups))
-  local s = sample.sampler(model, { adapter = adapter, max_sequences = self.o.max_sequences, memory = r.budget.cache, kept = self.kept })
+  if own then step.own(model) end
+  local s = step.own(sample.sampler(model, { adapter = adapter, max_sequences = self.o.max_sequences, memory = r.budget.cache, kept = self.kept }))
   grpo.sample({ { trainer = self, rollout = r } }, s)
   s:free()
   if own then model:free() end
@@ -276,7 +279,7 @@ end
 --- The batch of the completions that can carry a gradient: without a KL term or an entropy bonus, those of groups with any
 --- advantage. A part's own are the part.count from part.first (counted from 0) on; part.trained of all ranks.
 function grpo.pack(parts)
-  local b = { batch = pass.batch(), list = {} }
+  local b = { batch = step.own(pass.batch()), list = {} }
   for _, part in ipairs(parts) do
     local t, r = part.trainer, part.rollout
     local all = t.opt.beta ~= 0 or t.opt.entropy_coef ~= 0 or t.o.objective
@@ -330,8 +333,8 @@ end
 -- forward, objective and backward of the whole batch, with gradients times loss_scale on their way; returns the pass
 local function gradients_at(parts, b, w, o, loss_scale)
   for _, part in ipairs(parts) do part.trainer.adapter:zero_gradient() end
-  local p = pass.create(o.model, b.batch, { adapter = o.adapter, population = o.population, temperature = o.temperature, memory = b.memory,
-    backward = true, entropy = w.entropy ~= nil, kept = o.kept, ranks = comm.size > 1, loss_scale = loss_scale })
+  local p = step.own(pass.create(o.model, b.batch, { adapter = o.adapter, population = o.population, temperature = o.temperature, memory = b.memory,
+    backward = true, entropy = w.entropy ~= nil, kept = o.kept, ranks = comm.size > 1, loss_scale = loss_scale }))
   for i = 0, p.n_micro - 1 do
     p:forward(i, w.logprob, w.entropy)
     local first, count = p:range(i)
@@ -378,6 +381,7 @@ function grpo.update(parts, b, o)
       w.old = array(b.n_tokens)
       ffi.copy(w.old, w.logprob, 4 * b.n_tokens)
     end
+    step.updating()
     for _, part in ipairs(parts) do
       if part.trained > 0 then part.grad_norm = part.trainer.optimizer:step(part.lr) end
     end
@@ -416,10 +420,15 @@ local function merge_figures(self, part, b)
   end
 end
 
---- One step on a list of problems; returns its metrics (TRL's names) and the rollout.
-function Trainer:step(problems)
+--- Before the first step: an error when the verifier pays for junk.
+function grpo.gate(pool, problems, name)
+  step.idle(pool)
+  require("tl.attack").gate(pool, problems, name)
+end
+
+local function one_step(self, problems)
   local began = C.tl_seconds()
-  if self.steps == 0 and self.o.gate ~= false then require("tl.attack").gate(self.pool, problems, self.reward_name) end
+  if self.steps == 0 and self.o.gate ~= false then grpo.gate(self.pool, problems, self.reward_name) end
   self.steps = self.steps + 1
   local r = self:rollout(problems)
   self:judge(r)
@@ -435,6 +444,9 @@ function Trainer:step(problems)
   checkpoint.after(self)
   return m, r
 end
+
+--- One step on a list of problems; returns its metrics (TRL's names) and the rollout. One that is interrupted or fails leaves the trainer as it was.
+function Trainer:step(problems) return step.run(self, nil, one_step, problems) end
 
 local function spread(values)
   local n, sum, sq = 0, 0, 0

@@ -24,6 +24,7 @@ local pass = require "tl.pass"
 local sample = require "tl.sample"
 local memory = require "tl.memory"
 local options = require "tl.options"
+local step = require "tl.step"
 local C, check = F.C, F.check
 
 local population = {}
@@ -63,7 +64,7 @@ function population.rewards(set, problems, o)
   options.only("population.rewards", o, REWARDS)
   local n, tok, of, waiting = o.n or 1, set.model:tokenizer(), {}, 0
   local pool = o.pool or require("tl.verify").pool { verifier = o.verifier or o.reward or error("rewards wants a verifier or a reward", 2), config = o.verifier_config }
-  local s = sample.sampler(set.model, { population = set, max_sequences = o.max_sequences })
+  local s = step.own(sample.sampler(set.model, { population = set, max_sequences = o.max_sequences }))
   local out, place = {}, {}
   local settings = { temperature = o.temperature or 0, top_p = o.top_p, max_new_tokens = o.max_new_tokens or 256, stop = o.stop, seed = o.seed or 0 }
   for k = 1, #set.adapters do
@@ -77,6 +78,7 @@ function population.rewards(set, problems, o)
   local function take(wait_ms)
     local v = pool:take(wait_ms)
     if not v then return false end
+    if not of[v.job] then return true end  -- an earlier step's, which did not come to its end
     local r, i = of[v.job][1], of[v.job][2]
     local reward = v.outcome == "ok" and v.reward or 0
     if v.outcome ~= "ok" then r.failed = r.failed + 1 end
@@ -243,11 +245,9 @@ function population.grpo(o)
   return p
 end
 
---- One step of every member. problems: a list, for all; or function(k) -> the list of member k. Returns the members' metrics, their
---- rollouts, and { step_time, sample_s, verify_s, update_s, n_tokens } of the whole.
-function Grpo:step(problems)
+local function grpo_step(self, problems)
   local began = C.tl_seconds()
-  if self.steps == 0 and self.o.gate ~= false then require("tl.attack").gate(self.pool, problems_of(problems, 1), self.reward_name) end
+  if self.steps == 0 and self.o.gate ~= false then grpo.gate(self.pool, problems_of(problems, 1), self.reward_name) end
   self.steps = self.steps + 1
   local parts, groups = {}, {}
   for k, t in ipairs(self.members) do
@@ -257,7 +257,7 @@ function Grpo:step(problems)
   end
   local budget = memory.plan(self, groups)
   if self.rollouts == "int8" then self.int8 = self.int8 or self.model:quantize() end
-  local s = sample.sampler(self.int8 or self.model, { population = self.set, max_sequences = self.o.max_sequences, memory = budget.cache, kept = self.kept })
+  local s = step.own(sample.sampler(self.int8 or self.model, { population = self.set, max_sequences = self.o.max_sequences, memory = budget.cache, kept = self.kept }))
   grpo.sample(parts, s)
   s:free()
   for _, part in ipairs(parts) do
@@ -269,6 +269,10 @@ function Grpo:step(problems)
   grpo.update(parts, b, { model = self.model, population = self.set, kept = self.kept })
   return self:report(parts, b, began)
 end
+
+--- One step of every member. problems: a list, for all; or function(k) -> the list of member k. Returns the members' metrics, their
+--- rollouts, and { step_time, sample_s, verify_s, update_s, n_tokens } of the whole. One that is interrupted or fails leaves the members as they were.
+function Grpo:step(problems) return step.run(self, self.members, grpo_step, problems) end
 
 function Grpo:report(parts, b, began)
   local list, rollouts, first = {}, {}, parts[1].rollout
@@ -310,9 +314,8 @@ function population.sft(o)
   return p
 end
 
---- One step of every member, as tl.population.grpo's; returns the members' metrics.
-function Sft:step(problems)
-  local batch, parts = pass.batch(), {}
+local function sft_step(self, problems)
+  local batch, parts = step.own(pass.batch()), {}
   for k, t in ipairs(self.members) do
     batch:member(k - 1)
     parts[k] = sft.pack(t, batch, problems_of(problems, k))
@@ -321,6 +324,9 @@ function Sft:step(problems)
   batch:free()
   return list
 end
+
+--- One step of every member, as tl.population.grpo's; returns the members' metrics.
+function Sft:step(problems) return step.run(self, self.members, sft_step, problems) end
 
 function Sft:free() self.set:free() end
 

@@ -9,6 +9,7 @@ local grpo = require "tl.grpo"
 local comm = require "tl.comm"
 local checkpoint = require "tl.checkpoint"
 local options = require "tl.options"
+local step = require "tl.step"
 local C = F.C
 
 local sft = {}
@@ -70,8 +71,8 @@ function sft.update(parts, batch, o)
   end
   local p = pass.scaled(o.model, parts, function(scale)
     for _, part in ipairs(parts) do part.trainer.adapter:zero_gradient() end
-    local p = pass.create(o.model, batch, { adapter = o.adapter, population = o.population, memory = memory.of_pass(o.model, o.memory), backward = true,
-      ranks = comm.size > 1, loss_scale = scale })
+    local p = step.own(pass.create(o.model, batch, { adapter = o.adapter, population = o.population, memory = memory.of_pass(o.model, o.memory), backward = true,
+      ranks = comm.size > 1, loss_scale = scale }))
     for i = 0, p.n_micro - 1 do
       p:forward(i, logprob, nil)
       p:backward(i, d, nil)
@@ -88,6 +89,7 @@ function sft.update(parts, batch, o)
       loss = 0
       for _, l in ipairs(all) do loss = loss + l end
     end
+    step.updating()
     t.steps, t.num_tokens = t.steps + 1, t.num_tokens + part.rows
     local lr = t.lr(t.steps, t.o.total_steps or t.steps)
     list[k] = { step = t.steps, loss = loss, learning_rate = lr, grad_norm = t.optimizer:step(lr), num_tokens = t.num_tokens,
@@ -103,14 +105,16 @@ function sft.update(parts, batch, o)
   return list
 end
 
---- One step on a list of problems, or of {prompt_ids, completion_ids}; returns its metrics.
-function Trainer:step(examples)
-  local batch = pass.batch()
+local function one_step(self, examples)
+  local batch = step.own(pass.batch())
   local part = sft.pack(self, batch, examples)
   local m = sft.update({ part }, batch, { model = self.model, adapter = self.adapter, memory = self.o.memory })[1]
   batch:free()
   return m
 end
+
+--- One step on a list of problems, or of {prompt_ids, completion_ids}; returns its metrics. One that is interrupted or fails leaves the trainer as it was.
+function Trainer:step(examples) return step.run(self, nil, one_step, examples) end
 
 --- Mean loss over examples, without training.
 function Trainer:loss(examples)
