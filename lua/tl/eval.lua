@@ -7,6 +7,7 @@ local sample = require "tl.sample"
 local grpo = require "tl.grpo"
 local stats = require "tl.eval.stats"
 local comm = require "tl.comm"
+local log = require "tl.log"
 local options = require "tl.options"
 
 local eval = {}
@@ -89,6 +90,33 @@ local function judge_with(o, config)
   return j
 end
 
+-- ---- what could not be judged
+
+local FAILED = { error = true, timeout = true, memory = true }
+
+-- how many items' verifier failed, how many it had no opinion of, and the first message
+local function unjudged(items, field)
+  local failed, abstained, message = 0, 0, nil
+  for _, item in ipairs(items) do
+    local outcome = item[field]
+    if FAILED[outcome] then failed, message = failed + 1, message or item.message end
+    if outcome == "abstain" then abstained = abstained + 1 end
+  end
+  return failed, abstained, message
+end
+
+-- An accuracy of answers that nobody judged is none: said when there are some, an error when there is nothing else.
+local function complain(r)
+  local total, failed, abstained, message = #r.items, unjudged(r.items, "outcome")
+  r.failed, r.abstained, r.message = failed, abstained, message
+  if total > 0 and failed + abstained == total then
+    error(failed > 0 and ("%d of %d answers could not be judged: %s"):format(total, total, message) or ("the verifier abstained on all %d answers"):format(total), 0)
+  end
+  if comm.rank > 0 then return end
+  if failed > 0 then log.warn("%d of %d answers could not be judged: %s; they count as wrong", failed, total, message) end
+  if abstained > 0 then log.warn("the verifier abstained on %d of %d answers; they count as wrong", abstained, total) end
+end
+
 -- ---- aggregation
 
 -- right when the answer that most samples give is; the earliest of equals
@@ -140,7 +168,11 @@ local function aggregate(r, k, o)
   end
   local total = math.max(1, #r.items)
   r.accuracy, r.ci95, r.scores = accuracy(r, "correct", k, o.seed)
-  if o.flexible then r.flexible = {}; r.flexible.accuracy, r.flexible.ci95 = accuracy(r, "flexible", k, o.seed) end
+  if o.flexible then
+    r.flexible = {}
+    r.flexible.accuracy, r.flexible.ci95 = accuracy(r, "flexible", k, o.seed)
+    r.flexible.failed = unjudged(r.items, "flexible_outcome")
+  end
   r.mean_length, r.clipped_ratio, r.repetition_ratio, r.samples = length / total, clipped / total, repetitive / total, k
   if k == 1 then return r end
   r.pass_at, r.majority = {}, 0
@@ -180,13 +212,16 @@ local RUN = options.names {
 --- config of the same verifier, reported beside the first), prompt, max_new_tokens (256), min_new_tokens, temperature (0: greedy), top_p, stop, ignore_eos,
 --- lengths (function(i) -> how many tokens each sample of problem i has: it does not end before and is cut there), samples (1; more are averaged), seed, max_sequences, prefix_cache (true: what prompts have in common is computed once), correct (0.5: a reward above this counts as right), progress: function(done, total); done: items of an earlier
 --- run, on_item: function(item), called as each is judged; workers, timeout_ms, inline: as in tl.verify.pool.
---- Returns { n, samples, accuracy, ci95, mean_length, clipped_ratio, repetition_ratio, outcomes, items, scores; flexible, pass_at, majority }.
+--- Returns { n, samples, accuracy, ci95, mean_length, clipped_ratio, repetition_ratio, outcomes, failed, abstained, items, scores; message, flexible, pass_at,
+--- majority }. failed: how many answers the verifier could not judge (an error, the time, the memory; message is the first one's), abstained: of how many
+--- it had no opinion; these count as wrong, and a warning says so. When there are no others it is an error. Items of an earlier run whose verifier failed
+--- are sampled and judged again.
 function eval.run(o)
   options.only("eval.run", o, RUN)
   local k, done, index = o.samples or 1, {}, {}
   for i, p in ipairs(o.problems) do index[tostring(p.id or i)] = i end
   for _, item in ipairs(o.done or {}) do
-    local i = index[tostring(item.id)]
+    local i = not FAILED[item.outcome] and index[tostring(item.id)]
     if i then done[i] = done[i] or {}; done[i][item.sample] = item end
   end
   local main, second = judge_with(o, o.verifier_config), o.flexible and judge_with(o, o.flexible) or nil
@@ -204,9 +239,16 @@ function eval.run(o)
     main.submit(problem, c, function(v)
       item.outcome, item.correct = v.outcome, v.outcome == "ok" and v.reward > (o.correct or 0.5)
       item.reward, item.given = v.outcome == "ok" and v.reward or nil, answer_in(v.message)
+      if FAILED[v.outcome] then item.message = v.message end
       settled()
     end)
-    if second then second.submit(problem, c, function(v) item.flexible = v.outcome == "ok" and v.reward > (o.correct or 0.5); settled() end) end
+    if second then
+      second.submit(problem, c, function(v)
+        item.flexible = v.outcome == "ok" and v.reward > (o.correct or 0.5)
+        if v.outcome ~= "ok" then item.flexible_outcome = v.outcome end
+        settled()
+      end)
+    end
     main.drain(0)
     if second then second.drain(0) end
   end)
@@ -222,13 +264,14 @@ function eval.run(o)
       r.items[#r.items + 1] = done[i][j]
     end
   end
+  complain(r)
   return aggregate(r, k, o)
 end
 
 --- The fields of a result that go into JSON documents.
 function eval.summary(r)
   return { n = r.n, accuracy = r.accuracy, ci95 = r.ci95, mean_length = r.mean_length, clipped_ratio = r.clipped_ratio, repetition_ratio = r.repetition_ratio,
-    outcomes = r.outcomes, samples = r.samples, flexible = r.flexible, pass_at = r.pass_at, majority = r.majority }
+    outcomes = r.outcomes, failed = r.failed, abstained = r.abstained, message = r.message, samples = r.samples, flexible = r.flexible, pass_at = r.pass_at, majority = r.majority }
 end
 
 local BOTH = options.names({ any = "name log also headline" }, RUN)
@@ -263,10 +306,14 @@ end
 function eval.compare(path_a, path_b)
   local function load(path)
     local _, list = require("tl.eval.items").read(path)
-    local tasks, has_adapter = {}, {}
-    for _, item in ipairs(list) do if item.arm == "adapter" then has_adapter[item.task] = true end end
-    for _, item in ipairs(list) do
-      if item.arm == (has_adapter[item.task] and "adapter" or "base") then
+    local tasks, has_adapter, last = {}, {}, {}
+    local function key(item) return ("%s\0%s\0%s\0%s"):format(item.task, item.arm, item.id, item.sample) end
+    for i, item in ipairs(list) do
+      last[key(item)] = i  -- what could not be judged at first may stand there once more
+      if item.arm == "adapter" then has_adapter[item.task] = true end
+    end
+    for i, item in ipairs(list) do
+      if last[key(item)] == i and item.arm == (has_adapter[item.task] and "adapter" or "base") then
         local t = tasks[item.task] or {}
         tasks[item.task] = t
         t[item.id] = t[item.id] or { n = 0, right = 0 }

@@ -55,7 +55,8 @@ local REWARDS = options.names { any = "verifier reward pool verifier_config prom
 
 --- Rewards of every member of a set on the same problems, sampled together. o: verifier or reward, verifier_config (or pool, a tl.verify.pool), prompt, n (1
 --- completions a problem), temperature (0: greedy), top_p, max_new_tokens (256), stop, seed (0), max_sequences, correct (0.5: a reward above
---- this counts as right). Members draw with the same random numbers. What a verifier could not judge counts 0.
+--- this counts as right). Members draw with the same random numbers. What a verifier could not judge counts 0;
+--- when it could judge nothing at all that is an error.
 --- Returns, a member: { reward (mean), accuracy, mean_length, n, failed, rewards = { of problem 1, ... (means) } }.
 ---@param set table a tl.population.of
 ---@param problems table[]
@@ -65,7 +66,7 @@ function population.rewards(set, problems, o)
   local n, tok, of, waiting = o.n or 1, set.model:tokenizer(), {}, 0
   local pool = o.pool or require("tl.verify").pool { verifier = o.verifier or o.reward or error("rewards wants a verifier or a reward", 2), config = o.verifier_config }
   local s = step.own(sample.sampler(set.model, { population = set, max_sequences = o.max_sequences }))
-  local out, place = {}, {}
+  local out, place, judged, complaint = {}, {}, 0, nil
   local settings = { temperature = o.temperature or 0, top_p = o.top_p, max_new_tokens = o.max_new_tokens or 256, stop = o.stop, seed = o.seed or 0 }
   for k = 1, #set.adapters do
     out[k] = { reward = 0, accuracy = 0, mean_length = 0, n = #problems * n, failed = 0, rewards = {} }
@@ -81,7 +82,8 @@ function population.rewards(set, problems, o)
     if not of[v.job] then return true end  -- an earlier step's, which did not come to its end
     local r, i = of[v.job][1], of[v.job][2]
     local reward = v.outcome == "ok" and v.reward or 0
-    if v.outcome ~= "ok" then r.failed = r.failed + 1 end
+    if v.outcome == "ok" then judged = judged + 1
+    else r.failed, complaint = r.failed + 1, complaint or v.outcome ~= "abstain" and v.message or nil end
     r.rewards[i] = r.rewards[i] + reward / n
     r.accuracy, waiting = r.accuracy + (reward > (o.correct or 0.5) and 1 / r.n or 0), waiting - 1
     return true
@@ -96,6 +98,10 @@ function population.rewards(set, problems, o)
   while waiting > 0 do take(1000) end
   s:free()
   if not o.pool then pool:free() end
+  if judged == 0 and #problems > 0 then
+    local all = #set.adapters * #problems * n
+    error(("%d of %d answers could not be judged: %s"):format(all, all, complaint or "the verifier abstained"), 0)
+  end
   for _, r in ipairs(out) do
     for i = 1, #problems do r.reward = r.reward + r.rewards[i] / #problems end
   end

@@ -260,6 +260,57 @@ check.test("worked examples that are computed once change no answer", function()
   check.equal(with, without)
 end)
 
+check.test("an accuracy of answers that nobody judged is none", function()
+  local o = { model = tl.model.load "tiny-xs", problems = tl.data.load("wordproblems", { n = 4, split = "test", style = "chat" }), max_new_tokens = 4 }
+  local function run(verifier, more)
+    o.verifier = verifier
+    for k, v in pairs(more or {}) do o[k] = v end
+    return tl.eval.run(o)
+  end
+  check.raises("4 of 4 answers could not be judged: [^\n]*oh no", run, function() error "oh no" end)
+  check.raises("4 of 4 answers could not be judged: [^\n]*time", run, function() while true do end end, { timeout_ms = 20 })
+  check.raises("the verifier abstained on all 4 answers", run, function() end)
+  local r = run(function(p) if p.id == "0:1" then error "oh no" end if p.id == "0:2" then return nil end return 1 end, { timeout_ms = 1000 })
+  check.equal({ r.failed, r.abstained, r.accuracy, r.message:find "oh no" ~= nil }, { 1, 1, 0.5, true })
+  local s = tl.eval.summary(r)
+  check.equal({ s.failed, s.abstained, s.message }, { 1, 1, r.message })
+  check.equal(run(function() return 1 end).failed, 0)
+  -- flexible: the same verifier with another config
+  local path = check.file('return { make = function(config) return function() if config.bad then error "oh no" end return 1 end end }\n', ".lua")
+  os.rename(path, "/tmp/tl_failing_verifier.lua")
+  r = run("/tmp/tl_failing_verifier.lua", { flexible = { bad = true }, verifier_config = { good = true } })
+  check.equal({ r.failed, r.flexible.failed }, { 0, 4 })
+  os.remove "/tmp/tl_failing_verifier.lua"
+  -- a set of adapters, and what trains by it
+  local adapter = tl.adapter.tinylora(o.model, { u = 1 })
+  local set = tl.population.of { adapter }
+  check.raises("8 of 8 answers could not be judged: [^\n]*oh no", tl.population.rewards, set, o.problems, { reward = function() error "oh no" end, max_new_tokens = 4, n = 2 })
+  set:free()
+end)
+
+check.test("tlrun eval with a verifier that fails: an error, or a warning and a count; what failed is judged again", function()
+  local verifier, items = "/tmp/tl_failing_verifier.lua", os.tmpname()
+  os.remove(items)
+  local command = (" eval --model tiny-xs --task wordproblems --limit 6 --max-new-tokens 4 --json --verifier %s --items %s"):format(verifier, items)
+  tl.fs.write(verifier, 'return function() error "oh no" end\n')
+  local code, out, err = check.run(tlrun .. command)
+  check.equal({ code, out, err:find("6 of 6 answers could not be judged", 1, true) ~= nil, err:find "oh no" ~= nil }, { 1, "", true, true }, err)
+  tl.fs.write(verifier, 'return function(p) if p.id:find ":3$" then error "oh no" end return 1 end\n')
+  code, out, err = check.run(tlrun .. command)
+  check.equal({ code, err:find("warning: 1 of 6 answers could not be judged", 1, true) ~= nil }, { 0, true }, err)
+  local r = tl.json.decode(out).tasks.wordproblems
+  check.equal({ r.failed, r.abstained, r.outcomes.error }, { 1, 0, 1 })
+  check.near(r.accuracy, 5 / 6, 1e-12)
+  tl.fs.write(verifier, "return function() return 1 end\n")
+  code, out, err = check.run(tlrun .. command)
+  r = tl.json.decode(out).tasks.wordproblems
+  check.equal({ code, r.failed, r.accuracy }, { 0, 0, 1 }, err)
+  local both = tl.eval.compare(items, items)
+  check.equal({ both.wordproblems.n, both.wordproblems.a }, { 6, 1 }, "the later item of a completion counts")
+  os.remove(verifier)
+  os.remove(items)
+end)
+
 check.test("an interval has a width where every problem scores alike", function()
   local r = tl.eval.greedy_and_sampled { model = tl.model.load "tiny", problems = tl.data.load("wordproblems", { n = 3, style = "chat" }), inline = true, temperature = 1, samples = 2,
     max_new_tokens = 2, headline = "sampled", verifier = function() return 0 end, also = { stopped = function(item) return item.finish == "stop" end } }

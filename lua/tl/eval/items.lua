@@ -1,5 +1,6 @@
 --- eval/items.lua: the file of an evaluation's items, a JSON object a line: first { "eval": settings }, then an item for each completion
---- { task, arm = "base" | "adapter", id, sample, question, answer, text, reward, outcome, correct, flexible, n_tokens, finish, repetitive }.
+--- { task, arm = "base" | "adapter", id, sample, question, answer, text, reward, outcome, correct, flexible, n_tokens, finish, repetitive;
+--- message and flexible_outcome, where a verifier failed }. Of two items for one completion the later one counts.
 ---
 --- Items are appended as completions end, so a run that was cut short goes on where it stopped: a second run with the same file and the same
 --- settings takes what stands there and samples the rest; with other settings it refuses. A last line that was cut off is left out.
