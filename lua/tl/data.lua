@@ -3,6 +3,9 @@
 --- Where a set is looked for: o.dir, then the folder named by the environment's TL_DATA, then what `tlrun fetch NAME` got
 --- (TL_HOME/data, default ~/.cache/tlrun/data), then ../shared/data beside the sources. Each is laid out as NAME/SPLIT.jsonl.
 ---
+--- A file without a problem is refused, and so is a line without an answer where others have one. A file in which none has one is for verifiers that compare with
+--- none: data.check says so to the others.
+---
 --- answer is always text: a number without thousands separators and without ".0", or the publisher's own text. solution, where
 --- there is one, is the worked answer (GSM8K's without its <<calculator marks>>), the target of supervised finetuning.
 local F = require "tl.ffi"
@@ -111,6 +114,40 @@ local function own_row(row)
   return p
 end
 
+-- ---- what a problem is judged by
+
+local origin = setmetatable({}, { __mode = "k" })  -- of a problem from a file: "file:line"
+
+--- Where a problem stands, for messages: its file and line, or its number in a list.
+function data.where(problem, i) return origin[problem] or "problem " .. tostring(i or problem.id) end
+
+local NEEDS = "the fields " .. table.concat(answer_fields, ", ") .. ", or a solution that ends with #### or has \\boxed{}"
+
+local function unanswered(p) return p.answer == nil or p.answer == "" end
+
+--- The name of a verifier that compares with a problem's answer; nil of one that does not, or does not say so (its about.wants).
+---@param verifier any as in tl.verify.pool
+function data.wants_answer(verifier)
+  if type(verifier) ~= "string" or verifier:find "%.lua$" then return nil end
+  local module = not verifier:find "%." and package.searchpath("verifiers." .. verifier, package.path) and "verifiers." .. verifier or verifier
+  for _, field in ipairs(require("tl.verify").about(module).wants or {}) do
+    if field == "answer" then return verifier end
+  end
+end
+
+--- Refuses what is no list of problems, an empty one, and a problem without the answer that the verifier compares with (wants: from data.wants_answer; nil:
+--- none does). what: who asks, for the message.
+function data.check(what, problems, wants, level)
+  level = (level or 2) + 1
+  if type(problems) ~= "table" then error(("%s wants a list of problems; got %s"):format(what, problems == nil and "nothing" or "a " .. type(problems)), level) end
+  if #problems == 0 then error(what .. ": there are no problems: the list is empty", level) end
+  for i = 1, wants and #problems or 0 do
+    if unanswered(problems[i]) then
+      error(("%s: it has no answer, and the verifier %s compares with one: it wants one of %s"):format(data.where(problems[i], i), wants, NEEDS), 0)
+    end
+  end
+end
+
 -- ---- prompts
 
 local styles = {}
@@ -213,6 +250,7 @@ function Dataset:style(style)
   return self:map(function(p)
     local copy, prompt = {}, make(p)
     for k, v in pairs(p) do copy[k] = v end
+    origin[copy] = origin[p]
     copy.messages, copy.prompt = type(prompt) == "table" and prompt or nil, type(prompt) == "string" and prompt or nil
     return copy
   end)
@@ -286,8 +324,16 @@ local function without_nulls(row)
   return row
 end
 
+-- fields by which verifiers judge that compare with no answer
+local OTHER_GOLDS = { "tests", "asserts", "instructions", "instruction_id_list", "puzzle" }
+
+local function has_other_gold(p)
+  for _, field in ipairs(OTHER_GOLDS) do if p[field] ~= nil then return true end end
+  return false
+end
+
 local function read_rows(file, path, make, limit, id_prefix)
-  local list, line_number = {}, 0
+  local list, line_number, answered, bare = {}, 0, false, nil
   for line in file:lines() do
     if limit and #list >= limit then break end
     line_number = line_number + 1
@@ -303,10 +349,14 @@ local function read_rows(file, path, make, limit, id_prefix)
         error(("%s:%d: %s"):format(path, line_number, tostring(p):gsub("^[^\n]-%.lua:%d+: ", "")), 3)
       end
       p.id = id_prefix .. tostring(p.id or line_number)
+      origin[p] = ("%s:%d"):format(path, line_number)
+      if not unanswered(p) then answered = true elseif not has_other_gold(p) then bare = bare or p end
       list[#list + 1] = p
     end
   end
   file:close()
+  if #list == 0 and limit ~= 0 then error(path .. ": there is no problem in it", 3) end
+  if bare and answered then error(("%s: it has no answer, and other lines have one: it wants one of %s"):format(origin[bare], NEEDS), 3) end
   return list
 end
 

@@ -11,6 +11,7 @@ local philox = require "tl.philox"
 local population = require "tl.population"
 local optim = require "tl.optim"
 local options = require "tl.options"
+local data = require "tl.data"
 local step = require "tl.step"
 local C = F.C
 
@@ -41,7 +42,7 @@ function es.trainer(o)
   if not SHAPES[t.fitness] then error(('es: fitness is "rank" or "reward"; got %s'):format(tostring(t.fitness)), 2) end
   t.lr, t.steps, t.seed = optim.schedule(o.lr or 3e-2), 0, o.seed or 0
   t.optimizer = optim.adamw(o.adapter, { beta1 = o.beta1, beta2 = o.beta2, eps = o.eps, weight_decay = o.weight_decay, max_grad_norm = o.max_grad_norm or 0 })
-  t.clones = {}
+  t.clones, t.wants_answer = {}, data.wants_answer(o.verifier)
   for k = 1, t.n do t.clones[k] = t.adapter:clone() end
   t.set = population.of(t.clones)
   t.pool = require("tl.verify").pool { verifier = o.verifier or o.reward or error("es.trainer wants a verifier or a reward", 2), workers = o.workers,
@@ -115,7 +116,10 @@ end
 --- One step on a list of problems; returns { step, reward (mean of the members), reward_best, reward_std, grad_norm, learning_rate,
 --- completions/mean_length, n_samples, step_time }. One that is interrupted or fails leaves the trainer as it was.
 ---@param problems table[]
-function Trainer:step(problems) return step.run(self, nil, one_step, problems) end
+function Trainer:step(problems)
+  data.check("a step", problems, self.wants_answer)
+  return step.run(self, nil, one_step, problems)
+end
 
 function Trainer:free()
   self.set:free()

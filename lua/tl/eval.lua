@@ -9,6 +9,7 @@ local stats = require "tl.eval.stats"
 local comm = require "tl.comm"
 local log = require "tl.log"
 local options = require "tl.options"
+local data = require "tl.data"
 
 local eval = {}
 
@@ -218,6 +219,8 @@ local RUN = options.names {
 --- are sampled and judged again.
 function eval.run(o)
   options.only("eval.run", o, RUN)
+  if type(o.model) ~= "table" then error("eval.run wants a model; got " .. (o.model == nil and "nothing" or "a " .. type(o.model)), 2) end
+  data.check("eval.run", o.problems, data.wants_answer(o.verifier or "verifiers.math"))
   local k, done, index = o.samples or 1, {}, {}
   for i, p in ipairs(o.problems) do index[tostring(p.id or i)] = i end
   for _, item in ipairs(o.done or {}) do

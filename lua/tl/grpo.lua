@@ -19,6 +19,7 @@ local optim = require "tl.optim"
 local memory = require "tl.memory"
 local comm = require "tl.comm"
 local checkpoint = require "tl.checkpoint"
+local data = require "tl.data"
 local options = require "tl.options"
 local step = require "tl.step"
 local C, check = F.C, F.check
@@ -95,6 +96,7 @@ function grpo.trainer(o)
     is_min = o.is_min or 0, is_max = o.is_max or 3 })
   t.pool = o.pool or require("tl.verify").pool { verifier = o.verifier or o.reward or error("grpo.trainer wants a verifier or a reward", 2),
     workers = o.workers, timeout_ms = o.timeout_ms, instructions = o.instructions, config = o.verifier_config, inline = o.inline }
+  t.wants_answer = data.wants_answer(o.verifier)
   if not o.pool then memory.start(t) end  -- else another's: a population looks after both
   t.reward_name = type(o.verifier) == "string" and o.verifier:match("[^.]+$") or "reward"
   if o.resume then checkpoint.load(t, o.resume) end
@@ -446,7 +448,10 @@ local function one_step(self, problems)
 end
 
 --- One step on a list of problems; returns its metrics (TRL's names) and the rollout. One that is interrupted or fails leaves the trainer as it was.
-function Trainer:step(problems) return step.run(self, nil, one_step, problems) end
+function Trainer:step(problems)
+  data.check("a step", problems, self.wants_answer)
+  return step.run(self, nil, one_step, problems)
+end
 
 local function spread(values)
   local n, sum, sq = 0, 0, 0

@@ -18,6 +18,7 @@ local F = require "tl.ffi"
 local ffi = require "ffi"
 local adapters = require "tl.adapter"
 local checkpoint = require "tl.checkpoint"
+local data = require "tl.data"
 local grpo = require "tl.grpo"
 local sft = require "tl.sft"
 local pass = require "tl.pass"
@@ -63,6 +64,7 @@ local REWARDS = options.names { any = "verifier reward pool verifier_config prom
 ---@param o table
 function population.rewards(set, problems, o)
   options.only("population.rewards", o, REWARDS)
+  data.check("population.rewards", problems, data.wants_answer(o.verifier))
   local n, tok, of, waiting = o.n or 1, set.model:tokenizer(), {}, 0
   local pool = o.pool or require("tl.verify").pool { verifier = o.verifier or o.reward or error("rewards wants a verifier or a reward", 2), config = o.verifier_config }
   local s = step.own(sample.sampler(set.model, { population = set, max_sequences = o.max_sequences }))
@@ -222,6 +224,20 @@ end
 -- the problems of a step: one list for all, or what a function says for member k (from 1)
 local function problems_of(problems, k) return type(problems) == "function" and problems(k) or problems end
 
+-- the problems of a step, a function of them having been asked once; refuses lists that are empty, or that the verifier cannot judge
+local function checked(members, problems)
+  if type(problems) ~= "function" then
+    data.check("a step", problems, members[1].wants_answer, 3)
+    return problems
+  end
+  local lists = {}
+  for k, t in ipairs(members) do
+    lists[k] = problems(k)
+    data.check("a step of member " .. k, lists[k], t.wants_answer, 3)
+  end
+  return function(k) return lists[k] end
+end
+
 -- ---- GRPO
 
 local Grpo = {}
@@ -278,7 +294,10 @@ end
 
 --- One step of every member. problems: a list, for all; or function(k) -> the list of member k. Returns the members' metrics, their
 --- rollouts, and { step_time, sample_s, verify_s, update_s, n_tokens } of the whole. One that is interrupted or fails leaves the members as they were.
-function Grpo:step(problems) return step.run(self, self.members, grpo_step, problems) end
+function Grpo:step(problems)
+  problems = checked(self.members, problems)
+  return step.run(self, self.members, grpo_step, problems)
+end
 
 function Grpo:report(parts, b, began)
   local list, rollouts, first = {}, {}, parts[1].rollout
@@ -332,7 +351,10 @@ local function sft_step(self, problems)
 end
 
 --- One step of every member, as tl.population.grpo's; returns the members' metrics.
-function Sft:step(problems) return step.run(self, self.members, sft_step, problems) end
+function Sft:step(problems)
+  problems = checked(self.members, problems)
+  return step.run(self, self.members, sft_step, problems)
+end
 
 function Sft:free() self.set:free() end
 

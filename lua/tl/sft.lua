@@ -8,6 +8,7 @@ local optim = require "tl.optim"
 local grpo = require "tl.grpo"
 local comm = require "tl.comm"
 local checkpoint = require "tl.checkpoint"
+local data = require "tl.data"
 local options = require "tl.options"
 local step = require "tl.step"
 local C = F.C
@@ -38,7 +39,9 @@ function sft.example_ids(model, e, o)
   if e.prompt_ids then return e.prompt_ids, e.completion_ids end
   local tok = model:tokenizer()
   local text = (o.target or function(p) return p.solution or p.answer end)(e)
-  if type(text) ~= "string" then error("the target of a problem is a text; got " .. type(text), 3) end
+  if type(text) ~= "string" then
+    error(("%s: what is learnt of a problem is a text, its solution or answer, or what `target` returns; got %s"):format(data.where(e), text == nil and "nothing" or "a " .. type(text)), 3)
+  end
   local ids = tok:encode(text)
   if o.eos ~= false then ids[#ids + 1] = model.eos[1] or tok:eos() end
   return grpo.prompt_ids(tok, o.prompt, e), ids
@@ -114,7 +117,10 @@ local function one_step(self, examples)
 end
 
 --- One step on a list of problems, or of {prompt_ids, completion_ids}; returns its metrics. One that is interrupted or fails leaves the trainer as it was.
-function Trainer:step(examples) return step.run(self, nil, one_step, examples) end
+function Trainer:step(examples)
+  data.check("a step", examples)
+  return step.run(self, nil, one_step, examples)
+end
 
 --- Mean loss over examples, without training.
 function Trainer:loss(examples)

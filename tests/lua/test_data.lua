@@ -162,6 +162,52 @@ test("batches", function()
   raises("do not fill", d.batches, d, { size = 11, partial = false })
 end)
 
+test("files without problems or answers", function()
+  local function refuses(pattern, text, o)
+    file("bare.jsonl", text)
+    raises(pattern, data.load, dir .. "/bare.jsonl", o)
+  end
+  refuses("bare%.jsonl: there is no problem in it", "")
+  refuses("bare%.jsonl: there is no problem in it", "\n\n")
+  refuses("bare%.jsonl:2: it has no answer, and other lines have one: it wants one of the fields answer, target", '{"problem":"1+1?","answer":2}\n{"problem":"2+2?"}\n')
+  refuses("bare%.jsonl:1: it has no answer", '{"problem":"2+2?","answer":" "}\n{"problem":"1+1?","answer":2}\n')
+  refuses("bare%.jsonl:1: it has none of the fields question", '{"answer":"4"}\n')
+  -- what others judge, or nobody compares with an answer, is as good as it was
+  file("mixed.jsonl", '{"problem":"1+1?","answer":2}\n{"prompt":"Write","instructions":[{"id":"x"}]}\n{"prompt":"Add","tests":[]}\n')
+  equal(#data.load(dir .. "/mixed.jsonl"), 3, "mixed")
+  file("prompts.jsonl", '{"prompt":"Be short."}\n{"prompt":"Be brief."}\n')
+  local prompts = data.load(dir .. "/prompts.jsonl", { style = "raw" })
+  equal(#prompts, 2, "prompts")
+  -- ... but not to a verifier that compares
+  local missing = "prompts%.jsonl:1: it has no answer, and the verifier %S+ compares with one: it wants one of the fields answer"
+  local model = tl.model.load "tiny-xs"
+  local adapter = tl.adapter.tinylora(model, { u = 1 })
+  raises(missing, tl.eval.run, { model = model, problems = prompts })
+  raises(missing, tl.eval.run, { model = model, problems = prompts, verifier = "math" })
+  raises(missing, tl.eval.run, { model = model, problems = prompts, verifier = "lm_eval" })
+  equal(tl.eval.run({ model = model, problems = prompts, verifier = function(_, c) return #c.text < 1000 end, max_new_tokens = 4 }).accuracy, 1, "a verifier that wants no answer")
+  equal(tl.eval.run({ model = model, problems = prompts, verifier = "verifiers.length", verifier_config = { limit = 100 }, max_new_tokens = 4 }).n, 2, "verifiers.length")
+  for _, make in ipairs { tl.grpo.trainer, tl.es.trainer } do
+    local t = make { model = model, adapter = adapter, verifier = "verifiers.math" }
+    raises(missing, t.step, t, prompts)
+    equal(t.steps, 0, "steps")
+    raises("a step: there are no problems: the list is empty", t.step, t, {})
+    raises("a step wants a list of problems; got nothing", t.step, t)
+    t:free()
+  end
+  local pop = tl.population { model = model, verifier = "verifiers.math", members = { { seed = 1, adapter = { u = 1 } }, { seed = 2, adapter = { u = 1 } } } }
+  raises(missing, pop.step, pop, prompts)
+  raises("a step of member 2: there are no problems", pop.step, pop, function(k) return k == 1 and { { question = "1+1?", answer = "2" } } or {} end)
+  pop:free()
+  raises(missing, tl.population.rewards, tl.population.of { adapter }, prompts, { verifier = "verifiers.math" })
+  local sft = tl.sft.trainer { model = model, adapter = adapter }
+  raises("there are no problems: the list is empty", sft.step, sft, {})
+  raises("prompts%.jsonl:1: what is learnt of a problem is a text, its solution or answer, or what `target` returns; got nothing", sft.step, sft, prompts)
+  raises("eval%.run: there are no problems: the list is empty", tl.eval.run, { model = model, problems = {} })
+  raises("eval%.run wants a list of problems; got nothing", tl.eval.run, { model = model })
+  raises("eval%.run wants a model; got nothing", tl.eval.run, { problems = prompts })
+end)
+
 test("prompt styles", function()
   local p = { question = "100% of {question}?" }
   equal(data.style("qwen-boxed")(p)[1].content, "You are a helpful assistant.", "system")
