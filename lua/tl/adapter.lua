@@ -69,6 +69,7 @@ local function svd_cache(o)
 end
 
 local function create(model, kind, o, level)
+  options.handle("an adapter", model, "a model", level + 1)
   local opt = ffi.new("tl_adapter_options", { kind = kind, rank = o.rank or 2, u = o.u or 13, alpha = o.alpha or o.rank or 2,
     storage = dtype_of(o.dtype or "f32", level + 1), seed = o.seed or 42, init_std = o.init or 0,
     train_embeddings = o.embeddings ~= false })
@@ -174,6 +175,7 @@ local LOAD = options.names { any = "basis cache force" }
 function adapter.load(model, path, o)
   o = o or {}
   options.only("adapter.load", o, LOAD)
+  options.handle("adapter.load", model, "a model")
   local found, kind = adapter.find(path)
   if not found then error(kind, 2) end
   local out = ffi.new("tl_adapter *[1]")
@@ -194,6 +196,10 @@ function Adapter:set(values)
   local p = C.tl_adapter_parameters(self.handle)
   if type(values) == "table" and #values ~= self.n_parameters then
     error(("the adapter has %d numbers, %d given"):format(self.n_parameters, #values), 2)
+  end
+  for i = 1, self.n_parameters do
+    local v = type(values) == "table" and values[i] or values
+    if type(v) ~= "number" then error(("an adapter's numbers are numbers; got a %s for number %d"):format(type(v), i), 2) end
   end
   for i = 1, self.n_parameters do p[i - 1] = type(values) == "table" and values[i] or values end
   check(C.tl_adapter_refresh(self.handle), 2)

@@ -135,14 +135,22 @@ function data.wants_answer(verifier)
   end
 end
 
+--- What judges: a module's name, a file or a function; else an error. what: who wants it.
+function data.verifier(what, given, level)
+  if type(given) == "string" or type(given) == "function" then return given end
+  error(("%s wants a verifier or a reward: a module's name, a file or a function; got %s"):format(what, given == nil and "nothing" or type(given) ~= "table" and tostring(given)
+    or 'a table. Several are joined by one: verifier = "verifiers.combine", verifier_config = { parts = { { verifier = "verifiers.math" }, ... } }'), (level or 2) + 1)
+end
+
 --- Refuses what is no list of problems, an empty one, and a problem without the answer that the verifier compares with (wants: from data.wants_answer; nil:
 --- none does). what: who asks, for the message.
 function data.check(what, problems, wants, level)
   level = (level or 2) + 1
   if type(problems) ~= "table" then error(("%s wants a list of problems; got %s"):format(what, problems == nil and "nothing" or "a " .. type(problems)), level) end
   if #problems == 0 then error(what .. ": there are no problems: the list is empty", level) end
-  for i = 1, wants and #problems or 0 do
-    if unanswered(problems[i]) then
+  for i, p in ipairs(problems) do
+    if type(p) ~= "table" then error(("%s: problem %d is a table of fields, such as { question =, answer = }; got a %s"):format(what, i, type(p)), level) end
+    if wants and unanswered(p) then
       error(("%s: it has no answer, and the verifier %s compares with one: it wants one of %s"):format(data.where(problems[i], i), wants, NEEDS), 0)
     end
   end
@@ -386,6 +394,9 @@ local LOAD = options.names { any = "split dir style difficulty", number = "limit
 function data.load(task, o)
   o = o or {}
   options.only("data.load", o, LOAD)
+  for _, name in ipairs { "n", "limit" } do
+    if o[name] and (o[name] < 0 or o[name] % 1 ~= 0) then error(("data.load: %s wants a whole number from 0; got %s"):format(name, o[name]), 2) end
+  end
   local d
   if task == "wordproblems" then
     local g = {}

@@ -35,7 +35,8 @@ local OPTIONS = options.names {
 ---@param o table
 function es.trainer(o)
   options.only("es.trainer", o, OPTIONS)
-  local t = setmetatable({ o = o, model = o.model or error("es.trainer wants a model", 2), adapter = o.adapter or error("es.trainer wants an adapter", 2) }, Trainer)
+  local t = setmetatable({ o = o, model = options.handle("es.trainer", o.model, "a model"), adapter = options.handle("es.trainer", o.adapter, "an adapter") }, Trainer)
+  local verifier = data.verifier("es.trainer", o.verifier or o.reward)
   t.n, t.sigma, t.fitness = o.members or 16, o.sigma or 0.05, o.fitness or "rank"
   if t.n % 2 ~= 0 or t.n < 2 then error(("es: members is %s; they are pairs of opposites: an even number from 2"):format(tostring(t.n)), 2) end
   if type(t.sigma) ~= "number" or t.sigma <= 0 then error(("es: sigma is %s; wanted a number above 0"):format(tostring(t.sigma)), 2) end
@@ -45,7 +46,7 @@ function es.trainer(o)
   t.clones, t.wants_answer = {}, data.wants_answer(o.verifier)
   for k = 1, t.n do t.clones[k] = t.adapter:clone() end
   t.set = population.of(t.clones)
-  t.pool = require("tl.verify").pool { verifier = o.verifier or o.reward or error("es.trainer wants a verifier or a reward", 2), workers = o.workers,
+  t.pool = require("tl.verify").pool { verifier = verifier, workers = o.workers,
     timeout_ms = o.timeout_ms, config = o.verifier_config }
   return t
 end
@@ -79,6 +80,7 @@ local function one_step(self, problems)
   local began, o = C.tl_seconds(), self.o
   if self.steps == 0 and o.gate ~= false then grpo.gate(self.pool, problems, type(o.verifier) == "string" and o.verifier:match "[^.]+$" or "reward") end
   self.steps = self.steps + 1
+  local lr = optim.rate(self.lr, self.steps, o.total_steps or self.steps)
   local v, e, u = self.adapter:parameters(), {}, self.adapter.n_parameters
   for k = 1, self.n / 2 do
     e[k] = noise(self, k)
@@ -98,7 +100,7 @@ local function one_step(self, problems)
   end
   local var = 0
   for _, r in ipairs(rewards) do var = var + (r - m.reward) ^ 2 / (self.n - 1) end
-  m.reward_std, m.learning_rate = math.sqrt(var), self.lr(self.steps, o.total_steps or self.steps)
+  m.reward_std, m.learning_rate = math.sqrt(var), lr
   local f = self.fitness == "rank" and ranks(rewards) or rewards
   local g = C.tl_adapter_gradient(self.adapter.handle)
   for i = 1, u do

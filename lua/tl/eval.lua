@@ -219,7 +219,9 @@ local RUN = options.names {
 --- are sampled and judged again.
 function eval.run(o)
   options.only("eval.run", o, RUN)
-  if type(o.model) ~= "table" then error("eval.run wants a model; got " .. (o.model == nil and "nothing" or "a " .. type(o.model)), 2) end
+  options.handle("eval.run", o.model, "a model")
+  if o.adapter then options.handle("eval.run", o.adapter, "an adapter") end
+  data.verifier("eval.run", o.verifier or "verifiers.math")
   data.check("eval.run", o.problems, data.wants_answer(o.verifier or "verifiers.math"))
   local k, done, index = o.samples or 1, {}, {}
   for i, p in ipairs(o.problems) do index[tostring(p.id or i)] = i end

@@ -99,7 +99,7 @@ local OPTIONS = require("tl.options").names { any = "adapter problems prompt", n
 ---@param o table
 function fisher.run(o)
   require("tl.options").only("fisher", o, OPTIONS)
-  local a = o.adapter or error("tl.fisher wants an adapter", 2)
+  local a = require("tl.options").handle("fisher", o.adapter, "an adapter")
   local tok, prompts = a.model:tokenizer(), {}
   for i, problem in ipairs(o.problems or error("tl.fisher wants problems", 2)) do prompts[i] = grpo.prompt_ids(tok, o.prompt, problem) end
   local drawn = sample.generate(a.model, prompts, { adapter = a, n = o.n or 4, temperature = o.temperature or 1, max_new_tokens = o.max_new_tokens or 64, seed = o.seed })

@@ -77,7 +77,8 @@ grpo.OPTIONS = options.names {
 ---@param o table
 function grpo.trainer(o)
   options.only("grpo.trainer", o, grpo.OPTIONS)
-  local t = setmetatable({ o = o, model = o.model or error("grpo.trainer wants a model", 2), adapter = o.adapter or error("grpo.trainer wants an adapter", 2) }, Trainer)
+  local t = setmetatable({ o = o, model = options.handle("grpo.trainer", o.model, "a model"), adapter = options.handle("grpo.trainer", o.adapter, "an adapter") }, Trainer)
+  local verifier = not o.pool and data.verifier("grpo.trainer", o.verifier or o.reward)
   t.n = o.num_generations or 8
   if t.n < 2 or t.n % 1 ~= 0 then error(("grpo.trainer: num_generations wants a whole number from 2; got %s"):format(t.n), 2) end
   t.lr = optim.schedule(o.lr or 1e-6)
@@ -94,7 +95,7 @@ function grpo.trainer(o)
     max_completion_length = o.max_completion_length or 512, ratio_level = choice(o, "importance_sampling_level", "token", LEVEL),
     is_mode = choice(o, "is_mode", t.rollouts ~= "native" and "truncate" or "off", MODE), is_level = choice(o, "is_level", "sequence", LEVEL),
     is_min = o.is_min or 0, is_max = o.is_max or 3 })
-  t.pool = o.pool or require("tl.verify").pool { verifier = o.verifier or o.reward or error("grpo.trainer wants a verifier or a reward", 2),
+  t.pool = o.pool or require("tl.verify").pool { verifier = verifier,
     workers = o.workers, timeout_ms = o.timeout_ms, instructions = o.instructions, config = o.verifier_config, inline = o.inline }
   t.wants_answer = data.wants_answer(o.verifier)
   if not o.pool then memory.start(t) end  -- else another's: a population looks after both
@@ -108,6 +109,7 @@ function grpo.default_prompt(problem) return problem.messages or problem.prompt 
 
 --- Token ids of a problem's prompt: messages through the chat template, text as it is.
 function grpo.prompt_ids(tokenizer, make, problem)
+  if make ~= nil and type(make) ~= "function" then error("prompt is a function(problem) -> messages or text; got a " .. type(make), 3) end
   local p = (make or grpo.default_prompt)(problem)
   if type(p) == "table" then
     return tokenizer:encode(tokenizer:chat(p, { add_generation_prompt = true }), { parse_special = true })
@@ -432,9 +434,10 @@ local function one_step(self, problems)
   local began = C.tl_seconds()
   if self.steps == 0 and self.o.gate ~= false then grpo.gate(self.pool, problems, self.reward_name) end
   self.steps = self.steps + 1
+  local lr = optim.rate(self.lr, self.steps, self.o.total_steps or self.steps)
   local r = self:rollout(problems)
   self:judge(r)
-  local part = { trainer = self, rollout = r, lr = self.lr(self.steps, self.o.total_steps or self.steps) }
+  local part = { trainer = self, rollout = r, lr = lr }
   local b = grpo.pack { part }
   b.memory = r.budget.pass
   grpo.update({ part }, b, { model = self.model, adapter = self.adapter, kept = self.kept })

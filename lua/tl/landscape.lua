@@ -126,7 +126,7 @@ local OPTIONS = options.names { any = "adapter problems metric verifier reward p
 ---@param o table
 function landscape.run(o)
   options.only("landscape", o, OPTIONS)
-  if not o.adapter then error("tl.landscape wants an adapter", 2) end
+  options.handle("landscape", o.adapter, "an adapter")
   if type(o.problems) ~= "table" or #o.problems == 0 then error("tl.landscape wants problems", 2) end
   local metric = o.metric or "accuracy"
   local measure = MEASURES[metric] or error(('landscape: metric is "accuracy", "reward" or "loss"; got %s'):format(tostring(metric)), 2)

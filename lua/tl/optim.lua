@@ -2,6 +2,7 @@
 --- step counted from 1; a number means a constant.
 local F = require "tl.ffi"
 local ffi = require "ffi"
+local log = require "tl.log"
 local options = require "tl.options"
 local C, check = F.C, F.check
 
@@ -15,6 +16,7 @@ local ADAMW = options.names { number = "beta1 beta2 eps weight_decay max_grad_no
 function optim.adamw(adapter, o)
   o = o or {}
   options.only("optim.adamw", o, ADAMW)
+  options.handle("optim.adamw", adapter, "an adapter")
   local out = ffi.new("tl_adamw *[1]")
   check(C.tl_adamw_create(adapter.handle, o.beta1 or 0.9, o.beta2 or 0.999, o.eps or 1e-8, o.weight_decay or 0, out), 2)
   return setmetatable({ handle = ffi.gc(out[0], C.tl_adamw_free), adapter = adapter, max_grad_norm = o.max_grad_norm or 1 }, AdamW)
@@ -27,10 +29,27 @@ function optim.of(o)
   return optim.adamw(o.adapter, own)
 end
 
+local LARGE, LOOKED_AT = 1e6, 4096
+
+-- Numbers that grew beyond all use are said once, those that are none end the run. Of many some are looked at, evenly spread.
+local function watch(self, lr)
+  local v, n, largest = C.tl_adapter_parameters(self.adapter.handle), tonumber(C.tl_adapter_n_parameters(self.adapter.handle)), 0
+  for i = 0, n - 1, math.ceil(n / LOOKED_AT) do
+    local x = math.abs(v[i])
+    if not (x < math.huge) then error(("the adapter's numbers are not finite after an update with learning rate %g: it is too high"):format(lr), 0) end
+    if x > largest then largest = x end
+  end
+  if largest > LARGE and not self.warned then
+    self.warned = true
+    log.warn("the adapter has numbers as large as %.3g after an update with learning rate %g: it is too high", largest, lr)
+  end
+end
+
 --- One update with the gradient that the adapter holds; returns the gradient's norm before clipping.
 function AdamW:step(lr)
   local norm = ffi.new("double[1]")
   check(C.tl_adamw_step(self.handle, lr, self.max_grad_norm, norm), 2)
+  watch(self, lr)
   return norm[0]
 end
 
@@ -44,11 +63,20 @@ end
 function AdamW:save(path) check(C.tl_adamw_save(self.handle, path), 2) end
 function AdamW:load(path) check(C.tl_adamw_load(self.handle, path), 2) end
 
+local function finite(x) return type(x) == "number" and x - x == 0 end
+
+--- The rate of a step that is about to be made; an error when the schedule gives none.
+function optim.rate(schedule, step, total)
+  local rate = schedule(step, total)
+  if finite(rate) then return rate end
+  error(("lr: the schedule gave %s for step %d; wanted a finite number"):format(type(rate) == "string" and "'" .. rate .. "'" or tostring(rate), step), 0)
+end
+
 --- A schedule as a function, from a number or a function.
 function optim.schedule(lr)
   if type(lr) == "function" then return lr end
-  if type(lr) == "number" then return function() return lr end end
-  error("lr is a number or a function (step, total) -> number; got " .. type(lr), 3)
+  if finite(lr) then return function() return lr end end
+  error("lr is a finite number or a function (step, total) -> number; got " .. (type(lr) == "number" and tostring(lr) or "a " .. type(lr)), 3)
 end
 
 --- Linear warm-up over `warmup` steps, then cosine decay to `floor` (0) times the peak at the last step.

@@ -24,6 +24,7 @@ local sft = require "tl.sft"
 local pass = require "tl.pass"
 local sample = require "tl.sample"
 local memory = require "tl.memory"
+local optim = require "tl.optim"
 local options = require "tl.options"
 local step = require "tl.step"
 local C, check = F.C, F.check
@@ -41,6 +42,7 @@ Set.__index = Set
 ---@param list table[] tl.adapter.tinylora or tl.adapter.loraxs, with equal targets, rank and sigma
 function population.of(list)
   if type(list) ~= "table" or #list == 0 then error("population.of wants a list of adapters", 2) end
+  for _, a in ipairs(list) do options.handle("population.of", a, "an adapter") end
   local handles = ffi.new("tl_adapter *[?]", #list)
   for i, a in ipairs(list) do handles[i - 1] = a.handle end
   local out = ffi.new "tl_population *[1]"
@@ -66,7 +68,7 @@ function population.rewards(set, problems, o)
   options.only("population.rewards", o, REWARDS)
   data.check("population.rewards", problems, data.wants_answer(o.verifier))
   local n, tok, of, waiting = o.n or 1, set.model:tokenizer(), {}, 0
-  local pool = o.pool or require("tl.verify").pool { verifier = o.verifier or o.reward or error("rewards wants a verifier or a reward", 2), config = o.verifier_config }
+  local pool = o.pool or require("tl.verify").pool { verifier = data.verifier("population.rewards", o.verifier or o.reward), config = o.verifier_config }
   local s = step.own(sample.sampler(set.model, { population = set, max_sequences = o.max_sequences }))
   local out, place, judged, complaint = {}, {}, 0, nil
   local settings = { temperature = o.temperature or 0, top_p = o.top_p, max_new_tokens = o.max_new_tokens or 256, stop = o.stop, seed = o.seed or 0 }
@@ -125,7 +127,7 @@ local function is_adapter(a) return type(a) == "table" and a.handle ~= nil end
 --- changing fastest.
 function population.grid(grid)
   for name, values in pairs(grid) do
-    if type(values) ~= "table" or #values == 0 then error(("grid: %s wants a list of values"):format(tostring(name)), 2) end
+    if type(values) ~= "table" or #values == 0 then error(("grid: %s wants a list of values; got %s"):format(tostring(name), type(values) == "table" and "none" or tostring(values)), 2) end
   end
   return require "tl.experiment.grid"(grid)
 end
@@ -159,10 +161,13 @@ end
 
 -- the members' own options over the common ones, each with its adapter
 local function options_of(what, o, known, level)
-  check_names(what, o, known, level + 1)
-  if not o.model then error("a population wants a model", level + 1) end
+  options.handle(what, o.model, "a model", level + 1)
+  for _, name in ipairs { "members", "grid" } do
+    if o[name] ~= nil and type(o[name]) ~= "table" then error(("%s: %s wants a table; got %s"):format(what, name, tostring(o[name])), level + 1) end
+  end
   if require("tl.comm").size > 1 then error("a population is one process's: start it without mpirun", level + 1) end
   if (o.members == nil) == (o.grid == nil) then error("a population wants members = { {...}, ... } or grid = { lr = {...}, ... }", level + 1) end
+  check_names(what, o, known, level + 1)
   if is_adapter(o.adapter) then error("a population's adapter is a table of options; give ready adapters to the members", level + 1) end
   local list, first = {}, nil
   for k, own in ipairs(o.members or population.grid(o.grid)) do
@@ -248,6 +253,7 @@ Grpo.__index = Grpo
 ---@param o table
 function population.grpo(o)
   local list = options_of("population", o, grpo.OPTIONS, 2)
+  local verifier = data.verifier("population", o.verifier or o.reward)
   for name, default in pairs(SHARED) do same(list, name, default, 2) end
   for _, name in ipairs(JUDGES) do same(list, name, nil, 2) end
   local bonus = {}
@@ -255,7 +261,7 @@ function population.grpo(o)
   same(bonus, "an entropy bonus", false, 2)
   if o.rollouts == "merged" then error('rollouts of a population are "native" or "int8": members have no merged weights of their own', 2) end
   local p = setmetatable({ o = o, model = o.model, options = list, members = {}, n = 0, steps = 0 }, Grpo)
-  p.pool = require("tl.verify").pool { verifier = o.verifier or o.reward or error("a population wants a verifier or a reward", 2),
+  p.pool = require("tl.verify").pool { verifier = verifier,
     workers = o.workers, timeout_ms = o.timeout_ms, instructions = o.instructions, config = o.verifier_config, inline = o.inline }
   for k, own in ipairs(list) do
     own.pool = p.pool
@@ -274,7 +280,7 @@ local function grpo_step(self, problems)
   local parts, groups = {}, {}
   for k, t in ipairs(self.members) do
     t.steps = t.steps + 1
-    parts[k] = { trainer = t, member = k - 1, rollout = t:groups(problems_of(problems, k)), lr = t.lr(t.steps, t.o.total_steps or t.steps) }
+    parts[k] = { trainer = t, member = k - 1, rollout = t:groups(problems_of(problems, k)), lr = optim.rate(t.lr, t.steps, t.o.total_steps or t.steps) }
     for _, g in ipairs(parts[k].rollout.groups) do groups[#groups + 1] = g end
   end
   local budget = memory.plan(self, groups)

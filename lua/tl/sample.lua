@@ -16,9 +16,12 @@ sample.SETTINGS = options.names { any = "stop ignore_eos prompt_logprobs",
 --- Settings of a request: temperature (1; 0 is greedy), top_p (1), top_k (0), min_p (0), max_new_tokens (512), min_new_tokens (0:
 --- before so many tokens a completion does not end), seed (0), stop (strings), ignore_eos, member (0: of the sampler's population, from 0; -1: the base),
 --- n_top (0; at most 20: the so many likeliest tokens of every place are noted too), prompt_logprobs (those of the prompt's tokens too).
-local function settings(o)
+local function settings(o, level)
   local stop = o.stop or {}
   if type(stop) == "string" then stop = { stop } end
+  local texts = type(stop) == "table"
+  for _, s in ipairs(texts and stop or {}) do texts = texts and type(s) == "string" end
+  if not texts then error("stop wants a text or a list of texts; got " .. (type(stop) == "table" and "a list with something else" or tostring(stop)), level + 1) end
   local list = ffi.new("const char *[?]", math.max(1, #stop))
   for i, s in ipairs(stop) do list[i - 1] = s end
   local p = ffi.new("tl_sampling", { temperature = o.temperature or 1, top_p = o.top_p or 1, min_p = o.min_p or 0,
@@ -52,6 +55,8 @@ end
 sample.OPTIONS = options.names { any = "adapter whole_cache prefix_cache kept population", number = "max_sequences memory prefill_tokens prefill_per_step" }
 
 local function create(model, o, level)
+  options.handle("a sampler", model, "a model", level + 1)
+  if o.adapter then options.handle("a sampler", o.adapter, "an adapter", level + 1) end
   local opt = ffi.new("tl_sampler_options", { max_sequences = o.max_sequences or 64, memory_bytes = o.memory or 0, whole_cache = o.whole_cache or false,
     prefill_tokens = o.prefill_tokens or 0, prefill_per_step = o.prefill_per_step or 0, prefix_cache = o.prefix_cache or false, kept = o.kept and o.kept.handle or nil,
     population = o.population and o.population.handle or nil })
@@ -74,9 +79,10 @@ function sample.sampler(model, o)
 end
 
 local function submit(self, ids, n, sequence_id, o, level)
+  if type(ids) ~= "table" then error("a prompt is a list of token ids; got a " .. type(ids), level + 1) end
   local prompt = ffi.new("int32_t[?]", math.max(1, #ids))
   for i, id in ipairs(ids) do prompt[i - 1] = id end
-  local p, keep = settings(o)
+  local p, keep = settings(o, level + 1)
   local request = ffi.new("int64_t[1]")
   check(C.tl_sampler_submit(self.handle, prompt, #ids, n or 1, sequence_id or 0, p, request), level + 1)
   self.pending = self.pending + (n or 1)

@@ -27,7 +27,7 @@ sft.OPTIONS = options.names { any = "model adapter lr prompt target eos run resu
 --- checkpoint, resume (as in tl.grpo); seed is taken, and of no effect: nothing is drawn.
 function sft.trainer(o)
   options.only("sft.trainer", o, sft.OPTIONS)
-  local t = setmetatable({ o = o, model = o.model or error("sft.trainer wants a model", 2), adapter = o.adapter or error("sft.trainer wants an adapter", 2) }, Trainer)
+  local t = setmetatable({ o = o, model = options.handle("sft.trainer", o.model, "a model"), adapter = options.handle("sft.trainer", o.adapter, "an adapter") }, Trainer)
   t.lr, t.optimizer, t.steps, t.num_tokens = optim.schedule(o.lr or 2e-5), optim.of(o), 0, 0
   if o.resume then checkpoint.load(t, o.resume) end
   return t
@@ -69,6 +69,8 @@ function sft.update(parts, batch, o)
   local began, total, rows = C.tl_seconds(), batch:n_tokens(), 0
   local logprob, d = ffi.new("float[?]", total), ffi.new("float[?]", total)
   for _, part in ipairs(parts) do
+    local t = part.trainer
+    part.lr = optim.rate(t.lr, t.steps + 1, t.o.total_steps or t.steps + 1)
     for i = part.first, part.first + part.n - 1 do d[i] = -1 / part.total end
     rows = rows + part.rows
   end
@@ -94,8 +96,7 @@ function sft.update(parts, batch, o)
     end
     step.updating()
     t.steps, t.num_tokens = t.steps + 1, t.num_tokens + part.rows
-    local lr = t.lr(t.steps, t.o.total_steps or t.steps)
-    list[k] = { step = t.steps, loss = loss, learning_rate = lr, grad_norm = t.optimizer:step(lr), num_tokens = t.num_tokens,
+    list[k] = { step = t.steps, loss = loss, learning_rate = part.lr, grad_norm = t.optimizer:step(part.lr), num_tokens = t.num_tokens,
       completion_tokens = part.total, micro_batches = p.n_micro, activation_bytes = p.planned_bytes }
   end
   p:free()

@@ -205,7 +205,7 @@ test("files without problems or answers", function()
   raises("prompts%.jsonl:1: what is learnt of a problem is a text, its solution or answer, or what `target` returns; got nothing", sft.step, sft, prompts)
   raises("eval%.run: there are no problems: the list is empty", tl.eval.run, { model = model, problems = {} })
   raises("eval%.run wants a list of problems; got nothing", tl.eval.run, { model = model })
-  raises("eval%.run wants a model; got nothing", tl.eval.run, { problems = prompts })
+  raises("eval%.run wants a model, as tl%.model%.load gives it; got nothing", tl.eval.run, { problems = prompts })
 end)
 
 test("prompt styles", function()

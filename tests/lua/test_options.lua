@@ -95,6 +95,72 @@ test("what is no number, or no table of options, is said to be none", function()
   end
 end)
 
+test("what is no model, adapter, verifier or problem is one clear line", function()
+  local function grpo(o) return tl.grpo.trainer(over({ model = model, adapter = adapter, verifier = "verifiers.math", num_generations = 2, max_completion_length = 4 }, o)) end
+  raises("grpo%.trainer wants a model, as tl%.model%.load gives it; got 'tiny'", grpo, { model = "tiny" })
+  for what, make in pairs { ["grpo.trainer"] = grpo, ["sft.trainer"] = function(o) return tl.sft.trainer(over({ model = model }, o)) end,
+    ["es.trainer"] = function(o) return tl.es.trainer(over({ model = model, verifier = "math" }, o)) end } do
+    raises(what:gsub("%.", "%%.") .. " wants an adapter, as tl%.adapter%.tinylora gives it; got a table", make, { adapter = { u = 4 } })
+  end
+  raises("eval%.run wants an adapter", tl.eval.run, { model = model, problems = problems, adapter = "x" })
+  raises("a sampler wants an adapter", tl.sample.sampler, model, { adapter = {} })
+  raises("an adapter wants a model", tl.adapter.tinylora, "tiny")
+  raises("population: members wants a table; got 3", tl.population, { model = model, verifier = "math", members = 3 })
+  local several = "wants a verifier or a reward: .* got a table%. Several are joined by one: verifier = \"verifiers%.combine\""
+  raises("grpo%.trainer " .. several, grpo, { verifier = { "a", "b" } })
+  raises("es%.trainer " .. several, tl.es.trainer, { model = model, adapter = adapter, reward = { print } })
+  raises("eval%.run " .. several, tl.eval.run, { model = model, problems = problems, verifier = { "a" } })
+  raises("population " .. several, tl.population, { model = model, verifier = { "a" }, members = { {} } })
+  raises("grpo%.trainer wants a verifier or a reward: .* got nothing", tl.grpo.trainer, { model = model, adapter = adapter })
+  local t = grpo { gate = false }
+  raises("problem 1 is a table of fields, such as { question =, answer = }; got a string", t.step, t, { "2+2?" })
+  t:free()
+  t = grpo { gate = false, prompt = 5 }
+  raises("prompt is a function", t.step, t, problems)
+  t:free()
+  raises("stop wants a text or a list of texts; got 5", tl.sample.generate, model, { { 1, 2 } }, { stop = 5 })
+  raises("stop wants a text or a list of texts; got a list with something else", tl.sample.generate, model, { { 1, 2 } }, { stop = { 5 } })
+  raises("a prompt is a list of token ids; got a number", tl.sample.generate, model, { 1, 2 })
+  raises("got a string for number 2", adapter.set, adapter, { 0, "x", 0, 0 })
+  raises("data%.load: n wants a whole number from 0; got %-1", tl.data.load, "wordproblems", { n = -1 })
+end)
+
+test("a learning rate that is none, or much too high", function()
+  for rate, said in pairs { x = "'x'", [0 / 1] = false, [math.huge] = "inf" } do
+    local t = tl.sft.trainer { model = model, adapter = tl.adapter.tinylora(model, { u = 2 }), lr = function() return rate end }
+    if said then
+      raises("lr: the schedule gave " .. said .. " for step 1; wanted a finite number", t.step, t, problems)
+      equal(t.steps, 0)
+    else
+      t:step(problems)
+    end
+  end
+  -- a schedule that ends with the training is one, also where a checkpoint asks for the step after
+  local dir = os.tmpname()
+  os.remove(dir)
+  local run = tl.report.run { name = "t", out = dir, quiet = true, completions = 0 }
+  local last = tl.sft.trainer { model = model, adapter = tl.adapter.tinylora(model, { u = 2 }), lr = function(step) return ({ 1e-2, 1e-3 })[step] end, run = run, checkpoint = 1 }
+  last:step(problems)
+  equal(last:step(problems).learning_rate, 1e-3)
+  raises("lr: the schedule gave nil for step 3", last.step, last, problems)
+  tl.process.run { argv = { "rm", "-rf", dir } }
+  raises("lr is a finite number or a function %(step, total%) %-> number; got inf", tl.sft.trainer, { model = model, adapter = adapter, lr = math.huge })
+  local grpo = tl.grpo.trainer { model = model, adapter = adapter, reward = function() return 1 end, gate = false, num_generations = 2, max_completion_length = 2, lr = function() end }
+  raises("lr: the schedule gave nil for step 1", grpo.step, grpo, problems)
+  grpo:free()
+  local log, said = require "tl.log", {}
+  local warn = log.warn
+  log.warn = function(...) said[#said + 1] = string.format(...) end
+  local ok, why = pcall(function()
+    local t = tl.sft.trainer { model = model, adapter = tl.adapter.tinylora(model, { u = 2 }), lr = 1e7 }
+    for _ = 1, 3 do t:step(problems) end
+  end)
+  log.warn = warn
+  equal(#said, 1, table.concat(said, " / ") .. " " .. tostring(why))
+  equal(said[1]:find "^the adapter has numbers as large as 1e%+07 after an update with learning rate 1e%+07: it is too high" ~= nil, true, said[1])
+  equal(ok or why:find "not finite" ~= nil or why:find "nothing was changed" ~= nil, true, tostring(why))
+end)
+
 -- the comment above a function, from its source
 local function doc(module, head)
   local path, lines, found = package.searchpath("tl." .. module, package.path), {}, nil
