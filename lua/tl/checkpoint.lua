@@ -64,7 +64,7 @@ local function settings(trainer, next_step)
     if type(v) == "table" then v = config and json.encode(v) or nil end
     if type(k) == "string" and not FREE[k] and (type(v) == "number" or type(v) == "string" or type(v) == "boolean") then out[k] = v end
   end
-  return out, trainer.lr(next_step, math.max(next_step, trainer.o.total_steps or 0))
+  return out, trainer.lr(next_step, trainer.o.total_steps and math.max(next_step, trainer.o.total_steps))
 end
 
 local function shown(v)

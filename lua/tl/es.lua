@@ -80,7 +80,7 @@ local function one_step(self, problems)
   local began, o = C.tl_seconds(), self.o
   if self.steps == 0 and o.gate ~= false then grpo.gate(self.pool, problems, type(o.verifier) == "string" and o.verifier:match "[^.]+$" or "reward") end
   self.steps = self.steps + 1
-  local lr = optim.rate(self.lr, self.steps, o.total_steps or self.steps)
+  local lr = optim.rate(self.lr, self.steps, o.total_steps)
   local v, e, u = self.adapter:parameters(), {}, self.adapter.n_parameters
   for k = 1, self.n / 2 do
     e[k] = noise(self, k)

@@ -99,7 +99,7 @@ function grpo.trainer(o)
     workers = o.workers, timeout_ms = o.timeout_ms, instructions = o.instructions, config = o.verifier_config, inline = o.inline }
   t.wants_answer = data.wants_answer(o.verifier)
   if not o.pool then memory.start(t) end  -- else another's: a population looks after both
-  t.reward_name = type(o.verifier) == "string" and o.verifier:match("[^.]+$") or "reward"
+  t.reward_name = type(o.verifier) == "string" and require("tl.verify").name(o.verifier) or "reward"
   if o.resume then checkpoint.load(t, o.resume) end
   return t
 end
@@ -286,7 +286,8 @@ function grpo.pack(parts)
   local b = { batch = step.own(pass.batch()), list = {} }
   for _, part in ipairs(parts) do
     local t, r = part.trainer, part.rollout
-    local all = t.opt.beta ~= 0 or t.opt.entropy_coef ~= 0 or t.o.objective
+    -- bnpo: the token mean of a micro-batch is TRL's only with the tokens of all groups in it
+    local all = t.opt.beta ~= 0 or t.opt.entropy_coef ~= 0 or t.o.objective or t.opt.loss_type == LOSS.bnpo
     part.first, part.total_sequences, part.total_tokens, part.trained = #b.list, #r.groups * t.n, r.n_tokens, 0
     b.batch:member(part.member or 0)
     for i, g in ipairs(r.groups) do
@@ -434,7 +435,7 @@ local function one_step(self, problems)
   local began = C.tl_seconds()
   if self.steps == 0 and self.o.gate ~= false then grpo.gate(self.pool, problems, self.reward_name) end
   self.steps = self.steps + 1
-  local lr = optim.rate(self.lr, self.steps, self.o.total_steps or self.steps)
+  local lr = optim.rate(self.lr, self.steps, self.o.total_steps)
   local r = self:rollout(problems)
   self:judge(r)
   local part = { trainer = self, rollout = r, lr = lr }

@@ -79,12 +79,17 @@ function optim.schedule(lr)
   error("lr is a finite number or a function (step, total) -> number; got " .. (type(lr) == "number" and tostring(lr) or "a " .. type(lr)), 3)
 end
 
+-- how many steps a schedule that ends is for: the trainer's total_steps, which recipes set
+local function wanted(total, name)
+  return total or error(("optim.%s ends at the last step: give the trainer total_steps"):format(name), 0)
+end
+
 --- Linear warm-up over `warmup` steps, then cosine decay to `floor` (0) times the peak at the last step.
 function optim.cosine(peak, warmup, floor)
   floor = floor or 0
   return function(step, total)
     if step <= (warmup or 0) then return peak * step / warmup end
-    local x = (step - (warmup or 0)) / math.max(1, total - (warmup or 0))
+    local x = (step - (warmup or 0)) / math.max(1, wanted(total, "cosine") - (warmup or 0))
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * math.min(1, x))))
   end
 end
@@ -93,7 +98,7 @@ end
 function optim.linear(peak, warmup)
   return function(step, total)
     if step <= (warmup or 0) then return peak * step / warmup end
-    return peak * math.max(0, total - step + 1) / math.max(1, total - (warmup or 0))
+    return peak * math.max(0, wanted(total, "linear") - step + 1) / math.max(1, total - (warmup or 0))
   end
 end
 

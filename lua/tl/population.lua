@@ -280,7 +280,7 @@ local function grpo_step(self, problems)
   local parts, groups = {}, {}
   for k, t in ipairs(self.members) do
     t.steps = t.steps + 1
-    parts[k] = { trainer = t, member = k - 1, rollout = t:groups(problems_of(problems, k)), lr = optim.rate(t.lr, t.steps, t.o.total_steps or t.steps) }
+    parts[k] = { trainer = t, member = k - 1, rollout = t:groups(problems_of(problems, k)), lr = optim.rate(t.lr, t.steps, t.o.total_steps) }
     for _, g in ipairs(parts[k].rollout.groups) do groups[#groups + 1] = g end
   end
   local budget = memory.plan(self, groups)

@@ -70,7 +70,7 @@ function sft.update(parts, batch, o)
   local logprob, d = ffi.new("float[?]", total), ffi.new("float[?]", total)
   for _, part in ipairs(parts) do
     local t = part.trainer
-    part.lr = optim.rate(t.lr, t.steps + 1, t.o.total_steps or t.steps + 1)
+    part.lr = optim.rate(t.lr, t.steps + 1, t.o.total_steps)
     for i = part.first, part.first + part.n - 1 do d[i] = -1 / part.total end
     rows = rows + part.rows
   end

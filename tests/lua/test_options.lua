@@ -144,6 +144,10 @@ test("a learning rate that is none, or much too high", function()
   equal(last:step(problems).learning_rate, 1e-3)
   raises("lr: the schedule gave nil for step 3", last.step, last, problems)
   tl.process.run { argv = { "rm", "-rf", dir } }
+  for _, name in ipairs { "cosine", "linear" } do
+    local t = tl.sft.trainer { model = model, adapter = tl.adapter.tinylora(model, { u = 2 }), lr = tl.optim[name](1e-2, 0) }
+    raises("optim%." .. name .. " ends at the last step: give the trainer total_steps", t.step, t, problems)
+  end
   raises("lr is a finite number or a function %(step, total%) %-> number; got inf", tl.sft.trainer, { model = model, adapter = adapter, lr = math.huge })
   local grpo = tl.grpo.trainer { model = model, adapter = adapter, reward = function() return 1 end, gate = false, num_generations = 2, max_completion_length = 2, lr = function() end }
   raises("lr: the schedule gave nil for step 1", grpo.step, grpo, problems)

@@ -1,0 +1,39 @@
+-- What a step's loss is, from its rollouts, against TRL's formulas (arXiv:2402.03300, 2503.14476, 2503.20783), where groups without any advantage are
+-- not computed. Catches: a normaliser that forgets their tokens or sequences.
+package.path = arg[0]:match "^(.*)/" .. "/?.lua;" .. package.path
+local check = require "check"
+local tl = require "tl"
+
+local model = tl.model.load("tiny", { dtype = "f32" })
+local problems = tl.data.load("wordproblems", { n = 4, seed = 5, split = "train" })
+local dead = { [problems[2].id] = true, [problems[4].id] = true }
+
+for _, loss_type in ipairs { "grpo", "dapo", "bnpo", "dr_grpo" } do
+  check.test(loss_type .. ": the loss of a step with groups that earn the same", function()
+    local adapter = tl.adapter.tinylora(model, { u = 4 })
+    local t = tl.grpo.trainer { model = model, adapter = adapter, num_generations = 4, max_completion_length = 64, lr = 1e-2, gate = false, loss_type = loss_type,
+      temperature = 1.3, seed = 3, reward = function(_, c) return #c.text end }
+    local list = {}
+    for i, p in ipairs(problems) do list[i] = p end
+    -- the reward is judged in a state of its own: groups are made equal by hand
+    local judge = t.judge
+    t.judge = function(self, r)
+      judge(self, r)
+      for _, g in ipairs(r.groups) do
+        for _, c in ipairs(g.completions) do if dead[g.problem.id] then c.advantage = 0 end end
+      end
+    end
+    local metrics, r = t:step(list)
+    local tokens, sequences, of_tokens, of_sequences = 0, 0, 0, 0
+    for _, g in ipairs(r.groups) do
+      for _, c in ipairs(g.completions) do
+        tokens, sequences = tokens + #c.ids, sequences + 1
+        of_tokens, of_sequences = of_tokens - c.advantage * #c.ids, of_sequences - c.advantage
+      end
+    end
+    local want = { grpo = of_sequences / sequences, dapo = of_tokens / tokens, bnpo = of_tokens / tokens, dr_grpo = of_tokens / (64 * sequences) }
+    check.near(metrics.loss, want[loss_type], 1e-5, "ratio 1 everywhere")
+    t:free()
+  end)
+end
+check.done()
