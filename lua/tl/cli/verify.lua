@@ -3,6 +3,7 @@ local input = require "tl.input"
 local json = require "tl.json"
 local options = require "tl.options"
 local ffi = require "ffi"
+local C = require("tl.ffi").C
 
 ffi.cdef [[
 int dup(int fd);
@@ -42,7 +43,7 @@ local function say(line)
   local text = line .. "\n"
   local at, n = 0, #text
   while at < n do
-    local k = tonumber(ffi.C.write(results, ffi.cast("const char *", text) + at, n - at))
+    local k = tonumber(C.write(results, ffi.cast("const char *", text) + at, n - at))
     if k <= 0 then options.exit(1, "stdout cannot be written") end
     at = at + k
   end
@@ -248,14 +249,14 @@ end
 
 function command.run(p)
   io.stdout:flush()
-  results = ffi.C.dup(1)
-  ffi.C.dup2(2, 1)
+  results = C.dup(1)
+  C.dup2(2, 1)
   local pool = require("tl.verify").pool { verifier = p.verifier, timeout_ms = p.timeout_ms > 0 and p.timeout_ms or nil, instructions = p.instructions, workers = p.workers,
     memory = p.memory, config = config_of(p.verifier_config) }
   local code = p.test and test(pool, p) or p.attack and attack(pool, p) or not (p.test or p.attack) and rewards(pool, p)
   pool:free()
   io.stdout:flush()
-  ffi.C.dup2(results, 1)
+  C.dup2(results, 1)
   return code
 end
 
