@@ -187,7 +187,7 @@ local function text_reward(ms)
 end
 
 local function trainer_of(model, o, adapter, verify_ms)
-  return require("tl.grpo").trainer { model = model, adapter = adapter, num_generations = o.group, lr = 1e-3,
+  return require("tl.grpo").trainer { model = model, adapter = adapter, num_generations = o.group, lr = 1e-3, gate = false,
     max_completion_length = o.new_tokens, rollouts = o.rollouts, verifier = o.verifier, prompt = o.prompt, memory = o.memory, seed = 1,
     workers = o.workers, timeout_ms = 10000 + (verify_ms or 0),
     reward = not o.verifier and text_reward(verify_ms) or nil, max_sequences = o.max_sequences }
