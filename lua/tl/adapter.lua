@@ -197,7 +197,7 @@ function Adapter:set(values)
   if type(values) == "table" and #values ~= self.n_parameters then
     error(("the adapter has %d numbers, %d given"):format(self.n_parameters, #values), 2)
   end
-  for i = 1, self.n_parameters do
+  for i = 1, type(values) == "table" and self.n_parameters or 1 do
     local v = type(values) == "table" and values[i] or values
     if type(v) ~= "number" then error(("an adapter's numbers are numbers; got a %s for number %d"):format(type(v), i), 2) end
   end

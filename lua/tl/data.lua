@@ -125,24 +125,7 @@ local NEEDS = "the fields " .. table.concat(answer_fields, ", ") .. ", or a solu
 
 local function unanswered(p) return p.answer == nil or p.answer == "" end
 
---- The name of a verifier that compares with a problem's answer; nil of one that does not, or does not say so (its about.wants).
----@param verifier any as in tl.verify.pool
-function data.wants_answer(verifier)
-  if type(verifier) ~= "string" or verifier:find "%.lua$" then return nil end
-  local module = not verifier:find "%." and package.searchpath("verifiers." .. verifier, package.path) and "verifiers." .. verifier or verifier
-  for _, field in ipairs(require("tl.verify").about(module).wants or {}) do
-    if field == "answer" then return verifier end
-  end
-end
-
---- What judges: a module's name, a file or a function; else an error. what: who wants it.
-function data.verifier(what, given, level)
-  if type(given) == "string" or type(given) == "function" then return given end
-  error(("%s wants a verifier or a reward: a module's name, a file or a function; got %s"):format(what, given == nil and "nothing" or type(given) ~= "table" and tostring(given)
-    or 'a table. Several are joined by one: verifier = "verifiers.combine", verifier_config = { parts = { { verifier = "verifiers.math" }, ... } }'), (level or 2) + 1)
-end
-
---- Refuses what is no list of problems, an empty one, and a problem without the answer that the verifier compares with (wants: from data.wants_answer; nil:
+--- Refuses what is no list of problems, an empty one, and a problem without the answer that the verifier compares with (wants: from verify.wants_answer; nil:
 --- none does). what: who asks, for the message.
 function data.check(what, problems, wants, level)
   level = (level or 2) + 1

@@ -13,6 +13,7 @@ local optim = require "tl.optim"
 local options = require "tl.options"
 local data = require "tl.data"
 local step = require "tl.step"
+local verify = require "tl.verify"
 local C = F.C
 
 local es = {}
@@ -36,17 +37,17 @@ local OPTIONS = options.names {
 function es.trainer(o)
   options.only("es.trainer", o, OPTIONS)
   local t = setmetatable({ o = o, model = options.handle("es.trainer", o.model, "a model"), adapter = options.handle("es.trainer", o.adapter, "an adapter") }, Trainer)
-  local verifier = data.verifier("es.trainer", o.verifier or o.reward)
+  local verifier = verify.given("es.trainer", o.verifier or o.reward)
   t.n, t.sigma, t.fitness = o.members or 16, o.sigma or 0.05, o.fitness or "rank"
   if t.n % 2 ~= 0 or t.n < 2 then error(("es: members is %s; they are pairs of opposites: an even number from 2"):format(tostring(t.n)), 2) end
   if type(t.sigma) ~= "number" or t.sigma <= 0 then error(("es: sigma is %s; wanted a number above 0"):format(tostring(t.sigma)), 2) end
   if not SHAPES[t.fitness] then error(('es: fitness is "rank" or "reward"; got %s'):format(tostring(t.fitness)), 2) end
   t.lr, t.steps, t.seed = optim.schedule(o.lr or 3e-2), 0, o.seed or 0
   t.optimizer = optim.adamw(o.adapter, { beta1 = o.beta1, beta2 = o.beta2, eps = o.eps, weight_decay = o.weight_decay, max_grad_norm = o.max_grad_norm or 0 })
-  t.clones, t.wants_answer = {}, data.wants_answer(o.verifier)
+  t.clones, t.wants_answer = {}, verify.wants_answer(o.verifier)
   for k = 1, t.n do t.clones[k] = t.adapter:clone() end
   t.set = population.of(t.clones)
-  t.pool = require("tl.verify").pool { verifier = verifier, workers = o.workers,
+  t.pool = verify.pool { verifier = verifier, workers = o.workers,
     timeout_ms = o.timeout_ms, config = o.verifier_config }
   return t
 end
@@ -78,7 +79,7 @@ end
 
 local function one_step(self, problems)
   local began, o = C.tl_seconds(), self.o
-  if self.steps == 0 and o.gate ~= false then grpo.gate(self.pool, problems, type(o.verifier) == "string" and o.verifier:match "[^.]+$" or "reward") end
+  if self.steps == 0 and o.gate ~= false then grpo.gate(self.pool, problems, verify.name(o.verifier)) end
   self.steps = self.steps + 1
   local lr = optim.rate(self.lr, self.steps, o.total_steps)
   local v, e, u = self.adapter:parameters(), {}, self.adapter.n_parameters

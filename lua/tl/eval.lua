@@ -5,6 +5,7 @@
 --- the file of items by which a run goes on and two runs are compared.
 local sample = require "tl.sample"
 local grpo = require "tl.grpo"
+local verify = require "tl.verify"
 local stats = require "tl.eval.stats"
 local comm = require "tl.comm"
 local log = require "tl.log"
@@ -70,7 +71,7 @@ local function judge_with(o, config)
     local function nothing() end
     return { submit = nothing, drain = nothing, free = nothing }
   end
-  local pool = require("tl.verify").pool { verifier = o.verifier or "verifiers.math", config = config, timeout_ms = o.timeout_ms, workers = o.workers, inline = o.inline }
+  local pool = verify.pool { verifier = o.verifier or "verifiers.math", config = config, timeout_ms = o.timeout_ms, workers = o.workers, inline = o.inline }
   local of, waiting, j = {}, 0, {}
   function j.submit(problem, c, done)
     of[pool:submit(problem, { text = c.text, n_tokens = #c.ids, finish = c.finish })] = done
@@ -221,8 +222,8 @@ function eval.run(o)
   options.only("eval.run", o, RUN)
   options.handle("eval.run", o.model, "a model")
   if o.adapter then options.handle("eval.run", o.adapter, "an adapter") end
-  data.verifier("eval.run", o.verifier or "verifiers.math")
-  data.check("eval.run", o.problems, data.wants_answer(o.verifier or "verifiers.math"))
+  verify.given("eval.run", o.verifier or "verifiers.math")
+  data.check("eval.run", o.problems, verify.wants_answer(o.verifier or "verifiers.math"))
   local k, done, index = o.samples or 1, {}, {}
   for i, p in ipairs(o.problems) do index[tostring(p.id or i)] = i end
   for _, item in ipairs(o.done or {}) do

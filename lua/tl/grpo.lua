@@ -12,6 +12,7 @@
 --- update is exactly 1. rollouts = "merged" samples from W + dW rounded to the weights' dtype instead, "int8" from int8 weights;
 --- then is_mode corrects with importance weights, and the metrics sampling/... say how far the two are apart.
 local F = require "tl.ffi"
+local verify = require "tl.verify"
 local ffi = require "ffi"
 local pass = require "tl.pass"
 local sample = require "tl.sample"
@@ -78,7 +79,7 @@ grpo.OPTIONS = options.names {
 function grpo.trainer(o)
   options.only("grpo.trainer", o, grpo.OPTIONS)
   local t = setmetatable({ o = o, model = options.handle("grpo.trainer", o.model, "a model"), adapter = options.handle("grpo.trainer", o.adapter, "an adapter") }, Trainer)
-  local verifier = not o.pool and data.verifier("grpo.trainer", o.verifier or o.reward)
+  local verifier = not o.pool and verify.given("grpo.trainer", o.verifier or o.reward)
   t.n = o.num_generations or 8
   if t.n < 2 or t.n % 1 ~= 0 then error(("grpo.trainer: num_generations wants a whole number from 2; got %s"):format(t.n), 2) end
   t.lr = optim.schedule(o.lr or 1e-6)
@@ -87,7 +88,7 @@ function grpo.trainer(o)
   t.tokenizer = t.model:tokenizer()
   t.iterations = o.num_iterations or 1
   t.rollouts = choice(o, "rollouts", "native", { native = "native", merged = "merged", int8 = "int8" })
-  t.on_error = require("tl.verify").policy(o.on_error)
+  t.on_error = verify.policy(o.on_error)
   t.scale = choice(o, "scale_rewards", "group", SCALE)
   local eps = o.epsilon or 0.2
   t.opt = ffi.new("tl_grpo_options", { loss_type = choice(o, "loss_type", "dapo", LOSS), epsilon = eps,
@@ -95,11 +96,11 @@ function grpo.trainer(o)
     max_completion_length = o.max_completion_length or 512, ratio_level = choice(o, "importance_sampling_level", "token", LEVEL),
     is_mode = choice(o, "is_mode", t.rollouts ~= "native" and "truncate" or "off", MODE), is_level = choice(o, "is_level", "sequence", LEVEL),
     is_min = o.is_min or 0, is_max = o.is_max or 3 })
-  t.pool = o.pool or require("tl.verify").pool { verifier = verifier,
+  t.pool = o.pool or verify.pool { verifier = verifier,
     workers = o.workers, timeout_ms = o.timeout_ms, instructions = o.instructions, config = o.verifier_config, inline = o.inline }
-  t.wants_answer = data.wants_answer(o.verifier)
+  t.wants_answer = verify.wants_answer(o.verifier)
   if not o.pool then memory.start(t) end  -- else another's: a population looks after both
-  t.reward_name = type(o.verifier) == "string" and require("tl.verify").name(o.verifier) or "reward"
+  t.reward_name = verify.name(o.verifier)
   if o.resume then checkpoint.load(t, o.resume) end
   return t
 end

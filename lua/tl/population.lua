@@ -15,6 +15,7 @@
 --- sigma of their adapters (A and B are the base's), the temperature, num_iterations, rollouts ("native" or "int8"), the verifier, and
 --- whether they have an entropy bonus. LoRA and full finetuning train more than R and cannot be members.
 local F = require "tl.ffi"
+local verify = require "tl.verify"
 local ffi = require "ffi"
 local adapters = require "tl.adapter"
 local checkpoint = require "tl.checkpoint"
@@ -66,9 +67,9 @@ local REWARDS = options.names { any = "verifier reward pool verifier_config prom
 ---@param o table
 function population.rewards(set, problems, o)
   options.only("population.rewards", o, REWARDS)
-  data.check("population.rewards", problems, data.wants_answer(o.verifier))
+  data.check("population.rewards", problems, verify.wants_answer(o.verifier))
   local n, tok, of, waiting = o.n or 1, set.model:tokenizer(), {}, 0
-  local pool = o.pool or require("tl.verify").pool { verifier = data.verifier("population.rewards", o.verifier or o.reward), config = o.verifier_config }
+  local pool = o.pool or verify.pool { verifier = verify.given("population.rewards", o.verifier or o.reward), config = o.verifier_config }
   local s = step.own(sample.sampler(set.model, { population = set, max_sequences = o.max_sequences }))
   local out, place, judged, complaint = {}, {}, 0, nil
   local settings = { temperature = o.temperature or 0, top_p = o.top_p, max_new_tokens = o.max_new_tokens or 256, stop = o.stop, seed = o.seed or 0 }
@@ -253,7 +254,7 @@ Grpo.__index = Grpo
 ---@param o table
 function population.grpo(o)
   local list = options_of("population", o, grpo.OPTIONS, 2)
-  local verifier = data.verifier("population", o.verifier or o.reward)
+  local verifier = verify.given("population", o.verifier or o.reward)
   for name, default in pairs(SHARED) do same(list, name, default, 2) end
   for _, name in ipairs(JUDGES) do same(list, name, nil, 2) end
   local bonus = {}
@@ -261,7 +262,7 @@ function population.grpo(o)
   same(bonus, "an entropy bonus", false, 2)
   if o.rollouts == "merged" then error('rollouts of a population are "native" or "int8": members have no merged weights of their own', 2) end
   local p = setmetatable({ o = o, model = o.model, options = list, members = {}, n = 0, steps = 0 }, Grpo)
-  p.pool = require("tl.verify").pool { verifier = verifier,
+  p.pool = verify.pool { verifier = verifier,
     workers = o.workers, timeout_ms = o.timeout_ms, instructions = o.instructions, config = o.verifier_config, inline = o.inline }
   for k, own in ipairs(list) do
     own.pool = p.pool

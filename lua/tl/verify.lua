@@ -191,6 +191,23 @@ function verify.about(module, path)
   return ok and type(value) == "table" and type(value.about) == "table" and value.about or {}
 end
 
+--- The name of a verifier that compares with a problem's answer; nil of one that does not, or does not say so (its about.wants).
+---@param verifier any as in tl.verify.pool
+function verify.wants_answer(verifier)
+  if type(verifier) ~= "string" or verifier:find "%.lua$" then return nil end
+  local module = not verifier:find "%." and package.searchpath("verifiers." .. verifier, package.path) and "verifiers." .. verifier or verifier
+  for _, field in ipairs(verify.about(module).wants or {}) do
+    if field == "answer" then return verifier end
+  end
+end
+
+--- What judges: a module's name, a file or a function; else an error. what: who wants it.
+function verify.given(what, given, level)
+  if type(given) == "string" or type(given) == "function" then return given end
+  error(("%s wants a verifier or a reward: a module's name, a file or a function; got %s"):format(what, given == nil and "nothing" or type(given) ~= "table" and tostring(given)
+    or 'a table. Several are joined by one: verifier = "verifiers.combine", verifier_config = { parts = { { verifier = "verifiers.math" }, ... } }'), (level or 2) + 1)
+end
+
 --- What becomes of a sample whose verdict is no reward: { error =, timeout =, memory =, abstain = }, each "drop" (left out), "zero" or "fail" (the run
 --- ends). given: one of these words for error, timeout and memory, or a table for some of the four; the rest is "drop".
 ---@param given string|table|nil
