@@ -223,6 +223,18 @@ def bad_store(folder):
     want(done.returncode == 1 and "s.db: file is not a database" in done.stderr.split("\n")[-2], "a file that is no store: " + done.stderr[-200:])
 
 
+def read_only(folder):
+    """a store on a file system that cannot be written to, where write-ahead mode has no place for its own files"""
+    run(folder, "--seeds", 2)
+    code = 'local s = tl.experiment.open("s.db") print(#s:query "select * from runs")'
+    bound = ["bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--chdir", folder, TLRUN, "-e", code]
+    done = subprocess.run(bound, capture_output=True, text=True, timeout=60)
+    if done.returncode and "bwrap" in done.stderr:
+        print("skip a store that cannot be written to: bwrap may not make a read-only file system here: " + done.stderr.strip()[:100])
+        return
+    want(done.returncode == 0 and done.stdout == "4\n", "%d %r %r" % (done.returncode, done.stdout, done.stderr))
+
+
 if not os.path.exists(TLRUN):
     print("not ok experiment: there is no tlrun (build first, or set TL_BUILD_DIR)")
     sys.exit(1)
@@ -237,4 +249,5 @@ test("a sweep without workers", in_process)
 test("20 kills at random moments lose no finished run", killed)
 test("workers die with their sweep", orphans)
 test("a store that is none", bad_store)
+test("a store that cannot be written to", read_only)
 done()

@@ -187,6 +187,8 @@ def whole():
     check(content(folder("org/whole") + "/refs/main") == COMMIT.encode())
     check(leftovers("org/whole") == [], leftovers("org/whole"))
     check("(100%)" in err and f"commit {COMMIT}, 6 files, 2.9 MiB" in err, err)
+    asked = [path for second, path, _, _ in requests if not second and "/resolve/" in path]
+    check(len(asked) > 3 and asked[-1].endswith("model.safetensors"), f"weights come last, so that a snapshot with them is whole: {asked}")
 
 
 @case

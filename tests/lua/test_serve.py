@@ -398,7 +398,15 @@ def notices_changes(folder):
         want(s.complete(**ask)["choices"][0]["text"], "the base")
         os.remove(served + "/later.tla")
         want(s.ask("POST", "/v1/completions", {"model": "later", "prompt": "x"})[0] == 404, "an adapter that went is served")
-        want([m["id"] for m in s.ask("GET", "/v1/models")[1]["data"]] == [MODEL, "lora", "one", "xs"], "the list")
+        names = [MODEL, "lora", "one", "xs"]
+        want([m["id"] for m in s.ask("GET", "/v1/models")[1]["data"]] == names, "the list")
+        shutil.move(served, served + "-gone")  # as when a network's folder is away: what was loaded stays
+        for _ in range(2):
+            want([m["id"] for m in s.ask("GET", "/v1/models")[1]["data"]] == names, "the list without the folder")
+        want(s.complete(model="one", **ask)["choices"][0]["text"] == two, "an adapter whose folder is away")
+        shutil.move(served + "-gone", served)
+        want(s.complete(model="one", **ask)["choices"][0]["text"] == two, "its folder is back")
+    want(s.log.count("its adapters stay as they were") == 1, "a folder that went is told of once: %s" % s.log)
     os.remove(served + "/one.tla")
     make_adapters(served, aside)
     with Server("--adapters", served) as s:

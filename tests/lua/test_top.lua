@@ -45,8 +45,7 @@ check.test("who asks draws the same tokens, and who does not gets nothing", func
   end
 end)
 
--- the logits of a place, by a greedy token: what is drawn at temperature 0 after ids is the likeliest, and so on with that one banned is not
--- to be had; so the logprob of every token of a list is asked for by itself
+-- the trainer's logprob of one token after ids
 local function logprob_of(ids, id, temperature)
   local b = pass.batch()
   b:prompt(ids)

@@ -259,6 +259,11 @@ test("plain functions as verifiers", function()
   local up = 5
   raises("uses 'up' from around it", tl.verify.pool, { verifier = function() return up end })
   equal(one({ verifier = function() return up end, inline = true }).reward, 5, "inline")
+  for _, inline in ipairs { false, true } do  -- what JSON cannot hold is left out of the info, and ends no run
+    v = one { verifier = function() return 1, { f = print } end, inline = inline }
+    equal(v.outcome, "ok", "info, inline " .. tostring(inline))
+    equal(v.reward, 1)
+  end
   v = one { verifier = function(p) return p.a.b + up end, inline = true }
   equal(v.outcome, "error", "inline error")
   equal(v.message:find("test_verifiers.lua:%d+:") ~= nil, true, "its place in " .. v.message)
