@@ -47,6 +47,7 @@ def launches():
         for module in at:
             name = at[module].get(int(offset, 16))
             if name and "(" in name: most[short(name)] = max(most.get(short(name), (0, 0)), (int(threads), int(shared)))
+    if not most: sys.exit("no kernel of the launches was found in build/cusim/*.so: were they built anew meanwhile?")
     return most
 
 def occupancy(arch, regs, threads, shared):
