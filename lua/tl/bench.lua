@@ -205,7 +205,7 @@ end
 --- verify_ms: the verifier waits that long for every completion.
 function bench.grpo(model, o)
   local trainer = trainer_of(model, o, o.adapter, o.verify_ms)
-  local t, sampling, verify, update, tokens, lengths = {}, {}, {}, {}, {}, {}
+  local t, sampling, verify, update, tokens, lengths, equal = {}, {}, {}, {}, {}, {}, {}
   local function step(rep) return trainer:step(problems_of(o, rep)) end
   local difference, weight, kept, predicted
   for rep = 0, o.reps do
@@ -216,13 +216,13 @@ function bench.grpo(model, o)
     if rep > 0 or o.reps == 0 then
       t[#t + 1], sampling[#sampling + 1], verify[#verify + 1], update[#update + 1] = m.step_time, m.sample_s, m.verify_s, m.update_s
       kept, predicted = m.layers_kept, m.predicted_rss_bytes
-      tokens[#tokens + 1], lengths[#lengths + 1] = r.n_tokens, m["completions/mean_length"]
+      tokens[#tokens + 1], lengths[#lengths + 1], equal[#equal + 1] = r.n_tokens, m["completions/mean_length"], m["frac_reward_zero_std"]
     end
   end
   local profile = o.profile and bench.profile(function() step(0) end) or nil
   trainer:free()
   return { profile = profile, rollouts = o.rollouts, logp_difference = difference, layers_kept = kept, predicted_rss_bytes = predicted, importance_weight = weight, seconds_per_step = median(t), seconds_per_step_best = math.min(unpack(t)), sample_s = median(sampling), verify_s = median(verify),
-    update_s = median(update), tokens_per_step = median(tokens), mean_length = median(lengths), peak_rss_bytes = tonumber(C.tl_peak_rss_bytes()),
+    update_s = median(update), tokens_per_step = median(tokens), mean_length = median(lengths), equal_groups = median(equal), peak_rss_bytes = tonumber(C.tl_peak_rss_bytes()),
     prompts = o.prompts, group = o.group, new_tokens = o.new_tokens, reps = o.reps, peak_gflops = peak_of(model) * 1e-9 }
 end
 

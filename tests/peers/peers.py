@@ -16,6 +16,8 @@ p.add_argument("--new-tokens", type=int, default=96, help="for sample")
 p.add_argument("--tuned", action="store_true", help="also the peers' best settings: allocator, torch.compile")
 p.add_argument("--rollout", default="", help="also tlrun's quantised rollouts: int8")
 p.add_argument("--task", default="mawps", help="problems of the grpo step")
+p.add_argument("--reward", default="parity", help="rewards of the grpo step: parity (made up: most groups train), answer (is the last number "
+               "right?), or both, with a comma; groups whose rewards are all equal cost tlrun no update")
 p.add_argument("--threads", type=int, default=2)
 p.add_argument("--work", default=os.path.expanduser("~/.cache/tlrun/peers"))
 p.add_argument("--out", default="")
@@ -76,7 +78,7 @@ def prompts(n):
     """The first n prompts that `tlrun bench grpo` uses, as JSON lines of messages."""
     path = os.path.join(a.work, f"prompts-{a.task}.jsonl")
     code = ('local j = require "tl.json" for i, p in ipairs(tl.data.load("%s", { style = "gsm8k-hash", limit = %d })) do '
-            'print(j.encode { messages = p.messages or { { role = "user", content = p.prompt } } }) end' % (a.task, n))
+            'print(j.encode { messages = p.messages or { { role = "user", content = p.prompt } }, answer = p.answer }) end' % (a.task, n))
     with open(path, "w") as f:
         subprocess.run([a.tlrun, "-e", code], check=True, stdout=f)
     return path
@@ -102,10 +104,12 @@ for i in range(a.rounds):
         if a.tuned:
             python("torch tuned train", "torch_train.py", folder, "--compile", env=TUNED)
     if "grpo" in what:
-        tlrun("tlrun grpo", "grpo", "--task", a.task, "--reps", 1)
-        python("trl grpo", "trl_step.py", folder, prompts(16))
-        if a.tuned:
-            python("trl tuned grpo", "trl_step.py", folder, prompts(16), env=TUNED)
+        for reward in a.reward.split(","):
+            tlrun(f"tlrun grpo {reward}", "grpo", "--task", a.task, "--reps", 1,
+                  *(["--verifier", os.path.join(here, "last_number.lua")] if reward == "answer" else []))
+            python(f"trl grpo {reward}", "trl_step.py", folder, prompts(16), "--reward", reward)
+            if a.tuned:
+                python(f"trl tuned grpo {reward}", "trl_step.py", folder, prompts(16), "--reward", reward, env=TUNED)
 
 print(f"\nmedians of {a.rounds} rounds; ratio: median of the ratios within a round, above 1: tlrun is ahead\n")
 print("| | tlrun | peer | ratio |\n|---|---|---|---|")
@@ -118,9 +122,11 @@ if "sample" in what:
 if "prefill" in what:
     for t in gguf:
         row(f"prefill of 512 tokens; llama.cpp {t}", "tlrun prefill", f"llama.cpp {t} {a.batches.split(',')[0]}", "prefill_tokens_per_s", "tokens/s")
-for kind, ours, field, unit, more in (("train", "tlrun train", "tokens_per_s", "tokens/s", True), ("grpo", "tlrun grpo", "seconds_per_step", "s", False)):
-    for peer in ("torch", "torch tuned") if kind == "train" else ("trl", "trl tuned"):
-        label = f"{peer} {kind}"
-        if label in kept:
-            row(f"{'forward + backward, 16 x 256 tokens' if kind == 'train' else 'GRPO step, 8 x 8 x 128'}; {peer}", ours, label, field, unit, more)
-            row(f"its peak memory; {peer}", ours, label, "peak_rss_bytes", "bytes", False)
+COMPARED = [("forward + backward, 16 x 256 tokens", "tlrun train", ("torch train", "torch tuned train"), "tokens_per_s", "tokens/s", True)]
+COMPARED += [(f"GRPO step, 8 x 8 x 128, reward {r}", f"tlrun grpo {r}", (f"trl grpo {r}", f"trl tuned grpo {r}"), "seconds_per_step", "s", False)
+             for r in a.reward.split(",")]
+for title, ours, peers, field, unit, more in COMPARED:
+    for peer in peers:
+        if peer in kept:
+            row(f"{title}; {peer}", ours, peer, field, unit, more)
+            row(f"its peak memory; {peer}", ours, peer, "peak_rss_bytes", "bytes", False)
