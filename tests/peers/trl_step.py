@@ -1,7 +1,7 @@
 """TRL's GRPOTrainer with PEFT's TinyLoRA (13 trained numbers) on the CPU: seconds of one optimiser step, one measurement a process.
 
 The prompts are read from a file of JSON lines, {"messages": [...], "answer": "..."}, and taken in its order. --reward parity: that of the
-completion's length in bytes, as in `tlrun bench grpo` without a verifier, so that most groups have something to train on; --reward answer: 1 if the
+completion's length in bytes, as in `tlrun bench grpo` without a verifier, so that nearly every group has something to train on; --reward answer: 1 if the
 completion's last number is the problem's answer, as in last_number.lua. The first step warms up.
 Prints one JSON line: seconds_per_step, generate_s, tokens_per_step, equal_groups (share of groups whose rewards are all equal), peak_rss_bytes.
 """
