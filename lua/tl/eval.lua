@@ -205,7 +205,8 @@ local function share(o, k, done)
   end
 end
 
-local RUN = options.names {
+--- The options of eval.run (options.names).
+eval.OPTIONS = options.names {
   any = "model adapter problems verifier verifier_config flexible prompt stop ignore_eos lengths prefix_cache progress done on_item inline",
   number = "max_new_tokens min_new_tokens temperature top_p samples seed max_sequences correct workers timeout_ms",
 }
@@ -219,7 +220,7 @@ local RUN = options.names {
 --- it had no opinion; these count as wrong, and a warning says so. When there are no others it is an error. Items of an earlier run whose verifier failed
 --- are sampled and judged again.
 function eval.run(o)
-  options.only("eval.run", o, RUN)
+  options.only("eval.run", o, eval.OPTIONS)
   options.handle("eval.run", o.model, "a model")
   if o.adapter then options.handle("eval.run", o.adapter, "an adapter") end
   verify.given("eval.run", o.verifier or "verifiers.math")
@@ -280,7 +281,7 @@ function eval.summary(r)
     outcomes = r.outcomes, failed = r.failed, abstained = r.abstained, message = r.message, samples = r.samples, flexible = r.flexible, pass_at = r.pass_at, majority = r.majority }
 end
 
-local BOTH = options.names({ any = "name log also headline" }, RUN)
+local BOTH = options.names({ any = "name log also headline" }, eval.OPTIONS)
 
 --- Greedy and sampled accuracy on the same problems, as a training recipe measures before and after. Options: those of eval.run, with `temperature`
 --- and `samples` for the sampled half; name and log = function(format, ...): each half is told as a line; also = { NAME = function(item) -> boolean }:

@@ -12,6 +12,7 @@
 ---
 --- The entropy of n samples is the plug-in estimate, which is low by about (k - 1) / (2 n ln 2) bits a sample for k values seen
 --- (Miller 1955): small groups understate what they carry.
+local options = require "tl.options"
 local pass = require "tl.pass"
 
 local information = {}
@@ -57,6 +58,9 @@ end
 
 -- ---- bits of texts
 
+local CODE = options.names { any = "adapter target prompt eos" }
+local TWO_PART = options.names { any = "target prompt eos", boolean = "search" }
+
 local function demonstrations(model, problems, o)
   local sft, batch = require "tl.sft", pass.batch()
   for _, p in ipairs(problems) do
@@ -74,6 +78,7 @@ end
 ---@param o table?
 function information.code_length(model, problems, o)
   o = o or {}
+  options.only("information.code_length", o, CODE)
   local batch = demonstrations(model, problems, o)
   local logprobs, nats, n = pass.logprobs(model, batch, { adapter = o.adapter }), 0, batch:n_tokens()
   for i = 0, n - 1 do nats = nats - logprobs[i] end
@@ -119,19 +124,23 @@ function information.adapter(adapter) return { numbers = adapter.n_parameters, b
 ---@param o table?
 function information.two_part(model, adapter, problems, o)
   o = o or {}
+  options.only("information.two_part", o, TWO_PART)
   local with = setmetatable({ adapter = adapter }, { __index = o })
-  local r = { before = information.code_length(model, problems, o).bits, adapter = 8 * adapter.n_bytes }
+  local r = { before = information.code_length(model, problems, setmetatable({}, { __index = o })).bits, adapter = 8 * adapter.n_bytes }
   if not o.search then
     r.data = information.code_length(model, problems, with).bits
   else
     local values, best = adapter:parameters(), nil
-    for e = 0, 16 do
-      local bits, rounded = information.description(values, 2 ^ -e)
-      adapter:set(rounded)
-      local data = information.code_length(model, problems, with).bits
-      if not best or bits + data < best.adapter + best.data then best = { adapter = bits, data = data, step = 2 ^ -e } end
-    end
+    local ok, why = pcall(function()
+      for e = 0, 16 do
+        local bits, rounded = information.description(values, 2 ^ -e)
+        adapter:set(rounded)
+        local data = information.code_length(model, problems, with).bits
+        if not best or bits + data < best.adapter + best.data then best = { adapter = bits, data = data, step = 2 ^ -e } end
+      end
+    end)
     adapter:set(values)
+    if not ok then error(why, 0) end
     r.adapter, r.data, r.step = best.adapter, best.data, best.step
   end
   r.after = r.adapter + r.data
@@ -147,9 +156,12 @@ end
 ---@param o table
 function information.gradients(o)
   local out = {}
-  local own, sft = { lr = 0, max_grad_norm = 0, run = false }, o.method == "sft"
+  local own, sft = { lr = 0, max_grad_norm = 0, run = false }, type(o) == "table" and o.method == "sft"
+  local method = require(sft and "tl.sft" or "tl.grpo")
+  options.only("information.gradients", o, options.names({ any = "problems method", number = "epochs" }, method.OPTIONS))
+  if not o.epochs then error("information.gradients wants epochs", 2) end
   if not sft then own.gate = false end
-  local trainer = require(sft and "tl.sft" or "tl.grpo").trainer(setmetatable(own, { __index = o }))
+  local trainer = method.trainer(setmetatable(own, { __index = o }))
   for epoch = 1, o.epochs do
     o.adapter:zero_gradient()
     trainer:step(o.problems)

@@ -12,12 +12,28 @@
 --- adapter; temperature (1) is that of the sampled measurements.
 local eval = require "tl.eval"
 local grpo = require "tl.grpo"
+local options = require "tl.options"
 local pass = require "tl.pass"
 local philox = require "tl.philox"
 local sample = require "tl.sample"
 local stats = require "tl.eval.stats"
 
 local probe = {}
+
+-- one table of options serves all of them
+local OPTIONS = options.names({ any = "scales ask lrs fresh target log", number = "k steps memory" }, eval.OPTIONS)
+
+-- level: as error's, 3 being who called a function of probe
+local function given(what, o, level)
+  level = level or 3
+  options.only("probe." .. what, o, OPTIONS, level)
+  options.handle("probe." .. what, o.model, "a model", level)
+end
+
+local function given_adapter(what, o)
+  given(what, o, 4)
+  options.handle("probe." .. what, o.adapter, "an adapter", 3)
+end
 
 -- o with other fields before its own; false: none
 local function over(o, more)
@@ -51,6 +67,7 @@ end
 --- lost_ids = the other way round, unseen_bound = how likely a problem never solved in k may still be solved, at 95% }; and the two samplings, as
 --- probe.length takes them.
 function probe.reach(o)
+  given_adapter("reach", o)
   local sampled = both_sampled(o)
   local k, base, with = o.k or 16, sampled.base, sampled.adapted
   local json = require "tl.json"
@@ -101,6 +118,7 @@ end
 --- mean_length } each, gain = adapted against base, paired, by_length = forced against base, paired, beyond = adapted against forced, paired, explained = the share of the gain that the
 --- forced base has, told_explained = that of the told one (nil without a gain), ask }.
 function probe.length(o, sampled)
+  given_adapter("length", o)
   sampled = sampled or both_sampled(o)
   local base, with, k, temperature = sampled.base, sampled.adapted, o.k or 16, o.temperature or 1
   local forced = eval.run(over(o, { adapter = false, samples = k, temperature = temperature, lengths = lengths_of(with) }))
@@ -170,6 +188,7 @@ end
 --- per_token and per_response in nats, per_response_ci95, deciles = shares of the sum by tenths of a response, first = { ["8"] = share of the first 8
 --- tokens, ... }, top_tenth = the share that the tenth of the tokens with the highest KL holds, heaviest = { { text, share, count }, ... } }.
 function probe.divergence(o)
+  given_adapter("divergence", o)
   local list, tok = compared(o)
   local total, n, sums, all, deciles, first = 0, 0, {}, {}, {}, {}
   for i = 1, DECILES do deciles[i] = 0 end
@@ -204,6 +223,7 @@ function probe.is_linear(a) return a.kind == "tinylora" or a.kind == "loraxs" en
 --- Greedy accuracy with the adapter's numbers scaled; 0 and 1 are always among the scales. Returns { gain, gain_ci95, curve = { { scale, accuracy,
 --- ci95, mean_length, kept }, ... } }: kept is the share of the gain, nil when there is none. The adapter is as before when it returns.
 function probe.scale(o)
+  given_adapter("scale", o)
   if not probe.is_linear(o.adapter) then error(("the update of a %s adapter is not linear in its numbers; tinylora and loraxs are"):format(o.adapter.kind), 2) end
   local values, runs, list = o.adapter:parameters(), {}, {}
   local want = { [0] = true, [1] = true }
@@ -235,6 +255,7 @@ end
 
 --- Greedy accuracy of both on other problems (o.problems). Returns { n, base, adapted, base_ci95, adapted_ci95, paired }.
 function probe.transfer(o)
+  given_adapter("transfer", o)
   local base = eval.run(over(o, { adapter = false, samples = 1, temperature = 0 }))
   local with = eval.run(over(o, { samples = 1, temperature = 0 }))
   return { n = base.n, base = base.accuracy, adapted = with.accuracy, base_ci95 = base.ci95, adapted_ci95 = with.ci95, paired = stats.paired(base.scores, with.scores, o.seed) }
@@ -327,6 +348,8 @@ end
 --- Returns { n, steps, numbers, bytes, rows = { { lr, first_loss, last_loss, held_bits }, ... }, held_bits = the best row's, capacity_bits = what
 --- there is to know, the sum of log2(1 / share of an answer) }.
 function probe.control(o)
+  given("control", o)
+  if type(o.fresh) ~= "function" then error("probe.control wants fresh, a function that makes an adapter; got " .. type(o.fresh), 2) end
   local answers = {}
   for i, p in ipairs(o.problems) do answers[i] = tostring(p.answer) end
   local dealt = deal(answers, philox.stream(o.seed or 0, 4077))

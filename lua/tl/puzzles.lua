@@ -8,6 +8,7 @@
 --- Problem i is a function of (kind, seed, i, difficulty) alone. Every problem can be solved: it is made from a solution, which is problem.answer;
 --- the checker takes any solution. split "train" and "test" draw from streams that never meet. A problem is { id, question, answer, puzzle }, and the
 --- answer is asked for between <answer> and </answer>.
+local options = require "tl.options"
 local philox = require "tl.philox"
 local lpeg = require "tl.lpeg"
 
@@ -318,8 +319,12 @@ function puzzles.problem(kind, seed, index, difficulty, split)
   return { id = ("puzzles/%s/%s/%d"):format(kind, split or "train", index), question = question .. ASK, answer = answer, puzzle = data, difficulty = difficulty }
 end
 
+local GENERATE = options.names { any = "difficulty split", number = "n seed first" }
+
 --- A list of problems. o: n (100), seed (0), first (0), difficulty (3, or { low, high }), split ("train").
 function puzzles.generate(kind, o)
+  o = o or {}
+  options.only("puzzles.generate", o, GENERATE)
   local list, d = {}, o.difficulty or 3
   local low, high = type(d) == "table" and d[1] or d, type(d) == "table" and d[2] or d
   for i = 0, (o.n or 100) - 1 do

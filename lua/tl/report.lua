@@ -13,6 +13,7 @@ local F = require "tl.ffi"
 local ffi = require "ffi"
 local fs = require "tl.fs"
 local json = require "tl.json"
+local options = require "tl.options"
 local tensorboard = require "tl.tensorboard"
 local C, check = F.C, F.check
 
@@ -223,6 +224,8 @@ local function refuse_second(o)
   end
 end
 
+local RUN = options.names { any = "name dir out config completions quiet resume", number = "seed total" }
+
 --- Opens a run's folder.
 ---   name, dir ("runs") or out   the folder: DIR/NAME-TIME, or OUT itself
 ---   config, seed                what goes into config.json and versions.json
@@ -233,6 +236,7 @@ end
 --- A trainer takes it as its option `run` and calls run:step(metrics, rollout).
 ---@return tl.Run
 function report.run(o)
+  options.only("report.run", o, RUN)
   refuse_second(o)
   o = require("tl.comm").run_options(o)
   local r = setmetatable({ path = new_folder(o), name = o.name or "run", total = o.total, seed = o.seed or 0, keep = o.completions or 4,

@@ -4,6 +4,7 @@
 ---   local a = tl.tensor.normal(3, 4, { seed = 1 })
 ---   a:T():matmul(a), a:slice(1, 1, 2), (a * 2 + 1):sum(), a:norm(), a[2][3], a:totable()
 local F = require "tl.ffi"
+local options = require "tl.options"
 local ffi = require "ffi"
 local C, check = F.C, F.check
 
@@ -45,27 +46,35 @@ local function create(dtype, shape, level, device)
   return wrap(out[0])
 end
 
+local PLAIN = options.names { any = "dtype device" }
+local NORMAL = options.names({ number = "seed stream mean std" }, PLAIN)
+local UNIFORM = options.names({ number = "seed stream low high" }, PLAIN)
+local NONE = options.names {}
+local FROM = options.names { any = "dtype" }
+
 -- (3, 4), ({3, 4}), (3, 4, {dtype = ...}): the shape and the options
-local function shape_and_options(...)
+local function shape_and_options(what, known, ...)
   local shape, o = {}, {}
   for i = 1, select("#", ...) do
     local v = select(i, ...)
     if type(v) == "number" then shape[#shape + 1] = v
     elseif type(v) == "table" and v[1] ~= nil then for _, n in ipairs(v) do shape[#shape + 1] = n end
-    elseif type(v) == "table" then o = v end
+    elseif type(v) == "table" then o = v
+    else error(("tensor.%s wants the dims of a shape and a table of options; got %s"):format(what, tostring(v)), 3) end
   end
+  options.only("tensor." .. what, o, known, 3)
   return shape, o
 end
 
 --- Zeros: tensor.zeros(3, 4) or tensor.zeros({3, 4}, {dtype = "bf16"}).
 function tensor.zeros(...)
-  local shape, o = shape_and_options(...)
+  local shape, o = shape_and_options("zeros", PLAIN, ...)
   return create(dtype_of(o.dtype, 2), shape, 2, o.device)
 end
 
 --- Every element the same: tensor.full(0.5, 3, 4).
 function tensor.full(value, ...)
-  local shape, o = shape_and_options(...)
+  local shape, o = shape_and_options("full", PLAIN, ...)
   local t = create(dtype_of(o.dtype, 2), shape, 2, o.device)
   check(C.tl_tensor_fill(t.handle, value), 2)
   return t
@@ -73,7 +82,7 @@ end
 
 --- Normal draws. Options: seed (0), stream (0), mean (0), std (1), dtype.
 function tensor.normal(...)
-  local shape, o = shape_and_options(...)
+  local shape, o = shape_and_options("normal", NORMAL, ...)
   local t = create(dtype_of(o.dtype, 2), shape, 2, o.device)
   check(C.tl_tensor_normal(t.handle, o.seed or 0, o.stream or 0, o.mean or 0, o.std or 1), 2)
   return t
@@ -81,7 +90,7 @@ end
 
 --- Uniform draws in [low, high). Options: seed (0), stream (0), low (0), high (1), dtype.
 function tensor.uniform(...)
-  local shape, o = shape_and_options(...)
+  local shape, o = shape_and_options("uniform", UNIFORM, ...)
   local t = create(dtype_of(o.dtype, 2), shape, 2, o.device)
   check(C.tl_tensor_uniform(t.handle, o.seed or 0, o.stream or 0, o.low or 0, o.high or 1), 2)
   return t
@@ -89,6 +98,7 @@ end
 
 --- From nested Lua tables: tensor.from {{1, 2}, {3, 4}}. Options: dtype.
 function tensor.from(values, o)
+  if o then options.only("tensor.from", o, FROM) end
   local shape, v = {}, values
   while type(v) == "table" do
     shape[#shape + 1] = #v
@@ -147,7 +157,7 @@ methods.T = methods.transpose
 
 --- The same elements in another shape; wants a contiguous tensor.
 function methods:reshape(...)
-  local shape = shape_and_options(...)
+  local shape = shape_and_options("reshape", NONE, ...)
   local d, n = dims_of(shape)
   local r = view(C.tl_tensor_reshape, self, 2, n, d)
   return r

@@ -13,6 +13,7 @@
 -- Deterministic: problem i of a seed is a pure function of (seed, i) and the settings, by Philox. Training and held-out
 -- problems never share a chain: chains (start value, operations, operands; the words do not count) are split by a hash,
 -- one in 16 for the split "test" and the others for "train", whatever the seed.
+local options = require "tl.options"
 local philox = require "tl.philox"
 
 local wordproblems = {}
@@ -151,7 +152,11 @@ function wordproblems.problem(seed, index, o)
            steps = steps, direct = direct, solution = steps, ops = ops, chain = chain.key }
 end
 
-local function settings(o)
+local OPTIONS = options.names { any = "split", number = "n seed first min_ops max_ops max_number" }
+local CORPUS = options.names({ number = "steps asked" }, OPTIONS)
+
+local function settings(what, o, known)
+  options.only("wordproblems." .. what, o, known, 3)
   local s = { n = o.n or 100, seed = o.seed or 0, first = o.first or 0, min_ops = o.min_ops or 3, max_ops = o.max_ops or 4,
               max_number = o.max_number or 199, split = o.split }
   if s.min_ops < 1 or s.max_ops < s.min_ops then
@@ -168,7 +173,7 @@ end
 ---                exceeds it), split ("train" or "test": their chains never meet; nil: all)
 ---@return tl.Problem[]
 function wordproblems.generate(o)
-  local s, list = settings(o or {}), {}
+  local s, list = settings("generate", o or {}, OPTIONS), {}
   for i = 0, s.n - 1 do list[#list + 1] = wordproblems.problem(s.seed, s.first + i, s) end
   return list
 end
@@ -190,7 +195,7 @@ wordproblems.requests = { steps = "Show every step.", direct = "Answer only." }
 ---@param o table  as generate, and steps (0.25), asked (0)
 ---@return { question: string, messages: table, answer: string, style: string }[]
 function wordproblems.corpus(o)
-  local s, share, asked, list = settings(o), o.steps or 0.25, o.asked or 0, {}
+  local s, share, asked, list = settings("corpus", o, CORPUS), o.steps or 0.25, o.asked or 0, {}
   for i = 0, s.n - 1 do
     local p = wordproblems.problem(s.seed, s.first + i, s)
     -- a stream of its own, so that the shares do not change the problems

@@ -165,6 +165,26 @@ test("a learning rate that is none, or much too high", function()
   equal(ok or why:find "not finite" ~= nil or why:find "nothing was changed" ~= nil, true, tostring(why))
 end)
 
+test("so do runs, generators of problems, tensors, probes and the counting of bits", function()
+  refuses("report.run", "completion", "completions", function(o) local r = tl.report.run(o) return r end)
+  refuses("puzzles.generate", "dificulty", "difficulty", function(o) local r = tl.puzzles.generate("countdown", o) return r end)
+  refuses("wordproblems.generate", "num", "n", function(o) local r = tl.wordproblems.generate(o) return r end)
+  refuses("wordproblems.corpus", "step", "steps", function(o) local r = tl.wordproblems.corpus(o) return r end)
+  refuses("tensor.zeros", "dtyp", "dtype", function(o) local r = tl.tensor.zeros(2, 2, o) return r end)
+  refuses("tensor.normal", "stdd", "std", function(o) local r = tl.tensor.normal(2, 2, o) return r end)
+  refuses("tensor.uniform", "hight", "high", function(o) local r = tl.tensor.uniform(2, 2, o) return r end)
+  raises("tensor%.zeros wants the dims of a shape and a table of options; got bf16", tl.tensor.zeros, 2, 2, "bf16")
+  local with = { model = model, adapter = adapter, problems = problems, verifier = "verifiers.math" }
+  for _, name in ipairs { "reach", "divergence", "scale", "transfer", "control", "length" } do
+    refuses("probe." .. name, "max_new_token", "max_new_tokens", function(o) local r = tl.probe[name](o) return r end, with)
+  end
+  raises("probe%.reach wants an adapter", tl.probe.reach, { model = model, problems = problems })
+  raises("probe%.control wants fresh, a function that makes an adapter; got nil", tl.probe.control, with)
+  refuses("information.code_length", "targt", "target", function(o) local r = tl.information.code_length(model, problems, o) return r end)
+  refuses("information.two_part", "searh", "search", function(o) local r = tl.information.two_part(model, adapter, problems, o) return r end)
+  refuses("information.gradients", "epoch", "epochs", function(o) local r = tl.information.gradients(o) return r end, { model = model, adapter = adapter, problems = problems })
+end)
+
 -- the comment above a function, from its source
 local function doc(module, head)
   local path, lines, found = package.searchpath("tl." .. module, package.path), {}, nil
@@ -184,17 +204,19 @@ test("every option is in its function's documentation", function()
   end
   documented(tl.grpo.OPTIONS, doc("grpo", "function grpo.trainer("))
   documented(tl.sft.OPTIONS, doc("sft", "function sft.trainer("))
+  documented(tl.eval.OPTIONS, doc("eval", "function eval.run("))
   documented(tl.sample.SETTINGS, doc("sample", "local function settings("))
   documented(tl.sample.OPTIONS, doc("sample", "function sample.sampler("))
-  local of = { { tl.es.trainer, "es", "function es.trainer(" }, { tl.eval.run, "eval", "function eval.run(" }, { tl.landscape.run, "landscape", "function landscape.run(" },
+  local of = { { tl.es.trainer, "es", "function es.trainer(" }, { tl.landscape.run, "landscape", "function landscape.run(" },
     { tl.population.rewards, "population", "function population.rewards(" }, { tl.pass.create, "pass", "function pass.create(" }, { tl.fisher.run, "fisher", "function fisher.run(" },
     { tl.data.load, "data", "function data.load(" }, { tl.model.load, "model", "function model.load(" }, { tl.adapter.loraxs, "adapter", "function adapter.loraxs(" },
-    { tl.adapter.lora, "adapter", "function adapter.lora(" }, { tl.adapter.full, "adapter", "function adapter.full(" } }
+    { tl.adapter.lora, "adapter", "function adapter.lora(" }, { tl.adapter.full, "adapter", "function adapter.full(" },
+    { tl.report.run, "report", "function report.run(" }, { tl.puzzles.generate, "puzzles", "function puzzles.generate(" } }
   for _, f in ipairs(of) do
     local known
     for i = 1, 60 do
       local _, value = debug.getupvalue(f[1], i)
-      if type(value) == "table" and value.kind and value.list then known = value end
+      if type(value) == "table" and type(rawget(value, "kind")) == "table" and value.list then known = value end
     end
     documented(known or error("no names beside " .. f[3]), doc(f[2], f[3]))
   end
