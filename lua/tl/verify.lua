@@ -126,6 +126,7 @@ function Inline:submit(problem, completion)
   self.jobs = self.jobs + 1
   local began = C.tl_seconds()
   local ok, reward, info = xpcall(function() return self.fn(problem, completion) end, place)
+  if not ok and C.tl_interrupted() then error("interrupted", 0) end  -- Ctrl-C is no mistake of the verifier
   local v = { job = self.jobs, reward = 0 / 0, outcome = "ok", message = "", seconds = 0 }
   if reward == true then reward = 1 elseif reward == false then reward = 0 end
   if not ok then

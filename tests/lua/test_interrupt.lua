@@ -131,4 +131,14 @@ test("the attack before the first step is not taken for the step's completions",
   t:free()
 end)
 
+test("an interrupt inside an inline verifier is none of its errors", function()
+  local pool = tl.verify.pool { inline = true, verifier = function()
+    F.C.tl_interrupt()
+    error("interrupted", 0)   -- as the hook does after Ctrl-C
+  end }
+  raises("^interrupted$", pool.submit, pool, problems[1], { text = "1" })
+  F.C.tl_interrupt_clear()
+  equal(pool:pending(), 0)
+end)
+
 check.done()
