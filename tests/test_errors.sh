@@ -122,6 +122,12 @@ verdict "a verifier that returns NaN" error 'return function() return 0/0 end'
 refuse "a verifier that is not Lua" 1 'syntax\.lua:2' sh -c 'printf "{\"gold\":\"1\",\"response\":\"1\"}\n" | "$0" verify --verifier syntax.lua' "$tlrun"
 refuse "a verifier that is not there" 1 'maht.*math' sh -c 'printf "{\"gold\":\"1\",\"response\":\"1\"}\n" | "$0" verify --verifier maht' "$tlrun"
 refuse "a line of verify that is not JSON" 1 'line 1' sh -c 'echo "{gold" | "$0" verify' "$tlrun"
+refuse "a whole number that 32 bits cannot hold" 2 "--top-k wants a whole number from 0 to 2147483647; got '1e10'" "$tlrun" generate --prompt x --top-k 1e10
+if [ "$(uname -m)" = x86_64 ]; then
+  TL_ISA=sse "$tlrun" generate --model tiny --prompt x --max-new-tokens 1 >"$t/out" 2>"$t/err"
+  if grep -q "TL_ISA is 'sse'; it knows avx512bf16, avx2 and portable" "$t/err"; then echo "ok an instruction set that is none is told"
+  else bad "an instruction set that is none is told" "$(head -n 1 "$t/err")"; fi
+fi
 
 # ---- a full disk: a file-size limit (512 KiB; the write fails as on a full disk, since the signal is ignored)
 printf 'local tl = require "tl"\nlocal m = tl.model.load(arg[1])\ntl.adapter.full(m):save("saved")\n' >"$t/save.lua"

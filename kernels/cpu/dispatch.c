@@ -3,6 +3,7 @@
 // The best instruction set that the processor and the operating system support is chosen once. The environment variable
 // TL_ISA (avx512bf16, avx2, portable) asks for a lesser one, for tests; one that is not supported is passed over.
 #include "../ops.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,6 +29,8 @@ const tlk_ops *tlk_cpu(void) {
 #ifdef TLK_X86
   const char *want = getenv("TL_ISA");
   int portable = want && !strcmp(want, "portable"), avx2 = want && !strcmp(want, "avx2");
+  if (want && *want && !portable && !avx2 && strcmp(want, "avx512bf16"))
+    fprintf(stderr, "TL_ISA is '%s'; it knows avx512bf16, avx2 and portable: the best that this machine has is taken\n", want);
   __builtin_cpu_init();
   if (!portable && has_avx2()) ops = tlk_cpu_table_avx2();
   if (!portable && !avx2 && has_avx512bf16()) ops = tlk_cpu_table_avx512bf16();

@@ -45,10 +45,14 @@ local convert = {}
 function convert.number(v, p)
   local n = v
   if type(v) == "string" and p.from_text then n = decimal(v) end
-  local what = p.integer and "a whole number" or "a number"
+  local what, max = p.integer and "a whole number" or "a number", p.max
   if p.min then what = what .. (" from %g"):format(p.min) end
-  if p.max then what = what .. (" to %g"):format(p.max) end
-  if type(n) ~= "number" or n ~= n or p.integer and n % 1 ~= 0 or p.min and n < p.min or p.max and n > p.max then return nil, what end
+  if max then what = what .. (" to %g"):format(max) end
+  if p.integer and not max then
+    max = p.name == "seed" and 2 ^ 53 or 2 ^ 31 - 1
+    if type(n) == "number" and n > max then what = what .. (" to %d"):format(max) end
+  end
+  if type(n) ~= "number" or n ~= n or p.integer and n % 1 ~= 0 or p.min and n < p.min or max and n > max then return nil, what end
   return n
 end
 
