@@ -109,6 +109,17 @@ tl_status tl_out_write(tl_out *o, const void *data, size_t n) {
   return TL_OK;
 }
 
+// A rename outlasts a power cut once the folder is on the disk too. File systems that cannot sync a folder say so, and that is no error.
+static void sync_folder_of(char *path) {
+  char *slash = strrchr(path, '/');
+  if (slash) *slash = 0;
+  int fd = open(!slash ? "." : *path ? path : "/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (slash) *slash = '/';
+  if (fd < 0) return;
+  fsync(fd);
+  close(fd);
+}
+
 tl_status tl_out_commit(tl_out *o) {
   bool ok = fsync(o->fd) == 0;
   int e = errno;
@@ -116,7 +127,10 @@ tl_status tl_out_commit(tl_out *o) {
   o->fd = -1;
   if (ok && rename(o->tmp, o->path) != 0) ok = false, e = errno;
   tl_status s = ok ? TL_OK : out_failed(o, e);
-  if (ok) *o->tmp = 0;  // it bears its final name: nothing to remove
+  if (ok) {
+    *o->tmp = 0;  // it bears its final name: nothing to remove
+    sync_folder_of(o->path);
+  }
   tl_out_abort(o);
   return s;
 }
