@@ -56,7 +56,7 @@ bool tl_on_device(void);             // whether that is a device's memory
 tl_status tl_device_select(const char *device);
 const char *tl_device_warning(void); // NULL, or why the CPU computes although another device was asked for
 const char *tl_backend_name(void);   // "cpu", "reference", "cuda"
-const char *tl_backend_isa(void);    // "avx512bf16", "avx2", "portable"; of a device its name
+const char *tl_backend_isa(void);    // "avx512bf16", "avx512", "avx2", "portable"; of a device its name
 
 // ---------------------------------------------------------------- ranks: processes that share the work of a run (docs/distributed.md)
 typedef struct tl_comm_info {

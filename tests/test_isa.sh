@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 build=${TL_BUILD_DIR:-build}
 unset TL_MODULES  # the simulator of CUDA does not depend on the instruction set
 status=0
-for isa in avx2 portable; do
+for isa in avx512 avx2 portable; do
   for t in ops batch sample; do
     out=$(TL_ISA=$isa "$build/test_conformance_$t" 2>&1) || { status=1; tail -n 5 <<<"$out"; }
     grep -E '^(not )?ok cpu' <<<"$out" || { status=1; echo "not ok $t with $isa: it ran no test of the cpu backend"; }

@@ -34,6 +34,11 @@ INLINE uint32_t half_at(const char *p) {
 INLINE vf multiply_bytes(vf acc, uint32_t a, vf b) {
 #if defined(__AVX512VNNI__)
   return (vf)_mm512_dpbusd_epi32((__m512i)acc, _mm512_set1_epi32((int)a), (__m512i)b);
+#elif defined(__AVX512BW__)
+  __m512i w = (__m512i)b, even = _mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8), odd = _mm512_srai_epi16(w, 8);
+  __m512i sum = _mm512_add_epi32(_mm512_madd_epi16(even, _mm512_set1_epi32((int)(a & 0x00ff00ffu))),
+                                 _mm512_madd_epi16(odd, _mm512_set1_epi32((int)(a >> 8 & 0x00ff00ffu))));
+  return (vf)_mm512_add_epi32((__m512i)acc, sum);
 #elif defined(__AVX2__)
   __m256i w = (__m256i)b, even = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8), odd = _mm256_srai_epi16(w, 8);
   __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(even, _mm256_set1_epi32((int)(a & 0x00ff00ffu))),
