@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# test_gpu.sh: ./dev gpu as far as it can be tried without a GPU: that it says so in one line and ends with 1, and that the report's
-# benchmarks run and hold every op against a device's peaks. Would catch: a report that stops half way on the day there is a GPU.
+# test_gpu.sh: ./dev gpu as far as it can be tried without a GPU: that it says so in one line and ends with 1, what it builds for, and
+# that the report's benchmarks run and hold every op against a device's peaks. Would catch: a report that stops half way on the day there is a GPU.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 build=${TL_BUILD_DIR:-build}
@@ -21,6 +21,18 @@ chmod +x "$dir/bin/nvidia-smi"
 PATH=$dir/bin bash ./dev gpu >"$dir/out" 2>&1
 code=$?
 [ $code = 1 ] && [ "$(wc -l <"$dir/out")" = 1 ] && grep -q "no GPU here: nvidia-smi: NVIDIA-SMI has failed" "$dir/out" && ok "$what" || bad "$what" "exit code $code: $(head -n 3 "$dir/out")"
+
+what="the build is for the devices that nvcc knows"
+mkdir "$dir/tools"
+printf '#!/bin/bash\ncase $1 in *compute_cap*) printf "9.0\\n8.9\\n6.1\\n12.0\\n8.9\\n" ;; *) echo a card ;; esac\n' >"$dir/tools/nvidia-smi"
+printf '#!/bin/bash\necho "$*" >>"%s/cmake"\nexit 1\n' "$dir" >"$dir/tools/cmake"
+printf '#!/bin/bash\nprintf "compute_%%s\\n" $known\n' >"$dir/tools/nvcc"
+chmod +x "$dir"/tools/*
+for known in "60 61 80 86 89 90" "50 60 80"; do
+  known=$known TL_BUILD=$dir/build PATH=$dir/tools:$PATH bash tests/gpu/gpu.sh "$dir/unused.md" >>"$dir/out" 2>&1
+done
+got=$(grep -o 'ARCHITECTURES=.*\|TL_CUDA=ON$' "$dir/cmake" | tr '\n' ' ')
+[ "$got" = "ARCHITECTURES=89;90 TL_CUDA=ON " ] && ok "$what" || bad "$what" "cmake was given: $(tr '\n' '|' <"$dir/cmake")"
 
 what="the report holds every op against the device's peaks"
 "$build/tlrun" tests/gpu/report.lua --device-name "NVIDIA H100 80GB HBM3" --prompts 2 --group 2 --new-tokens 6 --batch 3 --tokens 12 --reps 1 >"$dir/report.md" 2>"$dir/err"

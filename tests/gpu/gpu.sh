@@ -4,14 +4,21 @@
 # has looked for what is needed. Exit code 1 when a test failed; the report is written all the same.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-build=build-gpu report=${1:-gpu-report.md}
+build=${TL_BUILD:-build-gpu} report=${1:-gpu-report.md}
 name=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1)
 say() { echo "dev gpu: $*" >&2; }
 failed=0
 
-say "building into $build/ for this machine's devices"
+# The devices' own architectures, those that nvcc knows; where it knows none of them the build takes its usual ones, whose PTX the driver
+# compiles. Not CMake's "native", which needs 3.24 (Ubuntu 22.04 has 3.22) and ends at a device that nvcc does not know.
+known=$(nvcc --list-gpu-arch)
+architectures=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | tr -d '. ' | sort -u | while read -r c; do
+  [[ $c =~ ^[0-9]+$ && $c -ge 80 ]] && grep -qx "compute_$c" <<<"$known" && echo "$c"
+done | paste -sd ';')
+
+say "building into $build/ for this machine's devices (${architectures:-the usual architectures})"
 mkdir -p $build
-if ! { cmake -S . -B $build -DCMAKE_BUILD_TYPE=Release -DTL_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=native && cmake --build $build -j "$(nproc)"; } >$build/build.log 2>&1; then
+if ! { cmake -S . -B $build -DCMAKE_BUILD_TYPE=Release -DTL_CUDA=ON ${architectures:+"-DCMAKE_CUDA_ARCHITECTURES=$architectures"} && cmake --build $build -j "$(nproc)"; } >$build/build.log 2>&1; then
   tail -n 15 $build/build.log >&2; say "the build failed; the whole log is $build/build.log"; exit 1
 fi
 # a device that cannot be opened leaves the work to the CPU with a warning, and everything below would pass there
