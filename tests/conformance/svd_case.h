@@ -31,8 +31,9 @@ static void svd_case(const row *c) {
   int N = c->N, K = c->K, r = c->r, m = N < K ? N : K;
   float *w = svd_weight(c);
   double *U = calloc((size_t)N * r, sizeof *U), *V = calloc((size_t)K * r, sizeof *V), S[16], error = -1;
+  const char *libraries = getenv("TL_LIBRARIES");  // 0: then all is left to the host
   int done = ops->svd(U, S, V, &error, w, N, K, r);
-  CHECK(done == (c->T > 0), "it says %d", done);
+  CHECK(done == (c->T > 0 && !(libraries && !strcmp(libraries, "0"))), "it says %d", done);
   if (done) {
     double *a = calloc((size_t)N * K, sizeof *a), *want = calloc((size_t)m, sizeof *want), unused[1], worst = 0;
     for (size_t i = 0; i < (size_t)N * K; i++) a[i] = w[i];

@@ -47,12 +47,13 @@ TL_BACKEND=cuda TL_TEST_DEVICE=cuda tests/run.sh $build >$build/suite.log 2>&1 |
   echo '```'
 } >>"$report"
 
+# without NVIDIA's libraries: what these tools say of their kernels is not ours to mend, and our own take their place
 { echo; echo "## compute-sanitizer"; echo; } >>"$report"
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck synccheck initcheck; do
     say "compute-sanitizer $tool"
     status=0
-    TL_TEST_DEVICE=cuda timeout 1800 compute-sanitizer --tool $tool --error-exitcode 9 $build/test_conformance_ops >$build/$tool.log 2>&1 || status=$?
+    TL_LIBRARIES=0 TL_TEST_DEVICE=cuda timeout 1800 compute-sanitizer --tool $tool --error-exitcode 9 $build/test_conformance_ops >$build/$tool.log 2>&1 || status=$?
     echo "- $tool over every op: exit code $status; $(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' $build/$tool.log | tail -n 1)" >>"$report"
     [ $status = 0 ] || failed=1
   done
