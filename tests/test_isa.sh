@@ -4,7 +4,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 build=${TL_BUILD_DIR:-build}
-unset TL_MODULES  # the simulator of CUDA does not depend on the instruction set
+unset TL_MODULES TL_TEST_DEVICE  # the simulator of CUDA and devices do not depend on the instruction set
 status=0
 for isa in avx512 avx2 portable; do
   for t in ops batch sample; do

@@ -7,7 +7,8 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 build=${TL_BUILD_DIR:-build}-asan
-unset TL_MODULES  # the simulator of CUDA has guards of its own, which do not go together with these
+unset TL_MODULES                  # the simulator of CUDA has guards of its own, which do not go together with these
+unset TL_BACKEND TL_TEST_DEVICE   # nor is a device's module built there
 jobs=${TL_JOBS:-2}
 t=$(mktemp -d /tmp/tl-sanitize-XXXXXX)
 trap 'rm -rf "$t"' EXIT
