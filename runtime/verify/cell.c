@@ -8,7 +8,9 @@
 // Memory. The state has its own allocator that counts and refuses past the limit; Lua then raises "not enough memory". It keeps
 // the blocks in a list, so that a state that was left in the middle of something can be freed without running any of it. A
 // state that met its limit is thrown away, and so is one that was stopped by the clock: what it holds may be half done. (Memory
-// of C libraries that a verifier calls through the FFI is not counted.)
+// of C libraries that a verifier calls through the FFI is not counted.) LuaJIT without GC64, as Ubuntu 22.04 has it, takes no other
+// allocator than its own, in the lowest 2 GiB: there ours only counts and refuses around that one, and a state that was left in the
+// middle of something is leaked.
 //
 // Data. Problems and completions come as JSON and become Lua tables here. null becomes nil. A NUL byte inside a string (the
 // escape of code point 0) becomes U+FFFD, since cJSON's strings end at it.
@@ -25,6 +27,7 @@
 #include <luajit.h>
 #include <lualib.h>
 #include <math.h>
+#include <pthread.h>
 #include <unistd.h>
 
 enum { HOOK_COUNT = 1000, MAX_DEPTH = 64 };
@@ -80,6 +83,43 @@ static void *allocate(void *ud, void *p, size_t old_size, size_t new_size) {
   if (b)
     block_link(c, b);
   return NULL;
+}
+
+// the same around LuaJIT's own allocator
+static void *allocate_below(void *ud, void *p, size_t old_size, size_t new_size) {
+  tl_cell *c = ud;
+  void *q = NULL;
+  if (new_size <= old_size || c->used - old_size + new_size <= c->options->memory_bytes)
+    q = c->below(c->below_ud, p, old_size, new_size);
+  if (q || !new_size)
+    c->used = c->used - old_size + new_size;
+  else
+    c->memory_hit = true;
+  return q;
+}
+
+static bool takes_no_allocator;
+static void ask_luajit(void) {
+  lua_State *L = luaL_newstate();
+  if (L) {
+    luaL_openlibs(L);
+    takes_no_allocator = luaL_dostring(L, "assert(require('ffi').abi('gc64'))") != 0;
+    lua_close(L);
+  }
+}
+
+static lua_State *new_state(tl_cell *c) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, ask_luajit);
+  if (!takes_no_allocator)
+    return lua_newstate(allocate, c);
+  lua_State *L = luaL_newstate();
+  if (!L)
+    return NULL;
+  c->below = lua_getallocf(L, &c->below_ud);
+  c->used = (size_t)lua_gc(L, LUA_GCCOUNT, 0) * 1024 + (size_t)lua_gc(L, LUA_GCCOUNTB, 0);
+  lua_setallocf(L, allocate_below, c);
+  return L;
 }
 
 // Frees a state that was left in the middle of a call.
@@ -452,7 +492,7 @@ static void say_limit(const tl_cell *c, tl_outcome outcome, double seconds, tl_s
 bool tl_cell_load(tl_cell *c, double seconds_limit, tl_str *message) {
   c->used = 0;
   c->blocks = NULL;
-  c->L = lua_newstate(allocate, c);
+  c->L = new_state(c);
   guarded_call g = {.cell = c, .fn = open_protected, .message = message, .outcome = TL_V_MEMORY};
   if (c->L)
     run_guarded(&g);
@@ -534,6 +574,8 @@ tl_outcome tl_cell_call(tl_cell *c, const char *problem_json, const char *comple
 }
 
 void tl_cell_close(tl_cell *c) {
+  if (c->L && c->below) // which then gives back all that it has at once
+    lua_setallocf(c->L, c->below, c->below_ud);
   if (c->L)
     lua_close(c->L);
   c->L = NULL;

@@ -27,6 +27,8 @@ typedef struct tl_cell {
   double waited;           // what its thread had waited for a processor at its start, in seconds
   int clock_fd;            // the thread's /proc/self/task/TID/schedstat; -1: not told here
   struct tl_block *blocks; // every block of L, a list
+  lua_Alloc below;         // LuaJIT's own allocator, where it takes no other; else NULL
+  void *below_ud;
   int64_t instructions;    // of the running call so far, in steps of the hook
   sigjmp_buf back;         // where stop.c jumps to
   bool timed_out;          // the hook stopped the running call
