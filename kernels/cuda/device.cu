@@ -100,10 +100,14 @@ static void *op_alloc(size_t bytes, int kind) {
   return e == cudaSuccess ? p : nullptr;
 }
 
+// What uses p still runs to its end: of device memory in the order of the stream, of pinned memory by waiting, which cudaFreeHost is
+// not said to do.
 static void op_release(void *p) {
   if (!p) return;
-  if (is_device(p)) check(cudaFreeAsync(p, stream()), "release");
-  else check(cudaFreeHost(p), "release");
+  stream();
+  if (is_device(p)) return check(cudaFreeAsync(p, the_stream), "release");
+  check(cudaStreamSynchronize(the_stream), "release");
+  check(cudaFreeHost(p), "release");
 }
 
 static void op_zero(void *p, size_t bytes) {

@@ -11,7 +11,7 @@
 //   barriers   every thread of a block at the same __syncthreads, every lane of a mask at the same exchange; a deadlock or a
 //              thread that left the kernel is reported with where the others wait
 //   launches   sizes within limits, shared memory within what was granted (99 KiB at most: what every architecture has)
-//   transfers  pinned memory is read when the copy runs, not when it is asked for
+//   transfers  pinned memory is read when the copy runs, not when it is asked for, and freeing it waits for nothing
 //   graphs     what a capture forbids (waiting for the captured stream, allocating, freeing, copies with pageable memory, events)
 //              fails and spoils the capture; a graph is not launched when memory that its nodes name was freed since. Not modelled:
 //              capture across streams by events, child graphs, memory nodes; these are refused, too

@@ -251,11 +251,11 @@ cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags) {
   if (forbidden()) return cudaErrorStreamCaptureUnsupported;
   return make(p, bytes, PINNED);
 }
+// waits for nothing: CUDA's documentation does not say that it does
 cudaError_t cudaFreeHost(void *p) {
   guard g(lock);
   if (!p) return answer(cudaSuccess);
   if (forbidden()) return cudaErrorStreamCaptureUnsupported;
-  cudaDeviceSynchronize();
   if (!release(p, PINNED)) {
     report("cudaFreeHost of %p, which is no pinned allocation", p);
     return answer(cudaErrorInvalidValue);

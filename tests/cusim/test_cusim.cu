@@ -417,6 +417,14 @@ static void other_device() {
   expect("a launch into a stream of device 0 while device 1 is current");
   CHECK(cudaSetDevice(2) == cudaErrorInvalidDevice, "a device that is not there");
 }
+static void pinned_freed_too_early() {
+  float *x = device<float>(32);
+  void *pinned;
+  cudaHostAlloc(&pinned, 128, 0);
+  cudaMemcpyAsync(x, pinned, 128, cudaMemcpyHostToDevice, stream);
+  cudaFreeHost(pinned);
+  expect("a copy from of 128 bytes");
+}
 // in a child: the host must not be able to read device memory
 static void host_reads_device() {
   float *x = filled(4);
@@ -452,6 +460,7 @@ int main() {
   RUN(leading_dimension);
   RUN(missing_event);
   RUN(pinned_changed_too_early);
+  RUN(pinned_freed_too_early);
   RUN(graph);
   RUN(capture_refuses);
   RUN(graph_of_freed_memory);

@@ -209,6 +209,14 @@ static void memory_that_comes_back(outcome *o) {
   void *p = ops->alloc((size_t)80 << 20, TLK_MEM_OPS);
   CHECK(p != NULL, "no 80 MiB after what could not be had");
   ops->release(p);
+  // pinned memory that is given back while a copy from it is on its way
+  int32_t *pinned = ops->alloc(256, TLK_MEM_BOTH), *there = ops->alloc(256, TLK_MEM_OPS), back = 0;
+  pinned[63] = 12345;
+  ops->copy(there, pinned, 256);
+  ops->release(pinned);
+  ops->copy(&back, there + 63, sizeof back);
+  CHECK(back == 12345, "a copy from memory that was given back after it brought %d", back);
+  ops->release(there);
   o->steps = 1;
 }
 static void memory_is_found_again(void) {
