@@ -12,6 +12,7 @@
 //              thread that left the kernel is reported with where the others wait
 //   launches   sizes within limits, shared memory within what was granted (99 KiB at most: what every architecture has)
 //   transfers  pinned memory is read when the copy runs, not when it is asked for, and freeing it waits for nothing
+//   processes  a child that fork made of one that has called this has no device
 //   graphs     what a capture forbids (waiting for the captured stream, allocating, freeing, copies with pageable memory, events)
 //              fails and spoils the capture; a graph is not launched when memory that its nodes name was freed since. Not modelled:
 //              capture across streams by events, child graphs, memory nodes; these are refused, too

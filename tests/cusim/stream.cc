@@ -13,6 +13,7 @@
 #include <memory>
 #include <set>
 #include <sys/mman.h>
+#include <unistd.h>
 #include <vector>
 
 using namespace cusim;
@@ -47,8 +48,14 @@ static std::set<cudaGraphExec_t> execs;
 static std::map<const void *, size_t> granted;  // dynamic shared memory by kernel
 static cudaError_t last_error;
 
+// A driver lives in the process that woke it: a child that fork made of that has none.
+static bool forked() {
+  static const pid_t woken = getpid();
+  return getpid() != woken;
+}
 static cudaError_t answer(cudaError_t e) {
   if (sticky != cudaSuccess) e = sticky;
+  else if (forked()) e = cudaErrorInitializationError;
   if (e != cudaSuccess) last_error = e;
   return e;
 }
@@ -135,6 +142,7 @@ const char *cudaGetErrorName(cudaError_t e) {
   case cudaSuccess: return "cudaSuccess";
   case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
   case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
+  case cudaErrorInitializationError: return "cudaErrorInitializationError";
   case cudaErrorInvalidConfiguration: return "cudaErrorInvalidConfiguration";
   case cudaErrorInvalidResourceHandle: return "cudaErrorInvalidResourceHandle";
   case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";
@@ -170,12 +178,12 @@ cudaError_t cudaDriverGetVersion(int *v) { return *v = no_driver() ? 0 : CUDART_
 cudaError_t cudaRuntimeGetVersion(int *v) { return *v = CUDART_VERSION, cudaSuccess; }
 cudaError_t cudaGetDeviceCount(int *n) {
   *n = no_driver() ? 0 : n_devices();
-  return no_driver() ? answer(cudaErrorInsufficientDriver) : *n == 0 ? answer(cudaErrorNoDevice) : cudaSuccess;
+  return answer(no_driver() ? cudaErrorInsufficientDriver : *n == 0 ? cudaErrorNoDevice : cudaSuccess);
 }
 cudaError_t cudaSetDevice(int device) {
   if (no_driver()) return answer(cudaErrorInsufficientDriver);
   if (device < 0 || device >= n_devices()) return answer(cudaErrorInvalidDevice);
-  return current_device = device, cudaSuccess;
+  return current_device = device, answer(cudaSuccess);
 }
 cudaError_t cudaGetDevice(int *device) { return *device = current_device, cudaSuccess; }
 cudaError_t cudaDeviceGetPCIBusId(char *text, int n, int device) {

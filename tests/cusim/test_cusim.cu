@@ -425,6 +425,15 @@ static void pinned_freed_too_early() {
   cudaFreeHost(pinned);
   expect("a copy from of 128 bytes");
 }
+static void forked_child() {
+  pid_t child = fork();
+  if (child == 0) _exit(cudaSetDevice(0) == cudaErrorInitializationError ? 7 : 1);
+  int status = 0;
+  waitpid(child, &status, 0);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7, "a child has the device of its parent");
+  CHECK(cudaSetDevice(0) == cudaSuccess, "the parent has it no more");
+  expect_nothing();
+}
 // in a child: the host must not be able to read device memory
 static void host_reads_device() {
   float *x = filled(4);
@@ -468,6 +477,7 @@ int main() {
   RUN(graph_reads_when_it_runs);
   RUN(launch_limits);
   RUN(other_device);
+  RUN(forked_child);
   RUN(host_reads_device);
   RUN(solver_works);
   RUN(solver_refuses);
