@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# test_gpu.sh: ./dev gpu as far as it can be tried without a GPU: that it says so in one line and ends with 1, what it builds for, and
-# that the report's benchmarks run and hold every op against a device's peaks. Would catch: a report that stops half way on the day there is a GPU.
+# test_gpu.sh: ./dev gpu as far as it can be tried without a GPU: that it says so in one line and ends with 1, what it installs and builds for,
+# and that the report's benchmarks run and hold every op against a device's peaks. Would catch: a report that stops half way on the day there is a GPU.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 build=${TL_BUILD_DIR:-build}
@@ -33,6 +33,17 @@ for known in "60 61 80 86 89 90" "50 60 80"; do
 done
 got=$(grep -o 'ARCHITECTURES=.*\|TL_CUDA=ON$' "$dir/cmake" | tr '\n' ' ')
 [ "$got" = "ARCHITECTURES=89;90 TL_CUDA=ON " ] && ok "$what" || bad "$what" "cmake was given: $(tr '\n' '|' <"$dir/cmake")"
+
+what="packages are installed without questions, by sudo too"
+printf '#!/bin/bash\necho 1000\n' >"$dir/tools/id"
+printf '#!/bin/bash\nexit 1\n' >"$dir/tools/dpkg-query"
+printf '#!/bin/bash\nexec env -i "PATH=$PATH" "$@"\n' >"$dir/tools/sudo"
+printf '#!/bin/bash\necho "${DEBIAN_FRONTEND-asks} $*" >>"%s/apt"\n[ $1 = update ]\n' "$dir" >"$dir/tools/apt-get"
+chmod +x "$dir"/tools/*
+PATH=$dir/tools:$PATH bash ./dev gpu >"$dir/out" 2>&1
+code=$?
+[ $code = 1 ] && grep -q "^noninteractive install -y .* libluajit-5.1-dev " "$dir/apt" && grep -q "apt-get failed" "$dir/out" && ok "$what" ||
+  bad "$what" "exit code $code: $(tail -n 1 "$dir/apt")"
 
 what="the report holds every op against the device's peaks"
 "$build/tlrun" tests/gpu/report.lua --device-name "NVIDIA H100 80GB HBM3" --prompts 2 --group 2 --new-tokens 6 --batch 3 --tokens 12 --reps 1 >"$dir/report.md" 2>"$dir/err"
