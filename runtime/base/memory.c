@@ -24,7 +24,9 @@ static tl_status init(tl_arena *a, size_t bytes, size_t slack, int kind, const c
   *a = (tl_arena){.size = tl_align64(bytes ? bytes : 1)};
   a->block = a->size + slack;
   a->base = tl_ops()->alloc(a->block, kind);
-  return a->base ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory: %s needs %.1f MiB", what, (double)bytes / (1 << 20));
+  if (a->base) return TL_OK;
+  *a = (tl_arena){0};
+  return tl_fail(TL_E_MEMORY, "out of memory: %s needs %.1f MiB", what, (double)bytes / (1 << 20));
 }
 
 tl_status tl_arena_init(tl_arena *a, size_t bytes, const char *what) { return init(a, bytes, 0, TLK_MEM_OPS, what); }

@@ -7,12 +7,11 @@ int64_t tl_kv_row_bytes(const tl_net *net) {
 
 tl_status tl_kv_cache_init(tl_kv_cache *c, const tl_net *net, int rows) {
   int L = net->cfg->n_layers, width = net->cfg->n_kv_heads * net->cfg->head_dim;
-  *c = (tl_kv_cache){.n_layers = L, .rows = rows, .n_free = rows};
+  *c = (tl_kv_cache){0};  // without rows it stays when there is no memory
   size_t one = tl_align64((size_t)rows * width * tlk_dtype_size(net->act));
-  c->bytes = (int64_t)(one * 2 * (size_t)L);
   char what[64];
   snprintf(what, sizeof what, "a key/value cache of %d rows", rows);
-  TL_TRY(tl_arena_reuse(&c->block, (size_t)c->bytes, TLK_MEM_SPARSE, what));
+  TL_TRY(tl_arena_reuse(&c->block, one * 2 * (size_t)L, TLK_MEM_SPARSE, what));
   c->k = calloc(2 * (size_t)L, sizeof *c->k);
   c->free_rows = malloc(sizeof(int32_t) * ((size_t)rows + 1));
   c->holders = calloc((size_t)rows + 1, sizeof *c->holders);
@@ -20,6 +19,8 @@ tl_status tl_kv_cache_init(tl_kv_cache *c, const tl_net *net, int rows) {
     tl_kv_cache_free(c);
     return tl_fail(TL_E_MEMORY, "out of memory");
   }
+  c->n_layers = L, c->rows = c->n_free = rows;
+  c->bytes = (int64_t)(one * 2 * (size_t)L);
   c->v = c->k + L;
   for (int l = 0; l < L; l++) {
     c->k[l] = (tlk_mat){c->block.base + one * 2 * (size_t)l, net->act, width};

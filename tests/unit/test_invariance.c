@@ -5,6 +5,7 @@
 // sampler kept gives the same logprobs and gradients as training with a forward pass, to the bit, however many layers are kept;
 // it is not used where it is not the adapter's state any more.
 #include "tiny.h"
+#include <sys/resource.h>
 
 enum { NEW = 12, PROMPTS = 9 };
 static const int prompt_length[PROMPTS] = {5, 17, 33, 1, 8, 21, 16, 75, 3};  // 75: keys in more than one block of 64
@@ -316,6 +317,62 @@ static void micro_batches_of_unlike_shapes(void) {
   tl_model_free(m);
 }
 
+// bytes of this process's addresses
+static size_t address_space(void) {
+  unsigned long pages = 0;
+  FILE *f = fopen("/proc/self/statm", "r");
+  if (f && fscanf(f, "%lu", &pages) != 1) pages = 0;
+  if (f) fclose(f);
+  return pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+// What the system does not give: the sampler and what keeps activations are as before, and what needs less goes on.
+static void memory_that_is_not_there(void) {
+#ifdef __SANITIZE_ADDRESS__
+  test_skip("memory_that_is_not_there", "a sanitizer's own memory has no room under a limit");
+#else
+  if (!tl_ops()->host) {
+    test_skip("memory_that_is_not_there", "the limit is on the host's memory");
+    return;
+  }
+  enum { MANY = 4096, LONG = 500 };
+  tl_model *m = tiny_model("llama", TL_F32);
+  tl_kept *keep = NULL;
+  int32_t ids[4];
+  int64_t request;
+  int pending = 0;
+  tl_sampling p = {.temperature = 1, .top_p = 1, .max_new_tokens = LONG, .ignore_eos = true};
+  tiny_ids(ids, 4, 1);
+  CHECK_OK(tl_kept_create((int64_t)6 << 30, &keep));
+  for (int kept = 0; kept < 2; kept++) {
+    tl_sampler *s = NULL;
+    tl_sampler_options o = {.max_sequences = MANY, .kept = kept ? keep : NULL};
+    CHECK_OK(tl_sampler_create(m, NULL, NULL, &o, &s));
+    CHECK_OK(tl_sampler_submit(s, ids, 4, MANY, 0, &p, &request));
+    struct rlimit before, limit;
+    getrlimit(RLIMIT_AS, &before);
+    limit = before;
+    limit.rlim_cur = (rlim_t)address_space() + (512 << 20);
+    setrlimit(RLIMIT_AS, &limit);
+    tl_status st = tl_sampler_run(s, 1, &pending);
+    setrlimit(RLIMIT_AS, &before);
+    CHECK(st == TL_E_MEMORY, "status %d", (int)st);
+    CHECK(tl_sampler_cancel(s, request), "the request is gone");
+    tl_sampler_free(kept ? s : NULL);  // what is kept serves another one
+    if (kept) CHECK_OK(tl_sampler_create(m, NULL, NULL, &(tl_sampler_options){.kept = keep}, &s));
+    p.max_new_tokens = 5;
+    CHECK_OK(tl_sampler_submit(s, ids, 4, 2, 0, &p, &request));
+    CHECK_OK(tl_sampler_run(s, 1 << 20, &pending));
+    tl_completion c;
+    CHECK(tl_sampler_pop(s, &c) && c.n_tokens == 5, "no completion came");
+    tl_sampler_free(s);
+    p.max_new_tokens = LONG;
+  }
+  tl_kept_free(keep);
+  tl_model_free(m);
+#endif
+}
+
 static void budget_too_small_is_said(void) {
   tl_model *m = tiny_model("llama", TL_F32);
   tl_batch *b = NULL;
@@ -361,6 +418,7 @@ int main(void) {
   RUN(kept_ranks);
   RUN(zero_adapter_changes_nothing);
   RUN(micro_batches_of_unlike_shapes);
+  RUN(memory_that_is_not_there);
   RUN(budget_too_small_is_said);
   return test_done();
 }
