@@ -16,6 +16,7 @@
 #include "sampler.h"
 #include "../base/profile.h"
 #include "../comm/comm.h"
+#include "../text/tokenizer.h"
 #include <math.h>
 
 enum { N_INTS = 7 };  // index arrays of a step
@@ -62,7 +63,7 @@ tl_status tl_sampler_create(tl_model *m, tl_adapter *a, tl_tokenizer *t, const t
   if (!s) return tl_fail(TL_E_MEMORY, "out of memory");
   s->model = tl_model_retain(m);
   s->adapter = a ? tl_adapter_retain(a) : NULL;
-  s->tokenizer = t;
+  s->tokenizer = tl_tokenizer_retain(t);
   if (o) s->opt = *o;
   if (s->opt.kept) tl_kept_retain(s->opt.kept);
   if (s->opt.population) tl_population_retain(s->opt.population);
@@ -115,6 +116,7 @@ void tl_sampler_free(tl_sampler *s) {
   tl_kept_free(s->opt.kept);
   tl_population_free(s->opt.population);
   tl_adapter_free(s->adapter);
+  tl_tokenizer_free(s->tokenizer);
   tl_model_free(s->model);
   free(s);
 }

@@ -317,6 +317,28 @@ static void micro_batches_of_unlike_shapes(void) {
   tl_model_free(m);
 }
 
+// The caller's tokenizer may go first: stop strings are looked for in the sampler's own.
+static void sampler_keeps_its_tokenizer(void) {
+  tl_model *m = tiny_model("llama", TL_F32);
+  tl_tokenizer *t = NULL;
+  tl_sampler *s = NULL;
+  int32_t ids[4];
+  int pending = 1;
+  const char *const stop[] = {"no such text"};
+  tl_sampling p = {.temperature = 1, .top_p = 1, .max_new_tokens = 30, .ignore_eos = true, .stop = stop, .n_stop = 1};
+  tiny_ids(ids, 4, 1);
+  CHECK_OK(tl_tokenizer_load(TL_SOURCE_DIR "/models/tiny/tiny-xs", &t));
+  CHECK_OK(tl_sampler_create(m, NULL, t, NULL, &s));
+  tl_tokenizer_free(t);
+  CHECK_OK(tl_sampler_submit(s, ids, 4, 2, 0, &p, NULL));
+  while (pending && !test_why[0]) {
+    CHECK_OK(tl_sampler_run(s, 1 << 20, &pending));
+    for (tl_completion c; tl_sampler_pop(s, &c);) CHECK(c.n_tokens == 30, "%d tokens", c.n_tokens);
+  }
+  tl_sampler_free(s);
+  tl_model_free(m);
+}
+
 // bytes of this process's addresses
 static size_t address_space(void) {
   unsigned long pages = 0;
@@ -418,6 +440,7 @@ int main(void) {
   RUN(kept_ranks);
   RUN(zero_adapter_changes_nothing);
   RUN(micro_batches_of_unlike_shapes);
+  RUN(sampler_keeps_its_tokenizer);
   RUN(memory_that_is_not_there);
   RUN(budget_too_small_is_said);
   return test_done();
