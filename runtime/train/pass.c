@@ -463,6 +463,7 @@ tl_status tl_pass_forward(tl_pass *p, int i, float *logprobs, float *entropy) {
   const tl_config *c = &p->model->cfg;
   const micro *m = &p->micros[i];
   p->current = -1;
+  p->net.rope = p->model->rope;  // the table may have grown since
   lay_out(p, m);
   pack_rows(p, m);
   bool from_kept = p->first_kept < c->n_layers, want = p->opt.want_entropy;
@@ -508,6 +509,7 @@ tl_status tl_pass_backward(tl_pass *p, int i, const float *dlogprob, const float
   int64_t at = p->batch->sequences[m->first].out;
   size_t rows_bytes = sizeof(float) * (size_t)m->rows * c->width;
   p->current = -1;
+  p->net.rope = p->model->rope;
   if (p->net.split) TL_TRY(tl_comm_agree("gradients of logprobs", dlogprob + at, (int64_t)sizeof *dlogprob * m->out));
   if (p->adapter) p->adapter->first_unit = m->first_unit;
   send_tokens(p, p->dlogprob, dlogprob + at, m->out);

@@ -395,6 +395,38 @@ static void memory_that_is_not_there(void) {
 #endif
 }
 
+// A pass that was made before a longer one: the model's table of rotations has grown, and lies elsewhere.
+static void pass_before_a_longer_one(void) {
+  tl_model *m = tiny_model("llama", TL_F32);
+  tl_adapter *a = tiny_adapter(m, TL_TINYLORA, 1, 0.1f);
+  int32_t ids[512];
+  float lp[2][20], grad[2][8] = {{0}}, *all = malloc(sizeof(float) * 512);
+  tiny_ids(ids, 512, 1);
+  for (int longer = 0; longer < 2; longer++) {
+    tl_batch *b = NULL;
+    tl_pass *p = NULL;
+    tl_pass_options o = {.temperature = 1, .backward = true};
+    CHECK_OK(tl_batch_create(&b));
+    CHECK_OK(tl_batch_prompt(b, ids, 10, NULL));
+    CHECK_OK(tl_batch_completion(b, 0, ids + 10, 20, NULL));
+    CHECK_OK(tl_pass_create(m, a, b, &o, &p));
+    tl_adapter_zero_gradient(a);
+    for (int t = 0; t < 20; t++) all[t] = 1;
+    if (longer) CHECK_OK(tl_model_need_positions(m, 400));
+    CHECK_OK(tl_pass_forward(p, 0, lp[longer], NULL));
+    if (longer) CHECK_OK(tl_model_need_positions(m, 4000));
+    CHECK_OK(tl_pass_backward(p, 0, all, NULL));
+    memcpy(grad[longer], tl_adapter_gradient(a), sizeof(float) * (size_t)tl_adapter_n_parameters(a));
+    tl_pass_free(p);
+    tl_batch_free(b);
+  }
+  CHECK(!memcmp(lp[0], lp[1], sizeof lp[0]), "other logprobs");
+  CHECK(!memcmp(grad[0], grad[1], sizeof grad[0]), "another gradient");
+  free(all);
+  tl_adapter_free(a);
+  tl_model_free(m);
+}
+
 static void budget_too_small_is_said(void) {
   tl_model *m = tiny_model("llama", TL_F32);
   tl_batch *b = NULL;
@@ -442,6 +474,7 @@ int main(void) {
   RUN(micro_batches_of_unlike_shapes);
   RUN(sampler_keeps_its_tokenizer);
   RUN(memory_that_is_not_there);
+  RUN(pass_before_a_longer_one);
   RUN(budget_too_small_is_said);
   return test_done();
 }
