@@ -80,15 +80,19 @@ tl_status tl_mkdirs(const char *path) {
 }
 
 tl_status tl_out_open(tl_out *o, const char *path) {
-  *o = (tl_out){.fd = -1, .path = strdup(path), .tmp = malloc(strlen(path) + 32)};
+  *o = (tl_out){.fd = -1, .path = strdup(path), .tmp = malloc(strlen(path) + 48)};
   if (!o->path || !o->tmp) {
     tl_out_abort(o);
     return tl_fail(TL_E_MEMORY, "%s: out of memory", path);
   }
-  sprintf(o->tmp, "%s.%ld.tmp", path, (long)getpid());
-  o->fd = open(o->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  int e = EEXIST;  // other threads write the path too, and processes of other hosts and containers that have this one's number
+  for (int i = 0; o->fd < 0 && e == EEXIST; i++) {
+    sprintf(o->tmp, "%s.%ld.%d.tmp", path, (long)getpid(), i);
+    o->fd = open(o->tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    e = errno;
+  }
   if (o->fd >= 0) return TL_OK;
-  int e = errno;
+  *o->tmp = 0;  // it is another's, or none
   tl_out_abort(o);
   return tl_fail(TL_E_IO, "%s: cannot write: %s", path, strerror(e));
 }

@@ -2,6 +2,7 @@
 // steps hand to each other, and a file that stays whole when the disk is full.
 #include "../test.h"
 #include "../../runtime/base/base.h"
+#include <pthread.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -101,6 +102,43 @@ static void full_disk_leaves_the_old_file(void) {
   CHECK(unlink(path) == 0 && rmdir(dir) == 0, "something was left behind");
 }
 
+// Two threads that write one file: each has a temporary file of its own, so one of the two contents is there, never parts of both.
+static void *write_often(void *arg) {
+  const char *const *job = arg;  // path, letter
+  static char big[2][1 << 20];
+  char *content = big[job[1][0] == 'b'];
+  memset(content, job[1][0], sizeof big[0]);
+  for (int i = 0; i < 40; i++)
+    if (tl_write_file(job[0], content, sizeof big[0]) != TL_OK) return strdup(tl_last_error());
+  return NULL;
+}
+
+static void two_writers_of_a_file(void) {
+  char dir[] = "/tmp/tl-base-XXXXXX", path[64];
+  CHECK(mkdtemp(dir) != NULL);
+  snprintf(path, sizeof path, "%s/file", dir);
+  const char *jobs[2][2] = {{path, "a"}, {path, "b"}};
+  CHECK_OK(tl_write_file(path, "", 0));
+  pthread_t threads[2];
+  for (int i = 0; i < 2; i++) CHECK(pthread_create(&threads[i], NULL, write_often, jobs[i]) == 0);
+  int parts = 0;
+  for (int i = 0; i < 200; i++) {
+    char *data = NULL;
+    size_t n = 0;
+    CHECK_OK(tl_read_file(path, &data, &n));
+    parts += n && (n != 1 << 20 || data[0] != data[n - 1] || memcmp(data, data + 1, n - 1));
+    free(data);
+  }
+  for (int i = 0; i < 2; i++) {
+    void *why = NULL;
+    pthread_join(threads[i], &why);
+    CHECK(!why, "%s", why ? (char *)why : "");
+    free(why);
+  }
+  CHECK(!parts, "%d of 200 times the file was not one of the two contents", parts);
+  CHECK(unlink(path) == 0 && rmdir(dir) == 0, "something was left behind");
+}
+
 // Would catch: a block that is taken twice, that is taken where it is too small, or that stays when it should not.
 static void block_that_stays(void) {
   enum { SMALL = 1 << 20, LARGE = 32 << 20, LARGER = 64 << 20 };
@@ -138,5 +176,6 @@ int main(void) {
   RUN(hashes);
   RUN(block_that_stays);
   RUN(full_disk_leaves_the_old_file);
+  RUN(two_writers_of_a_file);
   return test_done();
 }
