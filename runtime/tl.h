@@ -39,7 +39,7 @@ const char *tl_build_info(void);     // compiler, libraries and their versions, 
 void tl_interrupt(void);             // async-signal-safe: long calls return TL_E_INTERRUPTED at their next safe point
 bool tl_interrupted(void);           // reads the flag
 void tl_interrupt_clear(void);
-void tl_set_threads(int n);          // threads for kernels; 0: all online cores
+void tl_set_threads(int n);          // threads for kernels; 0: a core each, of those that affinity and control groups leave to this process
 int tl_threads(void);
 double tl_seconds(void);             // monotonic clock, seconds
 int64_t tl_peak_rss_bytes(void);     // peak resident memory of the process

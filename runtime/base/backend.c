@@ -7,6 +7,7 @@
 #include "profile.h"
 #include <cjson/cJSON.h>
 #include <dlfcn.h>
+#include <math.h>
 #include <pthread.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -19,10 +20,13 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int sharers = 1;  // processes on the same cores
 static int no_index;     // for the module, of a device without a number (tlk_open_fn)
 
+// of this process: those it may run on, as many as it is given time on
 static int online_cores(void) {
   cpu_set_t set;
   long n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 0;
   if (n < 1) n = sysconf(_SC_NPROCESSORS_ONLN);
+  double quota = tl_cpu_quota("/proc/self/cgroup", "/sys/fs/cgroup");
+  if (quota > 0 && quota < (double)n) n = (long)ceil(quota);
   return n > sharers ? (int)n / sharers : 1;
 }
 

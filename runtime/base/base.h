@@ -47,6 +47,8 @@ void tl_arena_drop_left(void);     // gives that block back now: called by whoev
 static inline size_t tl_align64(size_t n) { return (n + 63) & ~(size_t)63; }
 void *tl_aligned_alloc(size_t bytes);  // 64-byte aligned, NULL when out of memory; release with free()
 
+// How many cores' time the control groups leave to this process (cores.c); 0: no limit. self: /proc/self/cgroup, mount: /sys/fs/cgroup.
+double tl_cpu_quota(const char *self, const char *mount);
 // This process and n - 1 others share the cores: each counts its part of them, at least one.
 void tl_share_cores(int n);
 // This process is the k-th, from 0, of those that share the host's devices: "cuda" is then the k-th, where it can see so many.

@@ -77,7 +77,7 @@ static tl_status load_parts(tl_model *m, const tl_source *s, tl_part *parts, int
 void tl_part_draw(const tl_model *m, const tl_part *p, int place, const tl_slice *s, float *out) {
   size_t cols = p->cols ? (size_t)s->cols : 1;
   float same = p->role == TL_PART_BIAS ? 0.0f : 1.0f;
-#pragma omp parallel for schedule(static) if ((size_t)s->rows * cols > 1u << 16)
+#pragma omp parallel for num_threads(tl_threads()) schedule(static) if ((size_t)s->rows * cols > 1u << 16)
   for (int i = 0; i < s->rows; i++) {
     float *row = out + (size_t)i * cols;
     if (p->cols) tl_normal_fill_from(row, cols, m->seed, (uint64_t)place, (uint64_t)(s->row + i) * (uint64_t)p->cols + (uint64_t)s->col);

@@ -255,7 +255,7 @@ tl_status tl_stored_read(const tl_stored *t, const tl_part *p, const tl_slice *s
   if (!cols && !t->permuted_heads) rows = 1, cols = p->rows, q = (tl_slice){0, 1, s->row, s->rows};  // a vector is one row
   else if (!cols) cols = q.cols = 1;
   size_t row_bytes = t->bytes / (size_t)rows;
-#pragma omp parallel reduction(+ : failed) if ((size_t)q.rows * (size_t)cols > 1u << 18)
+#pragma omp parallel num_threads(tl_threads()) reduction(+ : failed) if ((size_t)q.rows * (size_t)cols > 1u << 18)
   {
     float *tmp = q.cols < cols ? malloc(sizeof(float) * (size_t)cols) : NULL;
     failed += q.cols < cols && !tmp;

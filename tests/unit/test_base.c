@@ -139,6 +139,45 @@ static void two_writers_of_a_file(void) {
   CHECK(unlink(path) == 0 && rmdir(dir) == 0, "something was left behind");
 }
 
+static void put_file(const char *dir, const char *name, const char *text) {
+  char path[256];
+  snprintf(path, sizeof path, "%s/%s", dir, name);
+  *strrchr(path, '/') = 0;
+  CHECK_OK(tl_mkdirs(path));
+  path[strlen(path)] = '/';
+  CHECK_OK(tl_write_file(path, text, strlen(text)));
+}
+
+// what /proc/self/cgroup and the folders of the control groups say, and the cores that they leave
+static void quota_of_a_control_group(void) {
+  static const struct {
+    const char *self, *files[3][2];
+    double cores;
+  } cases[] = {
+      {"0::/\n", {{"cpu.max", "200000 100000\n"}}, 2},                             // in a container
+      {"0::/\n", {{"cpu.max", "max 100000\n"}}, 0},
+      {"0::/a/b\n", {{"a/cpu.max", "150000 100000\n"}, {"a/b/cpu.max", "max 100000\n"}}, 1.5},  // the folder above has the limit
+      {"0::/a/b\n", {{"a/cpu.max", "800000 100000\n"}, {"a/b/cpu.max", "50000 100000\n"}}, 0.5},
+      {"0::/elsewhere\n", {{"cpu.max", "300000 100000\n"}}, 3},                    // a path of the host's
+      {"5:memory:/x\n4:cpu,cpuacct:/x\n1:name=systemd:/x\n",
+       {{"cpu/cpu.cfs_quota_us", "400000\n"}, {"cpu/cpu.cfs_period_us", "100000\n"}}, 4},
+      {"4:cpuset:/x\n3:cpu:/x\n", {{"cpu/x/cpu.cfs_quota_us", "-1\n"}, {"cpu/x/cpu.cfs_period_us", "100000\n"}}, 0},
+      {"nonsense\n::\n", {{"cpu.max", "nonsense"}}, 0},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    char dir[] = "/tmp/tl-base-XXXXXX", command[64], self[64];
+    CHECK(mkdtemp(dir) != NULL);
+    put_file(dir, "self", cases[i].self);
+    for (int k = 0; k < 3 && cases[i].files[k][0]; k++) put_file(dir, cases[i].files[k][0], cases[i].files[k][1]);
+    snprintf(self, sizeof self, "%s/self", dir);
+    double cores = tl_cpu_quota(self, dir);
+    CHECK(cores == cases[i].cores, "case %zu: %g cores, expected %g", i, cores, cases[i].cores);
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    CHECK(system(command) == 0);
+  }
+  CHECK(tl_cpu_quota("/nowhere", "/nowhere") == 0);
+}
+
 // Would catch: a block that is taken twice, that is taken where it is too small, or that stays when it should not.
 static void block_that_stays(void) {
   enum { SMALL = 1 << 20, LARGE = 32 << 20, LARGER = 64 << 20 };
@@ -177,5 +216,6 @@ int main(void) {
   RUN(block_that_stays);
   RUN(full_disk_leaves_the_old_file);
   RUN(two_writers_of_a_file);
+  RUN(quota_of_a_control_group);
   return test_done();
 }
