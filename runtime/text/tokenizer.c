@@ -3,6 +3,7 @@
 // Threads: everything may be called from several threads at once. One scratch (with the cache of pieces) belongs to the
 // tokenizer; a call that finds it in use by another thread works with a scratch of its own for that once.
 #include "text.h"
+#include "../base/gguf.h"
 
 static tl_status load_path(tl_tokenizer *t, const char *path) {
   char file[4096], *slash;
@@ -15,7 +16,7 @@ static tl_status load_path(tl_tokenizer *t, const char *path) {
     return text_load_config(t, path);
   }
   size_t n = strlen(path);
-  if (n > 5 && !strcmp(path + n - 5, ".gguf"))
+  if (tl_gguf_is(path) || (n > 5 && !strcmp(path + n - 5, ".gguf")))
     return text_load_gguf(t, path);
   TL_TRY(text_load_json(t, path));
   // a file of that very name has its companions beside it

@@ -61,6 +61,13 @@ check.test("lookups", function()
   check.equal(t:vocab_size() > t:id "<|im_end|>", true)
 end)
 
+check.test("a GGUF file is known by what it holds, not by its name", function()
+  local path = os.tmpname()
+  os.execute(("cp '%s' '%s'"):format(folder .. "spm.gguf", path))
+  check.equal(tokenizer.load(path):encode "two words", tokenizer.load(folder .. "spm.gguf"):encode "two words")
+  os.remove(path)
+end)
+
 check.test("errors are one clear line", function()
   check.raises("nope%.json", tokenizer.load, "nope.json")
   -- one added token normalises to nothing, the next one's pattern gives up: the first is freed once
