@@ -49,7 +49,7 @@ static int n_blocks(const row_view *v) { return div_up(v->V, HEAD_BLOCK); }
 static int greedy(const row_view *v) {
   for (int b = 0; b < n_blocks(v); b++) {
     if (v->stats[b * v->stride].max != v->max) continue;
-    for (int j = b * HEAD_BLOCK;; j++)
+    for (int j = b * HEAD_BLOCK, end = j + block_size(v, b); j < end; j++)  // a block without numbers has no token with its largest
       if (v->l[j] == v->max) return j;
   }
   return 0;  // no number among the logits

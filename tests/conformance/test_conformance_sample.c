@@ -221,6 +221,16 @@ static void no_number_case(void) {
       for (int cut = 0; cut < 2; cut++)
         draw(logits, (tlk_sample_row){.temperature = greedy ? 0 : 1, .top_p = cut ? 0.5f : 1, .top_k = cut ? 3 : 0, .min_p = cut ? 0.1f : 0}, u, 3, count);
   }
+  enum { ODD = 517, ROWS = 3 };  // a vocabulary that ends within a register, whose other lanes hold -inf
+  tlk_packed *w = ops->pack(vec_random(ODD * C, 1), TLK_F32, ODD, C, compute);
+  if (!w) abort();
+  mat h = rows_of_h(ROWS);
+  for (int t = 0; t < ROWS; t++) put(&h, t, 0, NAN);
+  tlk_sample_row rows[ROWS] = {{.top_p = 1}, {.temperature = 1, .top_p = 1}, {.temperature = 1, .top_p = 0.5f}};
+  int32_t *got = take(4 * ROWS);
+  ops->head_sample(got, vec_nan(ROWS), NULL, NULL, h.m, w, rows, ROWS);
+  for (int t = 0; t < ROWS; t++) CHECK(got[t] >= 0 && got[t] < ODD, "row %d: id %d of %d", t, got[t], ODD);
+  ops->packed_free(w);
 }
 
 static void one(const char *what, void (*fn)(void)) {
