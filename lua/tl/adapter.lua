@@ -16,8 +16,7 @@ local tie = require "tl.tie"
 local C, check = F.C, F.check
 
 local adapter = {}
-local Adapter = {}
-Adapter.__index = Adapter
+local Adapter = F.class "adapter"
 
 local KINDS = { q = true, k = true, v = true, o = true, gate = true, up = true, down = true }
 local DTYPES = { f32 = 0, fp32 = 0, float32 = 0, bf16 = 1, bfloat16 = 1, f16 = 2, fp16 = 2, float16 = 2 }
@@ -338,7 +337,7 @@ end
 function Adapter:save_gguf(path) check(C.tl_adapter_save_gguf(self.handle, path), 2) end
 
 function Adapter:free()
-  if self.handle then C.tl_adapter_free(ffi.gc(self.handle, nil)); self.handle = nil end
+  if rawget(self, "handle") then C.tl_adapter_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
 
 function Adapter:__tostring()

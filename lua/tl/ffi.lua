@@ -29,6 +29,16 @@ function F.raise(message)
   error(message, 0)
 end
 
+--- A class of objects that hold a handle of the C library. One without a handle was freed: asking for it is an error, where C would be
+--- given NULL (and would crash, or take it for "none").
+function F.class(name)
+  local class = {}
+  class.__index = class
+  return setmetatable(class, { __index = function(_, key)
+    if key == "handle" then F.raise(("this %s was freed"):format(name)) end
+  end })
+end
+
 --- Raises the message of the last failure when status is not 0, at the line of the script. (level is what the caller would give to
 --- error(); the line is found without it.)
 function F.check(status, level)

@@ -12,8 +12,7 @@ local options = require "tl.options"
 local C, check = F.C, F.check
 
 local model = {}
-local Model = {}
-Model.__index = Model
+local Model = F.class "model"
 
 local DTYPES = { f32 = 0, fp32 = 0, float32 = 0, bf16 = 1, bfloat16 = 1, f16 = 2, fp16 = 2, float16 = 2 }
 local NAMES = { [0] = "f32", "bf16", "f16" }
@@ -270,7 +269,7 @@ end
 
 --- Releases the memory now instead of at the next collection.
 function Model:free()
-  if self.handle then C.tl_model_free(ffi.gc(self.handle, nil)); self.handle = nil end
+  if rawget(self, "handle") then C.tl_model_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
 
 function Model:__tostring()

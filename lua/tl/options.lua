@@ -213,7 +213,7 @@ end
 
 --- A model or an adapter, or an error that says what was given instead. what: who wants it; name: "a model" or "an adapter".
 function options.handle(what, v, name, level)
-  if type(v) == "table" and v.handle ~= nil then return v end
+  if type(v) == "table" and rawget(v, "handle") ~= nil then return v end
   local got = v == nil and "nothing" or type(v) == "table" and (getmetatable(v) and "one that was freed, or something else" or "a table") or shown(v)
   error(("%s wants %s, as %s gives it; got %s"):format(what, name, name == "a model" and "tl.model.load" or "tl.adapter.tinylora", got), (level or 2) + 1)
 end

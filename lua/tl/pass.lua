@@ -6,8 +6,7 @@ local options = require "tl.options"
 local C, check = F.C, F.check
 
 local pass = {}
-local Batch, Pass = {}, {}
-Batch.__index, Pass.__index = Batch, Pass
+local Batch, Pass = F.class "batch", F.class "pass"
 
 local function ids_array(ids)
   local a = ffi.new("int32_t[?]", math.max(1, #ids))
@@ -104,10 +103,10 @@ function Pass:backward(i, dlogprob, dentropy) check(C.tl_pass_backward(self.hand
 function Pass:reduce() check(C.tl_pass_reduce(self.handle), 2) end
 
 function Pass:free()
-  if self.handle then C.tl_pass_free(ffi.gc(self.handle, nil)); self.handle = nil end
+  if rawget(self, "handle") then C.tl_pass_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
 function Batch:free()
-  if self.handle then C.tl_batch_free(ffi.gc(self.handle, nil)); self.handle = nil end
+  if rawget(self, "handle") then C.tl_batch_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
 
 --- logprobs of every completion token of a batch, as a float array (n_tokens), forward only

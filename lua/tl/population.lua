@@ -34,8 +34,7 @@ local population = {}
 
 -- ---- adapters side by side, for the sampler and the pass
 
-local Set = {}
-Set.__index = Set
+local Set = F.class "population"
 
 --- Adapters of one model as the sampler and the pass take them together: sample.sampler(model, { population = set }), then
 --- submit(..., { member = k }); pass.create(model, batch, { population = set }), with batch:member(k) before a member's prompts. k counts
@@ -52,7 +51,7 @@ function population.of(list)
 end
 
 function Set:free()
-  if self.handle then C.tl_population_free(ffi.gc(self.handle, nil)); self.handle = nil end
+  if rawget(self, "handle") then C.tl_population_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
 
 local REWARDS = options.names { any = "verifier reward pool verifier_config prompt stop", number = "n temperature top_p max_new_tokens seed max_sequences correct" }

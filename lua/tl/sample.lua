@@ -6,8 +6,7 @@ local options = require "tl.options"
 local C, check = F.C, F.check
 
 local sample = {}
-local Sampler = {}
-Sampler.__index = Sampler
+local Sampler = F.class "sampler"
 
 --- The settings of a request: the options of Sampler:submit.
 sample.SETTINGS = options.names { any = "stop ignore_eos prompt_logprobs",
@@ -31,8 +30,7 @@ local function settings(o, level)
   return p, { list, stop }
 end
 
-local Kept = {}
-Kept.__index = Kept
+local Kept = F.class "room for activations"
 
 --- Room, in bytes, for activations that a sampler keeps and a pass trains from; one for all steps.
 function sample.kept(memory)
@@ -49,7 +47,7 @@ function Kept:info()
 end
 
 function Kept:free()
-  if self.handle then C.tl_kept_free(ffi.gc(self.handle, nil)); self.handle = nil end
+  if rawget(self, "handle") then C.tl_kept_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
 
 sample.OPTIONS = options.names { any = "adapter whole_cache prefix_cache kept population", number = "max_sequences memory prefill_tokens prefill_per_step" }
@@ -210,7 +208,7 @@ function Sampler:stats()
 end
 
 function Sampler:free()
-  if self.handle then C.tl_sampler_free(ffi.gc(self.handle, nil)); self.handle = nil end
+  if rawget(self, "handle") then C.tl_sampler_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
 
 local GENERATE = options.names({ any = "progress", number = "n sequence_id" }, sample.SETTINGS, sample.OPTIONS)

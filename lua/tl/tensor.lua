@@ -335,7 +335,7 @@ end
 
 --- Releases the memory now instead of at the next collection.
 function methods:free()
-  if self.handle then C.tl_tensor_free(ffi.gc(self.handle, nil)); self.handle = nil end
+  if rawget(self, "handle") then C.tl_tensor_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
 
 -- ---- printing
@@ -398,7 +398,7 @@ local function rows_text(self)
 end
 
 function Tensor.__tostring(self)
-  if not self.handle then return "tensor (freed)" end
+  if not rawget(self, "handle") then return "tensor (freed)" end
   return ("%s\ntensor (%s) %s on %s"):format(rows_text(self), table.concat(self.shape, ", "), self.dtype, self.device)
 end
 
@@ -407,6 +407,7 @@ Tensor.__index = function(self, key)
     if key < 1 or key > self.shape[1] then return nil end
     return methods.part(self, key)
   end
+  if key == "handle" then F.raise "this tensor was freed" end
   return methods[key]
 end
 Tensor.__methods = methods

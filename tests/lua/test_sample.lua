@@ -235,4 +235,23 @@ check.test("what cannot be is refused", function()
   check.raises("min_new_tokens is %-1", generate, { min_new_tokens = -1 })
   check.equal(#free, 24)
 end)
+
+-- a NULL where C wants an object is a crash; where it means "no adapter" it is the base model's answer
+check.test("what was freed is said", function()
+  local m = tl.model.load "tiny"
+  local a, ids = tl.adapter.tinylora(m, { cache = false, targets = "q" }), prompts[1]
+  local s, kept, batch = tl.sample.sampler(m, { adapter = a }), tl.sample.kept(1e6), require("tl.pass").batch()
+  local set, tensor = tl.population.of { a }, tl.tensor.zeros(2, 2)
+  for _, o in ipairs { s, kept, batch, set, tensor, a } do o:free() o:free() end
+  check.raises("this sampler was freed", s.run, s)
+  check.raises("this room for activations was freed", kept.info, kept)
+  check.raises("this batch was freed", batch.prompt, batch, ids)
+  check.raises("this population was freed", tl.sample.sampler, m, { population = set })
+  check.raises("this tensor was freed", function() return tensor[1][1] end)
+  check.raises("this adapter was freed", m.logprobs, m, ids, a)
+  check.raises("this adapter was freed", a.parameters, a)
+  m:free()
+  check.raises("this model was freed", m.logprobs, m, ids)
+  check.raises("one that was freed", tl.sample.sampler, m)
+end)
 check.done()
