@@ -412,7 +412,7 @@ static void take_rows(tl_sampler *s, int *n_rows, int *n_continued) {
   for (int i = 0; i < s->opt.max_sequences; i++) {
     tl_slot *q = &s->slots[i];
     if (!q->req || !q->n) continue;
-    q->n_kv++;
+    q->n_kv = q->req->n_prompt + q->n;  // not one more: a step that failed is made again
     s->ids[T] = q->ids[q->n - 1];
     s->pos[T] = q->n_kv - 1;
     s->kv_off[T] = q->list;

@@ -395,6 +395,52 @@ static void memory_that_is_not_there(void) {
 #endif
 }
 
+// A step that fails when its rows are computed already is made again: the completions beside it go on as if nothing had been.
+static void step_is_made_again(void) {
+#ifdef __SANITIZE_ADDRESS__
+  test_skip("step_is_made_again", "a sanitizer's own memory has no room under a limit");
+#else
+  if (!tl_ops()->host) {
+    test_skip("step_is_made_again", "the limit is on the host's memory");
+    return;
+  }
+  enum { VOCAB = 400000 };  // the likeliest tokens want 64 rows of logits
+  tl_model *m = tiny_model_of("llama", TL_F32, VOCAB);
+  int32_t ids[4], got[2][NEW];
+  tiny_ids(ids, 4, 1);
+  for (int fails = 0; fails < 2; fails++) {
+    tl_sampler *s = NULL;
+    tl_sampling p = {.temperature = 1, .top_p = 1, .max_new_tokens = NEW, .ignore_eos = true};
+    int pending = 1;
+    int64_t first, second;
+    tl_sampler_options o = {.max_sequences = 4, .prefill_tokens = 16, .memory_bytes = 1 << 20, .whole_cache = true};
+    CHECK_OK(tl_sampler_create(m, NULL, NULL, &o, &s));
+    CHECK_OK(tl_sampler_submit(s, ids, 4, 1, 0, &p, &first));
+    CHECK_OK(tl_sampler_run(s, 3, &pending));
+    p.n_top = 2;
+    CHECK_OK(tl_sampler_submit(s, ids, 3, 1, 1, &p, &second));
+    if (fails) {
+      struct rlimit before, limit;
+      getrlimit(RLIMIT_AS, &before);
+      limit = before;
+      limit.rlim_cur = (rlim_t)address_space() + (48 << 20);
+      setrlimit(RLIMIT_AS, &limit);
+      tl_status st = tl_sampler_run(s, 1, &pending);
+      setrlimit(RLIMIT_AS, &before);
+      CHECK(st == TL_E_MEMORY, "status %d", (int)st);
+    }
+    while (pending && !test_why[0]) {
+      CHECK_OK(tl_sampler_run(s, 1 << 20, &pending));
+      for (tl_completion c; tl_sampler_pop(s, &c);)
+        if (c.request == first) memcpy(got[fails], c.ids, sizeof got[0]);
+    }
+    tl_sampler_free(s);
+  }
+  CHECK(!memcmp(got[0], got[1], sizeof got[0]), "other tokens");
+  tl_model_free(m);
+#endif
+}
+
 // A pass that was made before a longer one: the model's table of rotations has grown, and lies elsewhere.
 static void pass_before_a_longer_one(void) {
   tl_model *m = tiny_model("llama", TL_F32);
@@ -474,6 +520,7 @@ int main(void) {
   RUN(micro_batches_of_unlike_shapes);
   RUN(sampler_keeps_its_tokenizer);
   RUN(memory_that_is_not_there);
+  RUN(step_is_made_again);
   RUN(pass_before_a_longer_one);
   RUN(budget_too_small_is_said);
   return test_done();

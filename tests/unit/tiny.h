@@ -8,7 +8,7 @@
 
 // Odd sizes on purpose: 4 heads of 10 with explicit head_dim, 57 feed-forward columns would not be even, so 58; 131 tokens.
 // In the families with windows layers slide: all of Mistral's, the last two of Qwen's.
-static inline tl_model *tiny_model(const char *family, tl_dtype compute) {
+static inline tl_model *tiny_model_of(const char *family, tl_dtype compute, int vocab) {
   char dir[] = "/tmp/tl-tiny-XXXXXX", path[64];
   if (!mkdtemp(dir)) return NULL;
   snprintf(path, sizeof path, "%s/config.json", dir);
@@ -16,10 +16,10 @@ static inline tl_model *tiny_model(const char *family, tl_dtype compute) {
   if (!f) return NULL;
   fprintf(f,
           "{\"architectures\":[\"%s\"],\"model_type\":\"%s\",\"hidden_size\":36,\"intermediate_size\":58,\"num_hidden_layers\":3,"
-          "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"head_dim\":10,\"vocab_size\":131,\"rms_norm_eps\":1e-5,"
+          "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"head_dim\":10,\"vocab_size\":%d,\"rms_norm_eps\":1e-5,"
           "\"rope_theta\":10000.0,\"max_position_embeddings\":512,\"tie_word_embeddings\":%s,\"hidden_act\":\"silu\","
           "\"sliding_window\":7,\"use_sliding_window\":%s,\"max_window_layers\":1,\"eos_token_id\":2,\"bos_token_id\":1}",
-          tl_family_find(family)->hf_class, family, strcmp(family, "qwen2") ? "true" : "false",
+          tl_family_find(family)->hf_class, family, vocab, strcmp(family, "qwen2") ? "true" : "false",
           strncmp(family, "qwen", 4) ? "false" : "true");
   fclose(f);
   tl_model *m = NULL;
@@ -29,6 +29,8 @@ static inline tl_model *tiny_model(const char *family, tl_dtype compute) {
   rmdir(dir);
   return m;
 }
+
+static inline tl_model *tiny_model(const char *family, tl_dtype compute) { return tiny_model_of(family, compute, 131); }
 
 // A larger spread than the usual initialisation, so that gradients are not all tiny: an adapter whose numbers are random.
 static inline tl_adapter *tiny_adapter(tl_model *m, tl_adapter_kind kind, int n_groups, float size) {
