@@ -596,6 +596,7 @@ typedef struct tl_grpo_options {
   tl_loss_type loss_type;
   float epsilon, epsilon_high, delta;     // clip range; delta 0: no two-sided cap
   float beta;                             // KL coefficient
+  bool use_bias_correction_kl;            // the KL term times the importance ratio, whose gradient is then the reverse KL's, unbiased
   float entropy_coef;                     // bonus: loss -= entropy_coef * mean entropy; 0 off
   int max_completion_length;              // dr_grpo's divisor
   tl_is_level ratio_level;                // importance ratio per token (GRPO) or per sequence (GSPO)

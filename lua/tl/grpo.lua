@@ -52,6 +52,7 @@ grpo.OPTIONS = options.names {
     .. "resume run progress inline pool",
   number = "num_generations max_completion_length temperature top_p top_k min_p epsilon epsilon_high delta beta entropy_coef num_iterations is_min is_max "
     .. "max_grad_norm beta1 beta2 eps weight_decay total_steps seed memory checkpoint workers timeout_ms instructions max_sequences",
+  boolean = "use_bias_correction_kl",
 }
 
 --- A GRPO trainer.
@@ -61,6 +62,7 @@ grpo.OPTIONS = options.names {
 --- lr                    number or function(step, total) (1e-6, as in TRL)
 --- num_generations (8; from 2: a reward counts beside the others of its group), max_completion_length (512), temperature (1), top_p, top_k, min_p, stop
 --- loss_type ("dapo"; grpo, dr_grpo, bnpo), epsilon (0.2), epsilon_high (= epsilon), delta, beta (0), entropy_coef (0)
+--- use_bias_correction_kl (true: the KL term times the importance ratio, so that its gradient is unbiased; false: k3 as it is)
 --- scale_rewards ("group"; batch, none), importance_sampling_level ("token"; sequence), num_iterations (1)
 --- rollouts ("native"; merged, int8), is_mode ("truncate" unless native), is_level ("sequence"), is_min (0), is_max (3)
 --- on_error ("drop": the sample is left out; fail: the run ends; zero), or for each outcome { error =, timeout =, memory =, abstain = }
@@ -92,7 +94,8 @@ function grpo.trainer(o)
   t.scale = choice(o, "scale_rewards", "group", SCALE)
   local eps = o.epsilon or 0.2
   t.opt = ffi.new("tl_grpo_options", { loss_type = choice(o, "loss_type", "dapo", LOSS), epsilon = eps,
-    epsilon_high = o.epsilon_high or eps, delta = o.delta or 0, beta = o.beta or 0, entropy_coef = o.entropy_coef or 0,
+    epsilon_high = o.epsilon_high or eps, delta = o.delta or 0, beta = o.beta or 0,
+    use_bias_correction_kl = o.use_bias_correction_kl ~= false, entropy_coef = o.entropy_coef or 0,
     max_completion_length = o.max_completion_length or 512, ratio_level = choice(o, "importance_sampling_level", "token", LEVEL),
     is_mode = choice(o, "is_mode", t.rollouts ~= "native" and "truncate" or "off", MODE), is_level = choice(o, "is_level", "sequence", LEVEL),
     is_min = o.is_min or 0, is_max = o.is_max or 3 })

@@ -7,7 +7,8 @@
 //   clip = -min(min(rho, delta) A, clamp(rho, 1 - epsilon, 1 + epsilon_high) A)
 //   w    = importance weight for sampler and trainer that disagree: exp(old - sampler), per token or summed over the
 //          sequence; clamped to [is_min, is_max] (truncate), or 0 outside of it (mask); a constant for the gradient
-//   kl   = exp(ref - logprob) - (ref - logprob) - 1
+//   kl   = exp(ref - logprob) - (ref - logprob) - 1, times rho with use_bias_correction_kl (DeepSeek-V3.2: Liu et al. 2025,
+//          arXiv:2512.02556): rho's own derivative makes the gradient that of KL(policy, reference), also where rho is 1
 //   l    = clip w + beta kl;   loss = sum_i c_i sum_t m l - entropy_coef * sum_t m entropy / total_tokens
 // c_i: grpo 1 / (total_sequences max(1, sum_t m)); dr_grpo 1 / (total_sequences max_completion_length); dapo 1 / total_tokens;
 //      bnpo (count / total_sequences) / tokens of this call, TRL's mean over a local batch divided by the number of batches.
@@ -129,13 +130,15 @@ static void sequence(job *j, int64_t from, int64_t to, double A, double c, doubl
     if (correct && o->is_level == TL_IS_TOKEN) w = importance(o, diff);
     double rho = by_sequence ? seq_rho : exp(lp - old_of(j, t)), loss, slope;
     clipped(o, rho, A, &loss, &slope, j->stats, m);
-    double grad = by_sequence ? 0 : slope * rho * w, kl = 0;
-    rho_slope += c * m * slope * w;
+    double kl = 0, grad = 0, by_rho = slope * w;  // by_rho: the derivative of the token's term by rho
     if (j->ref) {
-      double d = (double)j->ref[t] - lp, ed = exp(d);
-      kl = ed - d - 1;
-      grad += o->beta * (1 - ed);
+      double d = (double)j->ref[t] - lp, ed = exp(d), weight = o->use_bias_correction_kl ? rho : 1;
+      if (o->use_bias_correction_kl) by_rho += o->beta * (ed - d - 1);
+      kl = weight * (ed - d - 1);
+      grad = weight * o->beta * (1 - ed);
     }
+    if (by_sequence) rho_slope += c * m * by_rho;
+    else grad += by_rho * rho;
     j->loss += c * m * (loss * w + o->beta * kl);
     if (j->entropy) j->loss -= e * m * j->entropy[t];
     j->dlogprob[t] = (float)(c * m * grad);

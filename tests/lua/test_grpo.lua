@@ -1,5 +1,5 @@
 -- What a step's loss is, from its rollouts, against TRL's formulas (arXiv:2402.03300, 2503.14476, 2503.20783), where groups without any advantage are
--- not computed. Catches: a normaliser that forgets their tokens or sequences.
+-- not computed; and the gradient of its KL term. Catches: a normaliser that forgets their tokens or sequences.
 package.path = arg[0]:match "^(.*)/" .. "/?.lua;" .. package.path
 local check = require "check"
 local tl = require "tl"
@@ -36,4 +36,25 @@ for _, loss_type in ipairs { "grpo", "dapo", "bnpo", "dr_grpo" } do
     t:free()
   end)
 end
+-- Catches: a default that is not TRL's. Rewards are equal, so that the gradient is the KL term's alone.
+check.test("the gradient of the KL term is TRL's, with and without the correction of its bias", function()
+  local function norm(o)
+    local adapter = tl.adapter.tinylora(model, { u = 4, init = 0.05 })
+    o.model, o.adapter, o.num_generations, o.max_completion_length, o.gate, o.seed, o.beta = model, adapter, 2, 32, false, 3, 0.5
+    o.reward = function() return 1 end
+    local t = tl.grpo.trainer(o)
+    local m = t:step { problems[1], problems[2] }
+    t:free()
+    return m.grad_norm
+  end
+  local function by_hand(slope)
+    return norm { objective = function(t, out)
+      for i = 0, t.n - 1 do out.dlogprob[i] = 0.5 * slope(t.logprob[i] - t.ref[i]) / t.total_tokens end
+    end }
+  end
+  local corrected, plain = norm {}, norm { use_bias_correction_kl = false }
+  assert(math.abs(corrected / plain - 1) > 0.01, "the two differ where the reference does")
+  check.near(corrected / by_hand(function(d) return d end), 1, 1e-4, "logprob - ref")
+  check.near(plain / by_hand(function(d) return 1 - math.exp(-d) end), 1, 1e-4, "1 - exp(ref - logprob)")
+end)
 check.done()

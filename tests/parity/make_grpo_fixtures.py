@@ -93,7 +93,7 @@ def objective(s, options, use):
         use_vllm="sampler" in use, vllm_importance_sampling_correction=True, _entropy_bonus_enabled=o["entropy_coef"] != 0,
         use_adaptive_entropy=False, entropy_coef=o["entropy_coef"],
         _metrics=collections.defaultdict(lambda: collections.defaultdict(list)),
-        args=types.SimpleNamespace(use_bias_correction_kl=False, delta=o["delta"] or None, steps_per_generation=1),
+        args=types.SimpleNamespace(use_bias_correction_kl=o["use_bias_correction_kl"], delta=o["delta"] or None, steps_per_generation=1),
         _get_per_token_logps_and_entropies=lambda *a, **k: (pad(logprob), pad(entropy), None))
     ids = torch.zeros(shape.shape, dtype=torch.long)
     inputs = {"prompt_ids": ids[:, :1], "prompt_mask": ids[:, :1], "completion_ids": ids, "completion_mask": mask,
@@ -114,7 +114,7 @@ def objective(s, options, use):
 
 
 def objectives(s):
-    base = {"loss_type": "grpo", "epsilon": 0.2, "epsilon_high": 0.2, "delta": 0.0, "beta": 0.0, "entropy_coef": 0.0,
+    base = {"loss_type": "grpo", "epsilon": 0.2, "epsilon_high": 0.2, "delta": 0.0, "beta": 0.0, "use_bias_correction_kl": False, "entropy_coef": 0.0,
             "ratio_level": "token", "is_mode": "off", "is_level": "token", "is_min": 0.0, "is_max": 0.0}
     cases = []
     add = lambda use=("old",), **k: cases.append(objective(s, {**base, **k}, set(use)))
@@ -123,6 +123,10 @@ def objectives(s):
         add(loss_type=loss_type)
         add(use=("old", "mask"), loss_type=loss_type, beta=0.04, epsilon_high=0.28, entropy_coef=0.01)
         add(use=("old", "mask"), loss_type=loss_type, ratio_level="sequence", epsilon=0.05, epsilon_high=0.08, beta=0.1)
+    for ratio_level in ("token", "sequence"):
+        add(use=(), loss_type="dapo", ratio_level=ratio_level, beta=0.2, use_bias_correction_kl=True)
+        add(use=("old", "mask", "sampler"), ratio_level=ratio_level, epsilon=0.05, delta=1.15, beta=0.2, use_bias_correction_kl=True,
+            is_mode="truncate", is_max=1.2)
     add(delta=1.15, epsilon=0.1, epsilon_high=0.4)
     for level in ("token", "sequence"):
         add(use=("old", "sampler", "mask"), is_mode="truncate", is_level=level, is_min=0.5, is_max=1.2)

@@ -82,7 +82,7 @@ static job read_job(const cJSON *c) {
     .loss_type = is(o, "loss_type", "grpo") ? TL_LOSS_GRPO : is(o, "loss_type", "dr_grpo") ? TL_LOSS_DR_GRPO
                  : is(o, "loss_type", "dapo") ? TL_LOSS_DAPO : TL_LOSS_BNPO,
     .epsilon = (float)num(o, "epsilon"), .epsilon_high = (float)num(o, "epsilon_high"), .delta = (float)num(o, "delta"),
-    .beta = (float)num(o, "beta"), .entropy_coef = (float)num(o, "entropy_coef"),
+    .beta = (float)num(o, "beta"), .use_bias_correction_kl = cJSON_IsTrue(get(o, "use_bias_correction_kl")), .entropy_coef = (float)num(o, "entropy_coef"),
     .max_completion_length = (int)num(o, "max_completion_length"),
     .ratio_level = is(o, "ratio_level", "sequence") ? TL_IS_SEQUENCE : TL_IS_TOKEN,
     .is_mode = is(o, "is_mode", "truncate") ? TL_IS_TRUNCATE : is(o, "is_mode", "mask") ? TL_IS_MASK : TL_IS_OFF,
