@@ -84,11 +84,12 @@ function grpo.trainer(o)
   local verifier = not o.pool and verify.given("grpo.trainer", o.verifier or o.reward)
   t.n = o.num_generations or 8
   if t.n < 2 or t.n % 1 ~= 0 then error(("grpo.trainer: num_generations wants a whole number from 2; got %s"):format(t.n), 2) end
+  t.iterations = o.num_iterations or 1
+  if t.iterations < 1 or t.iterations % 1 ~= 0 then error(("grpo.trainer: num_iterations wants a whole number from 1; got %s"):format(t.iterations), 2) end
   t.lr = optim.schedule(o.lr or 1e-6)
   t.optimizer = optim.of(o)
   t.seed, t.steps, t.sequences = o.seed or 0, 0, 0
   t.tokenizer = t.model:tokenizer()
-  t.iterations = o.num_iterations or 1
   t.rollouts = choice(o, "rollouts", "native", { native = "native", merged = "merged", int8 = "int8" })
   t.on_error = verify.policy(o.on_error)
   t.scale = choice(o, "scale_rewards", "group", SCALE)
@@ -470,37 +471,35 @@ local function spread(values)
   for _, v in ipairs(values) do
     if v == v then sq = sq + (v - mean) ^ 2 end
   end
-  return mean, n > 1 and math.sqrt(sq / (n - 1)) or 0, n
+  return mean, n > 1 and math.sqrt(sq / (n - 1)) or 0
 end
 
 --- TRL's metrics of a step, of this trainer's part of the batch.
 function Trainer:metrics(part, b)
   local r, stats = part.rollout, part.stats
-  local rewards, stds, lengths, ended, entropy, longest, shortest, clipped = {}, {}, {}, {}, 0, 0, math.huge, 0
+  local rewards, lengths, ended, entropy, longest, shortest, clipped = {}, {}, {}, 0, 0, math.huge, 0
   for _, g in ipairs(r.groups) do
-    local group = {}
     for _, c in ipairs(g.completions) do
-      group[#group + 1], rewards[#rewards + 1] = c.reward, c.reward
+      rewards[#rewards + 1] = c.reward
       local n = #c.ids
       lengths[#lengths + 1], longest, shortest = n, math.max(longest, n), math.min(shortest, n)
       if c.finish == "length" then clipped = clipped + 1 else ended[#ended + 1] = n end
       for k = 1, c.entropy_sum and 0 or n do entropy = entropy + c.entropy[k] end
       entropy = entropy + (c.entropy_sum or 0)
     end
-    local _, std, n = spread(group)
-    if n > 1 then stds[#stds + 1] = std end
   end
-  local tokens = math.max(1, tonumber(stats.n_tokens))
+  -- the objective's sums are those of all iterations, over the tokens that were trained; clipped ones are none of the others
+  local tokens, of_all = math.max(1, tonumber(stats.n_tokens)), math.max(1, r.n_tokens * self.iterations)
   local reward, reward_std = spread(rewards)
-  self.num_tokens = (self.num_tokens or 0) + r.n_tokens + r.prompt_tokens
-  local m = { step = self.steps, reward = reward, reward_std = (spread(stds)), frac_reward_zero_std = r.zero_std / #r.groups,
+  self.num_tokens = (self.num_tokens or 0) + r.n_tokens + r.prompt_tokens * self.n
+  local m = { step = self.steps, reward = reward, reward_std = reward_std, frac_reward_zero_std = r.zero_std / #r.groups,
     ["rewards/" .. self.reward_name .. "/mean"] = reward, ["rewards/" .. self.reward_name .. "/std"] = reward_std,
     ["completions/mean_length"] = (spread(lengths)), ["completions/min_length"] = shortest, ["completions/max_length"] = longest,
     ["completions/mean_terminated_length"] = #ended > 0 and (spread(ended)) or 0, ["completions/clipped_ratio"] = clipped / #lengths,
-    num_tokens = self.num_tokens, loss = stats.loss, learning_rate = part.lr, grad_norm = part.grad_norm or 0,
+    num_tokens = self.num_tokens, loss = stats.loss / self.iterations, learning_rate = part.lr, grad_norm = part.grad_norm or 0,
     entropy = r.n_tokens > 0 and entropy / r.n_tokens or 0,
-    ["clip_ratio/low_mean"] = stats.clip_low / tokens, ["clip_ratio/high_mean"] = stats.clip_high / tokens,
-    ["clip_ratio/region_mean"] = (stats.clip_low + stats.clip_high) / tokens,
+    ["clip_ratio/low_mean"] = stats.clip_low / of_all, ["clip_ratio/high_mean"] = stats.clip_high / of_all,
+    ["clip_ratio/region_mean"] = (stats.clip_low + stats.clip_high) / of_all,
     sample_s = r.sample_s, verify_s = r.verify_s, update_s = b.update_s, tokens_per_s = r.n_tokens / math.max(1e-9, r.sample_s + r.verify_s + b.update_s),
     ["verifier/abstain"] = r.outcomes.abstain, ["verifier/error"] = r.outcomes.error, ["verifier/timeout"] = r.outcomes.timeout, ["verifier/memory"] = r.outcomes.memory,
     samples_trained = part.trained, micro_batches = b.n_micro or 0, activation_bytes = b.planned_bytes or 0,
@@ -509,7 +508,7 @@ function Trainer:metrics(part, b)
   if self.opt.is_mode ~= 0 and part.trained > 0 then
     m["sampling/sampling_logp_difference/mean"], m["sampling/sampling_logp_difference/max"] = stats.logp_diff / tokens, stats.logp_diff_max
     m["sampling/importance_sampling_ratio/mean"], m["sampling/importance_sampling_ratio/min"], m["sampling/importance_sampling_ratio/max"] =
-      stats.is_sum / tokens, stats.is_min, stats.is_max
+      stats.is_sum / (self.opt.is_level == LEVEL.sequence and math.max(1, tonumber(stats.n_sequences)) or tokens), stats.is_min, stats.is_max
   end
   return m
 end

@@ -104,7 +104,7 @@ static void count_mismatch(job *j, double m, double diff, double w) {
   tl_grpo_stats *s = j->stats;
   s->logp_diff += m * fabs(diff);
   s->logp_diff_max = fmax(s->logp_diff_max, fabs(diff));
-  s->is_sum += m * w;
+  s->is_sum += j->o->is_level == TL_IS_TOKEN ? m * w : 0;
   s->is_min = fmin(s->is_min, w);
   s->is_max = fmax(s->is_max, w);
 }
@@ -122,6 +122,7 @@ static void sequence(job *j, int64_t from, int64_t to, double A, double c, doubl
   bool by_sequence = o->ratio_level == TL_IS_SEQUENCE, correct = j->sampler && o->is_mode != TL_IS_OFF;
   double n = fmax(tokens, 1), seq_rho = exp(log_rho / n);
   double seq_w = correct && o->is_level == TL_IS_SEQUENCE ? importance(o, log_is) : 1;
+  if (o->is_level == TL_IS_SEQUENCE) j->stats->is_sum += seq_w;
   for (int64_t t = from; t < to; t++) {
     double m = mask_of(j, t), lp = j->logprob[t], w = seq_w, diff = j->sampler ? mismatch(j, t) : 0;
     j->dlogprob[t] = 0;

@@ -36,6 +36,33 @@ for _, loss_type in ipairs { "grpo", "dapo", "bnpo", "dr_grpo" } do
     t:free()
   end)
 end
+-- Catches: a loss that adds up over the iterations, clipped tokens as a share of the trained ones only, a spread of rewards within groups.
+check.test("the metrics of a step are TRL's, whatever the iterations and however many groups earn the same", function()
+  local function step(o)
+    local adapter = tl.adapter.tinylora(model, { u = 4 })
+    o.model, o.adapter, o.num_generations, o.max_completion_length, o.gate, o.seed, o.lr, o.epsilon = model, adapter, 4, 32, false, 3, o.lr or 3e-2, 1e-3
+    o.reward = function(p, c) return p.reward or #c.text % 3 end
+    local t = tl.grpo.trainer(o)
+    local m, r = t:step { problems[1], setmetatable({ reward = 2 }, { __index = problems[2] }), problems[3] }
+    t:free()
+    return m, r
+  end
+  local once = step({ lr = 0 }).loss
+  assert(math.abs(once) > 1e-3, "a loss that is not 0")
+  check.near(step({ num_iterations = 3, lr = 0 }).loss, once, 1e-6, "nothing moves: three times the same loss")
+  local m, r = step { num_iterations = 2 }
+  local all = step { num_iterations = 2, beta = 1e-30 }  -- for the KL term groups that earn the same are computed too
+  assert(m.samples_trained == 8 and all.samples_trained == 12, "one group of three earns the same")
+  assert(m["clip_ratio/region_mean"] > 0.01, "tokens are clipped")
+  for _, name in ipairs { "low", "high", "region" } do check.near(m["clip_ratio/" .. name .. "_mean"], all["clip_ratio/" .. name .. "_mean"], 1e-12, name) end
+  local sum, squares, n, tokens = 0, 0, 0, 0
+  for _, g in ipairs(r.groups) do
+    for _, c in ipairs(g.completions) do sum, squares, n, tokens = sum + c.reward, squares + c.reward ^ 2, n + 1, tokens + #c.ids + #g.prompt end
+  end
+  check.near(m.reward_std, math.sqrt((squares - sum ^ 2 / n) / (n - 1)), 1e-9, "of all rewards")
+  check.equal(m.num_tokens, tokens, "every completion has its prompt")
+  check.raises("num_iterations wants", tl.grpo.trainer, { model = model, adapter = tl.adapter.tinylora(model), reward = function() end, num_iterations = 0 })
+end)
 -- Catches: a default that is not TRL's. Rewards are equal, so that the gradient is the KL term's alone.
 check.test("the gradient of the KL term is TRL's, with and without the correction of its bias", function()
   local function norm(o)

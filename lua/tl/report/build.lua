@@ -11,7 +11,7 @@ local build = {}
 -- what is drawn, in this order, when a run has it
 local CURVES = {
   { "reward", "reward" }, { "completions/mean_length", "tokens a completion" }, { "loss", "loss" }, { "grad_norm", "gradient norm", log = true }, { "entropy", "entropy (nats a token)" },
-  { "reward_std", "spread of rewards in a group" }, { "frac_reward_zero_std", "share of groups without a gradient" }, { "learning_rate", "learning rate" }, { "kl", "KL to the base (k3)" },
+  { "reward_std", "spread of rewards" }, { "frac_reward_zero_std", "share of groups without a gradient" }, { "learning_rate", "learning rate" }, { "kl", "KL to the base (k3)" },
   { "sampling/sampling_logp_difference/mean", "mean |logprob difference| of sampler and trainer" }, { "completions/clipped_ratio", "share of completions cut off", percent = true },
   { "tokens_per_s", "tokens a second" },
 }
