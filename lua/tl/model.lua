@@ -225,6 +225,15 @@ function Model:tokenizer()
   return self.tok
 end
 
+--- The token that is put after a text that is to end there: of those at which the model stops the tokenizer's own (of Llama 3's three the one that ends
+--- an answer, and not the one that ends a document), else the first; nil when there is none.
+function Model:end_token()
+  local tok = self:tokenizer()
+  local own = tok and tok:eos()
+  for _, id in ipairs(self.eos) do if id == own then return id end end
+  return self.eos[1] or own
+end
+
 local SAVE, EXPORT = options.names { any = "adapter dtype" }, options.names { any = "adapter dtype", boolean = "tokenizer" }
 
 --- Writes a Hugging Face folder. Options: adapter (merged in fp32, then rounded once), dtype ("bf16").

@@ -291,7 +291,7 @@ end
 -- cost[i][a]: -logprob, in nats, of answer a (of the distinct ones) to problem i
 local function costs(o, adapter, list, target)
   local tok, batch, cost = o.model:tokenizer(), pass.batch(), {}
-  local eos, ids = o.model.eos[1] or tok:eos(), {}
+  local eos, ids = o.model:end_token(), {}
   for a, answer in ipairs(list) do
     ids[a] = tok:encode(target(answer))
     ids[a][#ids[a] + 1] = eos

@@ -43,7 +43,7 @@ function sft.example_ids(model, e, o)
     error(("%s: what is learnt of a problem is a text, its solution or answer, or what `target` returns; got %s"):format(data.where(e), text == nil and "nothing" or "a " .. type(text)), 3)
   end
   local ids = tok:encode(text)
-  if o.eos ~= false then ids[#ids + 1] = model.eos[1] or tok:eos() end
+  if o.eos ~= false then ids[#ids + 1] = model:end_token() end
   return grpo.prompt_ids(tok, o.prompt, e), ids
 end
 

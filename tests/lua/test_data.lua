@@ -231,5 +231,20 @@ test("wordproblems", function()
   equal(data.load("wordproblems", { n = 5, seed = 3, split = "test" })[1].question, d[1].question, "n and seed reach the generator")
 end)
 
+-- Catches: SFT that teaches a model with several end tokens (Llama 3: document, tool call, answer) to end an answer as a document.
+test("what SFT learns ends with the tokenizer's end token, where the model stops at it", function()
+  local m = tl.model.load "tiny"
+  local own = m:tokenizer():eos()
+  local function last()
+    local _, ids = tl.sft.example_ids(m, { question = "1+1?", answer = "2" }, {})
+    return ids[#ids]
+  end
+  equal(last(), own, "one end token")
+  m.eos = { 7, own }
+  equal(last(), own, "the second of two")
+  m.eos = { 7, 8 }
+  equal(last(), 7, "a tokenizer with another end token than the model's")
+end)
+
 os.execute("rm -rf '" .. dir .. "'")
 os.exit(failed and 1 or 0)

@@ -11,7 +11,7 @@ end
 local function changes(model, adapter, c)
   local tok = model:tokenizer()
   local ids, text = prompt_ids(tok, c.prompt), tok:encode(c.completion)
-  if c.finish == "stop" and model.eos[1] then text[#text + 1] = model.eos[1] end
+  if c.finish == "stop" then text[#text + 1] = model:end_token() end
   local n = #ids
   for _, id in ipairs(text) do ids[#ids + 1] = id end
   local before, after, out = model:logprobs(ids), model:logprobs(ids, adapter), {}
