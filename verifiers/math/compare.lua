@@ -370,12 +370,12 @@ local function letters(t)
   end
 end
 
---- A text without spaces, brackets around it, and LaTeX's \text; words of two letters or more in lower case.
+--- A text without spaces but those between digits, brackets around it, and LaTeX's \text; words of two letters or more in lower case.
 local function plain(s)
   s = s:gsub("\\text%s*{([^{}]*)}", "%1"):gsub("\\frac%s*(%w)%s*(%w)", "\\frac{%1}{%2}"):gsub("([_^])%s*{(%w)}", "%1%2"):gsub("\\sqrt%s*{(%w)}", "\\sqrt%1")
   s = s:gsub("[%s.,;:!?]+$", ""):gsub("^%s+", "")
   s = s:match("^%(([^%(%)]*)%)$") or s
-  s = s:gsub("%s+", "")
+  s = s:gsub("(%d)%s+%f[%d]", "%1\0"):gsub("%s+", "") -- 1 2 is not 12
   return s:find("^%a%a+[%a'%-,]*$") and s:lower() or s
 end
 

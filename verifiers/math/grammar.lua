@@ -17,7 +17,8 @@
 ---
 --- Reading conventions. A unit after a number is dropped, not converted: "12 apples", "5 \text{ cm}", "10 cm^2", "15 (balls)". Currency signs and
 --- degrees at the end are dropped by the comparison. "3 million" is 3000000. 1,234 is one number outside brackets; in (100,200) the comma
---- separates. A whole number and a fraction side by side are a mixed number: 1\frac12, 1 1/2. Two numbers side by side are not a product.
+--- separates. A whole number and a fraction side by side are a mixed number: 1\frac12, 1 1/2, 33\frac13\%. Two numbers side by side are not a
+--- product. 0.1\overline{6} and 0.1\bar{6} are repeating decimals; 1.5 x 10^3 is 1500.
 local lpeg = require "tl.lpeg"
 local number = require "verifiers.math.number"
 
@@ -57,6 +58,15 @@ local unicode_spelling = {
   { "\194\189", "\\frac12 " }, { "\194\188", "\\frac14 " }, { "\194\190", "\\frac34 " }, { "\226\136\133", "\\emptyset " }, { "\226\132\157", "\\mathbb{R} " },
   { "\194\160", " " }, { "\226\128\175", " " }, { "\226\128\137", " " }, { "\226\130\172", "" }, { "\194\163", "" }, { "\194\165", "" }, { "\226\130\185", "" },
 }
+
+-- 0.1\overline{6} -> (0.1+\frac{6}{90})
+local function repeating(name)
+  return { "(%d*)%.(%d*)\\" .. name .. "%s*{%s*(%d+)%s*}", function(whole, fixed, again)
+    return ("(%s.%s+\\frac{%s}{%s%s})"):format(whole == "" and "0" or whole, fixed == "" and "0" or fixed, again, ("9"):rep(#again), ("0"):rep(#fixed))
+  end }
+end
+table.insert(latex_spelling, repeating "overline")
+table.insert(latex_spelling, repeating "bar")
 
 -- 1,234,567 -> 1234567 and 1 000 -> 1000, outside brackets
 local function join_thousands(s)
@@ -104,6 +114,7 @@ function grammar.spelling(s)
   s = s:gsub("[~]%s*%f[%a]", function(t) return s:find("~%s*[%d\\]") and t or " " end)
   s = s:gsub("^%s*%*+(.-)%*+%s*$", "%1"):gsub("^%s*`+(.-)`+%s*$", "%1"):gsub("^[%s:]+", ""):gsub("[%s.,;:]+$", ""):gsub("%s+", " ")
   if s:find("%d[, ]%d%d%d") then s = join_thousands(s) end
+  if s:find("x", 1, true) then s = s:gsub("(%d) ?x ?10 ?%^", "%1*10^") end
   return s
 end
 
@@ -149,8 +160,9 @@ local function product(factors)
       elseif (numeric(t) or u.op == "text" and t.op ~= "text") and is_unit(u, f.spaced) then
         while i < n and is_unit(factors[i + 1].t, true) do i = i + 1 end
         if i < n then return nil end
-      elseif t.op == "num" and number.is_whole(t.q) and t.q.decimals == 0 and u.op == "/" and u.literal then
-        t = { op = "+", t, u, mixed = true }
+      elseif t.op == "num" and number.is_whole(t.q) and t.q.decimals == 0 and (u.literal or u.op == "percent" and u[1].literal) then
+        local mixed = { op = "+", t, u.literal and u or u[1], mixed = true }
+        t = u.literal and mixed or { op = "percent", mixed }
       elseif u.op == "num" then
         return nil
       else
