@@ -101,6 +101,10 @@ check.test("an evaluation that was cut goes on to the same items", function()
   local code3, _, why = check.run(tlrun .. options:gsub("--samples 2", "--samples 3") .. cut)
   check.equal(code3, 1)
   check.equal(why:find("another evaluation: samples is 2 there and 3 now", 1, true) ~= nil, true, why)
+  for _, other in ipairs { "--extract any", "--top-p 0.9", "--split train" } do
+    code3, _, why = check.run(tlrun .. " eval " .. other .. options:gsub("^ eval", "") .. cut)
+    check.equal({ code3, why:find("another evaluation", 1, true) ~= nil }, { 1, true }, other)
+  end
   -- compared with a copy in which one right answer is wrong and one wrong answer right
   local d = tl.json.decode(a).tasks.wordproblems
   check.equal(d.pass_at["1"] <= d.pass_at["2"], true)

@@ -138,7 +138,8 @@ function command.run(p, rest)
   local file, old = nil, {}
   if p.items then
     file, old = require("tl.eval.items").open(p.items, { model = p.model, adapter = p.adapter or json.null, protocol = p.protocol, seed = p.seed, samples = list[1].samples,
-      temperature = list[1].temperature, max_new_tokens = list[1].max_new_tokens, style = list[1].style, shots = list[1].shots, verifier = list[1].verifier, compute = p.compute })
+      temperature = list[1].temperature, max_new_tokens = list[1].max_new_tokens, style = list[1].style, shots = list[1].shots, verifier = list[1].verifier, compute = p.compute,
+      top_p = list[1].top_p or json.null, extract = p.extract or json.null, split = p.split or json.null })
   end
   local model, adapter = input.model(p, p.compute)
   local doc = {}
