@@ -57,7 +57,7 @@ tl_status tl_json_float(const char *path, const cJSON *o, const char *key, float
   const cJSON *v = tl_json_get(o, key);
   if (!v && fallback == 0) return tl_fail(TL_E_FORMAT, "%s: %s is missing", path, key);
   if (!v) return *out = fallback, TL_OK;
-  if (!cJSON_IsNumber(v) || !(v->valuedouble > 0) || !(v->valuedouble < 1e30))
+  if (!cJSON_IsNumber(v) || !((float)v->valuedouble > 0) || !(v->valuedouble < 1e30))
     return tl_fail(TL_E_FORMAT, "%s: %s is not a positive number", path, key);
   *out = (float)v->valuedouble;
   return TL_OK;
@@ -101,7 +101,8 @@ static tl_status read_sizes(const char *path, const cJSON *j, tl_config *c) {
 static tl_status refuse(const char *path, const cJSON *j) {
   bool flag;
   const cJSON *act = tl_json_get(j, "hidden_act");
-  if (cJSON_IsString(act) && strcmp(act->valuestring, "silu") != 0 && strcmp(act->valuestring, "swish") != 0)
+  if (act && !cJSON_IsString(act)) return tl_fail(TL_E_FORMAT, "%s: hidden_act is not text", path);
+  if (act && strcmp(act->valuestring, "silu") != 0 && strcmp(act->valuestring, "swish") != 0)
     return tl_fail(TL_E_UNSUPPORTED, "%s: hidden_act %.40s is not supported; known: silu", path, act->valuestring);
   TL_TRY(tl_json_bool(path, j, "mlp_bias", false, &flag));
   if (flag) return tl_fail(TL_E_UNSUPPORTED, "%s: mlp_bias true is not supported", path);

@@ -28,7 +28,7 @@ static tl_status get_float(const tl_gguf *g, const char *arch, const char *name,
   snprintf(key, sizeof key, "%s.%s", arch, name);
   if (!tl_gguf_find(g, key) && fallback == 0) return tl_fail(TL_E_FORMAT, "%s: key %s is missing", g->map.path, key);
   if (!tl_gguf_find(g, key)) return *out = fallback, TL_OK;
-  if (!tl_gguf_number(g, key, &v) || !(v > 0) || !(v < 1e30))
+  if (!tl_gguf_number(g, key, &v) || !((float)v > 0) || !(v < 1e30))
     return tl_fail(TL_E_FORMAT, "%s: key %s is not a positive number", g->map.path, key);
   *out = (float)v;
   return TL_OK;

@@ -361,6 +361,8 @@ static void refused_by_name(void) {
                {"\"model_type\":\"qwen3\",\"architectures\":null,\"layer_types\":[\"sliding_attention\",\"full_attention\"]",
                 "use_sliding_window", TL_E_UNSUPPORTED},
                {"\"hidden_act\":\"gelu\"", "gelu", TL_E_UNSUPPORTED},
+               {"\"hidden_act\":5", "hidden_act is not text", TL_E_FORMAT},
+               {"\"rope_theta\":1e-60", "rope_theta is not a positive number", TL_E_FORMAT},
                {"\"mlp_bias\":true", "mlp_bias", TL_E_UNSUPPORTED},
                {"\"use_sliding_window\":true", "use_sliding_window", TL_E_UNSUPPORTED},
                {"\"quantization_config\":{\"quant_method\":\"gptq\"}", "gptq", TL_E_UNSUPPORTED},
