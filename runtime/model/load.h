@@ -82,6 +82,9 @@ void tl_dequant(int type, const uint8_t *x, float *y, size_t n);
 // ---- quant.c: the other way, to the bytes that ggml's reference makes of them
 void tl_quant(int type, const float *x, uint8_t *y, size_t n);
 
+// ---- save.c: TL_OK when n values of a part have a place in fp16, else a failure that names the part
+tl_status tl_within_f16(const tl_part *p, const float *x, size_t n);
+
 // ---- weights.c
 tl_status tl_weights_alloc(tl_weights *w, const tl_config *c);
 // takes the values of one part: from a file, or from fp32 values

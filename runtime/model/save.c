@@ -135,11 +135,21 @@ typedef struct writer {
   tl_dtype dtype;
 } writer;
 
+tl_status tl_within_f16(const tl_part *p, const float *x, size_t n) {
+  char name[128];
+  size_t i = 0;
+  while (i < n && !(fabsf(x[i]) >= 65520)) i++;
+  if (i == n) return TL_OK;
+  tl_part_name(name, sizeof name, p);
+  return tl_fail(TL_E_UNSUPPORTED, "%s holds %g, beyond the range of F16; use bf16 or f32", name, (double)x[i]);
+}
+
 static tl_status write_part(void *ctx, size_t i, void *dst) {
   writer *w = ctx;
   const tl_part *p = &w->parts[i];
   if (w->dtype == TL_F32) return w->fill(w->ctx, p, dst);
   TL_TRY(w->fill(w->ctx, p, w->tmp));
+  if (w->dtype == TL_F16) TL_TRY(tl_within_f16(p, w->tmp, tl_part_size(p)));
   uint16_t *out = dst;
   for (size_t k = 0, n = tl_part_size(p); k < n; k++)
     out[k] = w->dtype == TL_BF16 ? tl_f32_to_bf16(w->tmp[k]) : tl_f32_to_f16(w->tmp[k]);

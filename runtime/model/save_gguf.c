@@ -149,12 +149,7 @@ typedef struct output {
 static tl_status round_row(const output *o, const tl_part *p, const float *x, uint8_t *dst, size_t n) {
   int type = type_of(p, o->type);
   if (type == TL_GGML_F16)
-    for (size_t i = 0; i < n; i++)
-      if (fabsf(x[i]) >= 65520) {
-        char name[128];
-        tl_part_name(name, sizeof name, p);
-        return tl_fail(TL_E_UNSUPPORTED, "%s holds %g, beyond the range of F16; use bf16 or f32", name, (double)x[i]);
-      }
+    TL_TRY(tl_within_f16(p, x, n));
   tl_quant(type, x, dst, n);
   return TL_OK;
 }

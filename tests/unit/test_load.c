@@ -481,6 +481,27 @@ static void save_round_trip(void) {
   save_and_load(NULL, &llama_sizes, TL_F16, 1.0f / 2048);  // of 11 bits; the values are in fp16's normal range
 }
 
+// Infinities in a file are no model: what fp16 cannot hold is refused, and what was there before stays.
+static void f16_beyond_its_range(void) {
+  tl_model *m = NULL;
+  tl_adapter *a = NULL;
+  tl_model_options o = {.compute = TL_F32};
+  int32_t module = 1;
+  tl_adapter_options lora = {.kind = TL_LORA, .modules = &module, .n_modules = 1, .rank = 1, .alpha = 1, .storage = TL_F32};
+  write_hf("wide", &llama_sizes, "F32", TL_F32, NULL);
+  CHECK_OK(tl_model_load(at("wide"), &o, &m));
+  if (!m) return;
+  CHECK_OK(tl_adapter_create(m, &lora, &a));
+  float *p = tl_adapter_parameters(a);
+  for (int64_t i = 0; i < tl_adapter_n_parameters(a); i++) p[i] = 300;
+  CHECK_OK(tl_adapter_refresh(a));
+  CHECK_OK(tl_model_save(m, a, at("wide-bf16"), TL_BF16));
+  CHECK(tl_model_save(m, a, at("wide-f16"), TL_F16) == TL_E_UNSUPPORTED && strstr(tl_last_error(), "k_proj.weight holds 90000"), "%s", tl_last_error());
+  CHECK(!tl_file_exists(at("wide-f16/model.safetensors")), "a file with infinities was written");
+  tl_adapter_free(a);
+  tl_model_free(m);
+}
+
 // a failed write (here: the file size limit) leaves the earlier file whole and no temporary file behind
 static void full_disk(void) {
   tl_model *m = NULL;
@@ -605,6 +626,7 @@ int main(void) {
   RUN(shape_disagreement);
   RUN(create_is_seeded);
   RUN(save_round_trip);
+  RUN(f16_beyond_its_range);
   RUN(full_disk);
   RUN(merge_lowrank);
   RUN(merge_full);
