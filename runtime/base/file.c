@@ -68,6 +68,7 @@ bool tl_is_dir(const char *path) {
 tl_status tl_mkdirs(const char *path) {
   char p[4096];
   if (snprintf(p, sizeof p, "%s", path) >= (int)sizeof p) return tl_fail(TL_E_ARG, "%s: path too long", path);
+  if (!*p) return tl_fail(TL_E_ARG, "a folder to make has no name");
   for (char *c = p + 1;; c++) {
     if (*c && *c != '/') continue;
     char keep = *c;

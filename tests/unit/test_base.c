@@ -119,6 +119,7 @@ static void two_writers_of_a_file(void) {
   snprintf(path, sizeof path, "%s/file", dir);
   const char *jobs[2][2] = {{path, "a"}, {path, "b"}};
   CHECK_OK(tl_write_file(path, "", 0));
+  CHECK(tl_mkdirs("") == TL_E_ARG, "%s", tl_last_error());
   pthread_t threads[2];
   for (int i = 0; i < 2; i++) CHECK(pthread_create(&threads[i], NULL, write_often, jobs[i]) == 0);
   int parts = 0;
