@@ -173,6 +173,7 @@ int main(int argc, char **argv) {
   struct sigaction on_int = {.sa_handler = on_sigint};
   sigaction(SIGINT, &on_int, NULL);
   signal(SIGPIPE, SIG_DFL);
+  signal(SIGCHLD, SIG_DFL);  // who started this program may ignore it, and the system then tells nobody how a child ended
   int code = run(L, argc, argv);
   if (code < 0) {
     const char *message = lua_tostring(L, -1);

@@ -106,25 +106,29 @@ static void close_all(int fds[3][2]) {
         close(fds[i][k]);
 }
 
-// Waits for the child; past the time its group is killed.
-static void reap(pid_t pid, double until, tl_process_result *r) {
+// Waits for the child; past the time its group is killed. False: the system does not tell how it ended, which is not an exit code of 0.
+static bool reap(pid_t pid, double until, tl_process_result *r) {
   int status = 0;
+  pid_t got;
   struct rusage used = {0};
-  while (wait4(pid, &status, WNOHANG, &used) == 0) {
+  while ((got = wait4(pid, &status, WNOHANG, &used)) == 0) {
     if (tl_seconds() >= until) {
       r->timed_out = r->timed_out || !r->flooded;
       kill(-pid, SIGKILL);
-      wait4(pid, &status, 0, &used);
+      got = wait4(pid, &status, 0, &used);
       break;
     }
     usleep(500);
   }
+  int e = errno;
   kill(-pid, SIGKILL); // what it left behind in its group
+  errno = e;
   r->exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   r->signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
   r->cpu_seconds = (double)used.ru_utime.tv_sec + (double)used.ru_stime.tv_sec +
                    1e-6 * (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec);
   r->peak_bytes = (int64_t)used.ru_maxrss * 1024;
+  return got == pid;
 }
 
 static char *take_text(tl_str *s) {
@@ -157,11 +161,16 @@ tl_status tl_process_run(const char *const *argv, const char *input, size_t n_in
   sink sinks[2] = {{.fd = fds[1][0], .limit = max_output}, {.fd = fds[2][0], .limit = max_output}};
   converse(fds[0][1], input, n_input, sinks, until, &out->timed_out);
   out->flooded = sinks[0].flooded || sinks[1].flooded;
-  reap(pid, out->flooded || out->timed_out ? 0 : until, out);
+  bool told = reap(pid, out->flooded || out->timed_out ? 0 : until, out);
+  int e = errno;
   struct timespec now = {0};
   while (sigtimedwait(&pipe_signal, NULL, &now) > 0) {
   }
   pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (!told) {
+    tl_str_free(&sinks[0].text), tl_str_free(&sinks[1].text);
+    return tl_fail(TL_E_IO, "%s: how it ended is not known: %s%s", argv[0], strerror(e), e == ECHILD ? " (SIGCHLD is ignored)" : "");
+  }
   out->seconds = tl_seconds() - began;
   out->n_out = sinks[0].text.n, out->n_err = sinks[1].text.n;
   out->out = take_text(&sinks[0].text), out->err = take_text(&sinks[1].text);

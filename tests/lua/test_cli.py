@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 
@@ -274,6 +275,15 @@ def standard_files():
     with open(path) as f:
         text = f.read()
     check(text == "mine", f"the file has {text!r}")
+
+
+@case
+def child_signals():
+    """started by a program that ignores SIGCHLD: how a child ended is told all the same"""
+    code = "local r = require('tl.process').run { argv = { 'false' } } print(r.exit)"
+    p = subprocess.run([TLRUN, "-e", code], stdout=subprocess.PIPE, text=True, env={**os.environ, **ENV},
+                       preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
+    check(p.stdout == "1\n", f"exit code {p.stdout!r} of false")
 
 
 @case

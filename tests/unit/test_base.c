@@ -140,6 +140,17 @@ static void two_writers_of_a_file(void) {
   CHECK(unlink(path) == 0 && rmdir(dir) == 0, "something was left behind");
 }
 
+// The system tells nobody how a child ended whose parent ignores SIGCHLD: a program that failed must not look like one that did not.
+static void child_that_nobody_is_told_of(void) {
+  const char *const argv[] = {"false", NULL};
+  tl_process_result r;
+  CHECK(tl_process_run(argv, "", 0, 5000, 1000, &r) == TL_OK && r.exit_code == 1, "exit code %d", r.exit_code);
+  tl_string_free(r.out), tl_string_free(r.err);
+  void (*before)(int) = signal(SIGCHLD, SIG_IGN);
+  CHECK(tl_process_run(argv, "", 0, 5000, 1000, &r) == TL_E_IO && strstr(tl_last_error(), "SIGCHLD"), "exit code %d: %s", r.exit_code, tl_last_error());
+  signal(SIGCHLD, before);
+}
+
 static void put_file(const char *dir, const char *name, const char *text) {
   char path[256];
   snprintf(path, sizeof path, "%s/%s", dir, name);
@@ -217,6 +228,7 @@ int main(void) {
   RUN(block_that_stays);
   RUN(full_disk_leaves_the_old_file);
   RUN(two_writers_of_a_file);
+  RUN(child_that_nobody_is_told_of);
   RUN(quota_of_a_control_group);
   return test_done();
 }
