@@ -55,11 +55,16 @@ tl_status tl_list_dir(const char *path, char **json) {
 
 tl_status tl_symlink(const char *target, const char *path) {
   tl_str tmp = {0};
-  tl_str_printf(&tmp, "%s.%ld.tmp", path, (long)getpid());
-  unlink(tmp.p);
-  bool ok = symlink(target, tmp.p) == 0 && rename(tmp.p, path) == 0;
+  bool made = false;
+  errno = EEXIST;
+  for (int i = 0; !made && errno == EEXIST; i++) { // a name of its own, as tl_out_open
+    tmp.n = 0;
+    tl_str_printf(&tmp, "%s.%ld.%d.tmp", path, (long)getpid(), i);
+    made = symlink(target, tmp.p) == 0;
+  }
+  bool ok = made && rename(tmp.p, path) == 0;
   tl_status s = ok ? TL_OK : tl_fail(TL_E_IO, "%s: cannot make a link: %s", path, strerror(errno));
-  if (!ok)
+  if (made && !ok)
     unlink(tmp.p);
   tl_str_free(&tmp);
   return s;

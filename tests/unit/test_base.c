@@ -102,14 +102,18 @@ static void full_disk_leaves_the_old_file(void) {
   CHECK(unlink(path) == 0 && rmdir(dir) == 0, "something was left behind");
 }
 
-// Two threads that write one file: each has a temporary file of its own, so one of the two contents is there, never parts of both.
+// Two threads that write one file, and one link: each has a temporary file of its own, so one of the two contents is there, never parts of both.
 static void *write_often(void *arg) {
   const char *const *job = arg;  // path, letter
   static char big[2][1 << 20];
   char *content = big[job[1][0] == 'b'];
   memset(content, job[1][0], sizeof big[0]);
+  char link[80];
+  snprintf(link, sizeof link, "%s.link", job[0]);
   for (int i = 0; i < 40; i++)
     if (tl_write_file(job[0], content, sizeof big[0]) != TL_OK) return strdup(tl_last_error());
+  for (int i = 0; i < 400; i++)
+    if (tl_symlink(job[1], link) != TL_OK) return strdup(tl_last_error());
   return NULL;
 }
 
@@ -137,7 +141,7 @@ static void two_writers_of_a_file(void) {
     free(why);
   }
   CHECK(!parts, "%d of 200 times the file was not one of the two contents", parts);
-  CHECK(unlink(path) == 0 && rmdir(dir) == 0, "something was left behind");
+  CHECK(unlink(path) == 0 && unlink(strcat(path, ".link")) == 0 && rmdir(dir) == 0, "something was left behind");
 }
 
 // The system tells nobody how a child ended whose parent ignores SIGCHLD: a program that failed must not look like one that did not.
