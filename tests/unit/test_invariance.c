@@ -340,7 +340,7 @@ static void sampler_keeps_its_tokenizer(void) {
 }
 
 // bytes of this process's addresses
-static size_t address_space(void) {
+static inline size_t address_space(void) {
   unsigned long pages = 0;
   FILE *f = fopen("/proc/self/statm", "r");
   if (f && fscanf(f, "%lu", &pages) != 1) pages = 0;
