@@ -226,7 +226,8 @@ static void no_number_case(void) {
   if (!w) abort();
   mat h = rows_of_h(ROWS);
   for (int t = 0; t < ROWS; t++) put(&h, t, 0, NAN);
-  tlk_sample_row rows[ROWS] = {{.top_p = 1}, {.temperature = 1, .top_p = 1}, {.temperature = 1, .top_p = 0.5f}};
+  tlk_sample_row *rows = take(sizeof *rows * ROWS);
+  for (int t = 0; t < ROWS; t++) rows[t] = (tlk_sample_row){.temperature = t > 0, .top_p = t == 2 ? 0.5f : 1};
   int32_t *got = take(4 * ROWS);
   ops->head_sample(got, vec_nan(ROWS), NULL, NULL, h.m, w, rows, ROWS);
   for (int t = 0; t < ROWS; t++) CHECK(got[t] >= 0 && got[t] < ODD, "row %d: id %d of %d", t, got[t], ODD);
