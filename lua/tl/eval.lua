@@ -121,7 +121,7 @@ end
 
 -- ---- aggregation
 
--- right when the answer that most samples give is; the earliest of equals
+-- right when the answer that most samples give is; the earliest of equals. An answer is what the verifier's info has as one
 local function majority(list)
   local groups = {}
   for _, item in ipairs(list) do
@@ -177,8 +177,10 @@ local function aggregate(r, k, o)
   end
   r.mean_length, r.clipped_ratio, r.repetition_ratio, r.samples = length / total, clipped / total, repetitive / total, k
   if k == 1 then return r end
-  r.pass_at, r.majority = {}, 0
-  for _, list in ipairs(r.by_problem) do r.majority = r.majority + (majority(list) and 1 or 0) / math.max(1, #r.by_problem) end
+  r.pass_at = {}
+  local given, voted = share(r.items, "given"), 0
+  for _, list in ipairs(r.by_problem) do voted = voted + (majority(list) and 1 or 0) end
+  if given > 0 or r.accuracy == 0 then r.majority = voted / math.max(1, #r.by_problem) end
   local at = 1
   while at <= k do
     local sum = 0
@@ -216,7 +218,7 @@ eval.OPTIONS = options.names {
 --- lengths (function(i) -> how many tokens each sample of problem i has: it does not end before and is cut there), samples (1; more are averaged), seed, max_sequences, prefix_cache (true: what prompts have in common is computed once), correct (0.5: a reward above this counts as right), progress: function(done, total); done: items of an earlier
 --- run, on_item: function(item), called as each is judged; workers, timeout_ms, inline: as in tl.verify.pool.
 --- Returns { n, samples, accuracy, ci95, mean_length, clipped_ratio, repetition_ratio, outcomes, failed, abstained, items, scores; message, flexible, pass_at,
---- majority }. failed: how many answers the verifier could not judge (an error, the time, the memory; message is the first one's), abstained: of how many
+--- majority (nil where the verifier's info does not have the answers) }. failed: how many answers the verifier could not judge (an error, the time, the memory; message is the first one's), abstained: of how many
 --- it had no opinion; these count as wrong, and a warning says so. When there are no others it is an error. Items of an earlier run whose verifier failed
 --- are sampled and judged again.
 function eval.run(o)

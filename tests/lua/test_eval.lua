@@ -56,6 +56,18 @@ check.test("lm-eval's scoring", function()
   check.equal(r("flexible-extract", "6 of them.", "6"), 1)
 end)
 
+-- Catches: a majority of 0% where the verifier does not say which answers there were.
+check.test("the answer of most samples, where it is known", function()
+  local o = { model = tl.model.load "tiny", problems = tl.data.load("wordproblems", { n = 6, split = "test", style = "chat" }), samples = 4, temperature = 1, max_new_tokens = 48 }
+  local r = tl.eval.run(o)
+  assert(r.accuracy > 0 and r.majority > 0, "verifiers.math says them")
+  o.verifier = function(p, c) return c.text:match "#### (%-?%d+)$" == p.answer end
+  local own = tl.eval.run(o)
+  check.equal({ own.accuracy, own.majority }, { r.accuracy, nil }, "this one does not")
+  o.verifier = function() return 0 end
+  check.equal(tl.eval.run(o).majority, 0, "nothing is right, whatever was said")
+end)
+
 -- samples of one length are one request: a sample must keep its number, its draws and its own length
 check.test("samples of given lengths", function()
   local o = { model = tl.model.load "tiny", problems = tl.data.load("wordproblems", { n = 3, split = "test", style = "chat" }), samples = 5, temperature = 1, seed = 2,

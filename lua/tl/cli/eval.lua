@@ -87,7 +87,7 @@ local function figures(name, r)
   if r.flexible then parts[#parts + 1] = "flexible " .. report.interval(r.flexible.accuracy, r.flexible.ci95) end
   if r.pass_at then
     for k = 1, r.samples do if k > 1 and r.pass_at[tostring(k)] then parts[#parts + 1] = ("pass@%d %.1f%%"):format(k, 100 * r.pass_at[tostring(k)]) end end
-    parts[#parts + 1] = ("maj@%d %.1f%%"):format(r.samples, 100 * r.majority)
+    if r.majority then parts[#parts + 1] = ("maj@%d %.1f%%"):format(r.samples, 100 * r.majority) end
   end
   parts[#parts + 1] = ("%.1f tokens, %.0f%% cut off, %.0f%% repeating"):format(r.mean_length, 100 * r.clipped_ratio, 100 * r.repetition_ratio)
   return table.concat(parts, ", ")
