@@ -5,6 +5,9 @@
 ---   config.score   "all" (default): 1 when every instruction is followed, else 0;  "share": the share that is followed
 ---   config.loose   true: IFEval's loose reading too: without the first line, the last line, or asterisks
 ---
+--- Where IFEval's own checks are lax these are not: keywords are whole words ("teacup" is no "tea"; there existence and frequency find them inside of
+--- words), and words are what stands between spaces ("don't" is one, not two). So scores are not the benchmark's to the digit.
+---
 --- info names each instruction and whether it was followed. relation is "at least" or "less than" (IFEval's), "at most", "more than" or "exactly".
 --- language:response_language goes by script (Arabic, Devanagari, Bengali, Gujarati, Gurmukhi, Tamil, Telugu, Kannada, Malayalam, Thai, Hangul,
 --- kana, Han, Cyrillic, Greek, Hebrew, Latin); among the languages in Latin letters, en de fr es it pt are told apart by their commonest words,
