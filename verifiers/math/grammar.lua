@@ -18,7 +18,7 @@
 --- Reading conventions. A unit after a number is dropped, not converted: "12 apples", "5 \text{ cm}", "10 cm^2", "15 (balls)". Currency signs and
 --- degrees at the end are dropped by the comparison. "3 million" is 3000000. 1,234 is one number outside brackets; in (100,200) the comma
 --- separates. A whole number and a fraction side by side are a mixed number: 1\frac12, 1 1/2, 33\frac13\%. Two numbers side by side are not a
---- product. 0.1\overline{6} and 0.1\bar{6} are repeating decimals; 1.5 x 10^3 is 1500.
+--- product; letters side by side are: xy^2 is x times y^2. 0.1\overline{6} and 0.1\bar{6} are repeating decimals; 1.5 x 10^3 is 1500.
 local lpeg = require "tl.lpeg"
 local number = require "verifiers.math.number"
 
@@ -112,7 +112,7 @@ function grammar.spelling(s)
     for _, r in ipairs(latex_spelling) do s = s:gsub(r[1], r[2]) end
   end
   s = s:gsub("[~]%s*%f[%a]", function(t) return s:find("~%s*[%d\\]") and t or " " end)
-  s = s:gsub("^%s*%*+(.-)%*+%s*$", "%1"):gsub("^%s*`+(.-)`+%s*$", "%1"):gsub("^[%s:]+", ""):gsub("[%s.,;:]+$", ""):gsub("%s+", " ")
+  s = s:gsub("^%s*%*+(.-)%*+%s*$", "%1"):gsub("^%s*`+(.-)`+%s*$", "%1"):gsub("^[%s:=]+", ""):gsub("[%s.,;:]+$", ""):gsub("%s+", " ")
   if s:find("%d[, ]%d%d%d") then s = join_thousands(s) end
   if s:find("x", 1, true) then s = s:gsub("(%d) ?x ?10 ?%^", "%1*10^") end
   return s
@@ -337,9 +337,18 @@ local compiled = P(rules)
 
 local children = { "parts", "args", "rows" }
 
+-- xy^2 is x y^2: a power is the last letter's
+local function power_of_last(t)
+  local w, power = t[1].w, t[2]
+  local out = word(w:sub(1, 1))
+  for i = 2, #w - 1 do out = { op = "*", out, word(w:sub(i, i)) } end
+  return { op = "*", out, { op = "^", word(w:sub(-1)), power } }
+end
+
 -- Parentheses that only group go, and the degrees and percent signs stay; the depth is bounded.
 local function settle(t, depth)
   if depth > MAX_DEPTH then error("too deep", 0) end
+  if t.op == "^" and t[1].op == "word" then t = power_of_last(t) end
   while t.op == "paren" do t = t[1] end
   for i = 1, #t do
     if type(t[i]) == "table" then t[i] = settle(t[i], depth + 1) end
