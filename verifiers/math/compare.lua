@@ -11,7 +11,7 @@
 ---   two inequalities when it is a positive multiple; 2x + z = 1 is not 1.
 ---   28% is 28 and 0.28. A decimal with options.decimals (6) places or more is taken as rounded there: 0.333333 is 1/3, 0.33 is not.
 ---   Lists (1, 2 and 3), sets, and unions of intervals do not depend on order; tuples do. a \pm b is the set of both.
----   (1, 2) is a tuple or an open interval; -2 <= x < 7 is [-2, 7). Matrices are compared part by part, sums and products worked out.
+---   (1, 2) is a tuple or an open interval; -2 <= x < 7 is [-2, 7), \mathbb{R} is (-\infty, \infty). Matrices are compared part by part, sums and products worked out.
 ---   options.tolerance: a relative error that is accepted between numbers. options.rename: variables count by the order in which they
 ---   appear, f(x) is f(y). options.relation_as_set = false: an inequality is no answer to a gold that is an interval.
 ---
@@ -391,8 +391,10 @@ local function texts(a, b) -- words are compared as words, and \text{E} with E
   if a.op == "text" or b.op == "text" or a.op == "word" and b.op == "word" then return same_text(a, b) end
 end
 
+local function as_interval(t) return t.op == "const" and t.name == "reals" and interval("(", MINUS_INF, INF, ")") or t end
+
 function equal(a, b, o)
-  a, b = settle_pm(without_approximation(a)), settle_pm(without_approximation(b))
+  a, b = as_interval(settle_pm(without_approximation(a))), as_interval(settle_pm(without_approximation(b)))
   local equation = is_equation(a)
   if equation and not is_equation(b) and (is_assignment(a) or numeric.value(a.parts[1])) then
     a = value_of(a)

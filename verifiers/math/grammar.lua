@@ -36,7 +36,7 @@ local latex_spelling = {
   { "\\[dtc]frac%f[%A]", "\\frac" }, { "\\[dt]binom%f[%A]", "\\binom" }, { "\\[%(%)%[%]]", " " },
   { "\\text%a*%s*{%s*and%s*}", " and " }, { "\\text%a*%s*{%s*or%s*}", " or " }, { "\\mbox%s*{%s*and%s*}", " and " },
   { "\\text%a*%s*{([^%a{}]*)}", "%1" }, { "\\mbox%s*{([^%a{}]*)}", "%1" },
-  { "\\mathrm%s*{~?e}", "e" }, { "\\mathrm%s*{~?i}", "i" }, { "\\imath%f[%A]", "i" }, { "\\math[bf]%a*%s*{([^{}]*)}", "%1" },
+  { "\\mathrm%s*{~?e}", "e" }, { "\\mathrm%s*{~?i}", "i" }, { "\\imath%f[%A]", "i" }, { "\\mathbf%s*{([^{}]*)}", "%1" }, { "\\mathf%a*%s*{([^{}]*)}", "%1" }, { "\\mathbb%s*{([^RZ{}]*)}", "%1" },
   { "\\text%a*%s*{", "\\text{" }, { "\\mbox%s*{", "\\text{" }, { "\\mathrm%s*{", "\\text{" }, { "\\operatorname%*?%s*{(%a+)}", "\\%1 " },
   { "\\boxed%s*(%b{})", "%1" }, { "\\fbox%s*(%b{})", "%1" },
   { "\\le?q?slant%f[%A]", "<=" }, { "\\ge?q?slant%f[%A]", ">=" }, { "\\leq?q?%f[%A]", "<=" }, { "\\geq?q?%f[%A]", ">=" }, { "\\neq?%f[%A]", "!=" },
