@@ -4,6 +4,7 @@
 --- Two expressions without variables are equal when their values agree to 1e-10, relative; with variables they must agree at POINTS
 --- points where both are defined, drawn by a fixed sequence, half of them with negative coordinates. Roots and logarithms are the principal
 --- ones, except \sqrt[n] of a negative number with n odd, which is real. Degrees count inside trigonometric functions: \sin 30^\circ = 1/2.
+--- Where something is rounded down or up (floor, ceil), points go from one to a thousand, and all of them count: \lfloor \sqrt{n} \rfloor is no 1.
 local number = require "verifiers.math.number"
 
 local numeric = {}
@@ -172,15 +173,28 @@ end
 
 -- ---- points
 
--- The environment of point k: a variable's value depends on its name and k alone.
-local function point(k, seen)
+local function rounds(t)
+  if t.op == "fn" and (t.name == "floor" or t.name == "ceil") then return true end
+  for i = 1, #t do
+    if type(t[i]) == "table" and rounds(t[i]) then return true end
+  end
+  for _, list in pairs { t.args or {}, t.parts or {} } do
+    for _, x in ipairs(list) do
+      if rounds(x) then return true end
+    end
+  end
+  return false
+end
+
+-- The environment of point k: a variable's value depends on its name and k alone, and is `scale` times as large.
+local function point(k, seen, scale)
   return function(name)
     local x = seen[name]
     if not x then
       local h = 17 + 7919 * k
       for i = 1, #name do h = (h * 31 + name:byte(i)) % 1000003 end
       h = (h * 48271) % 1000003
-      x = 0.3 + 2 * h / 1000003
+      x = (0.3 + 2 * h / 1000003) * (scale or 1)
       if k % 2 == 0 then x = -x end
       seen[name] = x
     end
@@ -209,10 +223,10 @@ end
 
 --- Do two trees have the same value? true or false; nil when too few points are defined.
 function numeric.equal(t, u)
-  local agreed = 0
+  local agreed, wide = 0, rounds(t) or rounds(u)
   for k = 1, TRIES do
     local seen = {}
-    local env = point(k, seen)
+    local env = point(k, seen, wide and 1.7 ^ k or nil)
     local ok, a, b = pcall(value, t, env)
     if not ok and a == number.TOO_MUCH then error(a, 0) end
     local ok2, c, d = pcall(value, u, env)
@@ -222,11 +236,11 @@ function numeric.equal(t, u)
       local same = close(a, b, c, d)
       if same == false then return false end
       if same then agreed = agreed + 1 end
-      if agreed > 0 and (constant or agreed >= POINTS) then return true end
+      if agreed > 0 and (constant or agreed >= POINTS and not wide) then return true end
     end
     if constant then return nil end
   end
-  return nil
+  return agreed >= POINTS or nil
 end
 
 return numeric
