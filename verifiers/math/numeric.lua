@@ -1,7 +1,8 @@
 --- math/numeric.lua: the value of an expression at a point, in complex doubles: the last resort of a comparison, for what the normal form
 --- does not decide (trigonometric identities, logarithms, nested roots).
 ---
---- Two expressions without variables are equal when their values agree to 1e-10, relative; with variables they must agree at POINTS
+--- Two expressions without variables are equal when their values agree to 1e-10, relative (or to 1e-12 where sums or functions may have cancelled
+--- to nothing: products have lost no digits, and 1e-19 pi is not 2e-19); with variables they must agree at POINTS
 --- points where both are defined, drawn by a fixed sequence, half of them with negative coordinates. Roots and logarithms are the principal
 --- ones, except \sqrt[n] of a negative number with n odd, which is real. Degrees count inside trigonometric functions: \sin 30^\circ = 1/2.
 --- Where something is rounded down or up (floor, ceil), points go from one to a thousand, and all of them count: \lfloor \sqrt{n} \rfloor is no 1.
@@ -95,6 +96,9 @@ function f.ceil(a, b) real(b) return math.ceil(a), 0 end
 function f.factorial(a, b) real(b) return gamma(a + 1), 0 end
 f.deg = function(a, b) return a, b end
 
+local peak = 0  -- the largest number that was added to another, or that a function was taken of: what may have cancelled
+local function may_cancel(a, b, c, d) peak = math.max(peak, abs(a), abs(b), abs(c or 0), abs(d or 0)) end
+
 local trigonometric = { sin = true, cos = true, tan = true, cot = true, sec = true, csc = true }
 
 -- ---- trees
@@ -123,11 +127,13 @@ end
 of["+"] = function(t, env)
   local a, b = value(t[1], env)
   local c, d = value(t[2], env)
+  may_cancel(a, b, c, d)
   return a + c, b + d
 end
 of["-"] = function(t, env)
   local a, b = value(t[1], env)
   local c, d = value(t[2], env)
+  may_cancel(a, b, c, d)
   return a - c, b - d
 end
 local function binary(op)
@@ -155,6 +161,7 @@ end
 
 function of.fn(t, env)
   local a, b = value(t.args[1], env)
+  if t.name ~= "sqrt" and t.name ~= "abs" then may_cancel(a, b) end
   if t.name == "log" or t.name == "lg" then return logarithm(t, env, a, b) end
   if t.name == "sqrt" and t.index then
     local n = value(t.index, env)
@@ -217,7 +224,7 @@ end
 local function close(a, b, c, d)
   local size = math.max(abs(a), abs(b), abs(c), abs(d))
   if size == huge or size ~= size then return nil end
-  local limit = math.max(RELATIVE * size, ABSOLUTE)
+  local limit = math.max(RELATIVE * size, ABSOLUTE * math.min(1, peak))
   return abs(a - c) <= limit and abs(b - d) <= limit
 end
 
@@ -227,6 +234,7 @@ function numeric.equal(t, u)
   for k = 1, TRIES do
     local seen = {}
     local env = point(k, seen, wide and 1.7 ^ k or nil)
+    peak = 0
     local ok, a, b = pcall(value, t, env)
     if not ok and a == number.TOO_MUCH then error(a, 0) end
     local ok2, c, d = pcall(value, u, env)
