@@ -5,7 +5,8 @@
 --- to nothing: products have lost no digits, and 1e-19 pi is not 2e-19); with variables they must agree at POINTS
 --- points where both are defined, drawn by a fixed sequence, half of them with negative coordinates. Roots and logarithms are the principal
 --- ones, except \sqrt[n] of a negative number with n odd, which is real. Degrees count inside trigonometric functions: \sin 30^\circ = 1/2.
---- Where something is rounded down or up (floor, ceil), points go from one to a thousand, and all of them count: \lfloor \sqrt{n} \rfloor is no 1.
+--- Where something has branches (floor, ceil, abs, roots), as many points more go up to a thousand, some whole, and all of them count:
+--- \lfloor \sqrt{n} \rfloor is no 1, and |x - 5| is no 5 - x.
 local number = require "verifiers.math.number"
 
 local numeric = {}
@@ -180,28 +181,33 @@ end
 
 -- ---- points
 
-local function rounds(t)
-  if t.op == "fn" and (t.name == "floor" or t.name == "ceil") then return true end
+local BRANCHES = { floor = true, ceil = true, abs = true, sqrt = true }
+
+local function branches(t)
+  if t.op == "fn" and BRANCHES[t.name] then return true end
+  if t.op == "^" and (t[2].op == "/" or t[2].op == "num" and not number.is_whole(t[2].q)) then return true end
   for i = 1, #t do
-    if type(t[i]) == "table" and rounds(t[i]) then return true end
+    if type(t[i]) == "table" and branches(t[i]) then return true end
   end
   for _, list in pairs { t.args or {}, t.parts or {} } do
     for _, x in ipairs(list) do
-      if rounds(x) then return true end
+      if branches(x) then return true end
     end
   end
   return false
 end
 
--- The environment of point k: a variable's value depends on its name and k alone, and is `scale` times as large.
-local function point(k, seen, scale)
+-- The environment of point k: a variable's value depends on its name and k alone. Those beyond TRIES are larger and larger, each third one whole.
+local function point(k, seen)
   return function(name)
     local x = seen[name]
     if not x then
       local h = 17 + 7919 * k
       for i = 1, #name do h = (h * 31 + name:byte(i)) % 1000003 end
       h = (h * 48271) % 1000003
-      x = (0.3 + 2 * h / 1000003) * (scale or 1)
+      x = 0.3 + 2 * h / 1000003
+      if k > TRIES then x = x * 1.7 ^ (k - TRIES) end
+      if k > TRIES and k % 3 == 0 then x = math.ceil(x) end
       if k % 2 == 0 then x = -x end
       seen[name] = x
     end
@@ -230,10 +236,10 @@ end
 
 --- Do two trees have the same value? true or false; nil when too few points are defined.
 function numeric.equal(t, u)
-  local agreed, wide = 0, rounds(t) or rounds(u)
-  for k = 1, TRIES do
+  local agreed, wide = 0, branches(t) or branches(u)
+  for k = 1, wide and 2 * TRIES or TRIES do
     local seen = {}
-    local env = point(k, seen, wide and 1.7 ^ k or nil)
+    local env = point(k, seen)
     peak = 0
     local ok, a, b = pcall(value, t, env)
     if not ok and a == number.TOO_MUCH then error(a, 0) end
