@@ -129,6 +129,32 @@ static void objective_as_trl(void) {
   }
 }
 
+// A sequence's importance weight counts once in is_sum, however long the sequence; a token's once a token.
+static void importance_is_summed_by_level(void) {
+  const cJSON *c;
+  int index = -1, tried = 0;
+  cJSON_ArrayForEach(c, get(document, "objective")) {
+    job j = read_job(c);
+    index++;
+    if (j.o.is_mode != TL_IS_TRUNCATE) continue;
+    float d[max_tokens], e[max_tokens];
+    double want = 0, high = j.o.is_max;
+    for (int i = 0; i < j.n_sequences; i++) {
+      double log_w = 0, of_tokens = 0;
+      for (int64_t t = j.offsets[i]; t < j.offsets[i + 1]; t++) {
+        double m = j.use_mask ? j.mask[t] : 1, diff = (double)(j.use_old ? j.old : j.logprob)[t] - j.sampler[t];
+        log_w += m * diff;
+        of_tokens += m * fmin(fmax(exp(diff), j.o.is_min), high);
+      }
+      want += j.o.is_level == TL_IS_SEQUENCE ? fmin(fmax(exp(log_w), j.o.is_min), high) : of_tokens;
+    }
+    double have = evaluate(&j, 0, j.n_sequences, (tl_grpo_stats){0}, d, e).is_sum;
+    CHECK(fabs(have - want) <= tolerance * want, "case %d: is_sum %g, wanted %g", index, have, want);
+    tried += 1 << (j.o.is_level == TL_IS_SEQUENCE);
+  }
+  CHECK(tried > 3, "both levels are among the cases");
+}
+
 // Central differences of the loss that the call itself reports; 1e-3 of the largest derivative: fp32 inputs moved by 1e-3.
 static void objective_gradient(void) {
   const cJSON *c;
@@ -197,6 +223,7 @@ int main(void) {
   RUN(advantages_as_trl);
   RUN(advantages_refuse);
   RUN(objective_as_trl);
+  RUN(importance_is_summed_by_level);
   RUN(objective_gradient);
   RUN(objective_in_parts);
   RUN(objective_refuses);
