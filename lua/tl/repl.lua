@@ -17,8 +17,11 @@ local repl = {}
 
 -- ---- values
 
+-- the first n bytes of a longer text, or fewer: no character is cut in two
+local function beginning(s, n) return (s:sub(1, n + 1):gsub("[^\128-\191][\128-\191]*$", "")) .. "..." end
+
 local function quoted(s)
-  if #s > 2000 then s = s:sub(1, 2000) .. "..." end
+  if #s > 2000 then s = beginning(s, 2000) end
   return '"' .. s:gsub('[%c"\\]', function(c)
     return ({ ["\n"] = "\\n", ["\t"] = "\\t", ["\r"] = "\\r", ['"'] = '\\"', ["\\"] = "\\\\" })[c] or ("\\%03d"):format(c:byte())
   end) .. '"'
@@ -36,7 +39,7 @@ end
 
 local function brief(v)
   local kind = type(v)
-  if kind == "string" then return #v > 60 and quoted(v:sub(1, 57) .. "...") or quoted(v) end
+  if kind == "string" then return quoted(#v > 60 and beginning(v, 57) or v) end
   if kind == "number" then return number_text(v) end
   if kind == "function" then return function_text(v) end
   if kind == "table" then
@@ -166,7 +169,8 @@ local function compile(code)
   f, why = loadstring(repl.globals(code), "=stdin")
   if not f then f, why = loadstring(code, "=stdin") end
   if f then return f end
-  if why:match "near '?<eof>'?$" then return nil, "more", why end
+  local short = why:find "unfinished string near" and code:sub(-1) ~= "\\"  -- a quote that is not closed on its line
+  if why:match "near '?<eof>'?$" and not short then return nil, "more", why end
   return nil, why
 end
 

@@ -250,6 +250,7 @@ def errors_return_to_the_prompt():
     t.line("tl.json.decode '{'", "error: not JSON at line 1, column 2\r\n")
     t.line("tl.adaptor", "did you mean tl.adapter?\r\n")
     t.line("'\u00e4\u00f6'", '"\u00e4\u00f6"\r\n')
+    t.line("'not closed", "unfinished string")
     check(t.close() == 0, "exit code")
 
 
@@ -260,6 +261,10 @@ def piped():
     check((code, out, err) == (0, "42\n1\n2\n", ""), (code, out, err))
     code, out, err = run(stdin="error('no')\n3\n")
     check((code, out) == (1, "3\n") and err == "error: no\n", (code, out, err))
+    code, out, err = run(stdin="x = 'not closed\n3\n'a\\\nb'\n")
+    check((code, out, err.count("\n")) == (1, '3\n"a\\nb"\n', 1) and "unfinished string" in err, (code, out, err))
+    long = "\u20ac" * 800
+    check(run(stdin=f"'{long}', {{ '{long}' }}\n")[1] == '"' + 666 * "\u20ac" + '..."\n{ "' + 19 * "\u20ac" + '..." }\n')
     code, out, err = run(stdin="for i = 1, 2 do\n")
     check(code == 1 and "'end' expected" in err, (code, out, err))
 
