@@ -106,6 +106,13 @@ printf 'lr: [0.5\n' >"$t/form.yaml"
 refuse "YAML that is not YAML" 1 'form\.yaml' "$tlrun" recipe.lua --config form.yaml
 refuse "YAML that is not there" 1 'absent\.yaml' "$tlrun" recipe.lua --config absent.yaml
 
+mkdir "$t/folder.jsonl"
+refuse "a folder for a prompt's file" 1 '^tlrun: folder\.jsonl: Is a directory' "$tlrun" generate --prompt @folder.jsonl
+refuse "a folder for a file of ids" 1 '^tlrun: folder\.jsonl: Is a directory' "$tlrun" logprobs --ids @folder.jsonl
+refuse "a folder for a file of items" 1 '^tlrun: folder\.jsonl: Is a directory' "$tlrun" eval --task wordproblems --items folder.jsonl
+refuse "a folder for a problem set" 1 '^tlrun: folder\.jsonl: Is a directory' "$tlrun" eval --task folder.jsonl
+refuse "a folder for a verifier's tests" 1 '^tlrun: folder\.jsonl: Is a directory' "$tlrun" verify --test folder.jsonl
+
 # ---- verifiers: a failure is an outcome, not a reward of 0
 verdict() {  # NAME OUTCOME LUA [TIMEOUT_MS]
   local name=$1 outcome=$2 line

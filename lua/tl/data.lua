@@ -393,7 +393,7 @@ function data.load(task, o)
     if o.limit then d = d:take(o.limit) end
   elseif type(task) == "string" and task:find("%.jsonl$") then
     local file, why = io.open(task, "rb")
-    if not file then error(why, 2) end
+    if not file or require("tl.fs").kind(task) == "folder" then error(why or task .. ": Is a directory", 2) end
     d = data.dataset(read_rows(file, task, own_row, o.limit, ""), task:match("([^/]+)%.jsonl$"), o.split)
   else
     local set = sets[task]

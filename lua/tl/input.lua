@@ -1,4 +1,5 @@
 --- input.lua: what the commands read: token ids, lines of JSON, models and adapters named by options.
+local fs = require "tl.fs"
 local json = require "tl.json"
 local options = require "tl.options"
 
@@ -12,10 +13,7 @@ function input.ids(word, option)
     text, from = io.read "*a", "stdin"
   elseif word:sub(1, 1) == "@" then
     from = word:sub(2)
-    local f, why = io.open(from, "r")
-    if not f then options.exit(1, why) end
-    text = f:read "*a"
-    f:close()
+    text = fs.read(from)
   end
   local ids = {}
   for item in text:gsub("[%[%]]", " "):gmatch "[^,%s]+" do

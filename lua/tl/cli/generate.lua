@@ -28,14 +28,7 @@ command.parameters = {
 
 local function text_of(word)
   if word == "-" then return io.read "*a" end
-  if word:sub(1, 1) == "@" then
-    local f, why = io.open(word:sub(2), "rb")
-    if not f then options.exit(1, why) end
-    local text = f:read "*a"
-    f:close()
-    return text
-  end
-  return word
+  return word:sub(1, 1) == "@" and require("tl.fs").read(word:sub(2)) or word
 end
 
 local function prompt_ids(p, model)

@@ -1,4 +1,5 @@
 --- tlrun verify: rewards of responses; the tests of a verifier; what it pays for junk
+local fs = require "tl.fs"
 local input = require "tl.input"
 local json = require "tl.json"
 local options = require "tl.options"
@@ -141,7 +142,7 @@ end
 
 local function file_lines(path)
   local f, why = io.open(path, "r")
-  if not f then options.exit(1, why) end
+  if not f or fs.kind(path) == "folder" then options.exit(1, why or path .. ": Is a directory") end
   local n = 0
   return function()
     while true do

@@ -4,15 +4,14 @@
 ---
 --- Items are appended as completions end, so a run that was cut short goes on where it stopped: a second run with the same file and the same
 --- settings takes what stands there and samples the rest; with other settings it refuses. A last line that was cut off is left out.
+local fs = require "tl.fs"
 local json = require "tl.json"
 
 local items = {}
 
 local function read_lines(path)
-  local f = io.open(path, "rb")
-  if not f then return nil end
-  local text = f:read "*a"
-  f:close()
+  if not fs.kind(path) then return nil end
+  local text = fs.read(path)
   local list, n, good = {}, 0, 0
   for line, ending in text:gmatch "([^\n]*)(\n?)" do
     if line == "" and ending == "" then break end
@@ -49,9 +48,9 @@ function items.open(path, settings)
           json.encode(old[k] == nil and json.null or old[k]), json.encode(v)), 0)
       end
     end
-    require("tl.fs").write(path, good)
+    fs.write(path, good)
   else
-    require("tl.fs").write(path, '{"eval":' .. line .. "}\n")
+    fs.write(path, '{"eval":' .. line .. "}\n")
     list = { {} }
   end
   local file, why = io.open(path, "ab")
