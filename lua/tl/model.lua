@@ -87,8 +87,9 @@ function model.resolve(name)
     error(("model '%s' is not here yet; get it with: tlrun fetch %s"):format(name, name), 2)
   end
   if require("tl.fetch").knows("model", name) then error(("model '%s' is not here yet; get it with: tlrun fetch %s"):format(name, name), 2) end
-  local all = model.names()
-  for _, n in ipairs(require("tl.fetch").names "model") do all[#all + 1] = n end
+  local all, there = model.names(), {}
+  for _, n in ipairs(all) do there[n] = true end
+  for _, n in ipairs(require("tl.fetch").names "model") do if not there[n] then all[#all + 1] = n end end
   error(("no model '%s'%s (known: %s; or give a Hugging Face folder or a GGUF file)"):format(name, names.hint(name, all), table.concat(all, ", ")), 2)
 end
 
