@@ -40,6 +40,7 @@ end
 ---@param field string|number
 function M.gold(field)
   if type(field) == "number" then return ("%.15g"):format(field) end
+  if type(field) ~= "string" then error("a problem's answer is a text or a number; got a " .. type(field), 0) end
   if #field < 40 and not field:find("[#\\]") then return trim(field) end
   local found = extract.finders.strict(field)
   if #found > 0 then return trim(found[#found].text) end

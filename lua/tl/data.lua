@@ -121,6 +121,13 @@ local origin = setmetatable({}, { __mode = "k" })  -- of a problem from a file: 
 --- Where a problem stands, for messages: its file and line, or its number in a list.
 function data.where(problem, i) return origin[problem] or "problem " .. tostring(i or problem.id) end
 
+--- What fn(...) gives; an error of it says which problem it is about.
+function data.about(problem, i, fn, ...)
+  local ok, result = pcall(fn, ...)
+  if ok then return result end
+  error(("%s: %s"):format(data.where(problem, i), (tostring(result):gsub("^%S+%.lua:%d+: ", ""))), 0)
+end
+
 local NEEDS = "the fields " .. table.concat(answer_fields, ", ") .. ", or a solution that ends with #### or has \\boxed{}"
 
 local function unanswered(p) return p.answer == nil or p.answer == "" end
@@ -330,9 +337,9 @@ local function read_rows(file, path, make, limit, id_prefix)
     line_number = line_number + 1
     if line:find("%S") then
       local row, why = json.parse(line)
-      if type(row) ~= "table" then
+      if type(row) ~= "table" or getmetatable(row).__array then
         file:close()
-        error(("%s:%d: %s"):format(path, line_number, row and "a line is one JSON object" or why), 3)
+        error(("%s:%d: %s"):format(path, line_number, row ~= nil and "a line is one JSON object" or why), 3)
       end
       local ok, p = pcall(make, without_nulls(row))
       if not ok then

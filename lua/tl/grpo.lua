@@ -169,9 +169,9 @@ function grpo.sample(parts, s)
     local t, o = part.trainer, part.trainer.o
     local settings = { temperature = o.temperature, top_p = o.top_p, top_k = o.top_k, min_p = o.min_p, stop = o.stop,
       max_new_tokens = o.max_completion_length or 512, seed = t.seed, member = part.member }
-    for _, g in ipairs(part.rollout.groups) do
+    for i, g in ipairs(part.rollout.groups) do
       g.sequence_id, g.part = t.sequences, part
-      if g.part_of == comm.part then group_of[s:submit(g.prompt, t.n, t.sequences, settings)] = g end
+      if g.part_of == comm.part then group_of[data.about(g.problem, i, s.submit, s, g.prompt, t.n, t.sequences, settings)] = g end
       t.sequences = t.sequences + t.n
     end
   end

@@ -91,6 +91,10 @@ test("your own file", function()
   raises("bad.jsonl:2: not JSON", data.load, dir .. "/bad.jsonl")
   file("bad2.jsonl", '{"text":"P"}\n')
   raises("bad2.jsonl:1: it has none of the fields question", data.load, dir .. "/bad2.jsonl")
+  for _, line in ipairs { '[{"question":"P"}]', "[]", "5", "false" } do
+    file("bad3.jsonl", line .. "\n")
+    raises("bad3.jsonl:1: a line is one JSON object", data.load, dir .. "/bad3.jsonl")
+  end
   file("gsm8k/test.jsonl", '{"question":"P","answer":5}\n')
   raises("gsm8k/test.jsonl:1: ", data.load, "gsm8k", { dir = dir, split = "test" })
 end)
@@ -206,6 +210,20 @@ test("files without problems or answers", function()
   raises("eval%.run: there are no problems: the list is empty", tl.eval.run, { model = model, problems = {} })
   raises("eval%.run wants a list of problems; got nothing", tl.eval.run, { model = model })
   raises("eval%.run wants a model, as tl%.model%.load gives it; got nothing", tl.eval.run, { problems = prompts })
+end)
+
+test("a problem that cannot be asked is named", function()
+  local model = tl.model.load "tiny"
+  local adapter = tl.adapter.tinylora(model, { u = 1 })
+  file("long.jsonl", '{"question":"1+1?","answer":"2"}\n{"question":"' .. ("1+"):rep(400) .. '1?","answer":"401"}\n')
+  local long = data.load(dir .. "/long.jsonl")
+  local missing = "long%.jsonl:2: the prompt has %d+ tokens; the model's context has 512"
+  raises(missing, tl.eval.run, { model = model, problems = long, max_new_tokens = 4 })
+  local t = tl.grpo.trainer { model = model, adapter = adapter, verifier = "verifiers.math", gate = false, max_completion_length = 4 }
+  raises(missing, t.step, t, long)
+  t:free()
+  raises("could not be judged: .*: a problem's answer is a text or a number; got a table", tl.eval.run,
+    { model = model, problems = { { question = "1+1?", answer = { "2" } } }, max_new_tokens = 4 })
 end)
 
 test("prompt styles", function()
