@@ -228,7 +228,7 @@ local RUN = options.names { any = "name dir out config completions quiet resume"
 
 --- Opens a run's folder.
 ---   name, dir ("runs") or out   the folder: DIR/NAME-TIME, or OUT itself
----   config, seed                what goes into config.json and versions.json
+---   config, seed                what goes into config.json and versions.json; the seed is the config's unless it is given
 ---   total                       how many steps there will be (for the time left); may be set later as run.total
 ---   completions                 how many completions of a step are kept (4); "all"; 0
 ---   quiet                       nothing is shown
@@ -239,7 +239,8 @@ function report.run(o)
   options.only("report.run", o, RUN)
   refuse_second(o)
   o = require("tl.comm").run_options(o)
-  local r = setmetatable({ path = new_folder(o), name = o.name or "run", total = o.total, seed = o.seed or 0, keep = o.completions or 4,
+  local seed = o.seed or type(o.config) == "table" and rawget(o.config, "seed") or 0
+  local r = setmetatable({ path = new_folder(o), name = o.name or "run", total = o.total, seed = seed, keep = o.completions or 4,
     quiet = o.quiet, began = C.tl_seconds(), steps = 0, live = setmetatable({}, Live) }, Run)
   r.terminal = not o.quiet and terminal()
   check(C.tl_mkdirs(r.path))
