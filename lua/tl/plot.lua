@@ -97,7 +97,7 @@ local function tick_text(axis, v)
     local m = v / 10 ^ e
     return math.abs(m - 1) < 1e-6 and ("1e%d"):format(e) or ("%.3ge%d"):format(m, e)
   end
-  return ("%.4g"):format(v)
+  return ("%.6g"):format(v)
 end
 
 local function scale(axis, lo, hi, from, to)

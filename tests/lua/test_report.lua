@@ -101,6 +101,27 @@ test("a run's folder", function()
   equal(fs.read(dir .. "/a/" .. events):sub(1, 8), "\24\0\0\0\0\0\0\0", "events")
 end)
 
+test("a run's seed is its config's unless it is given", function()
+  report.run({ out = dir .. "/seed5", quiet = true, config = { seed = 5 } }):free()
+  equal(json.load(dir .. "/seed5/versions.json").seed, 5, "the config's")
+  report.run({ out = dir .. "/seed6", quiet = true, config = { seed = 5 }, seed = 6 }):free()
+  equal(json.load(dir .. "/seed6/versions.json").seed, 6, "given")
+end)
+
+test("what tells runs apart", function()
+  local function labels(...)
+    local list = {}
+    for i, config in ipairs { ... } do list[i] = { name = "run" .. i, config = config } end
+    local out = {}
+    for i, g in ipairs(require("tl.report.runs").grouped(list)) do out[i] = g.label end
+    return table.concat(out, " | ")
+  end
+  equal(labels({ name = "a", lr = 1 }, { name = "a", lr = 2 }), "lr 1 | lr 2", "a setting")
+  equal(labels({ name = "a", lr = 1, batch = 3 }, { name = "b", lr = 2, steps = 4 }), "a | b", "their recipes' names")
+  equal(labels({ name = "a", lr = 1, batch = 3 }, { name = "a", lr = 2, steps = 4 }), "batch 3, lr 1 | lr 2, steps 4", "no setting that a run does not have")
+  equal(labels({ name = "a", lr = 1, seed = 1 }, { name = "a", lr = 1, seed = 2 }), "a (2 seeds)", "seeds")
+end)
+
 test("the same seed keeps the same completions", function()
   local texts = {}
   for i = 1, 2 do

@@ -46,6 +46,17 @@ end
 
 local function value_text(v) return type(v) == "table" and json.encode(v) or tostring(v) end
 
+-- whether every group is of another recipe: then its name says which it is
+local function apart(groups)
+  local seen = {}
+  for _, g in ipairs(groups) do
+    local name = g[1].config.name
+    if not name or seen[name] then return false end
+    seen[name] = true
+  end
+  return true
+end
+
 -- names of the settings that differ between groups
 local function differing(groups)
   local all, names = {}, {}
@@ -72,11 +83,14 @@ function runs.grouped(list)
     end
     table.insert(at[key], r)
   end
-  local names = #groups > 1 and differing(groups) or {}
+  local by_name = apart(groups)
+  local names = not by_name and #groups > 1 and differing(groups) or {}
   for _, g in ipairs(groups) do
     local parts = {}
-    for i, name in ipairs(names) do parts[i] = name .. " " .. value_text(g[1].config[name]) end
-    g.label = #groups == 1 and (g[1].config.name or g[1].name) or #parts > 0 and table.concat(parts, ", ") or g[1].name
+    for _, name in ipairs(names) do
+      if g[1].config[name] ~= nil then parts[#parts + 1] = name .. " " .. value_text(g[1].config[name]) end
+    end
+    g.label = (by_name or #groups == 1) and (g[1].config.name or g[1].name) or #parts > 0 and table.concat(parts, ", ") or g[1].name
     if #g > 1 then g.label = ("%s (%d seeds)"):format(g.label, #g) end
   end
   return groups
