@@ -79,6 +79,7 @@ def usage_errors():
     fails(2, "'x' is not a token id", "logprobs", "--model", MODEL, "--ids", "1,x")
     fails(2, "unexpected argument", "logprobs", "more")
     fails(2, "-e wants", "-e")
+    fails(2, "--task wants NAME,...; got ','", "eval", "--model", MODEL, "--task", ",")
     fails(2, "--compute wants one of", "logprobs", "--compute", "int8")
 
 

@@ -134,6 +134,7 @@ function command.run(p, rest)
     if s.samples > 1 and s.temperature == 0 then options.usage "--samples above 1 are all alike at temperature 0" end
     list[#list + 1] = s
   end
+  if #list == 0 then options.usage("--task wants NAME,...; got '%s'", p.task) end
   local eval, stats = require "tl.eval", require "tl.eval.stats"
   local file, old = nil, {}
   if p.items then
