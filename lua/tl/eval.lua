@@ -228,7 +228,13 @@ function eval.run(o)
   verify.given("eval.run", o.verifier or "verifiers.math")
   data.check("eval.run", o.problems, verify.wants_answer(o.verifier or "verifiers.math"))
   local k, done, index = o.samples or 1, {}, {}
-  for i, p in ipairs(o.problems) do index[tostring(p.id or i)] = i end
+  for i, p in ipairs(o.problems) do
+    local id = tostring(p.id or i)
+    if index[id] and (o.on_item or (o.done or {})[1]) then
+      error(("%s: the id %s is that of %s too; items are told apart by it"):format(data.where(p, i), id, data.where(o.problems[index[id]], index[id])), 0)
+    end
+    index[id] = i
+  end
   for _, item in ipairs(o.done or {}) do
     local i = not FAILED[item.outcome] and index[tostring(item.id)]
     if i then done[i] = done[i] or {}; done[i][item.sample] = item end

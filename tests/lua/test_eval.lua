@@ -94,6 +94,12 @@ local function lines(path)
   return list
 end
 
+check.test("problems of one id have no items", function()
+  local model, problems = tl.model.load "tiny-xs", { { id = "a", question = "1+1?", answer = "2" }, { id = "a", question = "1+2?", answer = "3" } }
+  check.equal(tl.eval.run({ model = model, problems = problems, max_new_tokens = 4 }).n, 2, "without items")
+  check.raises("^problem 2: the id a is that of problem 1 too", tl.eval.run, { model = model, problems = problems, max_new_tokens = 4, on_item = function() end })
+end)
+
 check.test("an evaluation that was cut goes on to the same items", function()
   local whole, cut = os.tmpname(), os.tmpname()
   local options = " eval --task wordproblems --limit 12 --samples 2 --temperature 1 --max-new-tokens 40 --json --items "
