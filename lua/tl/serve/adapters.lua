@@ -18,7 +18,9 @@ Shelf.__index = Shelf
 --- o: model, decoder (it, or its int8 copy), folders (list), named ({ name = path }), key (a public key's file: only compact files that it signed), force,
 --- sampler (options of tl.sample.sampler).
 local function new(o)
-  local s = setmetatable({ o = o, model = o.model, groups = {}, entries = {}, broken = {}, gone = {}, reused = 0 }, Shelf)
+  local folders = {}
+  for i, folder in ipairs(o.folders or {}) do folders[i] = folder:gsub("(.)/+$", "%1") end
+  local s = setmetatable({ o = o, model = o.model, folders = folders, groups = {}, entries = {}, broken = {}, gone = {}, reused = 0 }, Shelf)
   s:scan()
   return s
 end
@@ -156,7 +158,7 @@ end
 --- on stderr, and to who asks for it.
 function Shelf:scan()
   local found = {}
-  for _, folder in ipairs(self.o.folders or {}) do
+  for _, folder in ipairs(self.folders) do
     local why = in_folder(folder, found)
     if why and not self.scanned then error(why, 0) end
     if why then stay(self, folder, found) end
