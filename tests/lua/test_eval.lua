@@ -100,6 +100,15 @@ check.test("problems of one id have no items", function()
   check.raises("^problem 2: the id a is that of problem 1 too", tl.eval.run, { model = model, problems = problems, max_new_tokens = 4, on_item = function() end })
 end)
 
+check.test("what was measured is on stdout: words, or with --json the document alone", function()
+  local command = tlrun .. " eval --model tiny-xs --task wordproblems --limit 2 --max-new-tokens 4"
+  local code, out, err = check.run(command)
+  check.equal({ code, err }, { 0, "" })
+  check.equal(out:find("^wordproblems +2 problems, tlrun\n  base +0%.0%% ") ~= nil, true, out)
+  local code2, document, words = check.run(command .. " --json")
+  check.equal({ code2, words, tl.json.decode(document).tasks.wordproblems.n }, { 0, out, 2 })
+end)
+
 check.test("an evaluation that was cut goes on to the same items", function()
   local whole, cut = os.tmpname(), os.tmpname()
   local options = " eval --task wordproblems --limit 12 --samples 2 --temperature 1 --max-new-tokens 40 --json --items "

@@ -93,12 +93,14 @@ local function figures(name, r)
   return table.concat(parts, ", ")
 end
 
-local function show(s, base, with, paired)
-  io.stderr:write(("%-14s %d problems, %s%s\n  %s\n"):format(s.task, base.n, s.protocol, s.samples > 1 and (", %d samples each"):format(s.samples) or "", figures("base   ", base)))
+-- what was measured, for people: on stdout, unless that is for the document
+local function show(to, s, base, with, paired)
+  to:write(("%-14s %d problems, %s%s\n  %s\n"):format(s.task, base.n, s.protocol, s.samples > 1 and (", %d samples each"):format(s.samples) or "", figures("base   ", base)))
   if with then
-    io.stderr:write(("  %s\n  paired: %d fixed, %d broken, difference %+.1f points [%.1f, %.1f], McNemar p = %.3g\n"):format(figures("adapter", with), paired.fixed, paired.broken,
+    to:write(("  %s\n  paired: %d fixed, %d broken, difference %+.1f points [%.1f, %.1f], McNemar p = %.3g\n"):format(figures("adapter", with), paired.fixed, paired.broken,
       100 * paired.difference, 100 * paired.ci95[1], 100 * paired.ci95[2], paired.p))
   end
+  to:flush()
 end
 
 local function compare(p, rest)
@@ -149,7 +151,7 @@ function command.run(p, rest)
     local base = run(nil, "base")
     local with = adapter and run(adapter, "adapter") or nil
     local paired = with and stats.paired(base.scores, with.scores, p.seed) or nil
-    show(s, base, with, paired)
+    show(p.json and io.stderr or io.stdout, s, base, with, paired)
     doc[s.task] = eval.summary(with or base)
     doc[s.task].base, doc[s.task].paired, doc[s.task].protocol = eval.summary(base), paired, s.protocol
   end
