@@ -86,6 +86,7 @@ function grpo.trainer(o)
   if t.n < 2 or t.n % 1 ~= 0 then error(("grpo.trainer: num_generations wants a whole number from 2; got %s"):format(t.n), 2) end
   t.iterations = o.num_iterations or 1
   if t.iterations < 1 or t.iterations % 1 ~= 0 then error(("grpo.trainer: num_iterations wants a whole number from 1; got %s"):format(t.iterations), 2) end
+  if o.objective ~= nil and type(o.objective) ~= "function" then error("grpo.trainer: objective is a function(t, out); got a " .. type(o.objective), 2) end
   t.lr = optim.schedule(o.lr or 1e-6)
   t.optimizer = optim.of(o)
   t.seed, t.steps, t.sequences = o.seed or 0, 0, 0

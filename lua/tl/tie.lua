@@ -53,7 +53,7 @@ function tie.assign(fn, modules)
   for i, m in ipairs(modules) do
     m.position, m.count = i - 1, #modules
     local key = fn(m)
-    if key == nil then error("the tying function returned nil for " .. m.name .. "; it must return a group key", 3) end
+    if key == nil or key ~= key then error(("the tying function returned %s for %s; it must return a group key"):format(tostring(key), m.name), 3) end
     if not seen[key] then seen[key] = n; n = n + 1 end
     groups[i] = seen[key]
   end

@@ -32,7 +32,7 @@ local function find_module(name)
     dir, stem = dir or ".", stem or name:match("^(.+)%.lua$")
     if require("tl.fs").kind(name) ~= "file" then error(("verifier %s: there is no such file"):format(name), 4) end
     compiles(name, name)
-    if stem:find("%.") or _G[stem] ~= nil then
+    if stem:find("%.") or _G[stem] ~= nil or package.preload[stem] then
       error(("verifier file %s: the name '%s' is taken or has a dot; rename the file"):format(name, stem), 4)
     end
     return stem, (dir == "" and "/" or dir) .. "/?.lua;" .. path

@@ -125,6 +125,17 @@ test("what is no model, adapter, verifier or problem is one clear line", functio
   raises("data%.load: n wants a whole number from 0; got %-1", tl.data.load, "wordproblems", { n = -1 })
 end)
 
+test("what is no objective, no group key and no name for a verifier's file", function()
+  raises("grpo%.trainer: objective is a function%(t, out%); got a string", tl.grpo.trainer, { model = model, adapter = adapter, verifier = "verifiers.math", objective = "dapo" })
+  raises("the tying function returned nan for model%.layers%.0%.self_attn%.q_proj", tl.adapter.tinylora, model, { tie = function() return math.huge - math.huge end })
+  local folder = os.tmpname()
+  os.remove(folder)
+  tl.fs.mkdirs(folder)
+  tl.fs.write(folder .. "/lpeg.lua", "return function() return 1 end")
+  raises("lpeg%.lua: the name 'lpeg' is taken", tl.verify.pool, { verifier = folder .. "/lpeg.lua" })
+  os.execute("rm -r " .. folder)
+end)
+
 test("a learning rate that is none, or much too high", function()
   for rate, said in pairs { x = "'x'", [0 / 1] = false, [math.huge] = "inf" } do
     local t = tl.sft.trainer { model = model, adapter = tl.adapter.tinylora(model, { u = 2 }), lr = function() return rate end }
