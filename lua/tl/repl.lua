@@ -416,6 +416,7 @@ function repl.run()
     if line == false then pending = nil  -- Ctrl-C
     elseif not pending and LEAVE[line:match "^%s*([%a_]*)[%s();]*$"] and rawget(_G, line:match "[%a_]+") == nil then break
     elseif not pending and line:match "^%s*help[%s();]*$" and rawget(_G, "help") == nil then io.stdout:write(USAGE, "\n")
+    elseif not pending and line:match "^%s*help%s+[%a_][%w_.:]*%s*$" then io.stdout:write(repl.help(line:match "^%s*help%s+(.*)$"), "\n")
     elseif not pending and line:match "^%s*%?" then
       io.stdout:write(repl.help(line:match "^%s*%?(.*)$"), "\n")
     elseif pending or line:find "%S" then

@@ -224,6 +224,7 @@ def help_and_leaving_by_words():
         r = piped(f"print(1)\n{word}\nprint(2)\n")
         check((r.returncode, r.stdout) == (0, "1\n"), (word, r.stdout))
     check(piped("help\n").stdout == piped("?\n").stdout and "leave" in piped("help()\n").stdout)
+    check(piped("help tl.grpo.trainer\n").stdout == piped("? tl.grpo.trainer\n").stdout)
     check(piped("exit = 3\nexit\n").stdout == "3\n")
     for part in ["fisher", "landscape"]:
         listed = re.split(r"\n  (?=[A-Za-z.:]+\()", piped(f"? tl.{part}\n").stdout.rsplit("\n(", 1)[0])[1:]
