@@ -188,7 +188,7 @@ local function figures(m)
   if not m.reward then add("loss %.4f", m.loss) end
   local bad = (m["verifier/error"] or 0) + (m["verifier/timeout"] or 0) + (m["verifier/memory"] or 0)
   if bad > 0 then parts[#parts + 1] = ("verifier failures %d"):format(bad) end
-  if m.samples_trained == 0 then parts[#parts + 1] = "no gradient: rewards are alike in every group" end
+  if m.samples_trained == 0 then parts[#parts + 1] = "no gradient: " .. (m.reward == m.reward and "rewards are alike in every group" or "there is no reward") end
   add("length %.1f", m["completions/mean_length"])
   add("%.0f tok/s", m.tokens_per_s)
   return table.concat(parts, "  ")

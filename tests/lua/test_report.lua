@@ -67,11 +67,13 @@ end
 
 test("what a step's line says", function()
   local path = dir .. "/shows.lua"
-  fs.write(path, ('local run = require("tl").report.run { out = %q, total = 2 } run:step { reward = 0, samples_trained = 0 } run:step { reward = 0.5, samples_trained = 4 }'):format(dir .. "/shown"))
+  fs.write(path, ('local run = require("tl").report.run { out = %q, total = 2 } run:step { reward = 0, samples_trained = 0 } run:step { reward = 0.5, samples_trained = 4 } '
+    .. 'require("tl").report.run { out = %q }:step { reward = 0 / 0, samples_trained = 0 }'):format(dir .. "/shown", dir .. "/none"))
   local said = {}
   for line in io.popen(("%s %s 2>&1"):format(require("tl").exe, path)):lines() do said[#said + 1] = line end
   equal(said[1]:find("no gradient: rewards are alike in every group", 1, true) ~= nil, true, said[1])
   equal(said[2]:find("no gradient", 1, true), nil, said[2])
+  equal(said[3]:find("no gradient: there is no reward", 1, true) ~= nil, true, said[3])
 end)
 
 test("a run's folder", function()
