@@ -175,7 +175,7 @@ function adapter.load(model, path, o)
   o = o or {}
   options.only("adapter.load", o, LOAD)
   options.handle("adapter.load", model, "a model")
-  local found, kind = adapter.find(path)
+  local found, kind = adapter.find(fs.path("adapter.load", path))
   if not found then error(kind, 2) end
   local out = ffi.new("tl_adapter *[1]")
   if kind == "compact" then check(C.tl_artifact_read_beside(model.handle, found, o.force or false, svd_cache(o), o.basis and o.basis.handle or nil, out), 2)
@@ -286,6 +286,7 @@ local SAVE, REBASE = options.names { any = "format metrics provenance carry" }, 
 function Adapter:save(path, o)
   o = o or {}
   options.only("adapter:save", o, SAVE)
+  fs.path("adapter:save", path)
   if self.kind == "full" then
     check(C.tl_model_save(self.model.handle, self.handle, path, self.model.compute == "f32" and C.TL_F32 or C.TL_BF16), 2)
     return
@@ -334,7 +335,7 @@ function Adapter:compare(other)
 end
 
 --- Writes a LoRA that llama.cpp loads (a GGUF file).
-function Adapter:save_gguf(path) check(C.tl_adapter_save_gguf(self.handle, path), 2) end
+function Adapter:save_gguf(path) check(C.tl_adapter_save_gguf(self.handle, fs.path("adapter:save_gguf", path)), 2) end
 
 function Adapter:free()
   if rawget(self, "handle") then C.tl_adapter_free(ffi.gc(self.handle, nil)); self.handle = nil end

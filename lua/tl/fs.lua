@@ -4,6 +4,12 @@ local ffi = require "ffi"
 
 local fs = {}
 
+--- A path, or an error that says what was given instead, at the line of the script. what: who wants it.
+function fs.path(what, path)
+  if type(path) == "string" then return path end
+  F.raise(("%s wants a path; got %s"):format(what, path == nil and "nothing" or "a " .. type(path)))
+end
+
 --- "file", "folder", "other", or nil when nothing is there.
 function fs.kind(path)
   return ({ [0] = nil, "file", "folder", "other" })[F.C.tl_path_kind(path)]
@@ -12,7 +18,7 @@ end
 --- The names in a folder, sorted; nil and a message when it cannot be read.
 function fs.list(path)
   local out = ffi.new "char *[1]"
-  if F.C.tl_list_dir(path, out) ~= 0 then return nil, ffi.string(F.C.tl_last_error()) end
+  if F.C.tl_list_dir(fs.path("fs.list", path), out) ~= 0 then return nil, ffi.string(F.C.tl_last_error()) end
   return require("tl.json").decode(F.take_string(out[0]))
 end
 
@@ -53,7 +59,7 @@ function fs.mkdirs(path) F.check(F.C.tl_mkdirs(path), 2) end
 
 --- The whole content of a file.
 function fs.read(path)
-  local f, why = io.open(path, "rb")
+  local f, why = io.open(fs.path("fs.read", path), "rb")
   if not f then error(why, 2) end
   local text, bad = f:read "*a"
   f:close()
@@ -62,7 +68,7 @@ function fs.read(path)
 end
 
 --- Writes a whole file: the old content or the new is there, never a part.
-function fs.write(path, text) F.check(F.C.tl_write_file(path, text, #text), 2) end
+function fs.write(path, text) F.check(F.C.tl_write_file(fs.path("fs.write", path), text, #text), 2) end
 
 --- A symbolic link at path to target; replaces a link that was there.
 function fs.symlink(target, path) F.check(F.C.tl_symlink(target, path), 2) end

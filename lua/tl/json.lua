@@ -276,11 +276,7 @@ end
 
 --- The value in a JSON file.
 function json.load(path, number)
-  local f, why = io.open(path, "rb")
-  if not f then error(why, 2) end
-  local text = f:read "*a"
-  f:close()
-  local v, message = json.parse(text, number)
+  local v, message = json.parse(require("tl.fs").read(path), number)
   if v == nil then error(path .. ": " .. message, 2) end
   return v
 end
@@ -288,7 +284,7 @@ end
 --- Writes a value to a JSON file, pretty unless o says otherwise; the old file stays whole when that fails.
 function json.save(path, v, o)
   local text = json.encode(v, o or { pretty = true }) .. "\n"
-  F.check(C.tl_write_file(path, text, #text), 2)
+  F.check(C.tl_write_file(require("tl.fs").path("json.save", path), text, #text), 2)
 end
 
 return json

@@ -241,7 +241,7 @@ local SAVE, EXPORT = options.names { any = "adapter dtype" }, options.names { an
 function Model:save(dir, o)
   o = o or {}
   options.only("model:save", o, SAVE)
-  check(C.tl_model_save(self.handle, o.adapter and o.adapter.handle or nil, dir, dtype_of(o.dtype, "bf16", 2)), 2)
+  check(C.tl_model_save(self.handle, o.adapter and o.adapter.handle or nil, fs.path("model:save", dir), dtype_of(o.dtype, "bf16", 2)), 2)
 end
 
 --- Writes the model for other programs: as a Hugging Face folder (format "hf") or as a GGUF file ("gguf"). Options: adapter
@@ -253,7 +253,8 @@ end
 function Model:export(path, format, o)
   o = o or {}
   options.only("model:export", o, EXPORT)
-  check(C.tl_model_export(self.handle, o.adapter and o.adapter.handle or nil, path, format, o.dtype or "bf16", o.tokenizer ~= false), 2)
+  if type(format) ~= "string" then error('model:export wants a format, "hf" or "gguf"; got ' .. tostring(format), 2) end
+  check(C.tl_model_export(self.handle, o.adapter and o.adapter.handle or nil, fs.path("model:export", path), format, o.dtype or "bf16", o.tokenizer ~= false), 2)
 end
 
 --- A copy with an adapter merged in; shares what it does not change. relaxed: on a device its products may be a library's, which are

@@ -136,6 +136,44 @@ test("what is no objective, no group key and no name for a verifier's file", fun
   os.execute("rm -r " .. folder)
 end)
 
+-- would catch: a method that gives C no handle
+test("what was freed says so", function()
+  local m = tl.model.load "tiny"
+  local a, s, x = tl.adapter.tinylora(m, { u = 4 }), tl.sample.sampler(m, {}), tl.tensor.zeros(2, 2)
+  local set = tl.population.of { tl.adapter.tinylora(m, { u = 4 }) }
+  for _, v in ipairs { x, s, set, a, m } do
+    v:free()
+    v:free()
+  end
+  equal(tostring(x), "tensor (freed)")
+  raises("test_options%.lua:%d+: this tensor was freed", function() return x[1] end)
+  raises("this tensor was freed", function() return x + 1 end)
+  raises("this tensor was freed", x.matmul, tl.tensor.zeros(2, 2), x)
+  raises("this sampler was freed", s.submit, s, { 1 }, 1, 0)
+  raises("this sampler was freed", s.run, s, 1)
+  raises("this population was freed", tl.sample.sampler, model, { population = set })
+  raises("this adapter was freed", a.v, a)
+  raises("this adapter was freed", a.save, a, "/nowhere/a")
+  raises("got one that was freed", tl.population.of, { a })
+  raises("this model was freed", m.logprobs, m, { 1, 2 })
+  raises("got one that was freed", tl.adapter.tinylora, m)
+  raises("this adapter was freed", model.logprobs, model, { 1, 2 }, a)
+end)
+
+-- would catch: a path that C reads as NULL
+test("what is no path is one clear line", function()
+  raises("model:save wants a path; got nothing", model.save, model)
+  raises("model:export wants a path; got nothing", model.export, model, nil, "hf")
+  raises("model:export wants a format, \"hf\" or \"gguf\"; got nil", model.export, model, "/nowhere/m")
+  raises("adapter:save wants a path; got nothing", adapter.save, adapter)
+  raises("adapter:save_gguf wants a path; got a table", adapter.save_gguf, adapter, {})
+  raises("adapter%.load wants a path; got nothing", tl.adapter.load, model)
+  raises("fs%.list wants a path; got nothing", tl.fs.list)
+  raises("fs%.write wants a path; got nothing", tl.fs.write, nil, "x")
+  raises("fs%.read wants a path; got nothing", tl.fs.read)
+  raises("json%.save wants a path; got nothing", tl.json.save, nil, {})
+end)
+
 test("a learning rate that is none, or much too high", function()
   for rate, said in pairs { x = "'x'", [0 / 1] = false, [math.huge] = "inf" } do
     local t = tl.sft.trainer { model = model, adapter = tl.adapter.tinylora(model, { u = 2 }), lr = function() return rate end }
