@@ -9,6 +9,7 @@
 --- hundreds (the sampler's contract).
 local F = require "tl.ffi"
 local http = require "tl.serve.http"
+local json = require "tl.json"
 local log = require "tl.log"
 local openai = require "tl.serve.openai"
 local shelf = require "tl.serve.adapters"
@@ -209,8 +210,34 @@ local function done(self, a, c)
   if a.left == 0 then complete(self, a) end
 end
 
+-- A sampler for which there is no memory left (on a device a group's keys and values take their room with its first request): what it has to
+-- answer is refused, and the others go on.
+local function refuse_all(self, g, why)
+  log.warn("%s", why)
+  for i = #self.live, 1, -1 do
+    local a = self.live[i]
+    if a.group == g then
+      for request in pairs(a.of) do g.sampler:cancel(request) end
+      self.refused = self.refused + 1
+      local answer = openai.error(503, why)
+      if a.request.stream then
+        self.http:event(a.http, json.encode(answer))
+        self.http:finish(a.http)
+      else
+        self.http:answer(a.http, 503, answer)
+      end
+      forget(self, a)
+    end
+  end
+end
+
 local function step(self, g)
-  g.sampler:run(1)
+  local ok, e = pcall(g.sampler.run, g.sampler, 1)
+  if not ok then
+    local why = tostring(e):gsub("^%S+%.lua:%d+: ", "")
+    if C.tl_interrupted() or not why:find("^out of memory") then error(e, 0) end
+    return refuse_all(self, g, why)
+  end
   self.steps = self.steps + 1
   while true do
     local c = g.sampler:pop()

@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -45,9 +46,9 @@ def make_adapters(folder, aside):
 
 
 class Server:
-    def __init__(self, *args, env=None):
+    def __init__(self, *args, env=None, preexec_fn=None):
         self.process = subprocess.Popen([TLRUN, "serve", "--model", MODEL, "--port", "0", "--json", *args], cwd=ROOT, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, text=True, env={**os.environ, "TLRUN_API_KEY": "", **(env or {})})
+                                        stderr=subprocess.PIPE, text=True, env={**os.environ, "TLRUN_API_KEY": "", **(env or {})}, preexec_fn=preexec_fn)
         line = self.process.stdout.readline()
         if not line:
             raise AssertionError("the server did not start: " + self.process.stderr.read())
@@ -325,6 +326,19 @@ def refuses(folder):
         want(s.metric("requests_refused_total") > 30 and s.metric("completions_pending") == 0, s.ask("GET", "/metrics")[1])
 
 
+def no_memory(folder):
+    little = lambda: resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))  # noqa: E731
+    with Server("--memory", "%d" % (48 << 30), preexec_fn=little) as s:
+        for _ in range(2):
+            status, doc = s.ask("POST", "/v1/completions", {"prompt": PROMPT, "max_tokens": 4})
+            want(status == 503 and "out of memory: a key/value cache" in doc["error"]["message"], "%s %r" % (status, doc))
+        c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=60)
+        c.request("POST", "/v1/completions", json.dumps({"prompt": PROMPT, "stream": True}))
+        told = c.getresponse().read().decode()
+        want(told.startswith("data: {\"error\":") and "out of memory" in told, "a stream is told %r" % told)
+        want(s.ask("GET", "/health")[0] == 200 and s.metric("requests_running") == 0 and s.metric("completions_pending") == 0, s.ask("GET", "/metrics")[1])
+
+
 def asks_for_the_key(folder):
     """... before it takes a body"""
     with Server(env={"TLRUN_API_KEY": "secret"}) as s:
@@ -442,6 +456,7 @@ test("a short request does not wait for longer ones", short_beside_long)
 test("beginnings that are remembered change no bit of an answer", remembers_beginnings)
 test("an answer ends before its stop string, wherever tokens begin", stops_before)
 test("bad requests are refused by the field", refuses)
+test("requests for which there is no memory are refused, and the server goes on", no_memory)
 test("a server with a key wants it", asks_for_the_key)
 test("what a client left is not computed on", clients_that_leave)
 test("adapters that come, change or go are noticed while others are decoded", notices_changes)
