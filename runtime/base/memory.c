@@ -25,7 +25,7 @@ static tl_status init(tl_arena *a, size_t bytes, size_t slack, int kind, const c
   a->block = a->size + slack;
   a->base = tl_ops()->alloc(a->block, kind);
   if (a->base) return TL_OK;
-  *a = (tl_arena){0};
+  *a = (tl_arena){0};  // who looks at its size tries again
   return tl_fail(TL_E_MEMORY, "out of memory: %s needs %.1f MiB", what, (double)bytes / (1 << 20));
 }
 

@@ -206,6 +206,8 @@ static void memory_that_comes_back(outcome *o) {
     ops->release(q);
   }
   CHECK(ops->alloc((size_t)97 << 20, TLK_MEM_OPS) == NULL, "97 MiB of 96");
+  tl_arena arena;
+  CHECK(tl_arena_init(&arena, (size_t)97 << 20, "this") == TL_E_MEMORY && arena.size == 0, "an arena of %zu bytes without memory", arena.size);
   void *p = ops->alloc((size_t)80 << 20, TLK_MEM_OPS);
   CHECK(p != NULL, "no 80 MiB after what could not be had");
   ops->release(p);
