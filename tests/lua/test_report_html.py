@@ -99,6 +99,13 @@ def one_run(folder):
     want(all("nan" not in d and "inf" not in d for d in r.paths), "a curve with nan")
 
 
+def without_reward(folder):
+    path = make_run(folder)
+    with open(path + "/metrics.jsonl", "w") as f:
+        f.write(json.dumps({"step": 1, "reward": None, "loss": None, "verifier/error": 8}) + "\n")  # the verifier failed everywhere
+    report(folder, "run", "-o", "out.html", "--no-tokens")
+
+
 def inspected(folder):
     path = make_run(folder)
     done = subprocess.run([TLRUN, "inspect", path, "--json"], capture_output=True, text=True, timeout=60)
@@ -236,6 +243,7 @@ if not os.path.exists(TLRUN):
     print("not ok report: there is no tlrun (build first, or set TL_BUILD_DIR)")
     sys.exit(1)
 test("a run's page is self-contained, and takes nothing as HTML", one_run)
+test("a run whose last step has no reward has a page", without_reward)
 test("inspect tells the steps and the evaluation of the run's own adapter", inspected)
 test("seeds become bands", seeds)
 test("each token's change of logprob", token_changes)

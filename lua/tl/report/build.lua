@@ -63,7 +63,7 @@ local function overview(list)
   for _, r in ipairs(list) do
     local last = r.steps[#r.steps] or {}
     t.rows[#t.rows + 1] = { r.name, text_of(r.versions.seed or r.config.seed or ""), tostring(#r.steps), text_of(r.summary.trained_parameters or ""), text_of(r.summary.trained_bytes or ""),
-      measure_text(r.summary.before), r.summary.after and measure_text(r.summary.after) or last_eval(r), last.reward and ("%.3f"):format(last.reward) or "" }
+      measure_text(r.summary.before), r.summary.after and measure_text(r.summary.after) or last_eval(r), type(last.reward) == "number" and ("%.3f"):format(last.reward) or "" }
   end
   return t
 end
