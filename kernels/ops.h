@@ -136,7 +136,7 @@ typedef struct tlk_ops {
   tlk_recording *(*recorded)(void);                             // what was noted; NULL: not possible now (scratch would have had to
                                                                 // grow), so call the ops themselves
   int (*replay)(tlk_recording *r);                              // runs it, in order with the ops. 0: it did not run and never will
-                                                                // again (scratch has moved since): free it
+                                                                // again (scratch has moved since, or no memory): free it
   void (*recording_free)(tlk_recording *r);                     // NULL: nothing. What was replayed still runs to its end.
 
   // ---- weights. pack: W (N, K) row-major in w_dtype (F32, BF16, F16) -> the backend's layout for compute = F32, BF16 or F16.

@@ -14,7 +14,7 @@
 //   transfers  pinned memory is read when the copy runs, not when it is asked for, and freeing it waits for nothing
 //   processes  a child that fork made of one that has called this has no device
 //   graphs     what a capture forbids (waiting for the captured stream, allocating, freeing, copies with pageable memory, events)
-//              fails and spoils the capture; a graph is not launched when memory that its nodes name was freed since. Not modelled:
+//              fails and spoils the capture; a graph is not launched when memory that its nodes name was freed since, and takes memory with its first launch. Not modelled:
 //              capture across streams by events, child graphs, memory nodes; these are refused, too
 // What is checked when the sources are compiled with -fsanitize=thread (CUSIM_CHECKED; the hooks are ours, check.cc)
 //   every load and store of kernel code: inside an allocation, to the byte; initialised before it is read; never to host memory;

@@ -37,8 +37,10 @@ struct cusim_graph {
   std::map<const char *, allocation> named;  // allocations that its nodes name
   int device;
 };
+enum { UPLOADED = 64 << 10 };  // bytes of device memory that a graph takes with its first launch, of which CUDA tells no number
 struct cusim_graph_exec {
   cusim_graph graph;
+  void *uploaded = nullptr;
 };
 
 static std::set<cudaStream_t> streams;
@@ -424,7 +426,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *out) {
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *x, cudaGraph_t graph, unsigned long long flags) {
   guard g(lock);
   if (!x || !graphs.count(graph) || flags) return answer(cudaErrorInvalidValue);
-  execs.insert(*x = new cusim_graph_exec{*graph});
+  execs.insert(*x = new cusim_graph_exec{*graph, nullptr});
   return answer(cudaSuccess);
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t s) {
@@ -442,6 +444,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t s) {
     report("a graph is launched that uses %zu bytes at %p, which were freed after its capture", named.second.bytes, (void *)named.first);
     return answer(cudaErrorInvalidValue);
   }
+  if (!x->uploaded && !(x->uploaded = allocate(UPLOADED, DEVICE))) return last_error = cudaErrorMemoryAllocation;
   for (const work &w : x->graph.works) {
     cudaError_t e = add(s, w);
     if (e != cudaSuccess) return e;
@@ -452,6 +455,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t s) {
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t x) {
   guard g(lock);
   if (!execs.erase(x)) return answer(cudaErrorInvalidValue);
+  if (x->uploaded) release(x->uploaded, DEVICE);
   delete x;
   return answer(cudaSuccess);
 }

@@ -211,6 +211,21 @@ static void memory_that_comes_back(outcome *o) {
   void *p = ops->alloc((size_t)80 << 20, TLK_MEM_OPS);
   CHECK(p != NULL, "no 80 MiB after what could not be had");
   ops->release(p);
+  // a recording that there is no memory to launch says so, and another one runs when there is some
+  float *x = ops->alloc(256, TLK_MEM_OPS), halves[64] = {0};
+  ops->zero(x, 256);
+  size_t rest = (size_t)96 << 20;
+  while (rest && !(p = ops->alloc(rest, TLK_MEM_OPS))) rest -= 32 << 10;
+  for (int i = 0; i < 2; i++) {
+    ops->record();
+    ops->scale(x, 0.5f, 64);
+    tlk_recording *r = ops->recorded();
+    CHECK(r && ops->replay(r) == i, "recording %d: %s", i, r ? "launched where there is no memory, or not where there is" : "none");
+    ops->recording_free(r);
+    ops->release(p), p = NULL;
+  }
+  ops->copy(halves, x, 256);
+  ops->release(x);
   // pinned memory that is given back while a copy from it is on its way
   int32_t *pinned = ops->alloc(256, TLK_MEM_BOTH), *there = ops->alloc(256, TLK_MEM_OPS), back = 0;
   pinned[63] = 12345;
