@@ -132,6 +132,19 @@ what="the second device computes what the first one does"
 logprobs "$t/qwen2" bf16 >"$t/cpu" 2>/dev/null
 TL_BACKEND=cusim:1 logprobs "$t/qwen2" bf16 >"$t/sim" 2>"$t/err" && equal "$t/cpu" "$t/sim" logprobs 1e-3 && ok "$what" || not_ok "$what" "$(tail -n 1 "$t/err")"
 
+what="processes that share a machine have a device each, as many as there are"
+cat >"$t/slots.lua" <<'LUA'
+local tl = require "tl"
+local p = tl.recipe(tl.experiment.options { name = "slots" })
+local rows = tl.experiment.run(p, { runs = tl.experiment.grid { x = { 1, 2, 3 } }, run = function()
+  return { slot = tonumber(os.getenv "TL_DEVICE_SLOT"), device = require("ffi").string(require("tl.ffi").C.tl_backend_isa()) }
+end })
+for _, r in ipairs(rows) do print(r.device == (r.slot % 2 == 0 and "cusim" or "cusim 1") and "right" or "wrong", r.slot, r.device) end
+LUA
+CUSIM_DEVICES=2 "$build/tlrun" "$t/slots.lua" --device cusim --workers 2 --store "$t/slots.db" >"$t/out" 2>"$t/err"
+got=$(for slot in 0 1 2 3 x; do TL_DEVICE_SLOT=$slot CUSIM_DEVICES=2 "$build/tlrun" -e 'tl.model.load("tiny", { device = "cusim" }) print(require("ffi").string(require("tl.ffi").C.tl_backend_isa()))'; done | tr '\n' ',')
+[ "$got" = "cusim,cusim 1,cusim,cusim 1,cusim," ] && [ "$(grep -c ^right "$t/out")" = 3 ] && ok "$what" || not_ok "$what" "$got $(cat "$t/out" "$t/err" | tail -n 4)"
+
 # the real module, where it was built (cmake -B build-cuda -DTL_CUDA=ON) and there is no device
 if [ -e build-cuda/tl_cuda.so ] && [ ! -e /dev/nvidiactl ]; then
   what="the module of the toolkit, on a machine without a driver: the program says so and the CPU computes"

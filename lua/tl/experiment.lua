@@ -231,7 +231,7 @@ end
 -- k: which of the workers; each has a log of its own, which one that takes its place goes on writing
 local function start(argv, name, k, till, threads, most, logs)
   local me, pid = process.pid(), ffi.new "int64_t[1]"
-  local env = { ("%s=%s %d %d %d %d %d"):format(ROLE, name, calls[name], me, till, threads, most), "OMP_NUM_THREADS=" .. threads }
+  local env = { ("%s=%s %d %d %d %d %d"):format(ROLE, name, calls[name], me, till, threads, most), "OMP_NUM_THREADS=" .. threads, "TL_DEVICE_SLOT=" .. k - 1 }
   local child = { k = k, log = ("%s-worker-%d.log"):format(logs, k) }
   child.log_from = fs.bytes(child.log) or 0
   F.check(C.tl_child_start(c_strings(argv), c_strings(env), child.log, pid))

@@ -18,7 +18,7 @@ static char chosen[64], warning[512];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static int sharers = 1;  // processes on the same cores
-static int no_index;     // for the module, of a device without a number (tlk_open_fn)
+static int no_index;     // for the module, of a device without a number (tlk_open_fn); 0: as TL_DEVICE_SLOT says
 
 // of this process: those it may run on, as many as it is given time on
 static int online_cores(void) {
@@ -37,10 +37,17 @@ void tl_share_cores(int n) {
 
 void tl_share_devices(int k) { no_index = -1 - k; }
 
+// The workers of a sweep are started with their place among them, so that each has a device of its own where there are enough.
+static int index_of_none(void) {
+  const char *slot = getenv("TL_DEVICE_SLOT");
+  int k = slot && *slot && strspn(slot, "0123456789") == strlen(slot) && strlen(slot) < 5 ? atoi(slot) : 0;
+  return no_index ? no_index : k ? -1 - k : 0;
+}
+
 // "cuda:1" -> "cuda", 1
 static bool parse_device(const char *text, char *name, size_t size, int *index) {
   size_t n = strcspn(text, ":");
-  *index = no_index;
+  *index = index_of_none();
   if (n == 0 || n >= size || strspn(text, "abcdefghijklmnopqrstuvwxyz") != n) return false;
   memcpy(name, text, n);
   name[n] = 0;

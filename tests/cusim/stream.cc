@@ -196,7 +196,7 @@ cudaError_t cudaDeviceGetPCIBusId(char *text, int n, int device) {
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
   if (device < 0 || device >= n_devices()) return answer(cudaErrorInvalidDevice);
   *p = {};
-  strcpy(p->name, "cusim");
+  device ? snprintf(p->name, sizeof p->name, "cusim %d", device) : snprintf(p->name, sizeof p->name, "cusim");
   p->totalGlobalMem = capacity_bytes();
   p->sharedMemPerBlock = shared_default, p->sharedMemPerBlockOptin = shared_limit;
   p->major = 8, p->minor = 0, p->multiProcessorCount = 4;
