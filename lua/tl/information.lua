@@ -158,7 +158,8 @@ function information.gradients(o)
   local out = {}
   local own, sft = { lr = 0, max_grad_norm = 0, run = false }, type(o) == "table" and o.method == "sft"
   local method = require(sft and "tl.sft" or "tl.grpo")
-  options.only("information.gradients", o, options.names({ any = "problems method", number = "epochs" }, method.OPTIONS))
+  local known = options.names({ any = "problems method", number = "epochs" }, require("tl.grpo").OPTIONS, require("tl.sft").OPTIONS)
+  options.only("information.gradients", o, known)  -- one table may serve both methods
   if not o.epochs then error("information.gradients wants epochs", 2) end
   if not sft then own.gate = false end
   local trainer = method.trainer(setmetatable(own, { __index = o }))
