@@ -150,9 +150,9 @@ static void importance_is_summed_by_level(void) {
     }
     double have = evaluate(&j, 0, j.n_sequences, (tl_grpo_stats){0}, d, e).is_sum;
     CHECK(fabs(have - want) <= tolerance * want, "case %d: is_sum %g, wanted %g", index, have, want);
-    tried += 1 << (j.o.is_level == TL_IS_SEQUENCE);
+    tried |= 1 << (j.o.is_level == TL_IS_SEQUENCE);
   }
-  CHECK(tried > 3, "both levels are among the cases");
+  CHECK(tried == 3, "both levels are among the cases");
 }
 
 // Central differences of the loss that the call itself reports; 1e-3 of the largest derivative: fp32 inputs moved by 1e-3.
