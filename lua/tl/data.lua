@@ -399,8 +399,8 @@ function data.load(task, o)
     d = data.dataset(require("tl.puzzles").generate(task:match("^puzzles:(.*)$"), { n = o.n or o.limit or 1000, seed = o.seed, difficulty = o.difficulty, split = split }), task, split)
     if o.limit then d = d:take(o.limit) end
   elseif type(task) == "string" and task:find("%.jsonl$") then
-    local file, why = io.open(task, "rb")
-    if not file or require("tl.fs").kind(task) == "folder" then error(why or task .. ": Is a directory", 2) end
+    local file, why = require("tl.fs").open(task)
+    if not file then error(why, 2) end
     d = data.dataset(read_rows(file, task, own_row, o.limit, ""), task:match("([^/]+)%.jsonl$"), o.split)
   else
     local set = sets[task]

@@ -57,6 +57,14 @@ end
 
 function fs.mkdirs(path) F.check(F.C.tl_mkdirs(path), 2) end
 
+--- A file opened for reading, as io.open gives it; a folder is none: nil and why.
+function fs.open(path)
+  local f, why = io.open(path, "rb")
+  if not f or fs.kind(path) ~= "folder" then return f, why end
+  f:close()
+  return nil, path .. ": Is a directory"
+end
+
 --- The whole content of a file.
 function fs.read(path)
   local f, why = io.open(fs.path("fs.read", path), "rb")

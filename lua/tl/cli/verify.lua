@@ -141,8 +141,8 @@ end
 -- ---- --test
 
 local function file_lines(path)
-  local f, why = io.open(path, "r")
-  if not f or fs.kind(path) == "folder" then options.exit(1, why or path .. ": Is a directory") end
+  local f, why = fs.open(path)
+  if not f then options.exit(1, why) end
   local n = 0
   return function()
     while true do
