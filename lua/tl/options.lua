@@ -8,7 +8,7 @@
 ---   list      numbers or strings (as the default's elements; of = "number" when it is empty) with commas between
 ---   size      bytes: 1073741824, 512MiB, 2GiB, 1.5G
 --- Other fields: repeated = true (a list that takes one whole word each time it is given);
---- required = true; short = "n" (also -n); value = "PATH" (the word after the name in --help); min, max.
+--- required = true; short = "n" (also -n); value = "PATH" (the word after the name in --help); min, max (of whole numbers 2^31 - 1).
 --- A nil default means "not given". Names may be written with _ or with -.
 local names = require "tl.names"
 
@@ -47,11 +47,8 @@ function convert.number(v, p)
   if type(v) == "string" and p.from_text then n = decimal(v) end
   local what, max = p.integer and "a whole number" or "a number", p.max
   if p.min then what = what .. (" from %g"):format(p.min) end
-  if max then what = what .. (" to %g"):format(max) end
-  if p.integer and not max then
-    max = p.name == "seed" and 2 ^ 53 or 2 ^ 31 - 1
-    if type(n) == "number" and n > max then what = what .. (" to %d"):format(max) end
-  end
+  if p.integer and not max and type(n) == "number" and n >= 2 ^ 31 then max = 2 ^ 31 - 1 end  -- C's int
+  if max then what = what .. (" to %.16g"):format(max) end
   if type(n) ~= "number" or n ~= n or p.integer and n % 1 ~= 0 or p.min and n < p.min or max and n > max then return nil, what end
   return n
 end
@@ -192,7 +189,7 @@ local function no_option(what, given, known)
   end
   table.sort(wrong)
   local near = meant(wrong[1], known)
-  return ("%s: there is no option '%s'; %s"):format(what, wrong[1], near and ("did you mean '%s'?"):format(near) or "there are " .. table.concat(known.list, ", "))
+  return ("%s: there is no option '%s'; %s"):format(what, wrong[1], near and ("did you mean '%s'?"):format(near) or #known.list == 0 and "it has none" or "there are " .. table.concat(known.list, ", "))
 end
 
 --- Refuses a table of options with a name that the function does not have, or with no number where it wants one. Done once, when something is made:

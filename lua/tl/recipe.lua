@@ -25,7 +25,7 @@ local names = require "tl.names"
 local recipe = {}
 
 local STANDARD = {
-  { "seed", { 1, "seed of every random draw", integer = true, min = 0 } },
+  { "seed", { 1, "seed of every random draw", integer = true, min = 0, max = 2 ^ 53 } },
   { "out", { nil, "run directory", type = "string", value = "DIR" } },
   { "json", { false, "one JSON document on stdout at the end" } },
   { "threads", { 0, "CPU threads; 0: all", integer = true, min = 0 } },

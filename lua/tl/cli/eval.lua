@@ -26,7 +26,7 @@ command.parameters = {
   { "verifier", { nil, "module that says what is right; default the protocol's", type = "string" } },
   { "extract", { nil, "for verifiers.math: strict, flexible, boxed, hash, phrase or any", type = "string" } },
   { "split", { nil, "split; default test where there is one", type = "string" } },
-  { "seed", { 0, "seed of the draws, and of generated problems", integer = true, min = 0 } },
+  { "seed", { 0, "seed of the draws, and of generated problems", integer = true, min = 0, max = 2 ^ 53 } },
   { "prefix_cache", { true, "compute once what prompts have in common; the same answers, sooner" } },
   { "items", { nil, "every completion to this .jsonl; goes on where an earlier run stopped", type = "string", value = "FILE" } },
   { "compare", { false, "compare two files of items" } },

@@ -19,7 +19,7 @@ command.parameters = {
   { "min_p", { 0, "keep tokens with at least this share of the likeliest one's probability", min = 0, max = 1 } },
   { "max_new_tokens", { 128, "end after this many tokens", integer = true, min = 1 } },
   { "min_new_tokens", { 0, "do not end before this many tokens", integer = true, min = 0 } },
-  { "seed", { 0, "seed of the draws", integer = true, min = 0 } },
+  { "seed", { 0, "seed of the draws", integer = true, min = 0, max = 2 ^ 53 } },
   { "stop", { nil, "text that ends a completion; may be given several times", type = "list", repeated = true } },
   { "stream", { nil, "show the text while it is made; without the word, on a terminal with one completion", type = "boolean" } },
   { "ignore_eos", { false, "go on after the end-of-sequence token" } },

@@ -33,7 +33,7 @@ command.parameters = {
   { "style", { nil, "prompt style; default as tlrun eval's", type = "string" } },
   { "verifier", { nil, "module that says what is right; default verifiers.math, for puzzles verifiers.puzzles", type = "string" } },
   { "split", { nil, "split; default test where there is one", type = "string" } },
-  { "seed", { 0, "seed of the draws, and of generated problems", integer = true, min = 0 } },
+  { "seed", { 0, "seed of the draws, and of generated problems", integer = true, min = 0, max = 2 ^ 53 } },
   { "compute", { "bf16", "dtype of weights and activations", choices = { "bf16", "fp16", "f16", "fp32", "f32" } } },
 }
 
