@@ -38,16 +38,16 @@ void tl_share_cores(int n) {
 void tl_share_devices(int k) { no_index = -1 - k; }
 
 // The workers of a sweep are started with their place among them, so that each has a device of its own where there are enough.
-static int index_of_none(void) {
+static int own_index(void) {
   const char *slot = getenv("TL_DEVICE_SLOT");
-  int k = slot && *slot && strspn(slot, "0123456789") == strlen(slot) && strlen(slot) < 5 ? atoi(slot) : 0;
-  return no_index ? no_index : k ? -1 - k : 0;
+  if (no_index || !slot || strspn(slot, "0123456789") != strlen(slot) || strlen(slot) > 4) return no_index;
+  return atoi(slot) ? -1 - atoi(slot) : 0;
 }
 
 // "cuda:1" -> "cuda", 1
 static bool parse_device(const char *text, char *name, size_t size, int *index) {
   size_t n = strcspn(text, ":");
-  *index = index_of_none();
+  *index = own_index();
   if (n == 0 || n >= size || strspn(text, "abcdefghijklmnopqrstuvwxyz") != n) return false;
   memcpy(name, text, n);
   name[n] = 0;
