@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The CUDA sources with what the first CUDA 12 has: its headers (runtime, cuBLASLt, cuSOLVER, NCCL 2.18) and its assembler, from NVIDIA's wheels on
 # PyPI, host and device code, by clang 19, which needs no toolkit of its own. It shows that nothing of a later CUDA is used; it does not show that
-# nvcc 12 itself takes the sources, since that compiler is on no package index. Downloads 1 GB once, into the cache, and leaves 150 MB there.
+# nvcc 12 itself takes the sources, since that compiler is on no package index. Downloads 1 GB once, into the cache, and leaves 53 MB there.
 #   tests/gpu/cuda12.sh [sm_80 sm_90 ...]
 # Needs clang-19 and python3-venv (Debian 12 has both). Ends with one line; exit code 1 if a file does not compile.
 set -euo pipefail

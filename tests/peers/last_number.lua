@@ -1,4 +1,4 @@
--- The reward of `./dev bench peers --what grpo --reward answer`: 1 if the completion's last number is the problem's answer, as in trl_step.py.
+-- The reward of `./dev bench peers --what grpo --reward answer`, and of a table in docs/populations.md: 1 if the completion's last number is the problem's answer, as in trl_step.py.
 return function(problem, completion)
   local last
   local text = completion.text:gsub(",", "")
