@@ -55,6 +55,8 @@ for kind in tinylora loraxs lora; do
   train 1 $kind-whole --kind $kind --sft 1
   train 2 $kind-split --kind $kind --sft 1 --tensor-parallel 2
 done
+train 1 turns-whole --turns true --sft 1
+train 2 turns-split --turns true --sft 1 --tensor-parallel 2
 train 2 again-split --sft 1 --tensor-parallel 2
 train 4 groups --sft 1 --tensor-parallel 2
 cat >"$dir/metrics.py" <<'PY'
@@ -65,7 +67,7 @@ for x, y in zip(a, b):
         if k in x and abs(x[k] - y[k]) > 1e-3 * (abs(x[k]) + 1e-3): print(f"step {x['step']}: {k} is {x[k]} alone and {y[k]} shared")
 print("" if len(a) == len(b) == 4 else f"{len(a)} and {len(b)} steps", end="")
 PY
-for kind in tinylora loraxs lora; do
+for kind in tinylora loraxs lora turns; do
   why=$(python3 "$dir/metrics.py" "$dir/$kind-whole" "$dir/$kind-split" 2>&1)
   [ -z "$why" ] && ok "$kind: rewards and losses of the steps are those of one process" || bad "$kind: rewards and losses of the steps are those of one process" "$why"
 done

@@ -139,7 +139,7 @@ local function judge(pool, jobs)
     local of, waiting, late = {}, 0, 0
     for i = first, math.min(first + ROUND - 1, #jobs) do
       local j = jobs[i]
-      of[pool:submit(j.problem, { text = j.text, n_tokens = words(j.text), finish = "stop" })] = j
+      of[pool:submit(j.problem, { text = j.text, n_tokens = words(j.text), finish = "stop", turns = { { role = "assistant", text = j.text } }, state = {} })] = j
       waiting = waiting + 1
     end
     local n, message = waiting, nil

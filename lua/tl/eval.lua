@@ -4,6 +4,7 @@
 --- the interval is the bootstrap's over problems (Wilson's on their number where all score alike). eval/stats.lua has the formulas, eval/protocols.lua the known evaluations by name, eval/items.lua
 --- the file of items by which a run goes on and two runs are compared.
 local sample = require "tl.sample"
+local turns = require "tl.turns"
 local grpo = require "tl.grpo"
 local verify = require "tl.verify"
 local stats = require "tl.eval.stats"
@@ -34,7 +35,7 @@ end
 
 -- done[i][s]: the item of sample s of problem i; on_completion gets every problem's number and completion whose item is missing
 local function sample_missing(o, k, done, on_completion)
-  local tok, where = o.model:tokenizer(), {}
+  local tok, where, several = o.model:tokenizer(), {}, turns.of("eval.run", o)
   local s = sample.sampler(o.model, { adapter = o.adapter, max_sequences = o.max_sequences, prefix_cache = o.prefix_cache ~= false })
   local settings = { temperature = o.temperature or 0, top_p = o.top_p, max_new_tokens = o.max_new_tokens or 256, min_new_tokens = o.min_new_tokens,
     seed = o.seed or 0, stop = o.stop, ignore_eos = o.ignore_eos }
@@ -47,8 +48,12 @@ local function sample_missing(o, k, done, on_completion)
       total = total + k
     end
   end
-  for c in s:completions() do
-    c.text = sample.text(s.tokenizer, c)
+  local function about(request, index)
+    local i = where[request][1]
+    return { problem = o.problems[i], prompt = grpo.prompt_ids(tok, o.prompt, o.problems[i]), settings = settings, sequence_id = (i - 1) * k + index - 1 }
+  end
+  for c in (several or s):completions(s, about) do
+    c.text, c.n_tokens = c.text or sample.text(s.tokenizer, c), c.n_tokens or #c.ids
     finished = finished + 1
     local at = where[c.request]
     c.index = at[2] + c.index
@@ -57,6 +62,7 @@ local function sample_missing(o, k, done, on_completion)
   end
   local seconds = s:stats()
   s:free()
+  if several then several:free() end
   return seconds.prefill_seconds + seconds.decode_seconds
 end
 
@@ -74,7 +80,8 @@ local function judge_with(o, config)
   local pool = verify.pool { verifier = o.verifier or "verifiers.math", config = config, timeout_ms = o.timeout_ms, workers = o.workers, inline = o.inline }
   local of, waiting, j = {}, 0, {}
   function j.submit(problem, c, done)
-    of[pool:submit(problem, { text = c.text, n_tokens = #c.ids, finish = c.finish })] = done
+    if c.verdict then return done(c.verdict) end  -- the reply failed
+    of[pool:submit(problem, { text = c.text, n_tokens = c.n_tokens, finish = c.finish, turns = c.turns, state = c.state })] = done
     waiting = waiting + 1
   end
   function j.drain(wait_ms)
@@ -209,14 +216,14 @@ end
 
 --- The options of eval.run (options.names).
 eval.OPTIONS = options.names {
-  any = "model adapter problems verifier verifier_config flexible prompt stop ignore_eos lengths prefix_cache progress done on_item inline",
+  any = "model adapter problems verifier verifier_config flexible prompt stop ignore_eos lengths prefix_cache progress done on_item inline reply",
   number = "max_new_tokens min_new_tokens temperature top_p samples seed max_sequences correct workers timeout_ms",
 }
 
 --- Accuracy on problems. Options: model, adapter (nil: the base), problems, verifier ("verifiers.math"), verifier_config, flexible (a second
 --- config of the same verifier, reported beside the first), prompt, max_new_tokens (256), min_new_tokens, temperature (0: greedy), top_p, stop, ignore_eos,
 --- lengths (function(i) -> how many tokens each sample of problem i has: it does not end before and is cut there), samples (1; more are averaged), seed, max_sequences, prefix_cache (true: what prompts have in common is computed once), correct (0.5: a reward above this counts as right), progress: function(done, total); done: items of an earlier
---- run, on_item: function(item), called as each is judged; workers, timeout_ms, inline: as in tl.verify.pool.
+--- run, on_item: function(item), called as each is judged; reply: as in tl.grpo.trainer, with max_new_tokens for all turns and replies together; workers, timeout_ms, inline: as in tl.verify.pool.
 --- Returns { n, samples, accuracy, ci95, mean_length, clipped_ratio, repetition_ratio, outcomes, failed, abstained, items, scores; message, flexible, pass_at,
 --- majority (nil where the verifier's info does not have the answers) }. failed: how many answers the verifier could not judge (an error, the time, the memory; message is the first one's), abstained: of how many
 --- it had no opinion; these count as wrong, and a warning says so. When there are no others it is an error. Items of an earlier run whose verifier failed
@@ -226,6 +233,7 @@ function eval.run(o)
   options.handle("eval.run", o.model, "a model")
   if o.adapter then options.handle("eval.run", o.adapter, "an adapter") end
   verify.given("eval.run", o.verifier or "verifiers.math")
+  if o.reply and o.lengths then error("eval.run: lengths are of completions of one turn; reply makes several", 2) end
   data.check("eval.run", o.problems, verify.wants_answer(o.verifier or "verifiers.math"))
   local k, done, index = o.samples or 1, {}, {}
   for i, p in ipairs(o.problems) do
@@ -244,8 +252,8 @@ function eval.run(o)
     done[i] = done[i] or {}
     if done[i][c.index] then return end
     local problem, waiting = o.problems[i], second and 2 or 1
-    local item = { id = tostring(problem.id or i), sample = c.index, question = problem.question, answer = problem.answer, text = c.text, n_tokens = #c.ids,
-      finish = c.finish, repetitive = stats.is_repetitive(c.ids) }
+    local item = { id = tostring(problem.id or i), sample = c.index, question = problem.question, answer = problem.answer, text = c.text, n_tokens = c.n_tokens,
+      finish = c.finish, turns = c.turns, repetitive = stats.is_repetitive(c.ids) }
     done[i][c.index] = item
     local function settled()
       waiting = waiting - 1

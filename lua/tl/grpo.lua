@@ -16,6 +16,7 @@ local verify = require "tl.verify"
 local ffi = require "ffi"
 local pass = require "tl.pass"
 local sample = require "tl.sample"
+local turns = require "tl.turns"
 local optim = require "tl.optim"
 local memory = require "tl.memory"
 local comm = require "tl.comm"
@@ -49,7 +50,7 @@ end
 --- The options of grpo.trainer; a population's members have them too.
 grpo.OPTIONS = options.names {
   any = "model adapter verifier reward verifier_config prompt lr stop loss_type scale_rewards importance_sampling_level rollouts is_mode is_level on_error gate objective "
-    .. "resume run progress inline pool",
+    .. "resume run progress inline pool reply",
   number = "num_generations max_completion_length temperature top_p top_k min_p epsilon epsilon_high delta beta entropy_coef num_iterations is_min is_max "
     .. "max_grad_norm beta1 beta2 eps weight_decay total_steps seed memory checkpoint workers timeout_ms instructions max_sequences",
   boolean = "use_bias_correction_kl",
@@ -67,6 +68,8 @@ grpo.OPTIONS = options.names {
 --- rollouts ("native"; merged, int8), is_mode ("truncate" unless native), is_level ("sequence"), is_min (0), is_max (3)
 --- on_error ("drop": the sample is left out; fail: the run ends; zero), or for each outcome { error =, timeout =, memory =, abstain = }
 --- gate (true): before the first step the verifier is attacked, and refused when it pays for junk (tl.attack)
+--- reply                 function(problem, completion) -> text, messages or nil, or a module that has one: completions of several turns, for tools and
+---                       environments (tl.turns); with max_completion_length for all turns and replies together
 --- objective             function(t, out): a per-token objective of your own, see docs/recipes.md
 --- max_grad_norm (1), beta1, beta2, eps, weight_decay (0), total_steps (for schedules), seed (0)
 --- memory (bytes the process may take in all, of a device's memory where one computes; default: what it takes when the trainer is made and
@@ -104,7 +107,10 @@ function grpo.trainer(o)
   t.pool = o.pool or verify.pool { verifier = verifier,
     workers = o.workers, timeout_ms = o.timeout_ms, instructions = o.instructions, config = o.verifier_config, inline = o.inline }
   t.wants_answer = verify.wants_answer(o.verifier)
-  if not o.pool then memory.start(t) end  -- else another's: a population looks after both
+  if not o.pool then  -- else another's: a population looks after these
+    t.turns = turns.of("grpo.trainer", o)
+    memory.start(t)
+  end
   t.reward_name = verify.name(o.verifier)
   if o.resume then checkpoint.load(t, o.resume) end
   return t
@@ -162,8 +168,8 @@ local function share_verdicts(list)
 end
 
 --- Samples, with one sampler, the groups of parts: a list of { trainer =, rollout =, member = (in the sampler's population) }. Each
---- completion goes to the first trainer's verifier pool as it ends. Of ranks that share a model the first has it judged.
-function grpo.sample(parts, s)
+--- completion goes to the first trainer's verifier pool as it ends. Of ranks that share a model the first has it judged. several: a tl.turns.of.
+function grpo.sample(parts, s, several)
   local began, group_of, job_of, list, waiting = C.tl_seconds(), {}, {}, {}, 0
   local pool = parts[1].trainer.pool
   for _, part in ipairs(parts) do
@@ -171,7 +177,7 @@ function grpo.sample(parts, s)
     local settings = { temperature = o.temperature, top_p = o.top_p, top_k = o.top_k, min_p = o.min_p, stop = o.stop,
       max_new_tokens = o.max_completion_length or 512, seed = t.seed, member = part.member }
     for i, g in ipairs(part.rollout.groups) do
-      g.sequence_id, g.part = t.sequences, part
+      g.sequence_id, g.part, g.settings = t.sequences, part, settings
       if g.part_of == comm.part then group_of[data.about(g.problem, i, s.submit, s, g.prompt, t.n, t.sequences, settings)] = g end
       t.sequences = t.sequences + t.n
     end
@@ -183,15 +189,19 @@ function grpo.sample(parts, s)
     if c then c.verdict, waiting = v, waiting - 1 end  -- else an earlier step's, which did not come to its end
     return true
   end
-  for c in s:completions() do
+  local function about(request, index)
+    local g = group_of[request]
+    return { problem = g.problem, prompt = g.prompt, settings = g.settings, sequence_id = g.sequence_id + index - 1 }
+  end
+  for c in (several or s):completions(s, about) do
     local g = group_of[c.request]
     local t, r = g.part.trainer, g.part.rollout
-    c.text = sample.text(t.tokenizer, c)
+    c.text, c.n_tokens = c.text or sample.text(t.tokenizer, c), c.n_tokens or #c.ids
     g.completions[c.index], c.sequence_id = c, g.sequence_id + c.index - 1
-    r.n_tokens = r.n_tokens + #c.ids
+    r.n_tokens = r.n_tokens + c.n_tokens
     list[#list + 1] = c
-    if comm.shard == 0 then
-      job_of[pool:submit(g.problem, { text = c.text, n_tokens = #c.ids, finish = c.finish })] = c
+    if comm.shard == 0 and not c.verdict then
+      job_of[pool:submit(g.problem, { text = c.text, n_tokens = c.n_tokens, finish = c.finish, turns = c.turns, state = c.state })] = c
       waiting = waiting + 1
     end
     while take(0) do end
@@ -202,7 +212,7 @@ function grpo.sample(parts, s)
   share_verdicts(list)
   local stats, sample_s, verify_s = s:stats(), sampled - began, C.tl_seconds() - sampled
   for _, part in ipairs(parts) do
-    for _, g in ipairs(part.rollout.groups) do g.part = nil end
+    for _, g in ipairs(part.rollout.groups) do g.part, g.settings = nil, nil end
     part.rollout.stats, part.rollout.sample_s, part.rollout.verify_s = stats, sample_s, verify_s
   end
 end
@@ -211,7 +221,7 @@ end
 local function outline(c)
   local sum = 0
   for k = 1, #c.ids do sum = sum + c.entropy[k] end
-  return { text = c.text, ids = c.ids, finish = c.finish, entropy_sum = sum, outcome = c.verdict.outcome, reward = c.verdict.reward, message = c.verdict.message }
+  return { text = c.text, transcript = c.transcript, turns = c.turns, ids = c.ids, n_tokens = c.n_tokens, finish = c.finish, entropy_sum = sum, outcome = c.verdict.outcome, reward = c.verdict.reward, message = c.verdict.message }
 end
 
 -- the completions of all parts, without their logprobs; of every rank the same from here on
@@ -249,8 +259,9 @@ function Trainer:rollout(problems)
   local model, adapter, own = self:sampling_model()
   r.budget = memory.plan(self, of_this_part(r.groups))
   if own then step.own(model) end
-  local s = step.own(sample.sampler(model, { adapter = adapter, max_sequences = self.o.max_sequences, memory = r.budget.cache, kept = self.kept }))
-  grpo.sample({ { trainer = self, rollout = r } }, s)
+  local s = step.own(sample.sampler(model, { adapter = adapter, max_sequences = self.o.max_sequences, memory = r.budget.cache, kept = self.kept,
+    prefix_cache = self.turns ~= nil, whole_cache = self.turns ~= nil }))
+  grpo.sample({ { trainer = self, rollout = r } }, s, self.turns)
   s:free()
   if own then model:free() end
   if comm.parts > 1 then share(r) end
@@ -286,6 +297,8 @@ function Trainer:judge(r)
   end
 end
 
+local function array(n) return ffi.new("float[?]", math.max(1, n)) end
+
 --- The batch of the completions that can carry a gradient: without a KL term or an entropy bonus, those of groups with any
 --- advantage. A part's own are the part.count from part.first (counted from 0) on; part.trained of all ranks.
 function grpo.pack(parts)
@@ -304,7 +317,9 @@ function grpo.pack(parts)
         b.batch:prompt(g.prompt)
         b.batch:place(i)
         for _, c in ipairs(g.completions) do
-          b.batch:sampled(b.batch:completion(c.ids), c.sequence_id)
+          local at = b.batch:completion(c.ids)
+          if not c.mask then b.batch:sampled(at, c.sequence_id) end  -- several turns' activations are not kept
+          b.masked = b.masked or c.mask ~= nil
           b.list[#b.list + 1] = c
         end
       end
@@ -313,16 +328,18 @@ function grpo.pack(parts)
   end
   local n_tokens, n = b.batch:n_tokens(), #b.list
   b.offsets, b.n_tokens = b.batch:offsets(), n_tokens
-  b.sampler, b.advantage = ffi.new("float[?]", math.max(1, n_tokens)), ffi.new("float[?]", math.max(1, n))
+  b.sampler, b.advantage, b.mask = array(n_tokens), array(n), b.masked and array(n_tokens) or nil
   local at = 0
   for i, c in ipairs(b.list) do
     b.advantage[i - 1] = c.advantage
-    for k = 1, #c.ids do b.sampler[at] = c.logprobs[k]; at = at + 1 end
+    for k = 1, #c.ids do
+      b.sampler[at] = c.logprobs[k]
+      if b.mask then b.mask[at] = c.mask and c.mask[k] or 1 end
+      at = at + 1
+    end
   end
   return b
 end
-
-local function array(n) return ffi.new("float[?]", math.max(1, n)) end
 
 -- the objective of a part's completions in one micro-batch: fills w.dlogprob (and w.dentropy)
 local function objective(part, b, w, first, count)
@@ -330,7 +347,7 @@ local function objective(part, b, w, first, count)
   if self.o.objective then
     local t = { n = tonumber(b.offsets[first + count] - b.offsets[first]), first = first, count = count, offsets = b.offsets,
       logprob = w.logprob, old = w.old or w.logprob, ref = w.ref, sampler = b.sampler, entropy = w.entropy,
-      advantage = b.advantage, total_sequences = part.total_sequences, total_tokens = part.total_tokens }
+      mask = b.mask, advantage = b.advantage, total_sequences = part.total_sequences, total_tokens = part.total_tokens }
     local out = { dlogprob = w.dlogprob, loss = 0 }
     self.o.objective(t, out)
     part.stats.loss = part.stats.loss + (out.loss or 0)
@@ -338,7 +355,7 @@ local function objective(part, b, w, first, count)
     return
   end
   check(C.tl_grpo_objective(self.opt, first, count, b.offsets, w.logprob, w.old, w.ref, self.opt.is_mode ~= 0 and b.sampler or nil,
-    w.entropy, b.advantage, nil, part.total_sequences, part.total_tokens, w.dlogprob, w.dentropy, part.stats))
+    w.entropy, b.advantage, b.mask, part.total_sequences, part.total_tokens, w.dlogprob, w.dentropy, part.stats))
 end
 
 -- forward, objective and backward of the whole batch, with gradients times loss_scale on their way; returns the pass
@@ -482,10 +499,10 @@ function Trainer:metrics(part, b)
   for _, g in ipairs(r.groups) do
     for _, c in ipairs(g.completions) do
       rewards[#rewards + 1] = c.reward
-      local n = #c.ids
+      local n = c.n_tokens
       lengths[#lengths + 1], longest, shortest = n, math.max(longest, n), math.min(shortest, n)
       if c.finish == "length" then clipped = clipped + 1 else ended[#ended + 1] = n end
-      for k = 1, c.entropy_sum and 0 or n do entropy = entropy + c.entropy[k] end
+      for k = 1, c.entropy_sum and 0 or #c.ids do entropy = entropy + c.entropy[k] end
       entropy = entropy + (c.entropy_sum or 0)
     end
   end
@@ -517,6 +534,7 @@ end
 function Trainer:free()
   if self.int8 then self.int8:free() end
   if self.kept then self.kept:free() end
+  if self.turns then self.turns:free() end
   if not self.o.pool then self.pool:free() end
 end
 

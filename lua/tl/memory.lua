@@ -2,7 +2,7 @@
 ---
 ---   resident     when the trainer is made: program, weights, adapter; on a device what these have asked for there
 ---   cache        keys and values of the step's prompts and of as many completions as run at once; free again before training
----   kept         activations that the sampler leaves for training (native rollouts only): as many layers as fit
+---   kept         activations that the sampler leaves for training (native rollouts of one turn only): as many layers as fit
 ---   pass         activations of the training pass, cut into micro-batches that fit
 ---   reserve      logits of a decode step, kernels' scratch, Lua
 ---
@@ -66,7 +66,7 @@ function memory.plan(t, groups)
   local at_once = math.min(t.o.max_sequences or 64, #groups * t.n)
   local row = cache_row(t.model)
   local cache = math.max(row * (longest + new), math.min(row * (prompts + at_once * new), math.floor(t.free_memory / 2)))
-  if t.rollouts == "native" and not t.kept then
+  if t.rollouts == "native" and not t.turns and not t.kept then
     t.kept_bytes = math.max(0, math.floor(t.free_memory - math.max(cache, t.free_memory * PASS_SHARE)))
     t.kept = sample.kept(t.kept_bytes)
   end

@@ -24,6 +24,7 @@ local grpo = require "tl.grpo"
 local sft = require "tl.sft"
 local pass = require "tl.pass"
 local sample = require "tl.sample"
+local turns = require "tl.turns"
 local memory = require "tl.memory"
 local optim = require "tl.optim"
 local options = require "tl.options"
@@ -182,10 +183,10 @@ end
 
 -- what the batch has once, with its default: equal for all members
 local SHARED = { temperature = 1, num_iterations = 1, rollouts = "native" }
-local JUDGES = { "verifier", "reward", "verifier_config" }
+local JUDGES = { "verifier", "reward", "verifier_config", "reply" }
 
 --- The options that are the whole population's: of every other a member may have its own.
-population.WHOLE = { "model", "temperature", "num_iterations", "rollouts", "verifier", "reward", "verifier_config", "workers", "timeout_ms", "instructions", "inline", "gate",
+population.WHOLE = { "model", "temperature", "num_iterations", "rollouts", "verifier", "reward", "verifier_config", "reply", "workers", "timeout_ms", "instructions", "inline", "gate",
   "max_sequences", "memory" }
 
 local function has_bonus(o) return (o.entropy_coef or 0) ~= 0 end
@@ -269,6 +270,7 @@ function population.grpo(o)
     p.n = math.max(p.n, p.members[k].n)
   end
   p.set, p.rollouts, p.reward_name = population.of(adapters_of(list)), p.members[1].rollouts, p.members[1].reward_name
+  p.turns = turns.of("population", o)
   memory.start(p)
   return p
 end
@@ -285,8 +287,9 @@ local function grpo_step(self, problems)
   end
   local budget = memory.plan(self, groups)
   if self.rollouts == "int8" then self.int8 = self.int8 or self.model:quantize() end
-  local s = step.own(sample.sampler(self.int8 or self.model, { population = self.set, max_sequences = self.o.max_sequences, memory = budget.cache, kept = self.kept }))
-  grpo.sample(parts, s)
+  local s = step.own(sample.sampler(self.int8 or self.model, { population = self.set, max_sequences = self.o.max_sequences, memory = budget.cache, kept = self.kept,
+    prefix_cache = self.turns ~= nil, whole_cache = self.turns ~= nil }))
+  grpo.sample(parts, s, self.turns)
   s:free()
   for _, part in ipairs(parts) do
     part.rollout.budget = budget
@@ -326,6 +329,7 @@ function Grpo:free()
   for _, t in ipairs(self.members) do t:free() end
   if self.int8 then self.int8:free() end
   if self.kept then self.kept:free() end
+  if self.turns then self.turns:free() end
   self.pool:free()
   self.set:free()
 end

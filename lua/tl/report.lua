@@ -279,9 +279,9 @@ function Run:file(name) return self.path .. "/" .. name end
 local function completion_line(step, group, c)
   local p = group.problem
   local verdict = c.verdict or {}
-  return json.encode { step = step, id = p.id, prompt = p.prompt or p.messages or p.question, completion = c.text, answer = p.answer,
+  return json.encode { step = step, id = p.id, prompt = p.prompt or p.messages or p.question, completion = c.transcript or c.text, answer = p.answer,
     reward = c.reward, advantage = c.advantage, outcome = verdict.outcome, verifier = verdict.message ~= "" and verdict.message or nil,
-    n_tokens = c.ids and #c.ids or nil, finish = c.finish } .. "\n"
+    n_tokens = c.n_tokens or c.ids and #c.ids or nil, turns = c.turns and #c.turns or nil, finish = c.finish } .. "\n"
 end
 
 -- Which completions of a step are kept: a draw of (seed, step).

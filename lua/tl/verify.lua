@@ -2,7 +2,7 @@
 --- and a memory limit while sampling goes on.
 ---
 ---   problem     the problem's table; problem.answer is the gold
----   completion  { text =, n_tokens =, finish = "stop"|"length" }
+---   completion  { text =, n_tokens =, finish = "stop"|"length" }; of several turns (tl.turns) also turns = and state =
 ---   reward      a number; true is 1, false is 0; nil abstains
 ---   info        a table or text for the records (optional)
 ---
@@ -18,28 +18,31 @@ local verify = {}
 
 -- ---- what a verifier may be given as
 
--- An error where the file of a verifier does not compile, with its line; what it does when it runs is told by the worker that loads it.
-local function compiles(name, file)
+-- An error where a file does not compile, with its line; what it does when it runs is told by the worker that loads it.
+local function compiles(what, name, file)
   local ok, why = loadfile(file)
-  if not ok then error(("verifier %s: %s"):format(name, why), 5) end
+  if not ok then error(("%s %s: %s"):format(what, name, why), 6) end
+end
+
+--- The module that a file ("my.lua") is: its name, and package.path of the workers. what: what it is called in errors.
+function verify.file_module(what, name)
+  local dir, stem = name:match("^(.*)[/\\]([^/\\]+)%.lua$")
+  dir, stem = dir or ".", stem or name:match("^(.+)%.lua$")
+  if require("tl.fs").kind(name) ~= "file" then error(("%s %s: there is no such file"):format(what, name), 5) end
+  compiles(what, name, name)
+  if stem:find("%.") or _G[stem] ~= nil or package.preload[stem] then
+    error(("%s file %s: the name '%s' is taken or has a dot; rename the file"):format(what, name, stem), 5)
+  end
+  return stem, (dir == "" and "/" or dir) .. "/?.lua;" .. package.path
 end
 
 -- a name or a file: module name and package.path of the workers
 local function find_module(name)
   local path = package.path
-  if name:find("%.lua$") then
-    local dir, stem = name:match("^(.*)[/\\]([^/\\]+)%.lua$")
-    dir, stem = dir or ".", stem or name:match("^(.+)%.lua$")
-    if require("tl.fs").kind(name) ~= "file" then error(("verifier %s: there is no such file"):format(name), 4) end
-    compiles(name, name)
-    if stem:find("%.") or _G[stem] ~= nil or package.preload[stem] then
-      error(("verifier file %s: the name '%s' is taken or has a dot; rename the file"):format(name, stem), 4)
-    end
-    return stem, (dir == "" and "/" or dir) .. "/?.lua;" .. path
-  end
+  if name:find("%.lua$") then return verify.file_module("verifier", name) end
   if not name:find("%.") and package.searchpath("verifiers." .. name, path) then return "verifiers." .. name, path end
   local file = package.searchpath(name, path)
-  if file then compiles(name, file) end
+  if file then compiles("verifier", name, file) end
   if package.loaded[name] == nil and not file then
     local known = {}
     for _, file in ipairs(require("tl.fs").list(F.root .. "/verifiers") or {}) do known[#known + 1] = file:match("^([%w_]+)%.lua$") end
@@ -143,19 +146,18 @@ function Inline:submit(problem, completion)
     v.message = fine and text or "{}"  -- a function among it: no more than in a thread
   end
   v.seconds = C.tl_seconds() - began
-  self.done[#self.done + 1] = v
+  self.last = self.last + 1
+  self.done[self.last] = v
   return v.job
 end
 
 function Inline:take()
-  if self.first > #self.done then return nil end
   local v = self.done[self.first]
-  self.done[self.first], self.first = nil, self.first + 1
-  if self.first > #self.done then self.done, self.first = {}, 1 end
+  if v then self.done[self.first], self.first = nil, self.first + 1 end
   return v
 end
 
-function Inline:pending() return #self.done - self.first + 1 end
+function Inline:pending() return self.last - self.first + 1 end
 function Inline:free() end
 
 -- the function that a module's value is, as runtime/verify/cell.c chooses it
@@ -258,7 +260,7 @@ function verify.pool(o)
       if not ok then error(loaded, 2) end
       value = loaded
     end
-    return setmetatable({ fn = inline_function(value, o.config, module or "the verifier"), name = verify.name(verifier), jobs = 0, done = {}, first = 1 }, Inline)
+    return setmetatable({ fn = inline_function(value, o.config, module or "the verifier"), name = verify.name(verifier), jobs = 0, done = {}, first = 1, last = 0 }, Inline)
   end
   local about = module and verify.about(module, path) or {}
   local code = not module and dump(verifier) or nil

@@ -11,6 +11,7 @@ local p = tl.recipe {
   sft     = { 0, "SFT steps after it", integer = true },
   die     = { 0, "rank 1 is killed in this step", integer = true },
   fail    = { 0, "rank 1 raises an error in this step", integer = true },
+  turns   = { false, "completions of several turns" },
   stray   = { false, "rank 1 asks for another evaluation than the others" },
   dtype   = { "bf16", "weights and activations" },
   checkpoint = tl.checkpoint.EVERY,
@@ -27,8 +28,9 @@ local function trouble(step)
   if step == p.fail then error("the data of step " .. step .. " are bad", 0) end
 end
 
-local trainer = tl.grpo.trainer { model = model, adapter = adapter, lr = 1e-2, num_generations = 4, max_completion_length = 12, seed = p.seed,
+local trainer = tl.grpo.trainer { model = model, adapter = adapter, lr = 1e-2, num_generations = 4, max_completion_length = p.turns and 40 or 12, seed = p.seed,
   reward = function(_, completion) return (#completion.text + tl.comm.shard) % 3 end,  -- of ranks that share a model the first one's counts
+  reply = p.turns and function(_, c) return #c.turns < 5 and (" %d and"):format(#c.text + tl.comm.shard) or nil end or nil,  -- and its replies
   inline = true, gate = false, scale_rewards = p.scale, run = run,
   checkpoint = p.checkpoint, resume = p.resume }
 for batch, step in problems:batches { size = p.batch, epochs = 9, steps = p.total, seed = p.seed, skip = trainer.steps } do

@@ -109,6 +109,15 @@ def quickstart():
     check_folder(out, {"total": 2, "batch": 4, "group": 4, "seed": 1}, 2, GRPO_NAMES, True)
 
 
+def calculator():
+    document, out = run("calculator_13param", "--total", 2, "--batch", 8, "--group", 8, "--eval", 8, out="calculator")
+    check_document(document, out, 13, 26, 8)
+    check_folder(out, {"total": 2, "tool": True}, 2, GRPO_NAMES, True)
+    with open(os.path.join(out, "completions.jsonl")) as f:
+        turns = [json.loads(line)["turns"] for line in f]
+    want(max(turns) >= 3 and all(n % 2 == 1 for n in turns), "the calculator replied: %r turns" % turns)
+
+
 SMALL = ["--model", "tiny", "--batch", 4, "--group", 4, "--eval", 4, "--limit", 16, "--new_tokens", 32, "--lr", 0.03]
 
 
@@ -232,6 +241,7 @@ RECIPES = {
                     [("sft_baseline --adapter " + k, lambda k=k: sft(k, None)) for k in ("loraxs", "lora", "full")],
     "json_13param": [("json_13param", lambda: greedy_and_sampled("json_13param"))],
     "expression_13param": [("expression_13param", lambda: greedy_and_sampled("expression_13param", "--samples", 1))],
+    "calculator_13param": [("calculator_13param", calculator)],
     "sweep": [("sweep", sweep)],
     "pretrain_tiny": [("pretrain_tiny", pretrain_tiny), ("pretrain_tiny, one seed, the same weights", pretrain_same)],
 }

@@ -10,8 +10,8 @@ end
 -- a completion's tokens with their logprobs of the base and of the adapter
 local function changes(model, adapter, c)
   local tok = model:tokenizer()
-  local ids, text = prompt_ids(tok, c.prompt), tok:encode(c.completion)
-  if c.finish == "stop" then text[#text + 1] = model:end_token() end
+  local ids, text = prompt_ids(tok, c.prompt), tok:encode(c.completion, { parse_special = c.turns ~= nil })  -- of several turns: a transcript
+  if c.finish == "stop" and not c.turns then text[#text + 1] = model:end_token() end
   local n = #ids
   for _, id in ipairs(text) do ids[#ids + 1] = id end
   local before, after, out = model:logprobs(ids), model:logprobs(ids, adapter), {}
