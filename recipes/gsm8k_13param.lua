@@ -28,7 +28,7 @@ local p = tl.recipe {
   new_tokens  = { 512, "longest completion in tokens", integer = true, min = 1 },
   temperature = { 1, "of the rollouts", min = 0 },
   beta        = { 0, "KL coefficient", min = 0 },
-  loss_type   = { "grpo", "loss", choices = { "grpo", "dr_grpo", "dapo", "bnpo" } },
+  loss_type   = { "grpo", "loss", choices = { "grpo", "dr_grpo", "dapo", "bnpo", "sapo", "luspo" } },
   rollouts    = { "native", "sample with the adapter beside the weights, from merged weights, or from int8 weights", choices = { "native", "merged", "int8" } },
   eval        = { 200, "held-out problems; 0: no evaluation", integer = true, min = 0 },
   sequences   = { 64, "completions decoded at once", integer = true, min = 1 },

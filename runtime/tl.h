@@ -587,14 +587,23 @@ tl_status tl_logprobs(tl_model *m, tl_adapter *a, const int32_t *ids, int n, flo
 tl_status tl_logits(tl_model *m, tl_adapter *a, const int32_t *ids, int n, float *logits);
 
 // ---------------------------------------------------------------- GRPO, with TRL's formulas and names
-typedef enum tl_loss_type { TL_LOSS_GRPO = 0, TL_LOSS_DR_GRPO = 1, TL_LOSS_DAPO = 2, TL_LOSS_BNPO = 3 } tl_loss_type;
+typedef enum tl_loss_type {
+  TL_LOSS_GRPO = 0,
+  TL_LOSS_DR_GRPO = 1,
+  TL_LOSS_DAPO = 2,
+  TL_LOSS_BNPO = 3,
+  TL_LOSS_CISPO = 4,
+  TL_LOSS_SAPO = 5,
+  TL_LOSS_LUSPO = 6
+} tl_loss_type;
 typedef enum tl_scale_rewards { TL_SCALE_GROUP = 0, TL_SCALE_BATCH = 1, TL_SCALE_NONE = 2 } tl_scale_rewards;
 typedef enum tl_is_level { TL_IS_TOKEN = 0, TL_IS_SEQUENCE = 1 } tl_is_level;
 typedef enum tl_is_mode { TL_IS_OFF = 0, TL_IS_TRUNCATE = 1, TL_IS_MASK = 2 } tl_is_mode;
 
 typedef struct tl_grpo_options {
   tl_loss_type loss_type;
-  float epsilon, epsilon_high, delta;     // clip range; delta 0: no two-sided cap
+  float epsilon, epsilon_high, delta;     // clip range; delta 0: no two-sided cap. cispo: epsilon_high is the largest ratio itself
+  float sapo_temperature_pos, sapo_temperature_neg;  // of sapo's gate where the advantage is above 0, and elsewhere; above 0
   float beta;                             // KL coefficient
   bool use_bias_correction_kl;            // the KL term times the importance ratio, whose gradient is then the reverse KL's, unbiased
   float entropy_coef;                     // bonus: loss -= entropy_coef * mean entropy; 0 off
@@ -608,7 +617,7 @@ typedef struct tl_grpo_options {
 typedef struct tl_grpo_stats {            // sums over the call's tokens and sequences; the Lua side divides
   double loss;
   double kl, entropy, ratio;              // sums over tokens
-  double clip_low, clip_high;             // tokens clipped below and above
+  double clip_low, clip_high;             // tokens clipped below and above; cispo: above alone; sapo: none
   double logp_diff, logp_diff_max;        // |old - sampler|: sum, max
   double is_sum, is_min, is_max;          // importance weights: sum over tokens (is_level sequence: over sequences), min, max
   int64_t n_tokens, n_sequences;
@@ -619,14 +628,15 @@ typedef struct tl_grpo_stats {            // sums over the call's tokens and seq
 tl_status tl_grpo_advantages(const float *rewards, int n, int group_size, tl_scale_rewards scale, float *advantages, int *zero_std);
 // The GRPO objective over sequences first .. first + count - 1. offsets (n_sequences + 1) into the per-token arrays.
 // logprob (current), old (at the start of the step; NULL: equal to logprob, ratio 1), ref (NULL unless beta > 0), sampler
-// (what the sampler reported; NULL: no correction), advantage (n_sequences), mask (tokens, NULL: all 1).
-// total_sequences and total_tokens (those with mask 1): of the whole optimiser step, the divisors of grpo and dapo, and of the
-// entropy bonus; bnpo is the token mean of this call times count / total_sequences. is_max 0: no upper bound.
+// (what the sampler reported; NULL: no correction), advantage (n_sequences), mask (tokens, NULL: all 1), policy_mask (tokens, NULL: all 1:
+// where the clipped term counts; divisors and KL do not look at it).
+// total_sequences and total_tokens (those with mask 1): of the whole optimiser step, the divisors of grpo, sapo and luspo, of dapo and cispo, and
+// of the entropy bonus; bnpo is the token mean of this call times count / total_sequences. is_max 0: no upper bound.
 // dlogprob (tokens) and dentropy (tokens, or NULL) are overwritten for the call's tokens. stats are added to.
 tl_status tl_grpo_objective(const tl_grpo_options *o, int first, int count, const int64_t *offsets, const float *logprob,
                             const float *old, const float *ref, const float *sampler, const float *entropy,
-                            const float *advantage, const float *mask, int64_t total_sequences, int64_t total_tokens,
-                            float *dlogprob, float *dentropy, tl_grpo_stats *stats);
+                            const float *advantage, const float *mask, const float *policy_mask, int64_t total_sequences,
+                            int64_t total_tokens, float *dlogprob, float *dentropy, tl_grpo_stats *stats);
 
 // ---------------------------------------------------------------- optimiser
 typedef struct tl_adamw tl_adamw;

@@ -30,7 +30,7 @@ local grpo = {}
 local Trainer = {}
 Trainer.__index = Trainer
 
-local LOSS = { grpo = 0, dr_grpo = 1, dapo = 2, bnpo = 3 }
+local LOSS = { grpo = 0, dr_grpo = 1, dapo = 2, bnpo = 3, cispo = 4, sapo = 5, luspo = 6 }
 local SCALE = { group = 0, batch = 1, none = 2 }
 local LEVEL = { token = 0, sequence = 1 }
 local MODE = { off = 0, truncate = 1, mask = 2 }
@@ -52,8 +52,9 @@ grpo.OPTIONS = options.names {
   any = "model adapter verifier reward verifier_config prompt lr stop loss_type scale_rewards importance_sampling_level rollouts is_mode is_level on_error gate objective "
     .. "resume run progress inline pool reply",
   number = "num_generations max_completion_length temperature top_p top_k min_p epsilon epsilon_high delta beta entropy_coef num_iterations is_min is_max "
-    .. "max_grad_norm beta1 beta2 eps weight_decay total_steps seed memory checkpoint workers timeout_ms instructions max_sequences",
-  boolean = "use_bias_correction_kl",
+    .. "max_grad_norm beta1 beta2 eps weight_decay total_steps seed memory checkpoint workers timeout_ms instructions max_sequences sapo_temperature_pos "
+    .. "sapo_temperature_neg top_entropy_quantile",
+  boolean = "use_bias_correction_kl mask_truncated_completions",
 }
 
 --- A GRPO trainer.
@@ -62,8 +63,11 @@ grpo.OPTIONS = options.names {
 --- prompt                function(problem) -> messages or text; default: problem.messages, problem.prompt or problem.question
 --- lr                    number or function(step, total) (1e-6, as in TRL)
 --- num_generations (8; from 2: a reward counts beside the others of its group), max_completion_length (512), temperature (1), top_p, top_k, min_p, stop
---- loss_type ("dapo"; grpo, dr_grpo, bnpo), epsilon (0.2), epsilon_high (= epsilon), delta, beta (0), entropy_coef (0)
+--- loss_type ("dapo"; grpo, dr_grpo, bnpo, luspo; cispo, which wants epsilon_high: the largest ratio, as 5; sapo, with sapo_temperature_pos (1) and
+--- sapo_temperature_neg (1.05)), epsilon (0.2), epsilon_high (= epsilon), delta, beta (0), entropy_coef (0)
 --- use_bias_correction_kl (true: the KL term times the importance ratio, so that its gradient is unbiased; false: k3 as it is)
+--- mask_truncated_completions (false; true: a completion that the limit cut off counts in its group's rewards, and is not trained on)
+--- top_entropy_quantile (1; 0.2: the clipped term is of the fifth of the step's tokens with the highest entropies, whole steps, where TRL takes local batches)
 --- scale_rewards ("group"; batch, none), importance_sampling_level ("token"; sequence), num_iterations (1)
 --- rollouts ("native"; merged, int8), is_mode ("truncate" unless native), is_level ("sequence"), is_min (0), is_max (3)
 --- on_error ("drop": the sample is left out; fail: the run ends; zero), or for each outcome { error =, timeout =, memory =, abstain = }
@@ -98,8 +102,12 @@ function grpo.trainer(o)
   t.on_error = verify.policy(o.on_error)
   t.scale = choice(o, "scale_rewards", "group", SCALE)
   local eps = o.epsilon or 0.2
+  if o.loss_type == "cispo" and not o.epsilon_high then error('grpo.trainer: loss_type = "cispo" wants epsilon_high, the largest ratio, as 5', 2) end
+  t.top_entropy = o.top_entropy_quantile or 1
+  if not (t.top_entropy > 0 and t.top_entropy <= 1) then error(("grpo.trainer: top_entropy_quantile wants a number above 0, to 1; got %s"):format(t.top_entropy), 2) end
+  if t.top_entropy < 1 and (o.entropy_coef or 0) ~= 0 then error("grpo.trainer: top_entropy_quantile and entropy_coef do not go together", 2) end
   t.opt = ffi.new("tl_grpo_options", { loss_type = choice(o, "loss_type", "dapo", LOSS), epsilon = eps,
-    epsilon_high = o.epsilon_high or eps, delta = o.delta or 0, beta = o.beta or 0,
+    epsilon_high = o.epsilon_high or eps, sapo_temperature_pos = o.sapo_temperature_pos or 1, sapo_temperature_neg = o.sapo_temperature_neg or 1.05, delta = o.delta or 0, beta = o.beta or 0,
     use_bias_correction_kl = o.use_bias_correction_kl ~= false, entropy_coef = o.entropy_coef or 0,
     max_completion_length = o.max_completion_length or 512, ratio_level = choice(o, "importance_sampling_level", "token", LEVEL),
     is_mode = choice(o, "is_mode", t.rollouts ~= "native" and "truncate" or "off", MODE), is_level = choice(o, "is_level", "sequence", LEVEL),
@@ -218,19 +226,19 @@ function grpo.sample(parts, s, several)
 end
 
 -- what the others are told of a completion
-local function outline(c)
+local function outline(self, c)
   local sum = 0
   for k = 1, #c.ids do sum = sum + c.entropy[k] end
-  return { text = c.text, transcript = c.transcript, turns = c.turns, ids = c.ids, n_tokens = c.n_tokens, finish = c.finish, entropy_sum = sum, outcome = c.verdict.outcome, reward = c.verdict.reward, message = c.verdict.message }
+  return { text = c.text, transcript = c.transcript, turns = c.turns, mask = c.mask, entropy = self.top_entropy < 1 and c.entropy or nil, ids = c.ids, n_tokens = c.n_tokens, finish = c.finish, entropy_sum = sum, outcome = c.verdict.outcome, reward = c.verdict.reward, message = c.verdict.message }
 end
 
 -- the completions of all parts, without their logprobs; of every rank the same from here on
-local function share(r)
+local function share(self, r)
   local mine = {}
   for i, g in ipairs(r.groups) do
     if g.part_of == comm.part then
       local list = {}
-      for k, c in ipairs(g.completions) do list[k] = outline(c) end
+      for k, c in ipairs(g.completions) do list[k] = outline(self, c) end
       mine[#mine + 1] = { group = i, completions = list }
     end
   end
@@ -264,7 +272,7 @@ function Trainer:rollout(problems)
   grpo.sample({ { trainer = self, rollout = r } }, s, self.turns)
   s:free()
   if own then model:free() end
-  if comm.parts > 1 then share(r) end
+  if comm.parts > 1 then share(self, r) end
   return r
 end
 
@@ -299,6 +307,56 @@ end
 
 local function array(n) return ffi.new("float[?]", math.max(1, n)) end
 
+-- whether token k of a completion is trained on
+local function counts(t, c, k)
+  if t.o.mask_truncated_completions and c.finish == "length" then return false end
+  return not c.mask or c.mask[k] == 1
+end
+
+-- how many are not, of all the step's sampled tokens
+local function truncated(t, r)
+  local n = 0
+  for _, g in ipairs(t.o.mask_truncated_completions and r.groups or {}) do
+    for _, c in ipairs(g.completions) do n = n + (c.finish == "length" and c.n_tokens or 0) end
+  end
+  return n
+end
+
+-- the entropy from which on a token is among the highest of the step: torch.quantile's
+local function entropy_threshold(t, r)
+  local list = {}
+  for _, g in ipairs(r.groups) do
+    for _, c in ipairs(g.completions) do
+      for k = 1, #c.ids do if counts(t, c, k) then list[#list + 1] = c.entropy[k] end end
+    end
+  end
+  table.sort(list)
+  local at = (1 - t.top_entropy) * (#list - 1)
+  local low, high = list[math.floor(at) + 1] or 0, list[math.ceil(at) + 1] or 0
+  return low + (at % 1) * (high - low)
+end
+
+-- the per-token arrays of a batch: what the sampler said; and masks, where some of its tokens are none of the loss's
+local function token_arrays(b, parts)
+  local masked, chosen = false, false
+  for _, part in ipairs(parts) do chosen = chosen or part.trainer.top_entropy < 1 end
+  for _, c in ipairs(b.list) do masked = masked or c.mask or c.part.trainer.o.mask_truncated_completions and c.finish == "length" end
+  b.sampler, b.advantage = array(b.n_tokens), array(#b.list)
+  b.mask, b.policy_mask = masked and array(b.n_tokens) or nil, chosen and array(b.n_tokens) or nil
+  local at = 0
+  for i, c in ipairs(b.list) do
+    local t = c.part.trainer
+    b.advantage[i - 1] = c.advantage
+    for k = 1, #c.ids do
+      b.sampler[at] = c.logprobs[k]
+      if masked then b.mask[at] = counts(t, c, k) and 1 or 0 end
+      if chosen then b.policy_mask[at] = (t.top_entropy == 1 or c.entropy[k] >= c.part.threshold) and 1 or 0 end
+      at = at + 1
+    end
+    c.part = nil
+  end
+end
+
 --- The batch of the completions that can carry a gradient: without a KL term or an entropy bonus, those of groups with any
 --- advantage. A part's own are the part.count from part.first (counted from 0) on; part.trained of all ranks.
 function grpo.pack(parts)
@@ -307,11 +365,12 @@ function grpo.pack(parts)
     local t, r = part.trainer, part.rollout
     -- bnpo: the token mean of a micro-batch is TRL's only with the tokens of all groups in it
     local all = t.opt.beta ~= 0 or t.opt.entropy_coef ~= 0 or t.o.objective or t.opt.loss_type == LOSS.bnpo
-    part.first, part.total_sequences, part.total_tokens, part.trained = #b.list, #r.groups * t.n, r.n_tokens, 0
+    part.first, part.total_sequences, part.total_tokens, part.trained = #b.list, #r.groups * t.n, r.n_tokens - truncated(t, r), 0
+    if t.top_entropy < 1 then part.threshold = entropy_threshold(t, r) end
     b.batch:member(part.member or 0)
     for i, g in ipairs(r.groups) do
       local alive = all
-      for _, c in ipairs(g.completions) do alive = alive or c.advantage ~= 0 end
+      for _, c in ipairs(g.completions) do alive = alive or c.advantage ~= 0 and not (t.o.mask_truncated_completions and c.finish == "length") end
       part.trained = part.trained + (alive and #g.completions or 0)
       if alive and g.part_of == comm.part then
         b.batch:prompt(g.prompt)
@@ -319,25 +378,15 @@ function grpo.pack(parts)
         for _, c in ipairs(g.completions) do
           local at = b.batch:completion(c.ids)
           if not c.mask then b.batch:sampled(at, c.sequence_id) end  -- several turns' activations are not kept
-          b.masked = b.masked or c.mask ~= nil
+          c.part = part
           b.list[#b.list + 1] = c
         end
       end
     end
     part.count = #b.list - part.first
   end
-  local n_tokens, n = b.batch:n_tokens(), #b.list
-  b.offsets, b.n_tokens = b.batch:offsets(), n_tokens
-  b.sampler, b.advantage, b.mask = array(n_tokens), array(n), b.masked and array(n_tokens) or nil
-  local at = 0
-  for i, c in ipairs(b.list) do
-    b.advantage[i - 1] = c.advantage
-    for k = 1, #c.ids do
-      b.sampler[at] = c.logprobs[k]
-      if b.mask then b.mask[at] = c.mask and c.mask[k] or 1 end
-      at = at + 1
-    end
-  end
+  b.offsets, b.n_tokens = b.batch:offsets(), b.batch:n_tokens()
+  token_arrays(b, parts)
   return b
 end
 
@@ -355,7 +404,7 @@ local function objective(part, b, w, first, count)
     return
   end
   check(C.tl_grpo_objective(self.opt, first, count, b.offsets, w.logprob, w.old, w.ref, self.opt.is_mode ~= 0 and b.sampler or nil,
-    w.entropy, b.advantage, b.mask, part.total_sequences, part.total_tokens, w.dlogprob, w.dentropy, part.stats))
+    w.entropy, b.advantage, b.mask, b.policy_mask, part.total_sequences, part.total_tokens, w.dlogprob, w.dentropy, part.stats))
 end
 
 -- forward, objective and backward of the whole batch, with gradients times loss_scale on their way; returns the pass
@@ -507,7 +556,7 @@ function Trainer:metrics(part, b)
     end
   end
   -- the objective's sums are those of all iterations, over the tokens that were trained; clipped ones are none of the others
-  local tokens, of_all = math.max(1, tonumber(stats.n_tokens)), math.max(1, r.n_tokens * self.iterations)
+  local tokens, of_all = math.max(1, tonumber(stats.n_tokens)), math.max(1, part.total_tokens * self.iterations)
   local reward, reward_std = spread(rewards)
   self.num_tokens = (self.num_tokens or 0) + r.n_tokens + r.prompt_tokens * self.n
   local m = { step = self.steps, reward = reward, reward_std = reward_std, frac_reward_zero_std = r.zero_std / #r.groups,
@@ -522,6 +571,10 @@ function Trainer:metrics(part, b)
     ["verifier/abstain"] = r.outcomes.abstain, ["verifier/error"] = r.outcomes.error, ["verifier/timeout"] = r.outcomes.timeout, ["verifier/memory"] = r.outcomes.memory,
     samples_trained = part.trained, micro_batches = b.n_micro or 0, activation_bytes = b.planned_bytes or 0,
     layers_kept = b.layers_kept or 0, predicted_rss_bytes = r.budget.predicted, peak_rss_bytes = b.peak or tonumber(C.tl_peak_rss_bytes()) }
+  if self.opt.loss_type == LOSS.cispo or self.opt.loss_type == LOSS.sapo then
+    for _, k in ipairs { "low_mean", "high_mean", "region_mean" } do m["clip_ratio/" .. k] = nil end
+    if self.opt.loss_type == LOSS.cispo then m.cispo_clip_ratio = stats.clip_high / of_all end
+  end
   if self.opt.beta ~= 0 then m.kl = stats.kl / tokens end
   if self.opt.is_mode ~= 0 and part.trained > 0 then
     m["sampling/sampling_logp_difference/mean"], m["sampling/sampling_logp_difference/max"] = stats.logp_diff / tokens, stats.logp_diff_max

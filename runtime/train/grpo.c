@@ -1,16 +1,21 @@
 // grpo.c: group-relative policy optimisation: advantages, and the objective with its gradient, as TRL's GRPOTrainer defines
 // them (Shao et al. 2024, arXiv:2402.03300; DAPO: Yu et al. 2025, arXiv:2503.14476; Dr. GRPO: Liu et al. 2025,
-// arXiv:2503.20783; GSPO: Zheng et al. 2025, arXiv:2507.18071).
+// arXiv:2503.20783; GSPO: Zheng et al. 2025, arXiv:2507.18071; CISPO: MiniMax-M1, arXiv:2506.13585; SAPO: Gao et al. 2025, arXiv:2511.20347;
+// LUSPO: arXiv:2602.05261).
 //
 // Per token t of sequence i, with m the mask and A the sequence's advantage:
 //   rho  = exp(logprob - old), or for GSPO exp(sum_t (logprob - old) m / sum_t m) for every token of the sequence
 //   clip = -min(min(rho, delta) A, clamp(rho, 1 - epsilon, 1 + epsilon_high) A)
+//          cispo: -min(rho, epsilon_high) A logprob, the ratio being a constant for the gradient (TRL's cap; others cap at 1 + epsilon_high)
+//          sapo:  -4/tau sigmoid(tau (rho - 1)) A, tau = sapo_temperature_pos where A > 0, else sapo_temperature_neg
+//          times the policy mask
 //   w    = importance weight for sampler and trainer that disagree: exp(old - sampler), per token or summed over the
 //          sequence; clamped to [is_min, is_max] (truncate), or 0 outside of it (mask); a constant for the gradient
 //   kl   = exp(ref - logprob) - (ref - logprob) - 1, times rho with use_bias_correction_kl (DeepSeek-V3.2: Liu et al. 2025,
 //          arXiv:2512.02556): rho's own derivative makes the gradient that of KL(policy, reference), also where rho is 1
 //   l    = clip w + beta kl;   loss = sum_i c_i sum_t m l - entropy_coef * sum_t m entropy / total_tokens
-// c_i: grpo 1 / (total_sequences max(1, sum_t m)); dr_grpo 1 / (total_sequences max_completion_length); dapo 1 / total_tokens;
+// c_i: grpo, sapo 1 / (total_sequences max(1, sum_t m)); dr_grpo 1 / (total_sequences max_completion_length); dapo, cispo 1 / total_tokens;
+//      luspo 1 / total_sequences;
 //      bnpo (count / total_sequences) / tokens of this call, TRL's mean over a local batch divided by the number of batches.
 // All but bnpo are the same however a step is cut into calls.
 //
@@ -67,7 +72,7 @@ tl_status tl_grpo_advantages(const float *rewards, int n, int group_size, tl_sca
 // ---------------------------------------------------------------- objective
 typedef struct {
   const tl_grpo_options *o;
-  const float *logprob, *old, *ref, *sampler, *entropy, *mask;
+  const float *logprob, *old, *ref, *sampler, *entropy, *mask, *policy_mask;
   float *dlogprob, *dentropy;
   tl_grpo_stats *stats;
   double loss;
@@ -88,9 +93,22 @@ static double importance(const tl_grpo_options *o, double log_weight) {
   return w < o->is_min || w > top ? 0 : w;
 }
 
-// *loss = the clipped term, *slope = its derivative by rho
-static void clipped(const tl_grpo_options *o, double rho, double A, double *loss, double *slope, tl_grpo_stats *stats,
-                    double m) {
+// *loss = the term of the policy, *slope = its derivative by rho, *direct = that by lp with rho held
+static void policy_term(const tl_grpo_options *o, double rho, double lp, double A, double *loss, double *slope, double *direct,
+                        tl_grpo_stats *stats, double m) {
+  *slope = *direct = 0;
+  if (o->loss_type == TL_LOSS_CISPO) {
+    *direct = -fmin(rho, (double)o->epsilon_high) * A;
+    *loss = *direct * lp;
+    stats->clip_high += rho > (double)o->epsilon_high && A > 0 ? m : 0;
+    return;
+  }
+  if (o->loss_type == TL_LOSS_SAPO) {
+    double tau = (double)(A > 0 ? o->sapo_temperature_pos : o->sapo_temperature_neg), gate = 1 / (1 + exp(-tau * (rho - 1)));
+    *loss = -4 / tau * gate * A;
+    *slope = -4 * gate * (1 - gate) * A;
+    return;
+  }
   double capped = o->delta > 0 && rho > o->delta ? o->delta : rho;
   double low = 1 - (double)o->epsilon, high = 1 + (double)o->epsilon_high, clamped = fmin(fmax(rho, low), high);
   bool first = capped * A <= clamped * A;
@@ -129,14 +147,16 @@ static void sequence(job *j, int64_t from, int64_t to, double A, double c, doubl
     if (j->dentropy) j->dentropy[t] = (float)(-e * m);
     if (m == 0) continue;
     if (correct && o->is_level == TL_IS_TOKEN) w = importance(o, diff);
-    double rho = by_sequence ? seq_rho : exp(lp - old_of(j, t)), loss, slope;
-    clipped(o, rho, A, &loss, &slope, j->stats, m);
-    double kl = 0, grad = 0, by_rho = slope * w;  // by_rho: the derivative of the token's term by rho
+    double weight_of_is = w;
+    double rho = by_sequence ? seq_rho : exp(lp - old_of(j, t)), loss, slope, direct;
+    policy_term(o, rho, lp, A, &loss, &slope, &direct, j->stats, m);
+    if (j->policy_mask) w *= (double)j->policy_mask[t];
+    double kl = 0, grad = direct * w, by_rho = slope * w;  // by_rho: the derivative of the token's term by rho
     if (j->ref) {
       double d = (double)j->ref[t] - lp, ed = exp(d), weight = o->use_bias_correction_kl ? rho : 1;
       if (o->use_bias_correction_kl) by_rho += o->beta * (ed - d - 1);
       kl = weight * (ed - d - 1);
-      grad = weight * o->beta * (1 - ed);
+      grad += weight * o->beta * (1 - ed);
     }
     if (by_sequence) rho_slope += c * m * by_rho;
     else grad += by_rho * rho;
@@ -147,7 +167,7 @@ static void sequence(job *j, int64_t from, int64_t to, double A, double c, doubl
     j->stats->ratio += m * rho;
     j->stats->entropy += j->entropy ? m * j->entropy[t] : 0;
     j->stats->n_tokens++;
-    count_mismatch(j, m, diff, w);
+    count_mismatch(j, m, diff, weight_of_is);
   }
   if (!by_sequence) return;
   for (int64_t t = from; t < to; t++)  // d rho / d logprob_t = rho m_t / n, the same rho in every token's term
@@ -158,8 +178,11 @@ static tl_status check(const tl_grpo_options *o, int count, const float *ref, co
                        int64_t total_sequences) {
   if (count < 1 || total_sequences < count)
     return tl_fail(TL_E_ARG, "grpo: %d sequences of a step of %lld", count, (long long)total_sequences);
-  if ((int)o->loss_type < TL_LOSS_GRPO || (int)o->loss_type > TL_LOSS_BNPO)
-    return tl_fail(TL_E_ARG, "grpo: loss_type %d is none of grpo, dr_grpo, dapo, bnpo", (int)o->loss_type);
+  if ((int)o->loss_type < TL_LOSS_GRPO || (int)o->loss_type > TL_LOSS_LUSPO)
+    return tl_fail(TL_E_ARG, "grpo: loss_type %d is none of grpo, dr_grpo, dapo, bnpo, cispo, sapo, luspo", (int)o->loss_type);
+  if (o->loss_type == TL_LOSS_SAPO && !(o->sapo_temperature_pos > 0 && o->sapo_temperature_neg > 0))
+    return tl_fail(TL_E_ARG, "grpo: sapo's temperatures are %g and %g; both must be above 0", (double)o->sapo_temperature_pos,
+                   (double)o->sapo_temperature_neg);
   if (!(o->epsilon >= 0) || !(o->epsilon_high >= 0))
     return tl_fail(TL_E_ARG, "grpo: epsilon %g, epsilon_high %g; both must be 0 or more", (double)o->epsilon,
                    (double)o->epsilon_high);
@@ -173,8 +196,8 @@ static tl_status check(const tl_grpo_options *o, int count, const float *ref, co
 
 tl_status tl_grpo_objective(const tl_grpo_options *o, int first, int count, const int64_t *offsets, const float *logprob,
                             const float *old, const float *ref, const float *sampler, const float *entropy,
-                            const float *advantage, const float *mask, int64_t total_sequences, int64_t total_tokens,
-                            float *dlogprob, float *dentropy, tl_grpo_stats *stats) {
+                            const float *advantage, const float *mask, const float *policy_mask, int64_t total_sequences,
+                            int64_t total_tokens, float *dlogprob, float *dentropy, tl_grpo_stats *stats) {
   TL_SECTION("objective");
   TL_TRY(check(o, count, ref, entropy, dentropy, total_sequences));
   if (stats->n_tokens == 0) {
@@ -182,13 +205,14 @@ tl_status tl_grpo_objective(const tl_grpo_options *o, int first, int count, cons
     stats->is_max = -INFINITY;
   }
   job j = {.o = o, .logprob = logprob, .old = old, .ref = o->beta != 0 ? ref : NULL, .sampler = sampler, .entropy = entropy,
-           .mask = mask, .dlogprob = dlogprob, .dentropy = dentropy, .stats = stats};
+           .mask = mask, .policy_mask = policy_mask, .dlogprob = dlogprob, .dentropy = dentropy, .stats = stats};
   double step_tokens = (double)(total_tokens > 1 ? total_tokens : 1), step_sequences = (double)total_sequences, here = 0;
   for (int64_t t = offsets[first]; t < offsets[first + count]; t++) here += mask_of(&j, t);
   for (int i = first; i < first + count; i++) {
     double tokens = 0, c = 1 / step_tokens;
     for (int64_t t = offsets[i]; t < offsets[i + 1]; t++) tokens += mask_of(&j, t);
-    if (o->loss_type == TL_LOSS_GRPO) c = 1 / (step_sequences * fmax(tokens, 1));
+    if (o->loss_type == TL_LOSS_GRPO || o->loss_type == TL_LOSS_SAPO) c = 1 / (step_sequences * fmax(tokens, 1));
+    else if (o->loss_type == TL_LOSS_LUSPO) c = 1 / step_sequences;
     else if (o->loss_type == TL_LOSS_DR_GRPO) c = 1 / (step_sequences * o->max_completion_length);
     else if (o->loss_type == TL_LOSS_BNPO) c = (count / step_sequences) / fmax(here, 1);
     sequence(&j, offsets[i], offsets[i + 1], advantage[i], c, o->entropy_coef / step_tokens);

@@ -84,4 +84,94 @@ check.test("the gradient of the KL term is TRL's, with and without the correctio
   check.near(corrected / by_hand(function(d) return d end), 1, 1e-4, "logprob - ref")
   check.near(plain / by_hand(function(d) return 1 - math.exp(-d) end), 1, 1e-4, "1 - exp(ref - logprob)")
 end)
+-- one step with a loss; returns what it did, the metrics, the rollout. AdamW's first step is little more than the gradient's signs: so its norm too
+local function trained(o)
+  local adapter = tl.adapter.tinylora(model, { u = 4 })
+  local all = { model = model, adapter = adapter, num_generations = 6, max_completion_length = 24, gate = false, seed = 3, lr = 1e-2, temperature = 1.3,
+    reward = function(_, c) return #c.text % 3 end }
+  for k, v in pairs(o) do all[k] = v end
+  local t = tl.grpo.trainer(all)
+  local m, r = t:step(problems)
+  t:free()
+  return { numbers = adapter:parameters(), norm = m.grad_norm }, m, r
+end
+local function alike(a, b)
+  for i = 1, #a.numbers do check.near(a.numbers[i], b.numbers[i], 1e-6) end
+  assert(b.norm > 1e-3)
+  check.near(a.norm / b.norm, 1, 1e-4, "the gradient's norm")
+end
+
+-- the completions in the order of the batch, in which every group must be
+local function all_of(r)
+  local list = {}
+  for _, g in ipairs(r.groups) do
+    local alive = false
+    for _, c in ipairs(g.completions) do
+      alive = alive or c.advantage ~= 0
+      list[#list + 1] = c
+    end
+    assert(alive, "every group has something to train on")
+  end
+  return list
+end
+
+-- Catches: a derivative that is not that of the loss's name; at ratio 1 their gradients are known.
+check.test("cispo's first step is dapo's, sapo's is grpo's; luspo counts a sequence by its length", function()
+  alike(trained { loss_type = "cispo", epsilon_high = 5 }, trained { loss_type = "dapo" })
+  alike(trained { loss_type = "sapo" }, trained { loss_type = "grpo" })
+  alike(trained { loss_type = "luspo", max_grad_norm = 0 }, trained { max_grad_norm = 0, objective = function(b, out)
+    for s = b.first, b.first + b.count - 1 do
+      for i = tonumber(b.offsets[s]), tonumber(b.offsets[s + 1]) - 1 do out.dlogprob[i] = -b.advantage[s] / b.total_sequences end
+    end
+  end })
+  local _, m = trained { loss_type = "cispo", epsilon_high = 0.999, num_iterations = 2 }
+  assert(m.cispo_clip_ratio > 0.1 and m["clip_ratio/region_mean"] == nil, "the share of capped ratios")
+  check.raises("cispo. wants epsilon_high", trained, { loss_type = "cispo" })
+  check.raises("sapo's temperatures are 0 and", trained, { loss_type = "sapo", sapo_temperature_pos = 0 })
+end)
+
+-- Catches: cut completions that still count among the tokens, or whose rewards do not; a group of them alone that is computed.
+check.test("mask_truncated_completions: what the limit cut off is not trained on", function()
+  local numbers, m, r = trained { mask_truncated_completions = true, max_completion_length = 6 }
+  local cut, loss, tokens = 0, 0, 0
+  for _, g in ipairs(r.groups) do
+    for _, c in ipairs(g.completions) do
+      if c.finish == "length" then cut = cut + 1 else loss, tokens = loss - c.advantage * #c.ids, tokens + #c.ids end
+    end
+  end
+  assert(cut > 2 and cut < 20, cut .. " of 24 are cut")
+  check.near(m.loss, loss / tokens, 1e-5)
+  local completions = all_of(r)
+  alike(numbers, trained { max_completion_length = 6, objective = function(b, out)
+    for s = b.first, b.first + b.count - 1 do
+      local ended = completions[s + 1].finish == "stop"
+      for i = tonumber(b.offsets[s]), tonumber(b.offsets[s + 1]) - 1 do out.dlogprob[i] = ended and -b.advantage[s] / tokens or 0 end
+    end
+  end })
+end)
+
+-- Catches: a quantile of other tokens than the step's, a threshold on the wrong side.
+check.test("top_entropy_quantile: the clipped term is of the tokens with the highest entropies", function()
+  local numbers, _, r = trained { top_entropy_quantile = 0.3 }
+  local list = {}
+  for _, g in ipairs(r.groups) do
+    for _, c in ipairs(g.completions) do
+      for k = 1, #c.ids do list[#list + 1] = c.entropy[k] end
+    end
+  end
+  table.sort(list)
+  local least, completions = list[math.ceil(0.7 * (#list - 1)) + 1], all_of(r)
+  alike(numbers, trained { objective = function(b, out)
+    for s = b.first, b.first + b.count - 1 do
+      local from = tonumber(b.offsets[s])
+      for i = from, tonumber(b.offsets[s + 1]) - 1 do
+        local high = completions[s + 1].entropy[i - from + 1] >= least
+        out.dlogprob[i] = high and -b.advantage[s] / b.total_tokens or 0
+      end
+    end
+  end })
+  check.raises("top_entropy_quantile wants a number above 0, to 1; got 0", trained, { top_entropy_quantile = 0 })
+  check.raises("do not go together", trained, { top_entropy_quantile = 0.5, entropy_coef = 0.1 })
+end)
+
 check.done()

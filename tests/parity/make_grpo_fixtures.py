@@ -4,7 +4,8 @@
     python tests/parity/make_grpo_fixtures.py        (torch, trl, and what trl imports; versions used stand in the file)
 
     {"advantages": [{"rewards" (null: no reward), "group_size", "scale", "advantages", "zero_std"}],
-     "sequences": {"lengths", "logprob", "old", "ref", "sampler", "entropy", "mask", "advantage"},     one set, used by all cases
+     "sequences": {"lengths", "logprob", "old", "ref", "sampler", "entropy", "mask", "advantage",     one set, used by all cases
+                   "policy_mask": what TRL's top_entropy_quantile = 0.6 leaves of the tokens in "mask"},
      "objective": [{"options": {...}, "use": ["old", ...], "total_tokens", "loss", "dlogprob", "dentropy", "stats": {...}}],
      "adamw": [{"lr", "beta1", "beta2", "eps", "weight_decay", "max_norm", "start", "gradients", "norms", "params"}]}
 Per-token lists are flat, sequence after sequence. The objective is TRL's own _compute_loss with its logprobs and entropies
@@ -24,6 +25,7 @@ from trl.trainer.utils import nanstd
 torch.set_default_dtype(torch.float64)
 LENGTHS = [7, 3, 5, 1, 6, 4]
 MAX_COMPLETION = 9
+TOP_ENTROPY = 0.6
 
 
 def advantages(rewards, group_size, scale):
@@ -52,8 +54,13 @@ def sequences():
     near = lambda size: f32(logprob + size * torch.randn(n, generator=g))
     mask = torch.ones(n)
     mask[[2, 9, 20]] = 0
-    return {"lengths": LENGTHS, "logprob": logprob, "old": near(0.25), "ref": near(0.4), "sampler": near(0.3),
-            "entropy": f32(3 * torch.rand(n, generator=g)), "mask": mask,
+    old, ref, sampler = near(0.25), near(0.4), near(0.3)
+    entropy = f32(3 * torch.rand(n, generator=g))
+    me = types.SimpleNamespace(accelerator=Accelerator())
+    policy = GRPOTrainer.get_high_entropy_mask(me, pad(entropy), pad(mask), 1 - TOP_ENTROPY)
+    return {"policy_mask": policy[pad(torch.ones(n)).bool()].double(),
+            "lengths": LENGTHS, "logprob": logprob, "old": old, "ref": ref, "sampler": sampler,
+            "entropy": entropy, "mask": mask,
             "advantage": f32(torch.tensor([1.1, -0.7, 0.0, -1.6, 0.4, 2.0]))}
 
 
@@ -76,6 +83,7 @@ class Accelerator:
     num_processes, sync_gradients = 1, True
     reduce = staticmethod(lambda x, reduction: x)
     gather = gather_for_metrics = staticmethod(lambda x: x)
+    pad_across_processes = staticmethod(lambda x, dim, pad_index: x)
 
 
 def objective(s, options, use):
@@ -87,13 +95,15 @@ def objective(s, options, use):
     o = options
     me = types.SimpleNamespace(
         model=types.SimpleNamespace(training=True), aux_loss_enabled=False,
-        top_entropy_quantile=1.0, off_policy_mask_threshold=None, accelerator=Accelerator(),
+        top_entropy_quantile=TOP_ENTROPY if "policy_mask" in use else 1.0, off_policy_mask_threshold=None, accelerator=Accelerator(),
         importance_sampling_level=o["ratio_level"], beta=o["beta"], loss_type=o["loss_type"], epsilon_low=o["epsilon"],
         epsilon_high=o["epsilon_high"], max_completion_length=MAX_COMPLETION, current_gradient_accumulation_steps=1,
         use_vllm="sampler" in use, vllm_importance_sampling_correction=True, _entropy_bonus_enabled=o["entropy_coef"] != 0,
         use_adaptive_entropy=False, entropy_coef=o["entropy_coef"],
         _metrics=collections.defaultdict(lambda: collections.defaultdict(list)),
-        args=types.SimpleNamespace(use_bias_correction_kl=o["use_bias_correction_kl"], delta=o["delta"] or None, steps_per_generation=1),
+        args=types.SimpleNamespace(use_bias_correction_kl=o["use_bias_correction_kl"], delta=o["delta"] or None, steps_per_generation=1,
+                                   sapo_temperature_pos=o["sapo_temperature_pos"], sapo_temperature_neg=o["sapo_temperature_neg"]),
+        get_high_entropy_mask=lambda entropies, mask, threshold: pad(s["policy_mask"]),
         _get_per_token_logps_and_entropies=lambda *a, **k: (pad(logprob), pad(entropy), None))
     ids = torch.zeros(shape.shape, dtype=torch.long)
     inputs = {"prompt_ids": ids[:, :1], "prompt_mask": ids[:, :1], "completion_ids": ids, "completion_mask": mask,
@@ -115,7 +125,7 @@ def objective(s, options, use):
 
 def objectives(s):
     base = {"loss_type": "grpo", "epsilon": 0.2, "epsilon_high": 0.2, "delta": 0.0, "beta": 0.0, "use_bias_correction_kl": False, "entropy_coef": 0.0,
-            "ratio_level": "token", "is_mode": "off", "is_level": "token", "is_min": 0.0, "is_max": 0.0}
+            "sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.05, "ratio_level": "token", "is_mode": "off", "is_level": "token", "is_min": 0.0, "is_max": 0.0}
     cases = []
     add = lambda use=("old",), **k: cases.append(objective(s, {**base, **k}, set(use)))
     for loss_type in ("grpo", "dr_grpo", "dapo", "bnpo"):
@@ -133,6 +143,14 @@ def objectives(s):
         add(use=("old", "sampler"), is_mode="mask", is_level=level, is_min=0.8, is_max=1.5, beta=0.02)
         add(use=("sampler",), is_mode="truncate", is_level=level, is_max=2.0, loss_type="dapo")
     add(use=("old", "sampler", "mask"), is_mode="truncate", is_level="token", is_max=1.1, ratio_level="sequence", beta=0.03)
+    for loss_type in ("cispo", "sapo", "luspo"):
+        for ratio_level in ("token", "sequence"):
+            add(loss_type=loss_type, ratio_level=ratio_level, epsilon_high=1.1)
+            add(use=("old", "mask", "sampler"), loss_type=loss_type, ratio_level=ratio_level, epsilon_high=1.3, beta=0.1, use_bias_correction_kl=True,
+                entropy_coef=0.01, is_mode="truncate", is_max=1.2, sapo_temperature_pos=1.4, sapo_temperature_neg=0.7)
+        add(use=(), loss_type=loss_type, epsilon_high=5.0)
+    for loss_type in ("grpo", "dapo", "cispo"):
+        add(use=("old", "mask", "policy_mask", "sampler"), loss_type=loss_type, beta=0.05, epsilon_high=0.9, is_mode="truncate", is_max=1.2)
     return cases
 
 

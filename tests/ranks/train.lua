@@ -31,6 +31,7 @@ end
 local trainer = tl.grpo.trainer { model = model, adapter = adapter, lr = 1e-2, num_generations = 4, max_completion_length = p.turns and 40 or 12, seed = p.seed,
   reward = function(_, completion) return (#completion.text + tl.comm.shard) % 3 end,  -- of ranks that share a model the first one's counts
   reply = p.turns and function(_, c) return #c.turns < 5 and (" %d and"):format(#c.text + tl.comm.shard) or nil end or nil,  -- and its replies
+  top_entropy_quantile = p.turns and tl.comm.shards == 1 and 0.5 or nil, mask_truncated_completions = p.turns,  -- what needs the tokens of all ranks
   inline = true, gate = false, scale_rewards = p.scale, run = run,
   checkpoint = p.checkpoint, resume = p.resume }
 for batch, step in problems:batches { size = p.batch, epochs = 9, steps = p.total, seed = p.seed, skip = trainer.steps } do

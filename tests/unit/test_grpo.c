@@ -53,11 +53,19 @@ static void advantages_refuse(void) {
 typedef struct {
   int n_sequences, n_tokens;
   int64_t offsets[max_sequences + 1], total_tokens;
-  float logprob[max_tokens], old[max_tokens], ref[max_tokens], sampler[max_tokens], entropy[max_tokens], mask[max_tokens];
+  float logprob[max_tokens], old[max_tokens], ref[max_tokens], sampler[max_tokens], entropy[max_tokens], mask[max_tokens],
+        policy_mask[max_tokens];
   float advantage[max_tokens];
-  bool use_old, use_sampler, use_mask;
+  bool use_old, use_sampler, use_mask, use_policy;
   tl_grpo_options o;
 } job;
+
+static tl_loss_type loss_type(const cJSON *o) {
+  static const char *const names[] = {"grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo"};
+  for (int i = 0; i < (int)(sizeof names / sizeof *names); i++)
+    if (is(o, "loss_type", names[i])) return (tl_loss_type)i;
+  abort();
+}
 
 static job read_job(const cJSON *c) {
   job j = {0};
@@ -71,16 +79,17 @@ static job read_job(const cJSON *c) {
   list(s, "sampler", j.sampler);
   list(s, "entropy", j.entropy);
   list(s, "mask", j.mask);
+  list(s, "policy_mask", j.policy_mask);
   list(s, "advantage", j.advantage);
   cJSON_ArrayForEach(item, get(c, "use")) {
     j.use_old |= !strcmp(item->valuestring, "old");
     j.use_sampler |= !strcmp(item->valuestring, "sampler");
     j.use_mask |= !strcmp(item->valuestring, "mask");
+    j.use_policy |= !strcmp(item->valuestring, "policy_mask");
   }
   j.total_tokens = (int64_t)num(c, "total_tokens");
   j.o = (tl_grpo_options){
-    .loss_type = is(o, "loss_type", "grpo") ? TL_LOSS_GRPO : is(o, "loss_type", "dr_grpo") ? TL_LOSS_DR_GRPO
-                 : is(o, "loss_type", "dapo") ? TL_LOSS_DAPO : TL_LOSS_BNPO,
+    .loss_type = loss_type(o), .sapo_temperature_pos = (float)num(o, "sapo_temperature_pos"), .sapo_temperature_neg = (float)num(o, "sapo_temperature_neg"),
     .epsilon = (float)num(o, "epsilon"), .epsilon_high = (float)num(o, "epsilon_high"), .delta = (float)num(o, "delta"),
     .beta = (float)num(o, "beta"), .use_bias_correction_kl = cJSON_IsTrue(get(o, "use_bias_correction_kl")), .entropy_coef = (float)num(o, "entropy_coef"),
     .max_completion_length = (int)num(o, "max_completion_length"),
@@ -93,7 +102,7 @@ static job read_job(const cJSON *c) {
 
 static tl_grpo_stats evaluate(const job *j, int first, int count, tl_grpo_stats stats, float *dlogprob, float *dentropy) {
   CHECK_OK(tl_grpo_objective(&j->o, first, count, j->offsets, j->logprob, j->use_old ? j->old : NULL, j->ref,
-                             j->use_sampler ? j->sampler : NULL, j->entropy, j->advantage, j->use_mask ? j->mask : NULL,
+                             j->use_sampler ? j->sampler : NULL, j->entropy, j->advantage, j->use_mask ? j->mask : NULL, j->use_policy ? j->policy_mask : NULL,
                              j->n_sequences, j->total_tokens, dlogprob, dentropy, &stats));
   return stats;
 }
@@ -102,7 +111,8 @@ static void check_stats(const cJSON *c, const job *j, const tl_grpo_stats *s, in
   const cJSON *want = get(c, "stats");
   struct { const char *name; double have; bool per_token; } rows[] = {
     {"entropy", s->entropy, true}, {"kl", s->kl, true}, {"clip_ratio/low_mean", s->clip_low, j->o.ratio_level == TL_IS_TOKEN},
-    {"clip_ratio/high_mean", s->clip_high, j->o.ratio_level == TL_IS_TOKEN}};  // TRL counts GSPO's clips by sequence
+    {"clip_ratio/high_mean", s->clip_high, j->o.ratio_level == TL_IS_TOKEN},
+    {"cispo_clip_ratio", s->clip_high, j->o.ratio_level == TL_IS_TOKEN}};  // TRL counts GSPO's clips by sequence
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
     const cJSON *w = cJSON_GetObjectItemCaseSensitive(want, rows[i].name);
     if (w && rows[i].per_token)
@@ -162,7 +172,7 @@ static void objective_gradient(void) {
   cJSON_ArrayForEach(c, get(document, "objective")) {
     job j = read_job(c);
     index++;
-    if (!j.use_old) continue;  // without old the weights move with logprob, though the gradient takes them as constants
+    if (!j.use_old || j.o.loss_type == TL_LOSS_CISPO) continue;  // weights that move with logprob, though the gradient takes them as constants
     float d[max_tokens], e[max_tokens], scratch[max_tokens], scratch_e[max_tokens], slope[max_tokens];
     evaluate(&j, 0, j.n_sequences, (tl_grpo_stats){0}, d, e);
     for (int t = 0; t < j.n_tokens; t++) {
@@ -197,7 +207,7 @@ static void objective_in_parts(void) {
 static tl_status without_inputs(const job *j, int total_sequences) {
   float d[max_tokens];
   tl_grpo_stats s = {0};
-  return tl_grpo_objective(&j->o, 0, 2, j->offsets, j->logprob, NULL, NULL, NULL, NULL, j->advantage, NULL, total_sequences, 9,
+  return tl_grpo_objective(&j->o, 0, 2, j->offsets, j->logprob, NULL, NULL, NULL, NULL, j->advantage, NULL, NULL, total_sequences, 9,
                            d, NULL, &s);
 }
 
