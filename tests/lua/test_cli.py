@@ -69,6 +69,7 @@ def usage_errors():
     """wrong usage ends with exit code 2 and one line that names what is right"""
     fails(2, "unknown command 'generat'; did you mean generate?", "generat")
     fails(2, "unknown option --nonsense", "--nonsense")
+    fails(2, MODEL + " is a folder; tlrun inspect " + MODEL, MODEL)
     fails(2, "did you mean --temperature?", "generate", "--temprature", "1")
     fails(2, "--temperature wants a number from 0; got 'warm'", "generate", "--temperature", "warm")
     fails(2, "did you mean --lr?", os.path.join(ROOT, "recipes/quickstart.lua"), "--learning-rate", "1")
@@ -232,6 +233,23 @@ def verify():
     fails(1, "tlrun: verifier nofile.lua: there is no such file", "verify", "--verifier", "nofile.lua", stdin=lines[0])
     fails(1, "tlrun: there is no verifier module 'nofile'\n", "verify", "--verifier", "nofile", stdin=lines[0])
     fails(1, "stdin: no problems", "verify", "--attack", stdin="")
+
+
+@case
+def eval_with_replies():
+    """tlrun eval --reply FILE --stop TEXT: a tool that answers; a file of items is of one tool"""
+    tool, items = os.path.join(HOME, "counts.lua"), os.path.join(HOME, "replies.jsonl")
+    with open(tool, "w") as f:
+        f.write('return function(_, c) if #c.turns < 5 then return " " .. #c.turns end end')
+    args = ("eval", "--model", "tiny-xs", "--task", "wordproblems", "--limit", "2", "--max-new-tokens", "40", "--items", items)
+    ok(*args, "--reply", tool, "--stop", "#")
+    with open(items) as f:
+        lines = [json.loads(line) for line in f]
+    check(lines[0]["eval"]["reply"] == tool and lines[0]["eval"]["stop"] == ["#"], str(lines[0]))
+    for item in lines[1:]:
+        check([t["role"] for t in item["turns"]] == ["assistant", "reply", "assistant", "reply", "assistant"], str(item))
+    fails(1, "holds items of another evaluation: ", *args)
+    fails(1, "there is no module 'no_tool' to reply with", *args[:-2], "--reply", "no_tool")
 
 
 @case

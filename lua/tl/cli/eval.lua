@@ -25,6 +25,8 @@ command.parameters = {
   { "shots", { nil, "worked examples before the question; default the protocol's", type = "number", integer = true, min = 0 } },
   { "verifier", { nil, "module that says what is right; default the protocol's", type = "string" } },
   { "extract", { nil, "for verifiers.math: strict, flexible, boxed, hash, phrase or any", type = "string" } },
+  { "reply", { nil, "module or file that replies whenever the model stops: completions of several turns (docs/recipes.md)", type = "string", value = "FILE" } },
+  { "stop", { nil, "text at which a completion, or a turn, ends; may be given again", type = "list", of = "string", repeated = true, value = "TEXT" } },
   { "split", { nil, "split; default test where there is one", type = "string" } },
   { "seed", { 0, "seed of the draws, and of generated problems", integer = true, min = 0, max = 2 ^ 53 } },
   { "prefix_cache", { true, "compute once what prompts have in common; the same answers, sooner" } },
@@ -44,7 +46,7 @@ end
 local function settings_of(task, p)
   local protocol = protocols.list[p.protocol]
   local puzzle = task:find "^puzzles:"
-  local s = { task = task, protocol = p.protocol, limit = p.limit, seed = p.seed, split = p.split, stop = protocol.stop, shots = first(p.shots, protocol.shots, 0),
+  local s = { task = task, protocol = p.protocol, limit = p.limit, seed = p.seed, split = p.split, stop = first(p.stop, protocol.stop), reply = p.reply, shots = first(p.shots, protocol.shots, 0),
     style = first(p.style, puzzle and "chat" or protocol.styles and protocol.styles[task] or protocol.style), temperature = first(p.temperature, protocol.temperature),
     top_p = first(p.top_p, protocol.top_p), max_new_tokens = first(p.max_new_tokens, protocol.max_new_tokens), config = protocol.config, flexible = protocol.flexible,
     samples = p.given.samples and p.samples or protocol.samples and protocol.samples[task] or p.samples }
@@ -73,7 +75,7 @@ local function arm_runner(model, s, p, file, old)
     for _, item in ipairs(old) do if item.task == s.task and item.arm == arm then done[#done + 1] = item end end
     if #done > 0 then io.stderr:write(("%s, %s: %d completions are in %s\n"):format(s.task, arm, #done, p.items)) end
     return require("tl.eval").run { model = model, adapter = adapter, problems = problems, prompt = prompt, verifier = s.verifier, verifier_config = s.config,
-      flexible = s.flexible, samples = s.samples, temperature = s.temperature, top_p = s.top_p, stop = s.stop, max_new_tokens = s.max_new_tokens, seed = s.seed,
+      flexible = s.flexible, samples = s.samples, temperature = s.temperature, top_p = s.top_p, stop = s.stop, reply = s.reply, max_new_tokens = s.max_new_tokens, seed = s.seed,
       prefix_cache = p.prefix_cache, done = done, on_item = file and function(item)
         item.task, item.arm = s.task, arm
         require("tl.eval.items").append(file, item)
@@ -142,7 +144,7 @@ function command.run(p, rest)
   if p.items then
     file, old = require("tl.eval.items").open(p.items, { model = p.model, adapter = p.adapter or json.null, protocol = p.protocol, seed = p.seed, samples = list[1].samples,
       temperature = list[1].temperature, max_new_tokens = list[1].max_new_tokens, style = list[1].style, shots = list[1].shots, verifier = list[1].verifier, compute = p.compute,
-      top_p = list[1].top_p or json.null, extract = p.extract or json.null, split = p.split or json.null })
+      top_p = list[1].top_p or json.null, extract = p.extract or json.null, split = p.split or json.null, reply = p.reply or json.null, stop = p.stop or json.null })
   end
   local model, adapter = input.model(p, p.compute)
   local doc = {}

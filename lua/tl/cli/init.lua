@@ -172,6 +172,7 @@ local function dispatch(argv)
   local command = command_named(word)
   if command then return run_command(word, command, rest) end
   if is_script(word) then return run_script(word, rest) end
+  if require("tl.fs").kind(word) == "folder" then options.usage("%s is a folder; tlrun inspect %s says what is in it", word, word) end
   options.usage("unknown command '%s'%s (tlrun --help lists them)", word, names.hint(word, cli.commands()))
 end
 
