@@ -617,7 +617,7 @@ typedef struct tl_grpo_options {
 typedef struct tl_grpo_stats {            // sums over the call's tokens and sequences; the Lua side divides
   double loss;
   double kl, entropy, ratio;              // sums over tokens
-  double clip_low, clip_high;             // tokens clipped below and above; cispo: above alone; sapo: none
+  double clip_low, clip_high;             // tokens (ratio_level sequence: sequences) clipped below and above; cispo: above alone; sapo: none
   double logp_diff, logp_diff_max;        // |old - sampler|: sum, max
   double is_sum, is_min, is_max;          // importance weights: sum over tokens (is_level sequence: over sequences), min, max
   int64_t n_tokens, n_sequences;

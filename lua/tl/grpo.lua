@@ -556,7 +556,8 @@ function Trainer:metrics(part, b)
     end
   end
   -- the objective's sums are those of all iterations, over the tokens that were trained; clipped ones are none of the others
-  local tokens, of_all = math.max(1, tonumber(stats.n_tokens)), math.max(1, part.total_tokens * self.iterations)
+  local tokens = math.max(1, tonumber(stats.n_tokens))
+  local of_all = self.iterations * math.max(1, self.opt.ratio_level == LEVEL.sequence and part.total_sequences or part.total_tokens)
   local reward, reward_std = spread(rewards)
   self.num_tokens = (self.num_tokens or 0) + r.n_tokens + r.prompt_tokens * self.n
   local m = { step = self.steps, reward = reward, reward_std = reward_std, frac_reward_zero_std = r.zero_std / #r.groups,

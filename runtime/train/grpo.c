@@ -93,7 +93,7 @@ static double importance(const tl_grpo_options *o, double log_weight) {
   return w < o->is_min || w > top ? 0 : w;
 }
 
-// *loss = the term of the policy, *slope = its derivative by rho, *direct = that by lp with rho held
+// *loss = the term of the policy, *slope = its derivative by rho, *direct = that by lp with rho held; m: what a clipped ratio counts
 static void policy_term(const tl_grpo_options *o, double rho, double lp, double A, double *loss, double *slope, double *direct,
                         tl_grpo_stats *stats, double m) {
   *slope = *direct = 0;
@@ -149,7 +149,7 @@ static void sequence(job *j, int64_t from, int64_t to, double A, double c, doubl
     if (correct && o->is_level == TL_IS_TOKEN) w = importance(o, diff);
     double weight_of_is = w;
     double rho = by_sequence ? seq_rho : exp(lp - old_of(j, t)), loss, slope, direct;
-    policy_term(o, rho, lp, A, &loss, &slope, &direct, j->stats, m);
+    policy_term(o, rho, lp, A, &loss, &slope, &direct, j->stats, by_sequence ? m / n : m);
     if (j->policy_mask) w *= (double)j->policy_mask[t];
     double kl = 0, grad = direct * w, by_rho = slope * w;  // by_rho: the derivative of the token's term by rho
     if (j->ref) {

@@ -109,15 +109,14 @@ static tl_grpo_stats evaluate(const job *j, int first, int count, tl_grpo_stats 
 
 static void check_stats(const cJSON *c, const job *j, const tl_grpo_stats *s, int index) {
   const cJSON *want = get(c, "stats");
+  bool tokens = j->o.ratio_level == TL_IS_TOKEN;  // else a clipped sequence counts once
   struct { const char *name; double have; bool per_token; } rows[] = {
-    {"entropy", s->entropy, true}, {"kl", s->kl, true}, {"clip_ratio/low_mean", s->clip_low, j->o.ratio_level == TL_IS_TOKEN},
-    {"clip_ratio/high_mean", s->clip_high, j->o.ratio_level == TL_IS_TOKEN},
-    {"cispo_clip_ratio", s->clip_high, j->o.ratio_level == TL_IS_TOKEN}};  // TRL counts GSPO's clips by sequence
+    {"entropy", s->entropy, true}, {"kl", s->kl, true}, {"clip_ratio/low_mean", s->clip_low, tokens},
+    {"clip_ratio/high_mean", s->clip_high, tokens}, {"cispo_clip_ratio", s->clip_high, tokens}};
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
     const cJSON *w = cJSON_GetObjectItemCaseSensitive(want, rows[i].name);
-    if (w && rows[i].per_token)
-      CHECK(fabs(rows[i].have / (double)s->n_tokens - w->valuedouble) <= tolerance, "case %d: %s is %g, wanted %g", index,
-            rows[i].name, rows[i].have / (double)s->n_tokens, w->valuedouble);
+    double have = rows[i].have / (double)(rows[i].per_token ? s->n_tokens : s->n_sequences);
+    if (w) CHECK(fabs(have - w->valuedouble) <= tolerance, "case %d: %s is %g, wanted %g", index, rows[i].name, have, w->valuedouble);
   }
   CHECK(s->n_tokens == j->total_tokens && s->n_sequences == j->n_sequences, "case %d counts", index);
 }
