@@ -62,8 +62,9 @@ end
 local function tokens_of(tokenizer, r, ids)
   if type(r) == "table" then
     r = after_message(tokenizer, r)
-    local ended = tokenizer:decode({ ids[#ids] })  -- the token that ends a message is there already
-    if ended ~= "" and r:sub(1, #ended) == ended and ended:find "^<" then r = r:sub(#ended + 1) end
+    local last = ids[#ids]
+    local ended = tokenizer:is_special(last) and tokenizer:token(last) or ""  -- the token that ends a message is there already
+    if r:sub(1, #ended) == ended then r = r:sub(#ended + 1) end
   end
   return tokenizer:encode(r, { parse_special = true })
 end
