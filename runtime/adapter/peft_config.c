@@ -66,9 +66,9 @@ tl_status tl_peft_config_open(tl_peft_config *c, const char *dir) {
   char *text;
   size_t n;
   TL_TRY(tl_read_file(c->path, &text, &n));
-  c->json = cJSON_ParseWithLength(text, n);
+  tl_status s = tl_json_parse(c->path, text, n, &c->json);
   free(text);
-  if (!cJSON_IsObject(c->json)) return tl_fail(TL_E_FORMAT, "%s: not a JSON object", c->path);
+  TL_TRY(s);
   const cJSON *type = get(c, "peft_type");
   if (!cJSON_IsString(type)) return tl_fail(TL_E_FORMAT, "%s: field peft_type is missing", c->path);
   c->lora = !strcmp(type->valuestring, "LORA");

@@ -82,6 +82,9 @@ void tl_map_close(tl_map *m);
 // the pages of a mapped file around p .. p + n leave the process's memory; they come back when they are read again
 void tl_map_release(const void *p, size_t n);
 tl_status tl_read_file(const char *path, char **data, size_t *n);  // NUL-terminated copy; free()
+// json.c: text is one JSON object, with no key twice in any object of it; path: for messages
+struct cJSON;
+tl_status tl_json_parse(const char *path, const char *text, size_t n, struct cJSON **out);
 bool tl_file_exists(const char *path);
 bool tl_is_dir(const char *path);
 

@@ -153,6 +153,53 @@ static tl_status read_header(cursor *c, tl_gguf *g) {
   return TL_OK;
 }
 
+static int by_key(const void *a, const void *b) {
+  const tl_gguf_text *x = &(*(const tl_gguf_kv *const *)a)->key, *y = &(*(const tl_gguf_kv *const *)b)->key;
+  int c = memcmp(x->p, y->p, x->n < y->n ? x->n : y->n);
+  return c ? c : (x->n > y->n) - (x->n < y->n);
+}
+
+static int by_name(const void *a, const void *b) {
+  return strcmp((*(const tl_gguf_tensor *const *)a)->name, (*(const tl_gguf_tensor *const *)b)->name);
+}
+
+static int by_place(const void *a, const void *b) {
+  const uint8_t *x = (*(const tl_gguf_tensor *const *)a)->data, *y = (*(const tl_gguf_tensor *const *)b)->data;
+  return (x > y) - (x < y);
+}
+
+static bool same_key(const void *a, const void *b) { return by_key(a, b) == 0; }
+static bool same_name(const void *a, const void *b) { return by_name(a, b) == 0; }
+
+static bool overlap(const void *a, const void *b) {  // of two in by_place's order; tensors of unknown types have no data
+  const tl_gguf_tensor *x = *(const tl_gguf_tensor *const *)a, *y = *(const tl_gguf_tensor *const *)b;
+  return x->data && y->data < x->data + x->bytes;
+}
+
+// Orders n pointers to items of a size and looks for a pair of neighbours; NULL: none, or out of memory
+static const void *find_pair(const void *items, size_t n, size_t size, int (*order)(const void *, const void *),
+                             bool (*pair)(const void *, const void *)) {
+  const void **p = malloc((n + 1) * sizeof *p), *found = NULL;
+  for (size_t i = 0; p && i < n; i++) p[i] = (const char *)items + i * size;
+  if (p) qsort(p, n, sizeof *p, order);
+  for (size_t i = 1; p && i < n && !found; i++)
+    if (pair(&p[i - 1], &p[i])) found = p[i];
+  free(p);
+  return found;
+}
+
+// llama.cpp refuses the same: of two equal keys or names one would be taken without a word, and shared bytes are damage
+static tl_status check_once(const tl_gguf *g) {
+  const tl_gguf_kv *k = find_pair(g->kv, g->n_kv, sizeof *g->kv, by_key, same_key);
+  if (k)
+    return tl_fail(TL_E_FORMAT, "%s: key %.*s is there twice", g->map.path, k->key.n < 79 ? (int)k->key.n : 79, k->key.p);
+  const tl_gguf_tensor *t = find_pair(g->tensors, g->n_tensors, sizeof *t, by_name, same_name);
+  if (t) return tl_fail(TL_E_FORMAT, "%s: tensor %s is there twice", g->map.path, t->name);
+  t = find_pair(g->tensors, g->n_tensors, sizeof *t, by_place, overlap);
+  if (t) return tl_fail(TL_E_FORMAT, "%s: tensor %s begins inside another one", g->map.path, t->name);
+  return TL_OK;
+}
+
 static tl_status read_all(tl_gguf *g, uint64_t **offsets) {
   cursor c = {g->map.data, g->map.size, &g->map};
   TL_TRY(read_header(&c, g));
@@ -167,7 +214,7 @@ static tl_status read_all(tl_gguf *g, uint64_t **offsets) {
   size_t at = g->map.size - c.left;
   size_t start = (at + (size_t)alignment - 1) & ~((size_t)alignment - 1);
   for (size_t i = 0; i < g->n_tensors; i++) TL_TRY(place_tensor(g, &g->tensors[i], (*offsets)[i], start));
-  return TL_OK;
+  return check_once(g);
 }
 
 tl_status tl_gguf_open(tl_gguf *g, const char *path) {

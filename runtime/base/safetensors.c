@@ -75,6 +75,28 @@ static int by_name(const void *a, const void *b) {
   return strcmp(((const tl_st_tensor *)a)->name, ((const tl_st_tensor *)b)->name);
 }
 
+static int by_place(const void *a, const void *b) {
+  const tl_st_tensor *x = a, *y = b;
+  return x->data != y->data ? (x->data > y->data) - (x->data < y->data) : (x->bytes > y->bytes) - (x->bytes < y->bytes);
+}
+
+// Each tensor begins where another ends, as the safetensors library wants it: bytes that two share are a damaged header
+static tl_status check_places(const tl_safetensors *s) {
+  size_t at = 0;
+  for (size_t i = 0; i < s->n; i++) {
+    const tl_st_tensor *t = &s->tensors[i];
+    size_t begin = (size_t)(uintptr_t)t->data;
+    if (begin < at)
+      return tl_fail(TL_E_FORMAT, "%s: tensor %s begins at byte %zu, inside %s, which ends at %zu", s->map.path, t->name, begin,
+                     s->tensors[i - 1].name, at);
+    if (begin > at)
+      return tl_fail(TL_E_FORMAT, "%s: tensor %s begins at byte %zu, expected %zu, where the one before it ends", s->map.path,
+                     t->name, begin, at);
+    at += t->bytes;
+  }
+  return TL_OK;
+}
+
 static tl_status read_header(tl_safetensors *s, size_t *start) {
   const tl_map *m = &s->map;
   uint64_t n = 0;
@@ -85,10 +107,10 @@ static tl_status read_header(tl_safetensors *s, size_t *start) {
   if (n > m->size - 8)
     return tl_fail(TL_E_FORMAT, "%s: truncated safetensors: the header ends at byte %llu, the file has %zu bytes", m->path,
                    (unsigned long long)n + 8, m->size);
-  s->header = cJSON_ParseWithLength((const char *)m->data + 8, (size_t)n);
-  if (!cJSON_IsObject(s->header)) return tl_fail(TL_E_FORMAT, "%s: the safetensors header is not a JSON object", m->path);
   *start = 8 + (size_t)n;
-  return TL_OK;
+  char name[4200];
+  snprintf(name, sizeof name, "%s: the safetensors header", m->path);
+  return tl_json_parse(name, (const char *)m->data + 8, (size_t)n, &s->header);
 }
 
 static tl_status read_all(tl_safetensors *s) {
@@ -106,11 +128,10 @@ static tl_status read_all(tl_safetensors *s) {
   if (found != end)
     return tl_fail(TL_E_FORMAT, "%s: %s safetensors: the header describes %zu bytes of tensors, the file has %zu", s->map.path,
                    found < end ? "truncated" : "overlong", end, found);
+  qsort(s->tensors, s->n, sizeof *s->tensors, by_place);
+  TL_TRY(check_places(s));
   for (size_t i = 0; i < s->n; i++) s->tensors[i].data = s->map.data + start + (uintptr_t)s->tensors[i].data;
-  qsort(s->tensors, s->n, sizeof *s->tensors, by_name);
-  for (size_t i = 1; i < s->n; i++)
-    if (strcmp(s->tensors[i - 1].name, s->tensors[i].name) == 0)
-      return tl_fail(TL_E_FORMAT, "%s: tensor %s is there twice", s->map.path, s->tensors[i].name);
+  qsort(s->tensors, s->n, sizeof *s->tensors, by_name);  // no name is there twice: the header has each key once
   return TL_OK;
 }
 

@@ -10,18 +10,8 @@ tl_status tl_json_read(const char *path, cJSON **out) {
   char *text;
   size_t n;
   TL_TRY(tl_read_file(path, &text, &n));
-  *out = cJSON_ParseWithLength(text, n);
-  const char *end = *out ? NULL : cJSON_GetErrorPtr();
-  tl_status s = TL_OK;
-  if (!*out)
-    s = tl_fail(TL_E_FORMAT, "%s: not JSON (wrong at byte %zu of %zu)", path, end ? (size_t)(end - text) : 0, n);
-  else if (!cJSON_IsObject(*out))
-    s = tl_fail(TL_E_FORMAT, "%s: not a JSON object", path);
+  tl_status s = tl_json_parse(path, text, n, out);
   free(text);
-  if (s != TL_OK) {
-    cJSON_Delete(*out);
-    *out = NULL;
-  }
   return s;
 }
 
@@ -73,12 +63,15 @@ tl_status tl_json_bool(const char *path, const cJSON *o, const char *key, bool f
 static tl_status find_family(const char *path, const cJSON *j, tl_config *c) {
   char known[128];
   tl_family_list(known, sizeof known, false);
-  const cJSON *type = tl_json_get(j, "model_type"), *cls = cJSON_GetArrayItem(tl_json_get(j, "architectures"), 0);
+  const cJSON *type = tl_json_get(j, "model_type"), *classes = tl_json_get(j, "architectures");
+  const cJSON *cls = cJSON_GetArrayItem(classes, 0);
   if (!cJSON_IsString(type)) return tl_fail(TL_E_FORMAT, "%s: model_type is missing; known: %s", path, known);
   c->family = tl_family_find(type->valuestring);
   if (!c->family)
     return tl_fail(TL_E_UNSUPPORTED, "%s: unknown architecture %.60s (model_type); known: %s", path, type->valuestring, known);
-  if (cJSON_IsString(cls) && strcmp(cls->valuestring, c->family->hf_class) != 0)
+  if (classes && (!cJSON_IsArray(classes) || (cls && !cJSON_IsString(cls))))
+    return tl_fail(TL_E_FORMAT, "%s: architectures is not a list of names", path);
+  if (cls && strcmp(cls->valuestring, c->family->hf_class) != 0)
     return tl_fail(TL_E_UNSUPPORTED, "%s: architectures names %.60s, expected %s", path, cls->valuestring, c->family->hf_class);
   return TL_OK;
 }

@@ -34,6 +34,20 @@ static int direct_dtype(const tl_stored *t, const tl_part *p, const tl_slice *mi
   return (uintptr_t)*data % tlk_dtype_size(dtype) == 0 ? dtype : -1;
 }
 
+static bool all_finite(const void *values, int dtype, size_t n) {
+  const uint16_t *half = values;
+  const uint32_t *word = values;
+  uint32_t mask = dtype == TL_F32 ? 0x7f800000 : dtype == TL_BF16 ? 0x7f80 : 0x7c00, bad = 0;
+  if (dtype == TL_F32) {
+#pragma omp simd reduction(| : bad)
+    for (size_t i = 0; i < n; i++) bad |= (word[i] & mask) == mask;
+  } else {
+#pragma omp simd reduction(| : bad)
+    for (size_t i = 0; i < n; i++) bad |= (half[i] & mask) == mask;
+  }
+  return !bad;
+}
+
 static tl_status load_part(tl_model *m, const tl_source *s, const tl_part *p, scratch *tmp) {
   tl_stored t;
   tl_slice mine = tl_slice_of(m, p);
@@ -50,7 +64,10 @@ static tl_status load_part(tl_model *m, const tl_source *s, const tl_part *p, sc
     tl_map_release(t.data, t.bytes);
     values = (const uint8_t *)tmp->p;
   }
-  tl_status st = tl_weights_put(&m->w, &m->cfg, &part, values, dtype < 0 ? TL_F32 : dtype, m->compute);
+  dtype = dtype < 0 ? TL_F32 : dtype;
+  if (!all_finite(values, dtype, tl_part_size(&part)))
+    return tl_fail(TL_E_FORMAT, "%s: tensor %s has an entry that is not finite", t.file, t.name);
+  tl_status st = tl_weights_put(&m->w, &m->cfg, &part, values, dtype, m->compute);
   tl_map_release(t.data, t.bytes);
   return st;
 }

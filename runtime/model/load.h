@@ -53,7 +53,7 @@ tl_status tl_source_open(tl_source *s, const char *path);
 void tl_source_close(tl_source *s);
 // finds a part and checks its shape and type
 tl_status tl_source_find(const tl_source *s, const tl_part *p, tl_stored *out);
-// every part is there with its shape and type, and no layer has a tensor that is not a part
+// every part is there with its shape and type, and no layer, nor any of a GGUF, has a tensor that is not a part
 tl_status tl_source_check(const tl_source *s, const tl_part *parts, int n);
 // The rows row .. row + rows - 1 of a part and of these the columns col .. col + cols - 1; of a vector rows alone
 typedef struct tl_slice {

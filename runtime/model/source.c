@@ -8,6 +8,17 @@ enum { MAX_SHARDS = 1024 };
 
 // ---------------------------------------------------------------- opening
 
+// a tensor that two shards have may be two tensors: which one is meant is not known
+static tl_status check_once(const tl_source *s, const char *index) {
+  for (int i = 1; i < s->n_files; i++)
+    for (int k = 0; k < i; k++)
+      for (size_t t = 0; t < s->files[i].n; t++)
+        if (tl_safetensors_find(&s->files[k], s->files[i].tensors[t].name))
+          return tl_fail(TL_E_FORMAT, "%s: tensor %s is in two of the files: %s and %s", index, s->files[i].tensors[t].name,
+                         s->files[k].map.path, s->files[i].map.path);
+  return TL_OK;
+}
+
 static tl_status open_shards(tl_source *s, const char *dir, const char *index, const cJSON *map) {
   const char *names[MAX_SHARDS];
   int n = 0;
@@ -28,7 +39,14 @@ static tl_status open_shards(tl_source *s, const char *dir, const char *index, c
     snprintf(path, sizeof path, "%s/%s", dir, names[i]);
     TL_TRY(tl_safetensors_open(&s->files[i], path));
   }
-  return TL_OK;
+  if (!n) return tl_fail(TL_E_FORMAT, "%s: weight_map is empty", index);
+  cJSON_ArrayForEach(j, map) {
+    int i = 0;
+    while (strcmp(names[i], j->valuestring) != 0) i++;
+    if (!tl_safetensors_find(&s->files[i], j->string))
+      return tl_fail(TL_E_FORMAT, "%s: weight_map has tensor %s in %s, which lacks it", index, j->string, names[i]);
+  }
+  return check_once(s, index);
 }
 
 static tl_status open_safetensors(tl_source *s, const char *dir) {
@@ -202,14 +220,15 @@ static int layer_of(const tl_source *s, const char *name) {
   return *end == '.' && l >= 0 && l < INT32_MAX ? (int)l : -1;
 }
 
+// A folder may hold tensors beside the layers that transformers ignores; what a GGUF holds, its architecture computes.
 static void note_leftover(void *ctx, const char *name, const char *type, int64_t n) {
   leftovers *q = ctx;
   int layer = layer_of(q->s, name);
   const char *last = strstr(name, q->s->is_gguf ? ".attn_rot_embd." : ".rotary_emb.inv_freq");  // old files' copy of a constant
-  if (q->found[0] || layer < 0 || last) return;
+  if (q->found[0] || (layer < 0 && !q->s->is_gguf) || last || strcmp(name, "rope_freqs.weight") == 0) return;
   for (int i = 0; i < q->n; i++) {
     char part[128];
-    if (q->parts[i].layer != layer) continue;
+    if (layer >= 0 && q->parts[i].layer != layer) continue;
     (q->s->is_gguf ? tl_part_gguf_name : tl_part_name)(part, sizeof part, &q->parts[i]);
     if (strcmp(name, part) == 0 || (!q->s->is_gguf && strcmp(name, part + 6) == 0)) return;
   }

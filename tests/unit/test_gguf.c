@@ -501,6 +501,35 @@ static void gguf_refused_by_name(void) {
 
   c = (composer){0};
   model_keys(&c, &z);
+  model_tensors(&c, &z);
+  tensor(&c, "rope_factors_long.weight", TL_GGML_F32, 5, 0, bias, 20);
+  compose_file(&c, "factors.gguf");
+  refused(at("factors.gguf"), TL_E_UNSUPPORTED, "rope_factors_long.weight is no part of a llama model");
+
+  c = (composer){0};
+  model_keys(&c, &z);
+  model_tensors(&c, &z);
+  tensor(&c, "output_norm.weight", TL_GGML_F32, 20, 0, bias, 80);
+  compose_file(&c, "names.gguf");
+  refused(at("names.gguf"), TL_E_FORMAT, "tensor output_norm.weight is there twice");
+
+  c = (composer){0};
+  model_keys(&c, &z);
+  model_tensors(&c, &z);
+  key_f32(&c, "llama.rope.freq_base", 500000);
+  compose_file(&c, "keys.gguf");
+  refused(at("keys.gguf"), TL_E_FORMAT, "key llama.rope.freq_base is there twice");
+
+  c = (composer){0};
+  model_keys(&c, &z);
+  model_tensors(&c, &z);
+  tensor(&c, "a", TL_GGML_F32, 8, 0, bias, 0);   // its 32 bytes are those of the next one
+  tensor(&c, "b", TL_GGML_F32, 8, 0, bias, 32);
+  compose_file(&c, "shared.gguf");
+  refused(at("shared.gguf"), TL_E_FORMAT, "begins inside another one");
+
+  c = (composer){0};
+  model_keys(&c, &z);
   key_u32(&c, "llama.attention.sliding_window", 9);
   key_u32(&c, "llama.attention.sliding_window_pattern", 2);
   model_tensors(&c, &z);

@@ -74,6 +74,10 @@ static void safetensors_corrupt(void) {
       "{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,4]}}",
       "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[9007199254740988,9007199254740992]}}",
       "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]}}",
+      "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"I16\",\"shape\":[1],\"data_offsets\":[2,4]}}",
+      "{\"a\":{\"dtype\":\"I8\",\"shape\":[1],\"data_offsets\":[0,1]},\"b\":{\"dtype\":\"I8\",\"shape\":[1],\"data_offsets\":[3,4]}}",
+      "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}} x",
+      "{\"a\":{\"dtype\":\"I32\",\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}",
       "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":"
       "[0,4]}}"};
   for (size_t i = 0; i < sizeof headers / sizeof *headers; i++) {
@@ -223,6 +227,43 @@ static void load_sharded(void) {
   refused(at("sharded"), TL_E_IO, "model-00002-of-00003.safetensors");
 }
 
+// an index that its shards contradict
+static void index_against_shards(void) {
+  static const char index[] = "index/model.safetensors.index.json";
+  write_hf("index", &llama_sizes, "F32", TL_F32, NULL);
+  CHECK(rename(at("index/model.safetensors"), at("index/a")) == 0);
+  write_text(index, "{\"weight_map\":{\"model.norm.weight\":\"a\"}}");
+  loads_as_written("index", &llama_sizes, TL_F32, TL_F32);  // a tensor that the index does not list is there all the same
+  write_text(index, "{\"weight_map\":{\"model.norm.weight\":\"a\",\"lm_head.weight\":\"a\"}}");
+  refused(at("index"), TL_E_FORMAT, "index.json: weight_map has tensor lm_head.weight in a, which lacks it");
+  write_text(index, "{\"weight_map\":{}}");
+  refused(at("index"), TL_E_FORMAT, "index/model.safetensors.index.json: weight_map is empty");
+  float ones[20] = {0};
+  tl_st_entry e = {.name = "model.norm.weight", .dtype = TL_F32, .n_dims = 1, .shape = {20}, .data = ones};
+  CHECK_OK(tl_safetensors_write(at("index/b"), &e, 1, NULL, NULL, NULL));
+  write_text(index, "{\"weight_map\":{\"model.embed_tokens.weight\":\"a\",\"model.norm.weight\":\"b\"}}");
+  refused(at("index"), TL_E_FORMAT, "tensor model.norm.weight is in two of the files");
+}
+
+// one value of the last tensor of a file set to NaN or infinity
+static void not_finite(void) {
+  static const struct {
+    const char *name;
+    int dtype, bits;
+  } cases[] = {{"F32", TL_F32, 0x7fc0}, {"F32", TL_F32, 0xffff}, {"F32", TL_F32, 0xff80}, {"BF16", TL_BF16, 0x7f80},
+               {"BF16", TL_BF16, 0xffc1}, {"F16", TL_F16, 0xfc00}, {"F16", TL_F16, 0x7e00}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    char *all;
+    size_t n;
+    write_hf("finite", &llama_sizes, cases[i].name, cases[i].dtype, NULL);
+    CHECK_OK(tl_read_file(at("finite/model.safetensors"), &all, &n));
+    memcpy(all + n - 2, &cases[i].bits, 2);  // little-endian: the upper half of an F32
+    CHECK_OK(tl_write_file(at("finite/model.safetensors"), all, n));
+    free(all);
+    refused(at("finite"), TL_E_FORMAT, "model.norm.weight has an entry that is not finite");
+  }
+}
+
 // Loading holds the packed weights and little beside them: a second copy, of the file's pages or in fp32, would be seen. In a
 // process of its own, whose peak starts at what it holds when it is made.
 static void load_peak(const sizes *z, int file_dtype, tl_dtype compute) {
@@ -360,6 +401,7 @@ static void refused_by_name(void) {
                {"\"model_type\":\"mistral\",\"architectures\":null,\"sliding_window\":0", "sliding_window", TL_E_FORMAT},
                {"\"model_type\":\"qwen3\",\"architectures\":null,\"layer_types\":[\"sliding_attention\",\"full_attention\"]",
                 "use_sliding_window", TL_E_UNSUPPORTED},
+               {"\"architectures\":\"GemmaForCausalLM\"", "architectures is not a list of names", TL_E_FORMAT},
                {"\"hidden_act\":\"gelu\"", "gelu", TL_E_UNSUPPORTED},
                {"\"hidden_act\":5", "hidden_act is not text", TL_E_FORMAT},
                {"\"rope_theta\":1e-60", "rope_theta is not a positive number", TL_E_FORMAT},
@@ -383,6 +425,10 @@ static void refused_by_name(void) {
   refused(at("refused/config.json"), TL_E_FORMAT, "neither");
   write_text("refused/config.json", "{\"model_type\":");
   refused(at("refused"), TL_E_FORMAT, "not JSON");
+  write_text("refused/config.json", "{\"model_type\":\"llama\"} {}");
+  refused(at("refused"), TL_E_FORMAT, "not JSON (wrong at byte 23 of 25)");
+  write_text("refused/config.json", "{\"rope_scaling\":{\"factor\":2,\"factor\":4}}");
+  refused(at("refused"), TL_E_FORMAT, "key factor is there twice");
 }
 
 static void shape_disagreement(void) {
@@ -618,6 +664,8 @@ int main(void) {
   RUN(load_qwen3_norms);
   RUN(windows_by_keys);
   RUN(load_sharded);
+  RUN(index_against_shards);
+  RUN(not_finite);
   RUN(load_memory);
   RUN(info_and_modules);
   RUN(rope_key_styles);
