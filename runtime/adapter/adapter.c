@@ -30,7 +30,7 @@ static tl_status check_modules(const tl_model *m, const tl_adapter_options *o) {
     tl_module_name(name, sizeof name, id);
     int rank = o->ranks ? o->ranks[i] : o->rank;
     if (rank < 1 || rank > max_rank) return tl_fail(TL_E_ARG, "adapter: rank %d of %s; wanted 1 to %d", rank, name, max_rank);
-    if (rank > out || rank > in)
+    if (o->kind != TL_LORA && (rank > out || rank > in))  // singular pairs; a LoRA's rank may exceed its matrix's, as in PEFT
       return tl_fail(TL_E_SHAPE, "adapter: rank %d is more than %s (%d, %d) has; at most %d", rank, name, out, in,
                      out < in ? out : in);
     if (o->scales && !(fabsf(o->scales[i]) < 1e6f))

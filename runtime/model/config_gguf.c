@@ -157,10 +157,15 @@ tl_status tl_config_from_gguf(const tl_gguf *g, tl_config *c) {
   TL_TRY(get_int(g, "", "split.count", 0, INT_MAX, 0, &n));
   if (n > 1) return tl_fail(TL_E_UNSUPPORTED, "%s: one of %d pieces of a split GGUF; join them first", g->map.path, n);
   TL_TRY(read_sizes(g, a, c));
-  TL_TRY(get_float(g, a, "attention.layer_norm_rms_epsilon", 1e-6f, &c->norm_eps));
+  TL_TRY(get_float(g, a, "attention.layer_norm_rms_epsilon", 0, &c->norm_eps));
   TL_TRY(read_rope(g, a, c));
   TL_TRY(get_int(g, a, "expert_count", 0, INT_MAX, 0, &n));
   if (n > 0) return tl_fail(TL_E_UNSUPPORTED, "%s: a mixture of %d experts is not supported", g->map.path, n);
+  char key[64];
+  bool causal = true;
+  snprintf(key, sizeof key, "%s.attention.causal", a);
+  tl_gguf_bool(g, key, &causal);
+  if (!causal) return tl_fail(TL_E_UNSUPPORTED, "%s: key %s false is not supported", g->map.path, key);
   TL_TRY(read_windows(g, a, c));
   c->tied = tl_gguf_tensor_find(g, "output.weight") == NULL;
   c->attention_bias = c->family->bias_key && tl_gguf_tensor_find(g, "blk.0.attn_q.bias") != NULL;

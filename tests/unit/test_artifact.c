@@ -87,6 +87,7 @@ static void every_kind_comes_back(void) {
   round_trip("torch's P, two groups", m, o, false);
   o.signs = signs;
   round_trip("signs", m, o, false);
+  round_trip("a LoRA of a higher rank than its matrices", m, (tl_adapter_options){.kind = TL_LORA, .rank = 70}, false);
   tl_model_free(m);
 }
 

@@ -502,6 +502,14 @@ static void gguf_refused_by_name(void) {
   c = (composer){0};
   model_keys(&c, &z);
   model_tensors(&c, &z);
+  key(&c, "llama.attention.causal", TL_GGUF_BOOL);
+  put(&c.kv, "", 1);
+  compose_file(&c, "causal.gguf");
+  refused(at("causal.gguf"), TL_E_UNSUPPORTED, "llama.attention.causal false is not supported");
+
+  c = (composer){0};
+  model_keys(&c, &z);
+  model_tensors(&c, &z);
   tensor(&c, "rope_factors_long.weight", TL_GGML_F32, 5, 0, bias, 20);
   compose_file(&c, "factors.gguf");
   refused(at("factors.gguf"), TL_E_UNSUPPORTED, "rope_factors_long.weight is no part of a llama model");
