@@ -259,6 +259,17 @@ static void missing_event() {
   for (int ordered = 0; ordered < 2; ordered++)
     for (int o = 0; o < 2; o++) {
       cusim_set_order(o, 1);
+// 1 + 15 2^-25, of which rounding makes 1 + 2^-21: a tensor core cuts every term off 24 bits below the largest
+static void sums_are_cut_off() {
+  __nv_bfloat16 host[256], *a = device<__nv_bfloat16>(256);
+  float *out = device<float>(256), got[256];
+  for (int i = 0; i < 256; i++) host[i] = __float2bfloat16_rn(i % 16 && i / 16 != 1 ? 0x1p-25f : 1);
+  cudaMemcpyAsync(a, host, sizeof host, cudaMemcpyHostToDevice, stream);
+  launch(1, 32, 0, tile, out, a, 16, 0);
+  cudaMemcpyAsync(got, out, sizeof got, cudaMemcpyDeviceToHost, stream);
+  CHECK(got[1] == 1 && got[17] == 16, "1 + 15 2^-25 gives %.9g, 16 times 1 gives %.9g", got[1], got[17]);
+  expect_nothing();
+}
       float *x = filled(32), got[32];
       cudaStreamSynchronize(stream);
       launch(1, 32, 0, doubles, x);
@@ -488,3 +499,4 @@ int main() {
 #endif
   return test_done();
 }
+  RUN(sums_are_cut_off);
