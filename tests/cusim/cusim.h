@@ -16,8 +16,8 @@
 //   graphs     what a capture forbids (waiting for the captured stream, allocating, freeing, copies with pageable memory, events)
 //              fails and spoils the capture; a graph is not launched when memory that its nodes name was freed since, and takes memory with its first launch. Not modelled:
 //              capture across streams by events, child graphs, memory nodes; these are refused, too
-// What is checked when the sources are compiled with -fsanitize=thread (CUSIM_CHECKED; the hooks are ours, check.cc)
-//   every load and store of kernel code: inside an allocation, to the byte; initialised before it is read; never to host memory;
+// What is checked when the sources are compiled with -fsanitize=thread,alignment (CUSIM_CHECKED; the hooks are ours, hooks.cc)
+//   every load and store of kernel code: inside an allocation, to the byte; aligned as its type must be; initialised before it is read; never to host memory;
 //   two threads that touch the same bytes, one of them writing, without a barrier between them are a race: in shared memory in
 //   both directions, in global memory write before read or write, within a launch
 // A report goes to stderr (or to cusim_take_report) and the launch fails with cudaErrorIllegalAddress, which sticks.

@@ -1,4 +1,5 @@
-// hooks.cc: the functions that -fsanitize=thread puts before every load and store, ours instead of ThreadSanitizer's.
+// hooks.cc: the functions that -fsanitize=thread puts before every load and store, and -fsanitize=alignment where an address is not a
+// multiple of what its type asks for, ours instead of the sanitizers'.
 #include "cusim.h"
 
 using cusim::access;
@@ -30,4 +31,16 @@ extern "C" void *__tsan_memcpy(void *d, const void *s, size_t n) {
   access(s, n, false, __builtin_return_address(0));
   access(d, n, true, __builtin_return_address(0));
   return memcpy(d, s, n);
+}
+
+// an address that is not aligned as the type that is read or written there must be: a GPU faults, a host may not
+struct misaligned {
+  const char *file;
+  uint32_t line, column;
+  const void *type;
+  unsigned char log_alignment, kind;
+};
+extern "C" void __ubsan_handle_type_mismatch_v1(const misaligned *m, const void *p) {
+  if (cusim::in_kernel())
+    cusim::fault("%s is at %p, where a multiple of %d bytes is needed (%s:%u)", cusim::place_text(cusim::thread_index()).c_str(), p, 1 << m->log_alignment, m->file, m->line);
 }

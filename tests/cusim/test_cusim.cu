@@ -159,6 +159,7 @@ __global__ void tile(float *out, const __nv_bfloat16 *a, int ld, int shift) {
   wmma::mma_sync(acc, fa, fb, acc);
   wmma::store_matrix_sync(out, acc, 16, wmma::mem_row_major);
 }
+__global__ void fours_at(float4 *out, const float *in, int at) { out[threadIdx.x] = *(const float4 *)(in + at + 4 * threadIdx.x); }
 __global__ void doubles(float *x) { x[threadIdx.x] *= 2; }
 
 #ifdef CUSIM_CHECKED
@@ -179,6 +180,14 @@ static void out_of_bounds() {
   expect_checked("outside every allocation");
   launch(1, 32, 64 * 4, shared_at, out, 64);
   expect_checked("of shared memory, of which the launch has");
+}
+static void misaligned() {
+  float *in = filled(N);
+  float4 *out = device<float4>(8);
+  launch(1, 8, 0, fours_at, out, in, 4);
+  expect_nothing();
+  launch(1, 8, 0, fours_at, out, in, 1);
+  expect_checked("a multiple of 16 bytes is needed");
 }
 static void uninitialised() {
   float *in = device<float>(N), *out = device<float>(N), host[N];
@@ -489,6 +498,7 @@ int main() {
   RUN(launch_limits);
   RUN(other_device);
   RUN(forked_child);
+  RUN(misaligned);
   RUN(host_reads_device);
   RUN(solver_works);
   RUN(solver_refuses);
