@@ -1,9 +1,9 @@
 // cusim.h: a host implementation of the CUDA language and runtime that kernels/cuda uses, stricter than the hardware.
 //
 // What runs. The .cu files are compiled by the host's C++ compiler against tests/cusim/include. A launch is queued in its
-// stream; queues run when the host synchronises, blocks one after another, the threads of a block as fibers that switch at
-// barriers and warp exchanges. The order of threads, blocks and streams is forward, reverse, or random by seed, so code that
-// leans on an order gives different results.
+// stream; queues run when the host synchronises, in random order some also at once, as hardware does; blocks run one after another, the
+// threads of a block as fibers that switch at barriers and warp exchanges. The order of threads, blocks and streams is forward, reverse, or
+// random by seed, so code that leans on an order gives different results.
 //
 // What is checked always
 //   memory     every allocation lies between unmapped pages; fresh memory is filled with 0xff (NaN as a float); device memory is

@@ -18,6 +18,6 @@ bool library_stream(const char *call, cudaStream_t s);
 
 // ---- stream.cc
 int stream_device(cudaStream_t s);                  // -1: no such stream
-cudaError_t queue_work(cudaStream_t s, std::function<void()> run);
+cudaError_t queue_work(cudaStream_t s, std::function<void()> run, bool with_others = false);  // with other ranks: never before it is waited for
 }  // namespace cusim
 #endif

@@ -147,7 +147,7 @@ static void exchange_alone(const std::vector<message> &list) {
 }
 
 static ncclResult_t queue_messages(ncclComm_t c, std::vector<message> list, cudaStream_t s) {
-  return queue_work(s, [c, list] { c->mpi == MPI_COMM_NULL ? exchange_alone(list) : exchange(c, list); }) == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError;
+  return queue_work(s, [c, list] { c->mpi == MPI_COMM_NULL ? exchange_alone(list) : exchange(c, list); }, true) == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError;
 }
 static ncclResult_t post(const char *call, message m, ncclDataType_t type, ncclComm_t c, cudaStream_t s) {
   ncclResult_t r = usable(call, c, type, s, floats("the buffer", m.p, m.count));
@@ -225,7 +225,7 @@ ncclResult_t ncclAllGather(const void *sendbuff, void *recvbuff, size_t sendcoun
     }
     std::vector<char> mine(s, s + bytes);
     if (writes(call, to)) gather(comm, mine.data(), recvbuff, bytes);
-  });
+  }, true);
   return e == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError;
 }
 

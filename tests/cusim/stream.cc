@@ -1,7 +1,7 @@
 // stream.cc: the runtime API: devices, memory calls, streams, events, graphs, launches.
 //
-// A stream is a queue of work. Nothing runs when it is asked for: it runs when the host synchronises (or copies to memory of its
-// own). Then streams take turns: forward runs the stream that is waited for as far as events let it, reverse the others first,
+// A stream is a queue of work. It runs when the host synchronises (or copies to memory of its own) and not when it is asked for, but in
+// random order, where some of it does: a device may begin at once, before the host has done what it does next. Streams take turns: forward runs the stream that is waited for as far as events let it, reverse the others first,
 // random any; so work that depends on another stream without an event between them finds its input unwritten in some order.
 #include "libraries.h"
 #include <algorithm>
@@ -22,6 +22,7 @@ struct work {
   std::function<void()> run;
   cudaEvent_t waits = nullptr, records = nullptr;
   uint64_t mark = 0;  // of the event
+  bool with_others = false;
 };
 struct cusim_stream {
   std::deque<work> queue;
@@ -81,19 +82,11 @@ static void name_memory(cusim_graph *g, const void *p) {
   if (a) g->named[a->p] = *a;
 }
 
-static cudaError_t add(cudaStream_t s, work w) {
-  if (!known(s)) return answer(cudaErrorInvalidResourceHandle);
-  if (sticky != cudaSuccess) return answer(sticky);
-  if (s->capturing && s->capture_failed) return answer(cudaErrorStreamCaptureInvalidated);
-  if (s->capturing) s->capturing->works.push_back(std::move(w));
-  else s->queue.push_back(std::move(w));
-  return answer(cudaSuccess);
-}
-
+static cudaError_t add(cudaStream_t s, work w);
 int cusim::stream_device(cudaStream_t s) { return known(s) ? s->device : -1; }
-cudaError_t cusim::queue_work(cudaStream_t s, std::function<void()> run) {
+cudaError_t cusim::queue_work(cudaStream_t s, std::function<void()> run, bool with_others) {
   work w;
-  w.run = std::move(run);
+  w.run = std::move(run), w.with_others = with_others;
   return add(s, std::move(w));
 }
 
@@ -108,6 +101,23 @@ static void run_one(cudaStream_t s) {
   s->queue.pop_front();
   if (w.records) w.records->reached = std::max(w.records->reached, w.mark);
   if (w.run && sticky == cudaSuccess) w.run();
+}
+
+// in random order one time in eight: what the stream has, as far as events let it
+static void begin_some(cudaStream_t s) {
+  if (order() != CUSIM_RANDOM || random_below(8)) return;
+  open_memory();
+  while (can_run(s) && !s->queue.front().with_others && sticky == cudaSuccess) run_one(s);
+  close_memory();
+}
+
+static cudaError_t add(cudaStream_t s, work w) {
+  if (!known(s)) return answer(cudaErrorInvalidResourceHandle);
+  if (sticky != cudaSuccess) return answer(sticky);
+  if (s->capturing && s->capture_failed) return answer(cudaErrorStreamCaptureInvalidated);
+  if (s->capturing) s->capturing->works.push_back(std::move(w));
+  else s->queue.push_back(std::move(w)), begin_some(s);
+  return answer(cudaSuccess);
 }
 
 // runs until done() holds; wanted: the stream that is waited for

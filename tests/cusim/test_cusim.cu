@@ -259,15 +259,6 @@ static void leading_dimension() {
   expect("outside every allocation");
 #endif
 }
-static void missing_event() {
-  cudaStream_t other, first = stream;
-  cudaEvent_t e;
-  cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking);
-  cudaEventCreateWithFlags(&e, cudaEventDisableTiming);
-  int differs = 0;
-  for (int ordered = 0; ordered < 2; ordered++)
-    for (int o = 0; o < 2; o++) {
-      cusim_set_order(o, 1);
 // 1 + 15 2^-25, of which rounding makes 1 + 2^-21: a tensor core cuts every term off 24 bits below the largest
 static void sums_are_cut_off() {
   __nv_bfloat16 host[256], *a = device<__nv_bfloat16>(256);
@@ -279,6 +270,15 @@ static void sums_are_cut_off() {
   CHECK(got[1] == 1 && got[17] == 16, "1 + 15 2^-25 gives %.9g, 16 times 1 gives %.9g", got[1], got[17]);
   expect_nothing();
 }
+static void missing_event() {
+  cudaStream_t other, first = stream;
+  cudaEvent_t e;
+  cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking);
+  cudaEventCreateWithFlags(&e, cudaEventDisableTiming);
+  int differs = 0;
+  for (int ordered = 0; ordered < 2; ordered++)
+    for (int o = 0; o < 2; o++) {
+      cusim_set_order(o, 1);
       float *x = filled(32), got[32];
       cudaStreamSynchronize(stream);
       launch(1, 32, 0, doubles, x);
@@ -301,6 +301,25 @@ static void pinned_changed_too_early() {
   cudaMemcpyAsync(&got, x, 4, cudaMemcpyDeviceToHost, stream);
   CHECK(got == 2, "the copy read %g: not when it ran", got);
   expect_nothing();
+}
+// the host writes what a kernel reads, after the launch: too late on a device that begins at once
+static void pinned_written_too_late() {
+  void *p;
+  cudaHostAlloc(&p, 4, 0);
+  float *pinned = (float *)p, *out = device<float>(1), got = 0;
+  for (int o = 0; o < 3; o++) {
+    int late = 0;
+    cusim_set_order(o, 1);
+    for (int i = 0; i < 200; i++) {
+      *pinned = 1;
+      launch(1, 1, 0, reads_at, out, (const float *)pinned, 0);
+      *pinned = 2;
+      cudaMemcpyAsync(&got, out, 4, cudaMemcpyDeviceToHost, stream);
+      late += got == 1;
+    }
+    CHECK(o == CUSIM_RANDOM ? late > 5 && late < 100 : late == 0, "order %d: the kernel ran at once %d times of 200", o, late);
+    expect_nothing();
+  }
 }
 static void graph() {
   float *x = filled(32), got[32];
@@ -479,6 +498,7 @@ int main() {
   RUN(out_of_bounds);
 #ifdef CUSIM_CHECKED
   RUN(missing_syncwarp);
+  RUN(misaligned);
   RUN(uninitialised);
   RUN(race_between_blocks);
   RUN(host_pointer);
@@ -487,9 +507,11 @@ int main() {
   RUN(divergence);
   RUN(missing_wait);
   RUN(leading_dimension);
+  RUN(sums_are_cut_off);
   RUN(missing_event);
   RUN(pinned_changed_too_early);
   RUN(pinned_freed_too_early);
+  RUN(pinned_written_too_late);
   RUN(graph);
   RUN(capture_refuses);
   RUN(graph_of_freed_memory);
@@ -498,7 +520,6 @@ int main() {
   RUN(launch_limits);
   RUN(other_device);
   RUN(forked_child);
-  RUN(misaligned);
   RUN(host_reads_device);
   RUN(solver_works);
   RUN(solver_refuses);
@@ -509,4 +530,3 @@ int main() {
 #endif
   return test_done();
 }
-  RUN(sums_are_cut_off);
