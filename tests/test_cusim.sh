@@ -65,8 +65,8 @@ for program in test_optim test_parity test_svd test_base test_load test_adapter 
 # the likeliest tokens and a prompt's logprobs
 TL_BACKEND=cusim TL_TEST_FEW=1 told cusim 120 "$build/tlrun" tests/lua/test_top.lua
 
-# what a step may take of the device's memory
-TL_BACKEND=cusim told cusim 120 "$build/tlrun" tests/lua/test_memory.lua
+# what a step may take of the device's memory, and that it is what was planned
+for test in test_memory test_plan; do TL_BACKEND=cusim told cusim 120 "$build/tlrun" tests/lua/$test.lua; done
 
 # five GRPO steps in fp32: the same tokens are drawn, so rewards are the CPU's to the last digit and the 13 numbers follow. Adam's
 # first steps are near lr times a gradient's sign, whatever its size, so the numbers' tolerance is a tenth of lr.
