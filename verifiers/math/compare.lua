@@ -10,6 +10,7 @@
 ---   its last part as value; what follows an approximation sign is left out. Two equations agree when one is a multiple of the other,
 ---   two inequalities when it is a positive multiple; 2x + z = 1 is not 1.
 ---   28% is 28 and 0.28. A decimal with options.decimals (6) places or more is taken as rounded there: 0.333333 is 1/3, 0.33 is not.
+---   m + n = 5 is 5 as an answer; a gold x + y = 5 is a line. Ratios are proportions: 2:4:6 is 1:2:3.
 ---   Lists (1, 2 and 3), sets, and unions of intervals do not depend on order; tuples do. a \pm b is the set of both.
 ---   (1, 2) is a tuple or an open interval; -2 <= x < 7 is [-2, 7), \mathbb{R} is (-\infty, \infty). Matrices are compared part by part, sums and products worked out.
 ---   options.tolerance: a relative error that is accepted between numbers. options.rename: variables count by the order in which they
@@ -71,7 +72,11 @@ local function algebra(a, b, o)
   return x ~= nil and y ~= nil and close_numbers(x, y, a, b, o)
 end
 
-local function without_percent(t) return t.op == "percent" and t[1] or t end
+-- 28% and -28% as 28 and -28; nil for what is no percentage
+local function without_percent(t)
+  if t.op == "percent" then return t[1] end
+  if t.op == "neg" and t[1].op == "percent" then return { op = "neg", t[1][1] } end
+end
 
 -- ---- plus-minus
 
@@ -170,8 +175,27 @@ local function without_approximation(t)
   return t
 end
 
+-- m + n: an answer m + n = 5 may be 5, a gold x + y = 5 is a line
+local function sum_of_letters(t)
+  return t.op == "+" and (sum_of_letters(t[1]) or t[1].op == "var") and t[2].op == "var"
+end
 local function is_assignment(t) return is_equation(t) and (only_symbols(t.parts[1]) or applied(t.parts[1]) ~= nil and t.parts[1][2].op ~= "+" and t.parts[1][2].op ~= "-") end
-local function value_of(t) return t.parts[#t.parts] end
+local function is_letter(t) return t.op == "var" or t.op == "word" end
+local function value_of(t) -- of 5 = x too
+  return #t.parts == 2 and is_letter(t.parts[2]) and numeric.value(t.parts[1]) and t.parts[1] or t.parts[#t.parts]
+end
+
+-- are two ratios in proportion? 2:4:6 is 1:2:3
+local function in_proportion(x, y, o)
+  if #x ~= #y then return false end
+  local zero, k = { op = "num", q = number.ZERO }, 1
+  while k < #y and algebra(y[k], zero, o) do k = k + 1 end
+  if algebra(x[k], zero, o) ~= algebra(y[k], zero, o) then return false end
+  for i = 1, #x do
+    if not algebra({ op = "*", x[i], y[k] }, { op = "*", y[i], x[k] }, o) then return false end
+  end
+  return true
+end
 
 local flipped = { [">"] = "<", [">="] = "<=" }
 local plain_relation = { ["=="] = "=", ["<>"] = "!=" }
@@ -296,11 +320,12 @@ end
 local function same_collection(a, b, o)
   if a.op == "cup" or b.op == "cup" then return any_order(union_parts(a, {}), union_parts(b, {}), o) end
   if a.op == "cap" or b.op == "cap" or a.op == "minus" or b.op == "minus" then return a.op == b.op and equal(a[1], b[1], o) and equal(a[2], b[2], o) end
-  if not a.parts or not b.parts then
-    local one, other = a.parts and a or b, a.parts and b or a
-    return one.op ~= "tuple" and #one.parts == 1 and equal(a.parts and a.parts[1] or a, b.parts and b.parts[1] or b, o) and other ~= nil
+  if not is_collection(a) or not is_collection(b) then
+    local one, other = is_collection(a) and a or b, is_collection(a) and b or a
+    return one.op ~= "tuple" and #one.parts == 1 and equal(a == one and one.parts[1] or other, a == one and other or one.parts[1], o)
   end
   if a.op == "tuple" and b.op == "tuple" then return a.open == b.open and a.close == b.close and in_order(a.parts, b.parts, o) end
+  if (a.op == "tuple" or b.op == "tuple") and (a.op == "set" or b.op == "set") and #a.parts > 1 then return false end
   if a.op == "tuple" or b.op == "tuple" then -- (1, 2) against 1, 2
     local tuple, other = a.op == "tuple" and a or b, a.op == "tuple" and b or a
     if tuple.open == "(" and tuple.close == ")" and in_order(a.parts, b.parts, o) then return true end
@@ -393,10 +418,22 @@ end
 
 local function as_interval(t) return t.op == "const" and t.name == "reals" and interval("(", MINUS_INF, INF, ")") or t end
 
+-- x < 2 or x > 3 as the union of its intervals
+local function as_union(t)
+  if t.op ~= "list" or not t.parts.either then return t end
+  local union, unknown
+  for _, p in ipairs(t.parts) do
+    local set, letter = as_set(p)
+    if not set or unknown and not equal(letter, unknown, {}) then return t end
+    union, unknown = union and { op = "cup", union, set } or set, letter
+  end
+  return union
+end
+
 function equal(a, b, o)
   a, b = as_interval(settle_pm(without_approximation(a))), as_interval(settle_pm(without_approximation(b)))
   local equation = is_equation(a)
-  if equation and not is_equation(b) and (is_assignment(a) or numeric.value(a.parts[1])) then
+  if equation and not is_equation(b) and (is_assignment(a) or numeric.value(a.parts[1]) or sum_of_letters(a.parts[1])) then
     a = value_of(a)
   elseif is_assignment(b) and not equation then
     b = value_of(b)
@@ -423,6 +460,7 @@ function equal(a, b, o)
     if a.op == "rel" then return equal(set, b, o) end
     return equal(a, set, o)
   end
+  if a.op == "cup" then b = as_union(b) elseif b.op == "cup" then a = as_union(a) end
   if is_collection(a) or is_collection(b) then return same_collection(a, b, o) end
   local text = texts(a, b)
   if text ~= nil then return text end
@@ -430,8 +468,11 @@ function equal(a, b, o)
   if x or y then return x ~= nil and y ~= nil and same_matrix(x, y, o) end
   if a.op == "const" and b.op == "const" then return a.name == b.name end
   if a.op == "ratio" and b.op == "ratio" and in_order(a.parts, b.parts, o) then return true end
+  local many = a.op == "ratio" and #a.parts > 2 or b.op == "ratio" and #b.parts > 2
+  if many then return a.op == b.op and in_proportion(a.parts, b.parts, o) end
   if algebra(a, b, o) then return true end
-  if (a.op == "percent") ~= (b.op == "percent") then return algebra(without_percent(a), without_percent(b), o) end
+  local p, q = without_percent(a), without_percent(b)
+  if (p == nil) ~= (q == nil) then return algebra(p or a, q or b, o) end
   return same_text(a, b) == true
 end
 
@@ -504,6 +545,9 @@ function compare.equal(answer, gold, o)
   local y = spelling(gold)
   local x = grammar.spelling(answer)
   if x == "" or y == "" then return false end
+  if x == y then return true end
+  local half, other = x:match("%d ([AP]M)$"), y:match("%d ([AP]M)$")
+  if half and other and half ~= other then return false end
   if x:find("^%-?[1-9]%d*$") and #x < 15 and y:find("^%-?[1-9]%d*$") and #y < 15 and not o.tolerance then return x == y end
   number.begin(WORK)
   local ok, same = pcall(function()

@@ -16,7 +16,7 @@
 ---   matrix {rows}           big {name, lower, upper, body}  sums, products, integrals, limits
 ---
 --- Reading conventions. A unit after a number is dropped, not converted: "12 apples", "5 \text{ cm}", "10 cm^2", "15 (balls)". Currency signs and
---- degrees at the end are dropped by the comparison. "3 million" is 3000000. 1,234 is one number outside brackets; in (100,200) the comma
+--- degrees at the end are dropped by the comparison. A unit of one letter is a variable (10 m), but in km/h, m/s^2. "3 million" is 3000000. 1,234 is one number outside brackets; in (100,200) the comma
 --- separates. A whole number and a fraction side by side are a mixed number: 1\frac12, 1 1/2, 33\frac13\%. Two numbers side by side are not a
 --- product; letters side by side are: xy^2 is x times y^2. 0.1\overline{6} and 0.1\bar{6} are repeating decimals; 1.5 x 10^3 is 1500.
 local lpeg = require "tl.lpeg"
@@ -38,9 +38,10 @@ local latex_spelling = {
   { "\\text%a*%s*{([^%a{}]*)}", "%1" }, { "\\mbox%s*{([^%a{}]*)}", "%1" },
   { "\\mathrm%s*{~?e}", "e" }, { "\\mathrm%s*{~?i}", "i" }, { "\\imath%f[%A]", "i" }, { "\\mathbf%s*{([^{}]*)}", "%1" }, { "\\mathf%a*%s*{([^{}]*)}", "%1" }, { "\\mathbb%s*{([^RZ{}]*)}", "%1" },
   { "\\text%a*%s*{", "\\text{" }, { "\\mbox%s*{", "\\text{" }, { "\\mathrm%s*{", "\\text{" }, { "\\operatorname%*?%s*{(%a+)}", "\\%1 " },
-  { "\\boxed%s*(%b{})", "%1" }, { "\\fbox%s*(%b{})", "%1" },
-  { "\\le?q?slant%f[%A]", "<=" }, { "\\ge?q?slant%f[%A]", ">=" }, { "\\leq?q?%f[%A]", "<=" }, { "\\geq?q?%f[%A]", ">=" }, { "\\neq?%f[%A]", "!=" },
-  { "\\lt%f[%A]", "<" }, { "\\gt%f[%A]", ">" }, { "\\not%s*=", "!=" }, { "\\approx%f[%A]", "~" }, { "\\simeq?%f[%A]", "~" }, { "\\in%f[%A]", " in " },
+  { "\\f?boxe?d?%s*(%b{})", "%1" }, { "([_^])%s*{%s*\\text%s*{([^{}]*)}%s*}", "%1{%2}" }, { "{([^{}]*)\\over%f[%A]([^{}]*)}", "\\frac{%1}{%2}" },
+  { "{([^{}]*)\\choose%f[%A]([^{}]*)}", "\\binom{%1}{%2}" }, { "\\text{%s*per%s?cents?%s*}", "%%" },
+  { "\\le?q?slant%f[%A]", "<=" }, { "\\ge?q?slant%f[%A]", ">=" }, { "\\leq?q?%f[%A]", "<=" }, { "\\geq?q?%f[%A]", ">=" }, { "\\neq?%f[%A]", "<>" },
+  { "\\lt%f[%A]", "<" }, { "\\gt%f[%A]", ">" }, { "\\not%s*=", "<>" }, { "\\approx%f[%A]", "~" }, { "\\simeq?%f[%A]", "~" }, { "\\in%f[%A]", " in " },
   { "\\times%f[%A]", "*" }, { "\\cdot%f[%A]", "*" }, { "\\ast%f[%A]", "*" }, { "\\div%f[%A]", "/" }, { "\\pm%f[%A]", "+-" }, { "\\mp%f[%A]", "-+" },
   { "\\colon%f[%A]", ":" }, { "\\degree%f[%A]", "^\\circ" }, { "\\lvert%f[%A]", "|" }, { "\\rvert%f[%A]", "|" }, { "\\[lr]Vert%f[%A]", "|" },
   { "\\l?vert%f[%A]", "|" }, { "\\mid%f[%A]", "|" }, { "\\infin?ty%f[%A]", "\\infty" }, { "\\varnothing%f[%A]", "\\emptyset" },
@@ -52,12 +53,35 @@ local latex_spelling = {
 
 local unicode_spelling = {
   { "\226\136\146", "-" }, { "\226\128\147", "-" }, { "\195\151", "*" }, { "\195\183", "/" }, { "\194\183", "*" }, { "\226\139\133", "*" },
-  { "\226\136\154%s*(%d+)", "\\sqrt{%1}" }, { "\226\136\154%s*%((.-)%)", "\\sqrt{%1}" }, { "\207\128", "\\pi " }, { "\194\176", "^\\circ " },
-  { "\226\136\158", "\\infty " }, { "\226\137\164", "<=" }, { "\226\137\165", ">=" }, { "\226\137\160", "!=" }, { "\226\137\136", "~" },
-  { "\226\136\170", "\\cup " }, { "\226\136\169", "\\cap " }, { "\226\136\136", " in " }, { "\194\178", "^2" }, { "\194\179", "^3" }, { "\194\177", "+-" },
+  { "\226\136\154%s*(%d+)", "\\sqrt{%1}" }, { "\226\136\154%s*%((.-)%)", "\\sqrt{%1}" }, { "\207\128", "\\pi " }, { "\194\176", "^\\circ " }, { "\194\186", "^\\circ " }, { "\203\154", "^\\circ " },
+  { "\226\136\158", "\\infty " }, { "\226\137\164", "<=" }, { "\226\137\165", ">=" }, { "\226\137\160", "<>" }, { "\226\137\136", "~" },
+  { "\226\136\170", "\\cup " }, { "\226\136\169", "\\cap " }, { "\226\136\136", " in " }, { "\194\177", "+-" },
   { "\194\189", "\\frac12 " }, { "\194\188", "\\frac14 " }, { "\194\190", "\\frac34 " }, { "\226\136\133", "\\emptyset " }, { "\226\132\157", "\\mathbb{R} " },
-  { "\194\160", " " }, { "\226\128\175", " " }, { "\226\128\137", " " }, { "\226\130\172", "" }, { "\194\163", "" }, { "\194\165", "" }, { "\226\130\185", "" },
+  { "\194\160", " " }, { "\226\128\175", " " }, { "\226\128\137", " " }, { "\226\128\139", "" }, { "\226\130\172", "" }, { "\194\163", "" }, { "\194\165", "" }, { "\226\130\185", "" }, { "\194\162", "" },
+  { "\226\129\132", "/" },
 }
+
+-- one third ... seven eighths, U+2153 to U+215E
+for i, f in ipairs { "13", "23", "15", "25", "35", "45", "16", "56", "18", "38", "58", "78" } do
+  unicode_spelling[#unicode_spelling + 1] = { "\226\133" .. string.char(146 + i), "\\frac" .. f .. " " }
+end
+
+-- raised digits and signs: 10⁻³
+local raised = { ["\194\185"] = "1", ["\194\178"] = "2", ["\194\179"] = "3", ["\226\129\186"] = "+", ["\226\129\187"] = "-" }
+for d = 0, 9 do
+  if d == 0 or d >= 4 then raised["\226\129" .. string.char(176 + d)] = tostring(d) end
+end
+local function raise(s)
+  local out, power = {}, ""
+  for c in s:gmatch("[%z\1-\127\192-\255][\128-\191]*") do
+    if raised[c] then
+      power = power .. raised[c]
+    else
+      out[#out + 1], power = power ~= "" and "^{" .. power .. "}" .. c or c, ""
+    end
+  end
+  return table.concat(out) .. (power ~= "" and "^{" .. power .. "}" or "")
+end
 
 -- 0.1\overline{6} -> (0.1+\frac{6}{90})
 local function repeating(name)
@@ -95,11 +119,24 @@ local function join_thousands(s)
   return table.concat(pieces) .. s:sub(at)
 end
 
+local labels = { "^[Tt]he [Aa]nswer is:? ", "^[Ff]inal [Aa]nswer:? ", "^[Aa]nswer:? " }
+local function half_of_day(digit, half) return digit .. " " .. half:upper() .. "M" end
+
+-- words around a number: a label or a currency's letters before it, the half of the day, abbreviated units
+local function words(s)
+  s = s:gsub("^\\text{([^{}]*)}%s*", function(t) return t:lower():find("answer", 1, true) and t .. " " or nil end)
+  for _, label in ipairs(labels) do s = s:gsub(label, "") end
+  s = s:gsub("^(%u)%)$", "%1"):gsub("^USD? ?(%-?%d)", "%1"):gsub("^Rs%.? ?(%-?%d)", "%1")
+  s = s:gsub("\\text{%s*([AaPp]%.?%s?[Mm]%.?)%s*}$", " %1"):gsub("(%d) *([AaPp])%.? ?[Mm]%.?$", half_of_day)
+  return (s:gsub("(%d) in$", "%1 inches"):gsub("(%d %a%a+)%. ", "%1 "))
+end
+
 --- The text with one spelling for each thing, without math delimiters, emphasis, and a full stop at its end.
 ---@param s string
 function grammar.spelling(s)
   if s:find("[\128-\255]") then
     for _, r in ipairs(unicode_spelling) do s = s:gsub(r[1], r[2]) end
+    if s:find("\194[\178\179\185]") or s:find("\226\129[\176-\187]") then s = raise(s) end
   end
   s = s:gsub("\\%$", "")
   if s:find("$", 1, true) then s = s:gsub("%$", "") end
@@ -112,7 +149,11 @@ function grammar.spelling(s)
     for _, r in ipairs(latex_spelling) do s = s:gsub(r[1], r[2]) end
   end
   s = s:gsub("[~]%s*%f[%a]", function(t) return s:find("~%s*[%d\\]") and t or " " end)
-  s = s:gsub("^%s*%*+(.-)%*+%s*$", "%1"):gsub("^%s*`+(.-)`+%s*$", "%1"):gsub("^[%s:=]+", ""):gsub("[%s.,;:]+$", ""):gsub("%s+", " ")
+  s = s:gsub("^%s*%*+(.-)%*+%s*$", "%1"):gsub("^%s*`+(.-)`+%s*$", "%1"):gsub('^%s*"([^"]*)"%s*$', "%1"):gsub("^[%s:=~]+", ""):gsub("[%s.,;:]+$", ""):gsub("%s+", " ")
+  if s:byte() == 123 then s = s:match("^{([^{}]*)}$") or s end
+  if s:find("^\\text{%s*%-?[%d.]") then s = s:match("^\\text{%s*([^{}]*)}$") or s end
+  s = s:gsub("%*%*", "^"):gsub(" !=", "<>"):gsub("(%d) ?[Pp]er ?cent$", "%1%%")
+  if s:find("%a") then s = words(s) end
   if s:find("%d[, ]%d%d%d") then s = join_thousands(s) end
   if s:find("x", 1, true) then s = s:gsub("(%d) ?x ?10 ?%^", "%1*10^") end
   return s
@@ -126,13 +167,25 @@ local function decimal(text) local q = number.decimal(text); return q and num(q)
 local known_units = {}
 for w in ([[mm cm km ft yd mi kg mg lb lbs oz ml mL gal hr hrs h min mins sec secs ms am pm AM PM mph kmh kph sq cu in pt pts kW Hz kHz eV keV MeV kJ
   kPa Pa mol dollars dollar cents cent usd USD mW MW kN nm um erg ly AU pc Mpc]]):gmatch("%a+") do known_units[w] = true end
+local unit_letters = {} -- after a unit of more letters: km/h, kg m/s^2
+for w in ("h s m g L l K J N W V A C F T H"):gmatch("%a") do unit_letters[w] = true end
 local not_units = {}
-for w in ([[or and to plus minus times over of pi sqrt sin cos tan log ln mod not half if then else infinity inf where is]]):gmatch("%a+") do not_units[w] = true end
+for w in ([[or and to plus minus times over of pi sqrt sin cos tan log ln mod not half if then else infinity inf where is
+  squared cubed halves thirds tenths hundredths thousandths below negative]]):gmatch("%a+") do not_units[w] = true end
 local magnitudes = { hundred = 1e2, thousand = 1e3, million = 1e6, billion = 1e9, trillion = 1e12, dozen = 12 }
+
+local changing = {} -- words that change the number before them, in a text as well
+for w in ([[squared cubed halves thirds tenths hundredths thousandths]]):gmatch("%a+") do changing[w] = true end
+
+-- the power of ten, or the dozen, that a word or a text begins with
+local function magnitude(t)
+  local w = t.op == "word" and t.w or t.op == "text" and t.s:match("^%s*(%a+)")
+  return w and magnitudes[w:lower():gsub("s$", "")]
+end
 
 -- Is this factor, after a number, part of a unit? `spaced`: a space stood before it.
 local function is_unit(t, spaced)
-  if t.op == "text" then return not t.s:find("%d") end
+  if t.op == "text" then return not t.s:find("%d") and not changing[t.s:match("^%s*(%a*)"):lower()] end
   if t.op == "word" then return not not_units[t.w] and (known_units[t.w] or spaced and #t.w >= 2) end
   if t.op == "paren" then return is_unit(t[1], true) or t[1].op == "*" and is_unit(t[1][1], true) end
   if t.op == "^" then return is_unit(t[1], spaced) end
@@ -146,6 +199,18 @@ local function numeric(t)
   return (t.op == "/" or t.op == "*" or t.op == "^" or t.mixed) and numeric(t[1]) and numeric(t[2])
 end
 
+local function unit_letter(t)
+  return t.op == "var" and unit_letters[t.name] or t.op == "^" and t[1].op == "var" and unit_letters[t[1].name]
+end
+local function of_text(t) return t.op == "text" or t.op == "^" and t[1].op == "text" end
+
+-- m/s, m/s^2 and g/cm^3, which no product of letters is likely to be
+local function unit_quotient(factors, i)
+  local u, v = factors[i], factors[i + 1]
+  if not u.spaced or not unit_letter(u.t) or not v or v.by ~= "/" then return false end
+  return is_unit(v.t, true) or u.t.name == "m" and (v.t.op == "^" and v.t[1] or v.t).name == "s"
+end
+
 -- A product of its factors { tree, operator before it, spaced }: units dropped, mixed numbers put together; nil: two numbers side by side.
 local function product(factors)
   local t = factors[1].t
@@ -154,11 +219,11 @@ local function product(factors)
     local f = factors[i]
     local u = f.t
     if f.by == "" then
-      local scale = u.op == "word" and magnitudes[u.w:lower():gsub("s$", "")]
+      local scale = magnitude(u)
       if numeric(t) and scale then
         t = { op = "*", t, num(number.new(scale)) }
-      elseif (numeric(t) or u.op == "text" and t.op ~= "text") and is_unit(u, f.spaced) then
-        while i < n and is_unit(factors[i + 1].t, true) do i = i + 1 end
+      elseif (numeric(t) or of_text(u) and t.op ~= "text") and (is_unit(u, f.spaced) or unit_quotient(factors, i)) then
+        while i < n and (is_unit(factors[i + 1].t, true) or unit_letter(factors[i + 1].t)) do i = i + 1 end
         if i < n then return nil end
       elseif t.op == "num" and number.is_whole(t.q) and t.q.decimals == 0 and (u.literal or u.op == "percent" and u[1].literal) then
         local mixed = { op = "+", t, u.literal and u or u[1], mixed = true }
@@ -250,7 +315,9 @@ local function collection(parts) return { op = "set", parts = parts } end
 
 local optional_index = ("[" * s * V "Sum" * "]" * s) + Cc(false)
 local group = "{" * s * V "Sum" * "}" * s
-local script = group + C(digit ^ 1) / decimal * s + (S("+-") * C(digit ^ 1) / function(d) return { op = "neg", decimal(d) } end) * s + V "Simple" + "(" * s * V "Sum" * ")" * s
+local power = C(digit ^ 1 * ("." * digit ^ 1) ^ -1) / decimal
+local function negative(t) return { op = "neg", t } end
+local script = group + power * s + (S("+-") * power / negative) * s + V "Simple" + "(" * s * V "Sum" * ")" * s
 -- an argument of \frac, \sqrt: a group, one digit, or one letter or command
 local argument = group + C(digit) / decimal * s + V "Simple"
 
@@ -264,7 +331,7 @@ local rules = {
   Answer = s * V "List" * -1,
   List = Ct(V "Groups" * (V "Separator" * V "Groups") ^ 0),
   Groups = V "Item",
-  Separator = Cg(Cc(true), "comma") * (sym "," + sym ";") * (P"and" * -letter * s + P"or" * -letter * s) ^ -1 + Cg(Cc(true), "comma") * (P"and" + P"or") * -letter * s,
+  Separator = Cg(Cc(true), "comma") * (sym "," + sym ";") * (P"and" * -letter * s + P"or" * -letter * s) ^ -1 + Cg(Cc(true), "comma") * (P"and" + P"or" * Cg(Cc(true), "either")) * -letter * s,
   Item = V "Relation",
   Relation = V "Sets" * (relop * V "Sets") ^ 0 / relation,
   Sets = Cf(V "Ratio" * Cg((command "cup" / "cup" + command "cap" / "cap" + command "setminus" / "minus" + P"U" * #(s * S "([\\{") * s / "cup") * V "Ratio") ^ 0, fold),
