@@ -5,7 +5,7 @@
 ---   problem.tests      { { input = "3 4\n", output = "7\n" }, ... }: the program reads stdin and writes stdout, one run a test; spaces at the
 ---                      ends of lines and of the output do not count; C is compiled once for all of them
 ---   problem.asserts    text of tests that runs after the program in the same process: asserts in Python and Lua, statements of a main() with
----                      assert() in C; a string, or a list of strings
+---                      assert() in C; a string, or a list of strings. They count as one test more, after problem.tests when there are both
 ---   config.score       "all" (default): 1 when every test passes, else 0;  "share": the share that passes
 ---   config.wall_ms (5000), cpu_s (5), memory (512 MiB), processes (16), disk (16 MiB), max_output (1 MiB): limits of one run
 ---
@@ -24,11 +24,15 @@ local M = {}
 
 -- ---- the program's text
 
-local names = { python = { python = true, py = true, python3 = true }, c = { c = true, C = true }, lua = { lua = true } }
+local names = { python = { python = true, py = true, python3 = true }, c = { c = true }, lua = { lua = true } }
 
 local function program_of(text, language)
   local marked, any
-  for tag, body in ("\n" .. text .. "\n"):gmatch("\n```([%w+#]*)[^\n]*\n(.-)\n```") do
+  text = ("\n" .. text .. "\n"):gsub("\n( ? ? ?)```([%w+#]*[^\n`]*)\n(.-)\n%1```", function(indent, tag, body) -- a block in a list is indented
+    if indent ~= "" then return "\n```" .. tag .. "\n" .. ("\n" .. body):gsub("\n" .. indent, "\n"):sub(2) .. "\n```" end
+  end)
+  for tag, body in text:gmatch("\n```([%w+#]*)[^\n]*\n(.-)\n```") do
+    tag = tag:lower()
     if names[language][tag] then marked = body elseif tag == "" then any = body end
   end
   if marked or any then return marked or any end
@@ -44,7 +48,7 @@ def _main(exact=(int, float, str, bytes, bool, type(None), list, tuple, dict, se
           length=len, al=all, zp=zip, srt=sorted, rep=repr, ex=exec, comp=compile, parse=ast.parse, out=os.write, leave=os._exit, read=os.read,
           Transformer=ast.NodeTransformer, Eq=ast.Eq, Call=ast.Call, Name=ast.Name, Load=ast.Load, fix=ast.fix_missing_locations, Err=AssertionError):
     def same(a, b):
-        if kind(a) not in exact and kind(b) in exact: return False
+        if (kind(a) in exact) != (kind(b) in exact): return False
         if kind(a) in (list, tuple) and kind(a) is kind(b): return length(a) == length(b) and al(same(x, y) for x, y in zp(a, b))
         if kind(a) is dict and kind(b) is dict: return length(a) == length(b) and al(k in b and same(a[k], b[k]) for k in a)
         return a == b
@@ -150,9 +154,9 @@ end
 
 local function lines(s) return (s:gsub("[ \t\r]+\n", "\n"):gsub("%s+$", "")) end
 
-local function run_tests(problem, config, o)
+local function run_tests(tests, config, o)
   local passed, status, why = 0, "passed", nil
-  for i, t in ipairs(problem.tests) do
+  for i, t in ipairs(tests) do
     o.input = t.input or ""
     local r = tl.sandbox.run(o)
     local ok = r.status == "ok" and lines(r.out) == lines(t.output or "")
@@ -164,7 +168,7 @@ local function run_tests(problem, config, o)
       if config.score ~= "share" then break end
     end
   end
-  return passed, #problem.tests, status, why
+  return passed, status, why
 end
 
 local function random_word()
@@ -178,10 +182,10 @@ local function run_asserts(asserts, language, o)
   local word = random_word()
   o.input = word .. "\n" .. (language == "c" and "" or asserts)
   local r = tl.sandbox.run(o)
-  if r.status == "ok" and r.out:match("[^\n]*$") == word or r.status == "ok" and r.out:sub(-#word - 1) == word .. "\n" then return 1, 1, "passed" end
-  if r.status == "ok" then return 0, 1, "wrong", "ended before its tests" end
-  if r.status == "crash" and (r.err:find("[Aa]ssert")) then return 0, 1, "wrong", r.why end
-  return 0, 1, r.status, r.why
+  if r.status == "ok" and r.out:match("[^\n]*$") == word or r.status == "ok" and r.out:sub(-#word - 1) == word .. "\n" then return 1, "passed" end
+  if r.status == "ok" then return 0, "wrong", "ended before its tests" end
+  if r.status == "crash" and (r.err:find("[Aa]ssert")) then return 0, "wrong", r.why end
+  return 0, r.status, r.why
 end
 
 --- The verifier for a config; see the top of the file.
@@ -193,22 +197,31 @@ function M.make(config)
     local build = languages[language] or error(("language is '%s'; python, c or lua"):format(tostring(language)), 0)
     local refusal = tl.sandbox.why_not()
     if refusal then error("refused: " .. refusal .. "; programs are not run unprotected", 0) end
-    if not problem.tests and not problem.asserts then error("the problem has neither tests nor asserts", 0) end
-    local program = program_of(completion.text, language)
-    if not program then return 0, { status = "no program", passed = 0, total = problem.tests and #problem.tests or 1 } end
     local asserts = problem.asserts
     if type(asserts) == "table" then asserts = table.concat(asserts, "\n") end
-    local job = build(program, asserts)
-    local folder = tl.sandbox.folder(job.files)
-    local ok, passed, total, status, why = pcall(function()
-      local failed, reason = compile(job, folder, config)
-      if failed then return 0, problem.tests and #problem.tests or 1, failed, reason end
-      local o = limits(config, folder, job)
-      if asserts then return run_asserts(asserts, language, o) end
-      return run_tests(problem, config, o)
-    end)
-    tl.sandbox.remove(folder)
-    if not ok then error(passed, 0) end
+    if asserts and not asserts:find("%S") then asserts = nil end
+    local tests = problem.tests and #problem.tests > 0 and problem.tests
+    if not tests and not asserts then error("the problem has neither tests nor asserts", 0) end
+    local total = (tests and #tests or 0) + (asserts and 1 or 0)
+    local program = program_of(completion.text, language)
+    if not program then return 0, { status = "no program", passed = 0, total = total } end
+    local passed, status, why = 0, "passed", nil
+    local function run(job, judge, given)
+      local folder = tl.sandbox.folder(job.files)
+      local ok, n, said, reason = pcall(function()
+        local failed, message = compile(job, folder, config)
+        if failed then return 0, failed, message end
+        return judge(given, limits(config, folder, job))
+      end)
+      tl.sandbox.remove(folder)
+      if not ok then error(n, 0) end
+      passed = passed + n
+      if status == "passed" then status, why = said, reason end
+    end
+    if tests then run(build(program), function(list, o) return run_tests(list, config, o) end, tests) end
+    if asserts and (status == "passed" or config.score == "share") then
+      run(build(program, asserts), function(text, o) return run_asserts(text, language, o) end, asserts)
+    end
     local info = { status = status, passed = passed, total = total, why = why, limits = (tl.sandbox.limits()) }
     if config.score == "share" then return passed / total, info end
     return status == "passed" and 1 or 0, info

@@ -28,6 +28,9 @@ local function relation(n, wanted, rel)
   error(("relation is '%s'; at least, less than, at most, more than or exactly"):format(tostring(rel)), 0)
 end
 
+-- in any alphabet
+local lower_letter, upper_letter = tl.regex.compile "\\p{Ll}", tl.regex.compile "\\p{Lu}"
+
 local function need(a, name)
   if a[name] == nil then error(("the instruction %s has no %s"):format(tostring(a.id), name), 0) end
   return a[name]
@@ -177,7 +180,7 @@ checks["detectable_content:number_placeholders"] = function(text, a) return coun
 checks["detectable_content:postscript"] = function(text, a)
   local marker = (a.postscript_marker or "P.S."):lower()
   local spaced = marker:gsub("%.", ""):gsub("%a", "%0%%.?%%s?")
-  return ("\n" .. text:lower()):find("\n%s*" .. spaced .. "[%s:]*%S") ~= nil
+  return ("\n" .. text:lower()):find("\n[%s*_#>-]*" .. spaced .. "%f[^%a][*_%s:.]*[^*_%s:.]") ~= nil
 end
 checks["detectable_format:number_bullet_lists"] = function(text, a)
   local n = 0
@@ -225,8 +228,8 @@ checks["change_case:capital_word_frequency"] = function(text, a)
   for w in text:gmatch("[%a][%a'-]*") do if not w:find("%l") then n = n + 1 end end
   return relation(n, need(a, "capital_frequency"), a.capital_relation)
 end
-checks["change_case:english_capital"] = function(text) return text:find("%a") ~= nil and not text:find("%l") and in_language(text, "en") end
-checks["change_case:english_lowercase"] = function(text) return text:find("%a") ~= nil and not text:find("%u") and in_language(text, "en") end
+checks["change_case:english_capital"] = function(text) return text:find("%a") ~= nil and not lower_letter:match(text) and in_language(text, "en") end
+checks["change_case:english_lowercase"] = function(text) return text:find("%a") ~= nil and not upper_letter:match(text) and in_language(text, "en") end
 checks["punctuation:no_comma"] = function(text) return not text:find(",", 1, true) end
 
 --- The kinds of instructions that are known, sorted.
@@ -237,14 +240,25 @@ function M.kinds()
   return list
 end
 
+-- without nulls: a table of all kinds' arguments has one for each that a kind has not
+local function given(a, id)
+  local copy = { id = id }
+  for k, v in pairs(a) do
+    if v ~= tl.json.null then copy[k] = v end
+  end
+  return copy
+end
+
 local function instructions_of(problem)
-  if problem.instructions then return problem.instructions end
+  if problem.instructions then
+    local list = {}
+    for i, a in ipairs(problem.instructions) do list[i] = given(a) end
+    return list
+  end
   local ids = problem.instruction_id_list or error("the problem has neither instructions nor instruction_id_list", 0)
   local list = {}
   for i, id in ipairs(ids) do
-    local a = { id = id }
-    for k, v in pairs((problem.kwargs or {})[i] or {}) do a[k] = v end
-    list[i] = a
+    list[i] = given((problem.kwargs or {})[i] or {}, id)
   end
   return list
 end

@@ -10,12 +10,15 @@
 ---   fence     true: the text may stand in one ```fence``` (default: it must stand alone, spaces at its ends aside)
 ---
 --- JSON is taken strictly, as RFC 8259 has it: no trailing comma, no comment, no leading zero, no control character in a string. YAML is read
---- as tl.yaml reads it: one document, no aliases, no tags. XML is checked for well-formedness by expat. Empty text is never well-formed.
+--- as tl.yaml reads it: one document, no aliases, no tags. XML is checked for well-formedness by expat. Empty text is never well-formed,
+--- and text that is no UTF-8 no JSON. What is nested deeper than a parser follows (JSON: 1,000 levels) is not well-formed either.
 local tl = require "tl"
 local lpeg = require "tl.lpeg"
 local schema = require "verifiers.structured.schema"
 
 local M = {}
+
+lpeg.setmaxstack(10000) -- of LPeg's 400, a level of JSON takes two
 
 local function trim(s) return s:match("^%s*(.*%S)") or "" end
 
@@ -30,7 +33,10 @@ end
 local P, R, S, V = lpeg.P, lpeg.R, lpeg.S, lpeg.V
 local space = S(" \t\n\r") ^ 0
 local hex = R("09", "af", "AF")
-local text_character = (P(1) - R("\0\31") - S('"\\')) + "\\" * (S('"\\/bfnrt') + "u" * hex * hex * hex * hex)
+local more = R("\128\191")
+local wide = R("\194\223") * more + ("\224" * R("\160\191") + (R("\225\236") + R("\238\239")) * more + "\237" * R("\128\159")) * more
+  + ("\240" * R("\144\191") + R("\241\243") * more + "\244" * R("\128\143")) * more * more
+local text_character = (R("\32\127") - S('"\\')) + wide + "\\" * (S('"\\/bfnrt') + "u" * hex * hex * hex * hex)
 local json_text = P {
   space * V "value" * space * -1,
   value = V "object" + V "array" + V "string" + V "number" + "true" + "false" + "null",
@@ -40,6 +46,14 @@ local json_text = P {
   string = '"' * text_character ^ 0 * '"',
   number = P"-" ^ -1 * ("0" + R "19" * R "09" ^ 0) * ("." * R "09" ^ 1) ^ -1 * (S "eE" * S "+-" ^ -1 * R "09" ^ 1) ^ -1,
 }
+
+-- what the pattern matches; nil, and why when it is nested too deeply
+local function matched(pattern, text)
+  local ok, value = pcall(pattern.match, pattern, text)
+  if ok then return value end
+  if not tostring(value):find("stack overflow", 1, true) then error(value, 0) end
+  return nil, "nested too deeply"
+end
 
 -- ---- CSV, as in RFC 4180: a list of rows
 
@@ -78,8 +92,17 @@ local function grammar_of(source)
   return grammars[source]
 end
 
+-- true, false, or nil when an empty table does not say
+local function is_array(t)
+  local mt = getmetatable(t)
+  if mt and (mt.__array or mt.__order) then return mt.__array == true end
+  if next(t) ~= nil then return #t > 0 end
+end
+
 local function same(a, b)
   if type(a) ~= "table" or type(b) ~= "table" or a == tl.json.null or b == tl.json.null then return a == b end
+  local x, y = is_array(a), is_array(b)
+  if x ~= nil and y ~= nil and x ~= y then return false end
   for k, v in pairs(a) do if not same(v, b[k]) then return false end end
   for k in pairs(b) do if a[k] == nil then return false end end
   return true
@@ -101,7 +124,9 @@ end
 local formats = {}
 
 function formats.json(text, problem, config)
-  if not json_text:match(text) then
+  local well_formed, deep = matched(json_text, text)
+  if not well_formed then
+    if deep then return false, deep end
     local _, why = tl.json.parse(text)
     return false, "not JSON" .. (why and ": " .. why or ", strictly taken")
   end
@@ -145,7 +170,8 @@ end
 
 function formats.grammar(text, problem, config)
   local g = grammar_of(problem.grammar or config.grammar or error("neither the problem nor the config has a grammar", 0))
-  return g:match(text) ~= nil, "does not match the grammar"
+  local found, why = matched(g, text)
+  return found ~= nil, why or "does not match the grammar"
 end
 
 --- The verifier for a config; see the top of the file.

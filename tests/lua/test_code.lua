@@ -32,6 +32,9 @@ check.test("Python over stdin and stdout", function()
   check.equal(judge(sum, "```python\nprint(3)\n```", { score = "share" }), 0.5, "share")
   expect("crash", sum, "print(1 / 0)")
   expect("no program", sum, "```js\n1\n```")
+  expect("passed", sum, "```Python\na, b = map(int, input().split())\nprint(a + b)\n```")
+  expect("passed", sum, "- So:\n\n  ```py\n  a, b = map(int, input().split())\n  if True:\n    print(a + b)\n  ```\n")
+  for _, none in ipairs { {}, { tests = {} }, { asserts = "" }, { asserts = {}, tests = {} } } do check.raises("neither tests nor asserts", judge, none, "print(1)") end
 end)
 
 check.test("Python asserts, and ways around them", function()
@@ -42,6 +45,15 @@ check.test("Python asserts, and ways around them", function()
     subclass = "class E(int):\n    def __eq__(s, o): return True\ndef add(a, b): return E(9)", builtins = "import builtins\nbuiltins.all = lambda x: True\ndef add(a, b): return 0",
     error = "class AssertionError(Exception): pass\nimport builtins\nbuiltins.AssertionError = SystemExit\ndef add(a, b): return 0",
   } do check.equal(judge(add, hack), 0, name) end
+end)
+
+check.test("asserts on what equals everything, and asserts behind tests", function()
+  expect("wrong", { asserts = "assert 3 == add(1, 2)" }, "class E:\n    def __eq__(s, o): return True\ndef add(a, b): return E()")
+  local both = { tests = { { output = "5\n" } }, asserts = "assert f(2) == 4" }
+  check.equal(expect("passed", both, "def f(x): return 2 * x\nprint(5)").total, 2)
+  expect("wrong", both, "def f(x): return 2 * x\nprint(6)")
+  expect("wrong", both, "def f(x): return x\nprint(5)")
+  check.equal(judge(both, "def f(x): return 2 * x", { score = "share" }), 0.5, "share")
 end)
 
 check.test("C and Lua", function()

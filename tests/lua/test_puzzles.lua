@@ -60,6 +60,15 @@ check.test("JSON is strict, and may have a schema", function()
   local _, info = structured.make(config)({}, { text = "{}" })
   check.equal(info.reason, "/: lacks the property answer")
   check.equal(s({}, '{"a": [1]}', { value = { a = { 1 } } }), 1)
+  for _, text in ipairs { "[]", "{}" } do -- an empty list is no empty object
+    for _, value in ipairs { "[]", "{}" } do check.equal(s({}, text, { value = tl.json.decode(value) }), text == value and 1 or 0, text .. " for " .. value) end
+  end
+  check.equal(s({}, '"\255"'), 0, "no UTF-8")
+  check.equal(s({}, '"\237\160\128"'), 0, "half a pair")
+  check.equal(s({}, '"\195\169\226\130\172\240\159\152\128"'), 1, "two, three and four bytes")
+  check.equal(s({}, ("["):rep(900) .. ("]"):rep(900)), 1, "deep")
+  check.equal(s({}, ("["):rep(1e5)), 0, "deeper")
+  check.equal(s({ format = "grammar", grammar = "g <- '(' g ')' / 'x'" }, ("("):rep(1e5)), 0, "a grammar, deeper")
   check.equal(s({}, '{"a": [2]}', { value = { a = { 1 } } }), 0)
 end)
 
@@ -99,6 +108,8 @@ check.test("every kind of instruction, followed and not", function()
     { "length_constraints:nth_paragraph_first_word", { num_paragraphs = 2, nth_paragraph = 2, first_word = "then" }, "a\n\nThen b", "a\n\nb then" },
     { "detectable_content:number_placeholders", { num_placeholders = 2 }, "[name] at [address]", "[name]" },
     { "detectable_content:postscript", { postscript_marker = "P.S." }, "Bye.\nP.S. more", "Bye." },
+    { "detectable_content:postscript", { postscript_marker = "P.S." }, "Bye.\n**P.S.** more", "Bye.\nPsychology" },
+    { "detectable_content:postscript", { postscript_marker = tl.json.null }, "Bye.\n- P. S. more", "Bye.\nP.S." },
     { "detectable_format:number_bullet_lists", { num_bullets = 2 }, "* a\n* b", "* a\n* b\n* c" },
     { "detectable_format:constrained_response", {}, "My answer is yes.", "Yes." },
     { "detectable_format:number_highlighted_sections", { num_highlights = 2 }, "*a* and **b**", "*a*" },
@@ -112,6 +123,8 @@ check.test("every kind of instruction, followed and not", function()
     { "change_case:capital_word_frequency", { capital_frequency = 2, capital_relation = "at least" }, "NOW or NEVER", "Now or NEVER" },
     { "change_case:english_capital", {}, "ALL OF IT", "ALL OF it" },
     { "change_case:english_lowercase", {}, "all of it", "All of it" },
+    { "change_case:english_lowercase", {}, "all of it", "all of \195\137" },
+    { "change_case:english_capital", {}, "ALL OF \195\137", "ALL OF \195\169" },
     { "punctuation:no_comma", {}, "a; b", "a, b" },
   }
   local seen = {}
