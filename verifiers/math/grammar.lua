@@ -166,7 +166,7 @@ local function decimal(text) local q = number.decimal(text); return q and num(q)
 
 local known_units = {}
 for w in ([[mm cm km ft yd mi kg mg lb lbs oz ml mL gal hr hrs h min mins sec secs ms am pm AM PM mph kmh kph sq cu in pt pts kW Hz kHz eV keV MeV kJ
-  kPa Pa mol dollars dollar cents cent usd USD mW MW kN nm um erg ly AU pc Mpc]]):gmatch("%a+") do known_units[w] = true end
+  kPa Pa mol st nd rd th dollars dollar cents cent usd USD mW MW kN nm um erg ly AU pc Mpc]]):gmatch("%a+") do known_units[w] = true end
 local unit_letters = {} -- after a unit of more letters: km/h, kg m/s^2
 for w in ("h s m g L l K J N W V A C F T H"):gmatch("%a") do unit_letters[w] = true end
 local not_units = {}
