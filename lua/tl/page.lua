@@ -26,18 +26,19 @@ main { max-width: 60rem; margin: 0 auto; padding: 1.2rem 1rem 4rem; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: .4rem 0; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; padding-top: .6rem; border-top: 1px solid var(--rule); } h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
 p { margin: .5rem 0; max-width: 46rem; } .dim, figcaption, .legend, th { color: var(--dim); }
 .grid2 { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
-figure { margin: .8rem 0; min-width: 0; } figure svg { width: 100%; height: auto; display: block; } figcaption { font-size: .85rem; }
-svg text { fill: var(--dim); font-size: 12px; } svg .label { font-size: 13px; }
+figure { margin: .8rem 0; min-width: 0; } figure svg { width: 100%; height: auto; display: block; overflow: visible; } figcaption { font-size: .85rem; }
+svg text { fill: var(--dim); font-size: 12px; } svg .label { font-size: 13px; } .grid2 svg text { font-size: 15px; }
 .grid { stroke: var(--rule); stroke-width: 1; } .axis { stroke: var(--dim); fill: none; } .reference { stroke: var(--dim); stroke-dasharray: 2 4; }
 .line { fill: none; stroke-width: 2; } .dashed { stroke-dasharray: 6 4; } .band { opacity: .18; stroke: none; } .bar { stroke-width: 1.5; }
 .legend { font-size: .85rem; display: flex; flex-wrap: wrap; gap: .1rem 1rem; padding-left: 3rem; } .key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .35em; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; } caption { text-align: left; color: var(--dim); padding: .3rem 0; }
 th, td { text-align: left; padding: .28rem .9rem .28rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; } th { font-weight: 600; }
-td.n, th.n { text-align: right; } td { overflow-wrap: break-word; min-width: 3.5rem; max-width: 24rem; } td.n { white-space: nowrap; }
+td.n, th.n { text-align: right; } td { overflow-wrap: break-word; min-width: 3.5rem; max-width: 24rem; } td.long { min-width: 15rem; } td.n { white-space: nowrap; }
 pre, .text { font: 13px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; white-space: pre-wrap; overflow-wrap: anywhere; margin: .3rem 0; }
 .box { background: var(--soft); border: 1px solid var(--rule); border-radius: 8px; padding: .6rem .8rem; margin: .7rem 0; } .box .head { font-size: .85rem; color: var(--dim); display: flex; flex-wrap: wrap; gap: 0 1.2rem; }
 .prompt { color: var(--dim); } .up { background: rgba(var(--good), var(--d)); } .down { background: rgba(var(--bad), var(--d)); } .tok { border-radius: 3px; }
 .verdict { font-weight: 600; } details > summary { cursor: pointer; color: var(--dim); margin: .6rem 0; }
+@media (max-width: 40rem) { svg text, svg .label, .grid2 svg text { font-size: 18px; } td.short { white-space: nowrap; } }
 @media print { main { max-width: none; } .box, figure, tr { break-inside: avoid; } }
 ]]
 
@@ -75,6 +76,8 @@ function Page:charts(list)
   self:raw(#out > 1 and '<div class="grid2">' .. table.concat(out) .. "</div>" or out[1] or "")
 end
 
+local SHORT, LONG = 34, 60 -- bytes of a cell that is not wrapped on a phone, and of one that wants a wide column
+
 local function numeric(text) return tostring(text):match "^[-+]?[%d.]+e?[-+]?%d*%%?$" ~= nil end
 
 --- A table { title, columns, rows }: rows are lists of texts or numbers.
@@ -88,7 +91,11 @@ function Page:table(t)
   end
   local function line(tag, cells)
     local parts = {}
-    for c = 1, #t.columns do parts[c] = ("<%s%s>%s</%s>"):format(tag, right[c] and ' class="n"' or "", escape(cells[c] == nil and "" or cells[c]), tag) end
+    for c = 1, #t.columns do
+      local text = cells[c] == nil and "" or tostring(cells[c])
+      local class = right[c] and "n" or tag == "td" and (#text > LONG and "long" or #text <= SHORT and "short") or nil
+      parts[c] = ("<%s%s%s>%s</%s>"):format(tag, tag == "th" and ' scope="col"' or "", class and (' class="%s"'):format(class) or "", escape(text), tag)
+    end
     out[#out + 1] = "<tr>" .. table.concat(parts) .. "</tr>"
   end
   line("th", t.columns)
@@ -97,23 +104,32 @@ function Page:table(t)
   self:raw(table.concat(out, "\n"))
 end
 
+-- characters that turn the direction of text around are named, so that a completion cannot be shown as what it is not
+local function visible(text)
+  return (text:gsub("\226\128[\142\143\170-\174]", function(c) return ("<U+20%02X>"):format(c:byte(3) - 128) end)
+    :gsub("\226\129[\166-\169]", function(c) return ("<U+20%02X>"):format(c:byte(3) - 64) end))
+end
+
 -- the tokens of a completion, each tinted by how its logprob changed: full colour at a change of 2 nats
 local function tinted(tokens)
   local out = {}
   for _, t in ipairs(tokens) do
     local d = t.after - t.before
     out[#out + 1] = ('<span class="tok %s" style="--d:%.2f" title="logprob %.3f, before %.3f">%s</span>'):format(d >= 0 and "up" or "down", math.min(0.55, math.abs(d) * 0.275),
-      t.after, t.before, escape(t.text))
+      t.after, t.before, escape(visible(t.text)))
   end
   return table.concat(out)
 end
 
---- A completion { step, prompt, completion, reward, advantage, answer, finish, n_tokens, tokens = {{text, before, after}} or nil }.
+--- A completion { step, prompt, completion, reward, advantage, answer, finish, outcome, n_tokens, tokens = {{text, before, after}} or nil };
+--- outcome is told when it is not "ok".
 function Page:completion(c)
   local head = {}
   local function add(format, v) if v ~= nil then head[#head + 1] = "<span>" .. escape(format:format(v)) .. "</span>" end end
   add("step %d", c.step)
   add("reward %.4g", c.reward)
+  if c.outcome ~= "ok" then add("verifier: %s", c.outcome) end
+  if c.reward == nil then add("%s", "no reward") end
   add("advantage %+.3f", c.advantage)
   add("answer %s", c.answer ~= nil and tostring(c.answer) or nil)
   add("%d tokens", c.n_tokens)
@@ -123,8 +139,8 @@ function Page:completion(c)
     for _, t in ipairs(c.tokens) do before, after = before + t.before, after + t.after end
     add("logprob %s", ("%.2f, before %.2f"):format(after, before))
   end
-  self:raw(('<div class="box"><div class="head">%s</div><div class="text prompt">%s</div><div class="text">%s</div></div>'):format(table.concat(head), escape(c.prompt or ""),
-    c.tokens and tinted(c.tokens) or escape(c.completion or "")))
+  self:raw(('<div class="box"><div class="head">%s</div><div class="text prompt">%s</div><div class="text">%s</div></div>'):format(table.concat(head), escape(visible(c.prompt or "")),
+    c.tokens and tinted(c.tokens) or c.completion == "" and '<span class="dim">(nothing)</span>' or escape(visible(c.completion or ""))))
 end
 
 --- Something long, closed until it is asked for: fill is called to fill it.

@@ -304,13 +304,14 @@ function paper.report(out, names)
   end
   doc:heading "Claim by claim"
   local t = { columns = { "study", "claim", "here", "what was seen" }, rows = {} }
-  for i, part in ipairs(parts) do t.rows[i] = { part.title, part.claim or "", part.verdict or "", part.finding or "" } end
+  local function sentence(s) return ((s or ""):gsub("^%l", string.upper)) end
+  for i, part in ipairs(parts) do t.rows[i] = { part.title, part.claim or "", part.verdict or "", sentence(part.finding) } end
   doc:table(t)
   if #absent > 0 then doc:text("Not run: " .. table.concat(absent, ", ") .. ".", "dim") end
   for _, part in ipairs(parts) do
     doc:heading(part.title)
     doc:text("Claim: " .. (part.claim or "") .. ".", "dim")
-    doc:text(((part.verdict or "no verdict"):gsub("^%l", string.upper)) .. ". " .. (part.finding or ""), "verdict")
+    doc:text(sentence(part.verdict or "no verdict") .. ". " .. sentence(part.finding), "verdict")
     doc:charts(part.charts or {})
     for _, each in ipairs(part.tables or {}) do doc:table(each) end
     local v = part.versions or {}

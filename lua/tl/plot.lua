@@ -8,13 +8,14 @@
 ---
 --- style: "line" (points joined; a band where points have low and high, or bars when `bars`), "points", "dashed". x.values: names
 --- for x = 1, 2, 3... (categories). Colours are classes c0 to c7 of the page's style sheet (page.lua), so that one drawing serves a
---- light and a dark page. Points whose x or y is not a finite number are left out, on a log axis also those that are not positive.
+--- light and a dark page. Points whose x or y is not a finite number are left out, on a log axis also those that are not positive; a line is
+--- broken there. Bars of several series at one x stand side by side. An axis whose points are all whole numbers has no ticks between them.
 local xml_escapes = { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;", ["'"] = "&#39;" }
 
 local plot = {}
 
 local W, H = 640, 360
-local LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 46
+local LEFT, RIGHT, TOP, BOTTOM = 68, 14, 14, 46
 
 --- A text for HTML or XML. Control characters that XML does not have are left out.
 function plot.escape(s)
@@ -35,9 +36,10 @@ local function range(chart, axis, at)
   end
   for _, s in ipairs(chart.series) do
     for _, p in ipairs(s.points) do
-      if usable(p, chart) then
-        take(p[at])
-        if at == 2 then take(p[3]); take(p[4]) end
+      if at == 1 then
+        take(p[1]) -- also where y is missing: the gap is shown
+      elseif usable(p, chart) then
+        take(p[2]); take(p[3]); take(p[4])
       end
     end
   end
@@ -50,12 +52,19 @@ local function range(chart, axis, at)
     if hi <= lo then lo, hi = lo / 2, lo * 2 end
     return lo / 1.15, hi * 1.15
   end
-  if hi <= lo then lo, hi = lo == 0 and 0 or lo - 0.5, lo == 0 and 1 or lo + 0.5 end
+  if hi <= lo then lo, hi = lo == 0 and 0 or lo - math.abs(lo) / 2, lo == 0 and 1 or lo + math.abs(lo) / 2 end
   local pad = at == 2 and 0.05 * (hi - lo) or 0
   return axis.min and lo or lo - pad, axis.max and hi or hi + pad
 end
 
-local function ticks(axis, lo, hi)
+local function all_whole(chart)
+  for _, s in ipairs(chart.series) do
+    for _, p in ipairs(s.points) do if finite(p[1]) and p[1] % 1 ~= 0 then return false end end
+  end
+  return true
+end
+
+local function ticks(axis, lo, hi, whole)
   local out = {}
   if axis.values then
     for i = 1, #axis.values do out[i] = i end
@@ -80,6 +89,7 @@ local function ticks(axis, lo, hi)
   local rough = (hi - lo) / 5
   local unit = 10 ^ math.floor(math.log10(rough))
   local step = rough / unit < 1.5 and unit or rough / unit < 3.5 and 2 * unit or rough / unit < 7.5 and 5 * unit or 10 * unit
+  if whole then step = math.max(1, step) end
   local i = math.ceil(lo / step - 1e-9)
   while i * step <= hi + 1e-9 * step do
     out[#out + 1] = i * step
@@ -123,7 +133,9 @@ local function axes(out, chart, X, Y, x_ticks, y_ticks)
   end
   add(out, '<path class="axis" d="M%d %dV%dH%d"/>', LEFT, TOP, H - BOTTOM, W - RIGHT)
   add(out, '<text class="label" x="%d" y="%d" text-anchor="middle">%s</text>', (LEFT + W - RIGHT) / 2, H - 8, plot.escape(chart.x.label or ""))
-  add(out, '<text class="label" transform="translate(14 %d) rotate(-90)" text-anchor="middle">%s</text>', (TOP + H - BOTTOM) / 2, plot.escape(chart.y.label or ""))
+  if chart.y.label and chart.y.label ~= chart.title then -- the title stands below the chart
+    add(out, '<text class="label" transform="translate(6 %d) rotate(-90)" text-anchor="middle">%s</text>', (TOP + H - BOTTOM) / 2, plot.escape(chart.y.label))
+  end
 end
 
 local function band(out, points, X, Y, colour, low, high)
@@ -137,13 +149,34 @@ local function band(out, points, X, Y, colour, low, high)
   if #up > 1 then add(out, '<path class="band %s" d="M%sL%sZ"/>', colour, table.concat(up, "L"), table.concat(down, "L")) end
 end
 
+-- the usable points, and the same in stretches without a gap
+local function stretches(s, chart)
+  local points, list = {}, { {} }
+  for _, p in ipairs(s.points) do
+    if usable(p, chart) then
+      points[#points + 1] = p
+      table.insert(list[#list], p)
+    elseif #list[#list] > 0 then
+      list[#list + 1] = {}
+    end
+  end
+  return points, list
+end
+
 local function series(out, s, i, chart, X, Y, low, high)
-  local colour, points, at = "c" .. (s.colour or i - 1) % 8, {}, {}
-  for _, p in ipairs(s.points) do if usable(p, chart) then points[#points + 1] = p end end
-  for k, p in ipairs(points) do at[k] = ("%.1f %.1f"):format(X(p[1]), Y(clamp(p[2], low, high))) end
+  local colour = "c" .. (s.colour or i - 1) % 8
+  local points, unbroken = stretches(s, chart)
   local joined = s.style ~= "points" and not chart.x.values
-  if joined and not s.bars then band(out, points, X, Y, colour, low, high) end
-  if joined and #at > 1 then add(out, '<path class="line %s%s" d="M%s"/>', colour, s.style == "dashed" and " dashed" or "", table.concat(at, "L")) end
+  if s.bars or not joined then -- side by side
+    local shift, middle = X, (#chart.series + 1) / 2
+    X = function(v) return shift(v) + 4 * (i - middle) end
+  end
+  for _, stretch in ipairs(joined and unbroken or {}) do
+    local at = {}
+    for k, p in ipairs(stretch) do at[k] = ("%.1f %.1f"):format(X(p[1]), Y(clamp(p[2], low, high))) end
+    if not s.bars then band(out, stretch, X, Y, colour, low, high) end
+    if #at > 1 then add(out, '<path class="line %s%s" d="M%s"/>', colour, s.style == "dashed" and " dashed" or "", table.concat(at, "L")) end
+  end
   if not joined or s.bars then
     for _, p in ipairs(points) do
       if finite(p[3]) and finite(p[4]) then
@@ -151,8 +184,10 @@ local function series(out, s, i, chart, X, Y, low, high)
       end
     end
   end
-  if #points <= 60 then
-    for _, p in ipairs(points) do
+  local alone = {} -- a point that no line goes through is drawn in any case
+  for _, stretch in ipairs(unbroken) do if #stretch == 1 then alone[stretch[1]] = true end end
+  for _, p in ipairs(points) do
+    if #points <= 60 or alone[p] then
       add(out, '<circle class="dot %s" cx="%.1f" cy="%.1f" r="3"><title>%s: %s, %s</title></circle>', colour, X(p[1]), Y(clamp(p[2], low, high)), plot.escape(s.name or ""),
         plot.escape(p[5] or tick_text(chart.x, p[1])), plot.escape(tick_text(chart.y, p[2])))
     end
@@ -177,7 +212,7 @@ function plot.svg(chart)
   local X, Y = scale(chart.x, x0, x1, LEFT + 8, W - RIGHT - 8), scale(chart.y, y0, y1, H - BOTTOM, TOP)
   local out = {}
   add(out, '<figure><svg viewBox="0 0 %d %d" role="img" aria-label="%s">', W, H, plot.escape(chart.title or chart.y.label or ""))
-  axes(out, chart, X, Y, ticks(chart.x, x0, x1), ticks(chart.y, y0, y1))
+  axes(out, chart, X, Y, ticks(chart.x, x0, x1, all_whole(chart)), ticks(chart.y, y0, y1))
   for _, l in ipairs(chart.lines or {}) do
     if finite(l.y) then
       add(out, '<line class="reference" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/><text class="tick" x="%d" y="%.1f" text-anchor="end">%s</text>', LEFT, W - RIGHT, Y(l.y), Y(l.y),
@@ -201,6 +236,8 @@ local function data(s, chart)
   for _, p in ipairs(s.points) do
     if usable(p, chart) then
       lines[#lines + 1] = ("%.9g %.9g %.9g %.9g"):format(p[1], p[2], finite(p[3]) and p[3] or p[2], finite(p[4]) and p[4] or p[2])
+    elseif #lines > 0 then
+      lines[#lines + 1] = "" -- breaks the line
     end
   end
   return lines

@@ -7,6 +7,7 @@ import html.parser
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -106,6 +107,45 @@ def without_reward(folder):
     report(folder, "run", "-o", "out.html", "--no-tokens")
 
 
+def gaps(folder):
+    """A value that is no finite number breaks its line, and the axis still has its step."""
+    path = make_run(folder)
+    with open(path + "/metrics.jsonl", "w") as f:
+        for step in range(1, 9):
+            f.write(json.dumps({"step": step, "reward": None if step in (1, 4, 6) else 0.1 * step}) + "\n")
+    with open(path + "/completions.jsonl", "w") as f:
+        f.write(json.dumps({"step": 1, "prompt": "?", "completion": "\u202etxt.exe", "reward": None, "outcome": "timeout"}) + "\n")
+        f.write(json.dumps({"step": 2, "prompt": "?", "completion": "", "reward": 1, "outcome": "ok"}) + "\n")
+    report(folder, "run", "-o", "out.html", "--no-tokens")
+    with open(folder + "/out.html", encoding="utf-8") as f:
+        text = f.read()
+    r = self_contained(text)
+    want(text.count('class="line c0"') == 2 and text.count('class="dot c0"') == 5, "steps 2-3 and 7-8 are lines, 5 stands alone")
+    ticks = [int(t) for t in re.findall(r'text-anchor="middle">(\d+)</text>', text)]
+    want(ticks[:8] == list(range(1, 9)), "the axis has not all steps: ticks %r" % ticks)
+    want("\u202e" not in text and "<U+202E>txt.exe" in r.text, "a completion turns its text around")
+    want("verifier: timeout" in r.text and "no reward" in r.text and "(nothing)" in r.text, "a missing reward or an empty completion is not told")
+
+
+def small_things(folder):
+    """One step: whole numbers on its axis, values near their own size; a population's members; no heading without a content."""
+    path = make_run(folder)
+    with open(path + "/metrics.jsonl", "w") as f:
+        f.write(json.dumps({"step": 1, "reward": 0.002}) + "\n")
+    with open(path + "/summary.json", "w") as f:
+        json.dump({"members": [{"lr": 0.01, "accuracy": 0.625}, {"lr": 0.03, "accuracy": 0.375}]}, f)
+    os.remove(path + "/completions.jsonl")
+    report(folder, "run", "-o", "out.html", "--no-tokens")
+    with open(folder + "/out.html", encoding="utf-8") as f:
+        text = f.read()
+    r = self_contained(text)
+    ticks = re.findall(r'class="tick"[^>]*>([^<]+)<', text)
+    want("1" in ticks and "0.8" not in ticks and "0.002" in ticks and all(abs(float(t)) <= 1 for t in ticks), "ticks %r" % ticks)
+    want("Members of run" in r.text and "0.625" in r.text, "the members are not shown")
+    want("What was written" not in r.text, "a heading over nothing")
+    want('<th scope="col"' in text, "headers without a scope")
+
+
 def inspected(folder):
     path = make_run(folder)
     done = subprocess.run([TLRUN, "inspect", path, "--json"], capture_output=True, text=True, timeout=60)
@@ -159,6 +199,7 @@ def of_a_store(folder):
     r = self_contained(text)
     want(r.text.count("4 runs, 4 done, 0 failed") == 2 and "0.016 \u00b1 0.0071" in r.text, "the store's table is not there")
     want(text.count("<figure>") == 2, "no chart of accuracy by lr")
+    want(re.search(r'<tr><th[^>]*>accuracy</th><th[^>]*>lr</th>', text), "the metric does not stand before the settings")
 
 
 def by_gnuplot(folder):
@@ -244,6 +285,8 @@ if not os.path.exists(TLRUN):
     sys.exit(1)
 test("a run's page is self-contained, and takes nothing as HTML", one_run)
 test("a run whose last step has no reward has a page", without_reward)
+test("what is missing is seen", gaps)
+test("one step, members, headings", small_things)
 test("inspect tells the steps and the evaluation of the run's own adapter", inspected)
 test("seeds become bands", seeds)
 test("each token's change of logprob", token_changes)

@@ -97,10 +97,30 @@ local function completions(doc, r, o, models)
     doc:text("No change of logprobs is shown: " .. why .. ".", "dim")
   end
   for _, c in ipairs(list) do
-    local shown = { step = c.step, prompt = prompt_text(c.prompt), completion = c.completion, tokens = c.tokens, finish = c.finish, n_tokens = c.n_tokens,
+    local shown = { outcome = type(c.outcome) == "string" and c.outcome or nil, step = c.step, prompt = prompt_text(c.prompt), completion = c.completion, tokens = c.tokens, finish = c.finish, n_tokens = c.n_tokens,
       answer = c.answer ~= json.null and c.answer or nil, reward = type(c.reward) == "number" and c.reward or nil, advantage = type(c.advantage) == "number" and c.advantage or nil }
     doc:completion(shown)
   end
+end
+
+-- a population's members, when the run's summary lists them
+local function members(doc, r)
+  local list, keys, at = type(r.summary.members) == "table" and r.summary.members or {}, {}, {}
+  for _, m in ipairs(list) do
+    for k, v in pairs(type(m) == "table" and m or {}) do
+      if not at[k] and (type(v) == "number" or type(v) == "string") then keys[#keys + 1], at[k] = k, true end
+    end
+  end
+  if #keys == 0 then return end
+  table.sort(keys)
+  local t = { columns = { "member", unpack(keys) }, rows = {} }
+  for i, m in ipairs(list) do
+    local row = { tostring(i) }
+    for c, k in ipairs(keys) do row[c + 1] = m[k] ~= nil and m[k] ~= json.null and text_of(m[k]) or "" end
+    t.rows[i] = row
+  end
+  doc:heading(("Members of %s"):format(r.name), 3)
+  doc:table(t)
 end
 
 local function provenance(doc, r)
@@ -129,7 +149,10 @@ local function run_part(doc, list, o)
     if many then doc:text("Lines are means over seeds, bands go from the lowest to the highest.", "dim") end
     doc:charts(charts)
   end
-  if o.completions > 0 then
+  for _, r in ipairs(list) do members(doc, r) end
+  local written = false
+  for _, r in ipairs(list) do written = written or #r.completions > 0 end
+  if o.completions > 0 and written then
     doc:heading "What was written"
     for i, r in ipairs(list) do if i <= 8 then completions(doc, r, o, models) end end
     if #list > 8 then doc:text(("Those of the first 8 of %d runs are shown."):format(#list), "dim") end
@@ -195,19 +218,26 @@ local function experiment_part(doc, name, rows, o)
   for _, k in ipairs(all) do if k ~= "seed" then by[#by + 1] = k end end
   local _, metrics = varying(done, "metrics")
   local fields = sorted_keys(metrics)
+  local first  -- before the settings, which may be many
+  for i, k in ipairs(fields) do
+    if k == o.metric then first = table.remove(fields, i) break end
+  end
   local t = { title = "mean ± standard deviation over seeds", columns = {}, rows = {} }
+  if first then t.columns[1] = first end
   for _, k in ipairs(by) do t.columns[#t.columns + 1] = k end
   t.columns[#t.columns + 1] = "runs"
   for _, k in ipairs(fields) do t.columns[#t.columns + 1] = k end
   for _, g in ipairs(summary.groups(done, by)) do
     local row = {}
-    for i, k in ipairs(by) do row[i] = g[k] ~= nil and text_of(g[k]) or "" end
-    row[#row + 1] = tostring(#g)
-    for _, k in ipairs(fields) do
+    local function add(k)
       local values = {}
       for _, r in ipairs(g) do if type(r.metrics[k]) == "number" then values[#values + 1] = r.metrics[k] end end
       row[#row + 1] = cell(summary.spread(values))
     end
+    if first then add(first) end
+    for _, k in ipairs(by) do row[#row + 1] = g[k] ~= nil and text_of(g[k]) or "" end
+    row[#row + 1] = tostring(#g)
+    for _, k in ipairs(fields) do add(k) end
     t.rows[#t.rows + 1] = row
   end
   if metrics[o.metric] then doc:charts(store_charts(done, by, o.metric)) end

@@ -96,13 +96,15 @@ function runs.grouped(list)
   return groups
 end
 
---- A metric of a group, step by step, as points { step, mean, lowest, highest } over its runs.
+--- A metric of a group, step by step, as points { step, mean, lowest, highest } over its runs; the mean is NaN where no run has a finite number.
 function runs.curve(group, field)
   local at, steps = {}, {}
   for _, r in ipairs(group) do
     for _, m in ipairs(r.steps) do
       local v = m[field]
-      if type(v) == "number" and m.step then
+      if v == json.null and m.step and not at[m.step] then -- it was no finite number
+        at[m.step], steps[#steps + 1] = { sum = 0, n = 0, lo = math.huge, hi = -math.huge }, m.step
+      elseif type(v) == "number" and m.step then
         local p = at[m.step]
         if not p then
           p = { sum = 0, n = 0, lo = math.huge, hi = -math.huge }
