@@ -243,23 +243,32 @@ local function data(s, chart)
   return lines
 end
 
+local function at_most_one(chart, name)
+  for _, s in ipairs(chart.series) do
+    for _, p in ipairs(s.points) do if finite(p[1]) and finite(p[2]) and p[name == "x" and 1 or 2] > 1 then return false end end
+  end
+  return true
+end
+
 --- The gnuplot program that draws a chart into a file (SVG or PNG by its name).
 ---@param chart table
 ---@param path string
 ---@return string
 function plot.gnuplot_script(chart, path)
-  local x, y = chart.x or {}, chart.y or {}
+  chart.x, chart.y, chart.series = chart.x or {}, chart.y or {}, chart.series or {}
+  local x, y = chart.x, chart.y
   local out, plots, blocks = {}, {}, {}
   add(out, path:find "%.png$" and "set terminal pngcairo noenhanced size 1280,800 font ',20'" or "set terminal svg noenhanced size 640,400 font 'sans,13' background 'white'")
   add(out, "set output %s", quoted(path))
-  add(out, "set grid; set key outside bottom center horizontal; set style fill transparent solid 0.18 noborder")
+  add(out, "set grid; set key outside top center horizontal; set style fill transparent solid 0.18 noborder")
   if chart.title then add(out, "set title %s", quoted(chart.title)) end
   for name, axis in pairs { x = x, y = y } do
     add(out, "set %slabel %s", name, quoted(axis.label or ""))
     if axis.log then add(out, "set logscale %s", name) end
     if axis.percent then add(out, "set format %s '%%.0f%%%%'", name) end
     local scaled = axis.percent and 100 or 1
-    if axis.min or axis.max then add(out, "set %srange [%s:%s]", name, axis.min and scaled * axis.min or "*", axis.max and scaled * axis.max or "*") end
+    local most = axis.max and scaled * axis.max or axis.percent and at_most_one(chart, name) and "*<105" or "*" -- no 120% over shares
+    if axis.min or most ~= "*" then add(out, "set %srange [%s:%s]", name, axis.min and scaled * axis.min or "*", most) end
   end
   if x.values then
     local names = {}
@@ -267,7 +276,7 @@ function plot.gnuplot_script(chart, path)
     add(out, "set xtics (%s); set xrange [0.5:%g]", table.concat(names, ", "), #x.values + 0.5)
   end
   local k = y.percent and "100*" or ""
-  for i, s in ipairs(chart.series or {}) do
+  for i, s in ipairs(chart.series) do
     local lines = data(s, chart)
     if #lines > 0 then
       add(blocks, "$s%d << EOD\n%s\nEOD", i, table.concat(lines, "\n"))
@@ -275,7 +284,8 @@ function plot.gnuplot_script(chart, path)
       if s.style == "points" or x.values then
         add(plots, "$s%d using 1:(%s$2):(%s$3):(%s$4) with yerrorbars linecolor %d pointtype 7 %s", i, k, k, k, i, title)
       else
-        add(plots, "$s%d using 1:(%s$3):(%s$4) with filledcurves linecolor %d notitle", i, k, k, i)
+        if s.bars then add(plots, "$s%d using 1:(%s$2):(%s$3):(%s$4) with yerrorbars linecolor %d pointtype 7 pointsize 0.5 notitle", i, k, k, k, i)
+        else add(plots, "$s%d using 1:(%s$3):(%s$4) with filledcurves linecolor %d notitle", i, k, k, i) end
         add(plots, "$s%d using 1:(%s$2) with linespoints linecolor %d pointtype 7 pointsize 0.5%s %s", i, k, i, s.style == "dashed" and " dashtype 2" or "", title)
       end
     end

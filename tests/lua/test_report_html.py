@@ -208,6 +208,11 @@ def by_gnuplot(folder):
     make_run(folder)
     report(folder, "run", "-o", "out.html", "--no-tokens", "--plots", "svg")
     report(folder, "run", "-o", "out.html", "--no-tokens", "--plots", "png", "--png")
+    code = """local p = { { 1, 0.5, 0.4, 0.6 }, { 2, 0 / 0 }, { 3, 0.5, 0.4, 0.6 } }
+      for _, bars in ipairs { true, false } do print((tl.plot.gnuplot_script({ series = { { points = p, bars = bars } } }, "x.svg"))) end"""
+    script = subprocess.run([TLRUN, "-e", code], capture_output=True, text=True, timeout=60).stdout
+    want(script.count("yerrorbars") == 1 and script.count("filledcurves") == 1, "bars are bars, bands are bands")
+    want("0.6\n\n3 " in script, "the line is not broken where a value is missing")
     with open(folder + "/svg/01-reward.svg") as f:
         want("</svg>" in f.read(), "gnuplot's SVG is cut")
     with open(folder + "/png/01-reward.png", "rb") as f:
