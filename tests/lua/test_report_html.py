@@ -146,6 +146,22 @@ def small_things(folder):
     want('<th scope="col"' in text, "headers without a scope")
 
 
+def in_a_browser(folder):
+    """Chromium opens the page and its console stays empty: nothing is refused by the page's policy, nothing is missing."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not browser:
+        raise Skip("no chromium")
+    make_run(folder)
+    report(folder, "run", "-o", "out.html", "--no-tokens")
+    done = subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--user-data-dir=" + folder + "/browser", "--dump-dom",
+                           "file://" + folder + "/out.html"], capture_output=True, text=True, timeout=120)
+    if done.returncode != 0 or not done.stdout:
+        raise Skip("chromium does not start here: " + done.stderr.strip()[-100:])
+    said = [line for line in done.stderr.split("\n") if "CONSOLE" in line]
+    want(said == [], "the console says %r" % said[:2])
+    want(done.stdout.count("<figure>") == 3, "the browser sees %d charts" % done.stdout.count("<figure>"))
+
+
 def inspected(folder):
     path = make_run(folder)
     done = subprocess.run([TLRUN, "inspect", path, "--json"], capture_output=True, text=True, timeout=60)
@@ -291,6 +307,7 @@ if not os.path.exists(TLRUN):
 test("a run's page is self-contained, and takes nothing as HTML", one_run)
 test("a run whose last step has no reward has a page", without_reward)
 test("what is missing is seen", gaps)
+test("a browser shows the page and has nothing to say", in_a_browser)
 test("one step, members, headings", small_things)
 test("inspect tells the steps and the evaluation of the run's own adapter", inspected)
 test("seeds become bands", seeds)
