@@ -7,7 +7,7 @@
 ---
 --- Beyond equal expressions
 ---   x = 5 is 5 on either side when the left side is made of symbols only ((p, q) = (3, 2), |AB| = 1, f(x) = 1 too); a chain a = b = c has
----   its last part as value; what follows an approximation sign is left out. Two equations agree when one is a multiple of the other,
+---   its last part as value; what follows an approximation sign counts only as a rounding (within 2%) of what stands before it. Two equations agree when one is a multiple of the other,
 ---   two inequalities when it is a positive multiple; 2x + z = 1 is not 1.
 ---   28% is 28 and 0.28. A decimal with options.decimals (6) places or more is taken as rounded there: 0.333333 is 1/3, 0.33 is not.
 ---   m + n = 5 is 5 as an answer; a gold x + y = 5 is a line. Ratios are proportions: 2:4:6 is 1:2:3.
@@ -173,6 +173,20 @@ local function without_approximation(t)
     end
   end
   return t
+end
+
+local ROUNDED = 0.02
+
+-- of sqrt 2 ~ 1.414 both sides, the second one only when it may be a rounding of the first (5 ~ 6 is 5)
+local function roundings(t)
+  if t.op ~= "rel" then return nil end
+  for i, r in ipairs(t.rels) do
+    if r == "~" then
+      local x, y = numeric.value(t.parts[i]), numeric.value(t.parts[i + 1])
+      if not x or not y then return nil end
+      return t.parts[i], math.abs(x - y) <= ROUNDED * math.max(math.abs(x), math.abs(y)) and t.parts[i + 1] or nil
+    end
+  end
 end
 
 -- m + n: an answer m + n = 5 may be 5, a gold x + y = 5 is a line
@@ -431,6 +445,13 @@ local function as_union(t)
 end
 
 function equal(a, b, o)
+  if b.op ~= "rel" then
+    local exact, rounded_value = roundings(a)
+    if exact then return equal(exact, b, o) or rounded_value ~= nil and equal(rounded_value, b, o) end
+  elseif a.op ~= "rel" then
+    local exact, rounded_value = roundings(b)
+    if exact then return equal(a, exact, o) or rounded_value ~= nil and equal(a, rounded_value, o) end
+  end
   a, b = as_interval(settle_pm(without_approximation(a))), as_interval(settle_pm(without_approximation(b)))
   local equation = is_equation(a)
   if equation and not is_equation(b) and (is_assignment(a) or numeric.value(a.parts[1]) or sum_of_letters(a.parts[1])) then

@@ -122,12 +122,13 @@ end
 local labels = { "^[Tt]he [Aa]nswer is:? ", "^[Ff]inal [Aa]nswer:? ", "^[Aa]nswer:? " }
 local function half_of_day(digit, half) return digit .. " " .. half:upper() .. "M" end
 
--- words around a number: a label or a currency's letters before it, the half of the day, abbreviated units
+-- words around a number: a label or a currency's letters before it, the half of the day, degrees of heat, abbreviated units
 local function words(s)
   s = s:gsub("^\\text{([^{}]*)}%s*", function(t) return t:lower():find("answer", 1, true) and t .. " " or nil end)
   for _, label in ipairs(labels) do s = s:gsub(label, "") end
   s = s:gsub("^(%u)%)$", "%1"):gsub("^USD? ?(%-?%d)", "%1"):gsub("^Rs%.? ?(%-?%d)", "%1")
   s = s:gsub("\\text{%s*([AaPp]%.?%s?[Mm]%.?)%s*}$", " %1"):gsub("(%d) *([AaPp])%.? ?[Mm]%.?$", half_of_day)
+  s = s:gsub("(\\circ%s*}?)%s*[CF]$", "%1")
   return (s:gsub("(%d) in$", "%1 inches"):gsub("(%d %a%a+)%. ", "%1 "))
 end
 
@@ -171,11 +172,11 @@ local unit_letters = {} -- after a unit of more letters: km/h, kg m/s^2
 for w in ("h s m g L l K J N W V A C F T H"):gmatch("%a") do unit_letters[w] = true end
 local not_units = {}
 for w in ([[or and to plus minus times over of pi sqrt sin cos tan log ln mod not half if then else infinity inf where is
-  squared cubed halves thirds tenths hundredths thousandths below negative]]):gmatch("%a+") do not_units[w] = true end
+  squared cubed halves thirds tenths hundredths thousandths factorial below negative]]):gmatch("%a+") do not_units[w] = true end
 local magnitudes = { hundred = 1e2, thousand = 1e3, million = 1e6, billion = 1e9, trillion = 1e12, dozen = 12 }
 
 local changing = {} -- words that change the number before them, in a text as well
-for w in ([[squared cubed halves thirds tenths hundredths thousandths]]):gmatch("%a+") do changing[w] = true end
+for w in ([[squared cubed halves thirds tenths hundredths thousandths factorial and or plus minus times over divided multiplied]]):gmatch("%a+") do changing[w] = true end
 
 -- the power of ten, or the dozen, that a word or a text begins with
 local function magnitude(t)
