@@ -178,7 +178,8 @@ bool tl_http_server_take(tl_http_server *s, double seconds, tl_http_request *out
 void tl_http_server_answer(tl_http_server *s, int64_t id, int status, const char *type, const char *body, size_t n);
 bool tl_http_server_push(tl_http_server *s, int64_t id, const char *type, const char *data, size_t n);
 void tl_http_server_end(tl_http_server *s, int64_t id);
-bool tl_http_server_gone(tl_http_server *s, int64_t id);  // the client of a request that was taken has closed the connection
+bool tl_http_server_gone(tl_http_server *s,
+                         int64_t id);  // the client of a request that was taken has left; one that only sends no more (shutdown) has not
 void tl_http_server_stop(tl_http_server *s);
 
 // What a download has to be, and how it is shown; 0 or NULL: not known, not wanted.

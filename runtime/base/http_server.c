@@ -11,6 +11,7 @@
 #include <arpa/inet.h>
 #include <microhttpd.h>
 #include <openssl/crypto.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sys/socket.h>
 
@@ -21,6 +22,7 @@ typedef struct exchange {
   char *method, *path;
   tl_str body, out;                   // out: what was pushed and not sent yet
   bool whole, held, asleep;           // the body has come; the program has it; the connection waits
+  bool takes_interim, asked;          // answers may be preceded by 1xx (HTTP/1.1); a client that sends no more was asked if it is there
   bool answered, streams, ended;      // the status is known; what follows comes in parts; the last part has been pushed
   unsigned status;
   char type[64];
@@ -119,14 +121,20 @@ static enum MHD_Result send_answer(exchange *e) {
   return queue_response(e, e->status, e->type, MHD_create_response_from_buffer(e->out.n, e->out.p ? e->out.p : "", MHD_RESPMEM_MUST_COPY));
 }
 
-static exchange *begin(tl_http_server *s, struct MHD_Connection *c, const char *url, const char *method) {
+static exchange *begin(tl_http_server *s, struct MHD_Connection *c, const char *url, const char *method, const char *version) {
   exchange *e = calloc(1, sizeof *e);
   char *m = strdup(method), *p = strdup(url);
   if (!e || !m || !p) {
     free(e), free(m), free(p);
     return NULL;
   }
-  *e = (exchange){.server = s, .connection = c, .id = ++s->next_id, .method = m, .path = p, .next = s->first};
+  *e = (exchange){.server = s,
+                  .connection = c,
+                  .id = ++s->next_id,
+                  .method = m,
+                  .path = p,
+                  .takes_interim = !strcmp(version, MHD_HTTP_VERSION_1_1),
+                  .next = s->first};
   return s->first = e;
 }
 
@@ -171,7 +179,7 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *c, const
   if (*state) {
     ok = proceed(s, *state, c, data, n_data);
   } else {  // the first call of a request: its headers are there
-    exchange *e = *state = begin(s, c, url, method);
+    exchange *e = *state = begin(s, c, url, method, version);
     if (e) e->status = refused_by_headers(s, e, c);
     ok = e ? MHD_YES : MHD_NO;
   }
@@ -287,15 +295,28 @@ void tl_http_server_end(tl_http_server *s, int64_t id) {
   pthread_mutex_unlock(&s->lock);
 }
 
-// A connection that sleeps is not watched by libmicrohttpd, so its socket is looked at here: one that has ended reads as the end of a file.
+// A client that has ended its sending looks the same whether it waits for the answer (shutdown) or has left (close). What is written to it
+// tells: a system whose program has left answers with a reset. A line that every client passes over is enough for that.
+static void ask_if_there(exchange *e, int fd) {
+  static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n", comment[] = ":\n\n";
+  e->asked = true;
+  if (e->streams) tl_str_add(&e->out, comment, sizeof comment - 1), wake(e);
+  else if (!e->answered && e->takes_interim) (void)!send(fd, interim, sizeof interim - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+// A connection that sleeps is not watched by libmicrohttpd, so its socket is looked at here.
 bool tl_http_server_gone(tl_http_server *s, int64_t id) {
   pthread_mutex_lock(&s->lock);
   exchange *e = held(s, id);
   bool gone = !e || !e->connection;
-  if (!gone && e->asleep) {
-    const union MHD_ConnectionInfo *info = MHD_get_connection_info(e->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    char byte;
-    gone = info && recv(info->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+  const union MHD_ConnectionInfo *info =
+      gone || !e->asleep ? NULL : MHD_get_connection_info(e->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+  if (info) {
+    struct pollfd p = {.fd = info->connect_fd, .events = POLLRDHUP};
+    if (poll(&p, 1, 0) > 0) {
+      gone = p.revents & (POLLERR | POLLHUP | POLLNVAL);
+      if (!gone && !e->asked) ask_if_there(e, info->connect_fd);
+    }
   }
   pthread_mutex_unlock(&s->lock);
   return gone;

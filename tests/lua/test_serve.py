@@ -1,8 +1,8 @@
 """tlrun serve: OpenAI's API over one base and many adapters.
 
 Would catch: an answer that depends on what else is being served, a streamed text that is not the whole one, a stop string that is shown, a field
-that is passed over although it would change the answer, a client that left and is still computed for, an adapter that came, changed or went
-unnoticed, an unsigned one that is served all the same, a server that answers other machines' names or without its key.
+that is passed over although it would change the answer, a client that left and is still computed for, or one that waits and is taken for gone, an adapter that came,
+changed or went unnoticed, an unsigned one that is served all the same, a server that answers other machines' names or without its key.
 """
 import concurrent.futures
 import http.client
@@ -381,6 +381,25 @@ def clients_that_leave(folder):
         want(s.complete(seed=1, ignore_eos=True)["choices"][0]["text"], "the server has no room any more")
 
 
+def clients_that_send_no_more(folder):
+    """... but wait for the answer, as nc -N does"""
+    with Server() as s:
+        for stream in (True, False):
+            body = {"prompt": PROMPT, "max_tokens": 450, "ignore_eos": True, "seed": 1, "stream": stream, "n": 4}
+            text = json.dumps(body)
+            head = "POST /v1/completions HTTP/1.%d\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+            got = []
+            for version in (0, 1):
+                c = s.connect_raw(head % (version, len(text)) + text)
+                c.shutdown(socket.SHUT_WR)
+                with c.makefile("rb") as f:
+                    got.append(f.read().decode())
+                c.close()
+            for answer in got:
+                want("HTTP/1.1 200 OK" in answer and answer.count('"finish_reason":"length"') == 4, "stream %s: %r ... %r" % (stream, answer[:200], answer[-200:]))
+        want(s.metric("requests_cancelled_total") == 0, "taken for clients that left")
+
+
 def notices_changes(folder):
     aside = os.path.join(folder, "aside")
     served = os.path.join(folder, "served")
@@ -459,6 +478,7 @@ test("bad requests are refused by the field", refuses)
 test("requests for which there is no memory are refused, and the server goes on", no_memory)
 test("a server with a key wants it", asks_for_the_key)
 test("what a client left is not computed on", clients_that_leave)
+test("a client that only ends its sending gets its answer", clients_that_send_no_more)
 test("adapters that come, change or go are noticed while others are decoded", notices_changes)
 test("with a public key, only what it signed is served", signed_only)
 test("a server that cannot start says why", bad_starts)
