@@ -528,6 +528,10 @@ bool tl_sampler_pop(tl_sampler *s, tl_completion *out);
 int tl_sampler_peek(const tl_sampler *s, int64_t request, int index, int from, int32_t *ids, float *logprobs, int capacity);
 // the same of the likeliest tokens: ids and logprobs (capacity, n_top); 0 when the request has no n_top
 int tl_sampler_peek_top(const tl_sampler *s, int64_t request, int index, int from, int32_t *ids, float *logprobs, int capacity);
+// and of the prompt's tokens, when the request has prompt_logprobs, from the completion's first token on: logprobs (capacity), top_ids and
+// top_logprobs (capacity, n_top)
+int tl_sampler_peek_prompt(const tl_sampler *s, int64_t request, int index, float *logprobs, int32_t *top_ids, float *top_logprobs,
+                           int capacity);
 void tl_sampler_get_stats(const tl_sampler *s, tl_sampler_stats *out);
 
 // ---------------------------------------------------------------- batches and passes: forward and backward for training

@@ -171,6 +171,19 @@ function Sampler:peek_logprobs(request, index, from, n_top)
   return logprobs, top
 end
 
+--- The logprobs of a request's n prompt tokens, and the likeliest in their places (as pop's prompt_logprobs and prompt_top), once a completion
+--- that is being decoded has its first token; nil before and after, and without prompt_logprobs.
+---@return number[]|nil logprobs
+---@return table|nil top
+function Sampler:peek_prompt(request, index, n, n_top)
+  local logprobs, wide = ffi.new("float[?]", n), math.max(1, n * (n_top or 0))
+  local top_ids, top_logprobs = ffi.new("int32_t[?]", wide), ffi.new("float[?]", wide)
+  if C.tl_sampler_peek_prompt(self.handle, request, (index or 1) - 1, logprobs, top_ids, top_logprobs, n) == 0 then return nil end
+  local list = {}
+  for i = 0, n - 1 do list[i + 1] = logprobs[i] end
+  return list, n_top and n_top > 0 and likeliest(top_ids, top_logprobs, n, n_top) or nil
+end
+
 --- Ends a request now: its completions that have not finished are dropped. False: there is no such request any more.
 function Sampler:cancel(request)
   if not C.tl_sampler_cancel(self.handle, request) then return false end

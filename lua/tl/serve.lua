@@ -73,7 +73,7 @@ local function submit(self, id, r)
   self.live[#self.live + 1] = a
   if r.stream and r.kind == "chat" then
     for k = 1, a.left do self.http:event(id, openai.part(r, a, k - 1, nil)) end
-  elseif r.stream and r.echo then
+  elseif r.stream and r.echo and not r.logprobs then
     for k = 1, a.left do self.http:event(id, openai.part(r, a, k - 1, r.texts[math.floor((k - 1) / r.n) + 1])) end
   end
 end
@@ -174,6 +174,15 @@ local function remember(one, ids, logprobs, top, from)
   for i = from, #ids do t.ids[#t.ids + 1], t.logprobs[#t.logprobs + 1], t.top[#t.top + 1] = ids[i], logprobs[i], top and top[i] end
 end
 
+-- the prompt of an answer that streams and shows it with its logprobs, once these are there
+local function echo(self, a, k, logprobs, top)
+  local r, one, prompt = a.request, a.choices[k], math.floor((k - 1) / a.request.n) + 1
+  if one.echoed or not (r.echo and r.logprobs and logprobs) then return end
+  one.echoed = true
+  remember(one, r.prompts[prompt], logprobs, top, 1)
+  self.http:event(a.http, openai.part(r, a, k - 1, r.texts[prompt], nil, one.tokens, self.tokenizer))
+end
+
 -- what has come of the answers that stream; false: the client is gone
 local function stream(self, a)
   local sampler = a.group.sampler
@@ -185,6 +194,9 @@ local function stream(self, a)
         local ids = sampler:peek(request, index, one.seen + 1)
         if a.request.logprobs then
           local logprobs, top = sampler:peek_logprobs(request, index, one.seen + 1, a.request.n_top)
+          if a.request.echo and one.seen == 0 and #ids > 0 then
+            echo(self, a, k, sampler:peek_prompt(request, index, #a.request.prompts[first / a.request.n + 1], a.request.n_top))
+          end
           remember(one, ids, logprobs, top, 1)
         end
         one.seen = one.seen + #ids
@@ -203,8 +215,9 @@ local function done(self, a, c)
   c.text = one.text.text
   a.completions[k], a.left, a.new_tokens = c, a.left - 1, a.new_tokens + (a.request.silent and 0 or #c.ids)
   if a.request.stream then
-    if a.request.logprobs then remember(one, c.ids, c.logprobs, c.top, one.seen + 1) end
     local silent = a.request.silent
+    echo(self, a, k, c.prompt_logprobs, c.prompt_top)
+    if a.request.logprobs and not silent then remember(one, c.ids, c.logprobs, c.top, one.seen + 1) end
     self.http:event(a.http, openai.part(a.request, a, k - 1, silent and "" or more, silent and "length" or c.finish, one.tokens, self.tokenizer))
   end
   if a.left == 0 then complete(self, a) end

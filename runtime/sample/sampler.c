@@ -566,6 +566,18 @@ int tl_sampler_peek_top(const tl_sampler *s, int64_t request, int index, int fro
   return n;
 }
 
+int tl_sampler_peek_prompt(const tl_sampler *s, int64_t request, int index, float *logprobs, int32_t *top_ids, float *top_logprobs,
+                           int capacity) {
+  const tl_slot *slot = slot_of(s, request, index);
+  const tl_request *r = slot && slot->n ? slot->req : NULL;  // with its first token all of its prompt is computed
+  if (!r || !r->prompt_logprobs) return 0;
+  size_t n = (size_t)(r->n_prompt < capacity ? r->n_prompt : capacity), k = (size_t)r->p.n_top;
+  memcpy(logprobs, r->prompt_logprobs, sizeof *logprobs * n);
+  if (k) memcpy(top_ids, r->prompt_top_ids, sizeof *top_ids * n * k);
+  if (k) memcpy(top_logprobs, r->prompt_top_logprobs, sizeof *top_logprobs * n * k);
+  return r->n_prompt;
+}
+
 void tl_sampler_get_stats(const tl_sampler *s, tl_sampler_stats *out) {
   *out = s->stats;
   out->kv_bytes = s->cache.bytes;

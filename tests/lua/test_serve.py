@@ -232,6 +232,17 @@ def echoes(folder):
             parts = s.stream("/v1/completions", prompt=PROMPT, echo=True, seed=3, max_tokens=most)
             text = "".join(c["text"] for e in parts for c in e["choices"])
             want(text == (whole if most else PROMPT) and parts[-1]["choices"][0]["finish_reason"], "%r streamed, %r whole" % (text, whole))
+        for extra in ({}, {"max_tokens": 0}, {"max_tokens": 1}, {"logprobs": 0}, {"n": 2, "prompt": [PROMPT, "Two"], "stop": "="}):
+            body = {"prompt": PROMPT, "echo": True, "logprobs": 2, "seed": 3, "max_tokens": 8, **extra}
+            parts = s.stream("/v1/completions", **body)
+            for choice in s.complete(**body)["choices"]:
+                mine = [c for e in parts for c in e["choices"] if c["index"] == choice["index"]]
+                want("".join(c["text"] for c in mine) == choice["text"] and mine[-1]["finish_reason"] == choice["finish_reason"], "%r streamed, %r whole" % (mine, choice))
+                for field, values in choice["logprobs"].items():
+                    streamed = [x for c in mine if c["logprobs"] for x in c["logprobs"][field] or []]
+                    want(streamed == (values or []), "%r: %s: %r streamed, %r whole" % (extra, field, streamed, values))
+        long = s.stream("/v1/completions", prompt=PROMPT, echo=True, logprobs=1, max_tokens=64, ignore_eos=True)
+        want(long[0]["choices"][0]["text"] == PROMPT and len(long) > 8, "the prompt comes first, and not with the end: %r" % long[0])
 
 
 def short_beside_long(folder):
@@ -287,7 +298,7 @@ REFUSED = [
     ({"max_tokens": 10 ** 9}, "max_tokens"), ({"min_tokens": 30}, "min_tokens"), ({"stop": [""]}, "stop"), ({"stop": 5}, "stop"),
     ({"seed": 0.5}, "seed"), ({"model": 7}, "model"), ({"stream": "yes"}, "stream"), ({"presence_penalty": 0.5}, "presence_penalty"),
     ({"logit_bias": {"5": 1}}, "logit_bias"), ({"echo": "yes"}, "echo"), ({"best_of": 3}, "best_of"), ({"logprobs": 21}, "logprobs"), ({"logprobs": True}, "logprobs"), ({"top_logprobs": 2}, "top_logprobs"),
-    ({"echo": True, "logprobs": 1, "stream": True}, "echo"), ({"n": 1024, "prompt": ["x"] * 5}, "n"),
+    ({"n": 1024, "prompt": ["x"] * 5}, "n"),
     ({"logprobs": 1.5}, "logprobs"), ({"max_token": 5}, "max_token"), ({"stop_token_ids": [3]}, "stop_token_ids"), ({"bad_words": ["x"]}, "bad_words"),
     ({"guided_json": {}}, "guided_json"), ({"temperature": 1e-44}, "temperature"), ({"response_format": {"type": "json_object"}}, "response_format"), ({"prompt": PROMPT * 2000}, "prompt"),
 ]

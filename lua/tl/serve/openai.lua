@@ -192,7 +192,6 @@ local function what_else(r, body)
     r.logprobs, r.n_top, r.echo = r.n_top ~= nil, r.n_top or 0, flag(body, "echo")
     local top = given(body, "top_logprobs")
     if top ~= nil and top ~= 0 then openai.refuse(400, "top_logprobs", "top_logprobs is a field of /v1/chat/completions; here \"logprobs\": %s says it", shown(top)) end
-    if r.echo and r.stream and r.logprobs then openai.refuse(400, "echo", "echo with logprobs is not supported in a stream") end
   end
   r.settings.n_top, r.settings.prompt_logprobs = r.n_top, r.echo and r.logprobs
 end
