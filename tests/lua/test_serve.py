@@ -183,6 +183,7 @@ def streams(folder):
                 want(status == 200, "%r" % whole)
                 events = s.stream("/v1/chat/completions", stream_options={"include_usage": True}, **body)
                 want(events[-1]["choices"] == [] and events[-1]["usage"] == whole["usage"], "usage %r, %r" % (events[-1], whole["usage"]))
+                want(all(e["usage"] is None for e in events[:-1]), "a part before the last has %r" % events[0])
                 for choice in whole["choices"]:
                     parts = [c for e in events for c in e["choices"] if c["index"] == choice["index"]]
                     text = "".join(c["delta"].get("content", "") for c in parts)
@@ -295,12 +296,16 @@ REFUSED = [
     ("not JSON", None), ([1], None), ({}, "prompt"), ({"prompt": ""}, "prompt"), ({"prompt": []}, "prompt"), ({"prompt": [[]]}, "prompt"),
     ({"prompt": [1, 10 ** 6]}, "prompt"), ({"prompt": [[1.5]]}, "prompt"), ({"prompt": {"a": 1}}, "prompt"), ({"temperature": -1}, "temperature"),
     ({"temperature": "hot"}, "temperature"), ({"top_p": 2}, "top_p"), ({"n": 0}, "n"), ({"n": 1.5}, "n"), ({"max_tokens": 0}, "max_tokens"), ({"max_tokens": -1, "echo": True}, "max_tokens"),
-    ({"max_tokens": 10 ** 9}, "max_tokens"), ({"min_tokens": 30}, "min_tokens"), ({"stop": [""]}, "stop"), ({"stop": 5}, "stop"),
+    ({"max_tokens": 10 ** 9}, "max_tokens"), ({"min_tokens": 30}, "min_tokens"), ({"stop": [""]}, "stop"), ({"stop": 5}, "stop"), ({"stop": {"a": 1}}, "stop"), ({"stop": [None]}, "stop"),
     ({"seed": 0.5}, "seed"), ({"model": 7}, "model"), ({"stream": "yes"}, "stream"), ({"presence_penalty": 0.5}, "presence_penalty"),
     ({"logit_bias": {"5": 1}}, "logit_bias"), ({"echo": "yes"}, "echo"), ({"best_of": 3}, "best_of"), ({"logprobs": 21}, "logprobs"), ({"logprobs": True}, "logprobs"), ({"top_logprobs": 2}, "top_logprobs"),
     ({"n": 1024, "prompt": ["x"] * 5}, "n"),
     ({"logprobs": 1.5}, "logprobs"), ({"max_token": 5}, "max_token"), ({"stop_token_ids": [3]}, "stop_token_ids"), ({"bad_words": ["x"]}, "bad_words"),
-    ({"guided_json": {}}, "guided_json"), ({"temperature": 1e-44}, "temperature"), ({"response_format": {"type": "json_object"}}, "response_format"), ({"prompt": PROMPT * 2000}, "prompt"),
+    ({"guided_json": {}}, "guided_json"), ({"max_completion_tokens": 4}, "max_completion_tokens"), ({"messages": []}, "messages"),
+    ({"stream_options": {"include_usage": True}}, "stream_options"), ({"stream": True, "stream_options": {"include_usag": True}}, "stream_options"),
+    ({"stream": True, "stream_options": "yes"}, "stream_options"), ({"stream": True, "stream_options": []}, "stream_options"),
+    ({"stream": True, "stream_options": {"include_usage": 1}}, "include_usage"), ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, "stream_options"),
+    ({"temperature": 1e-44}, "temperature"), ({"response_format": {"type": "json_object"}}, "response_format"), ({"prompt": PROMPT * 2000}, "prompt"),
 ]
 REFUSED_CHATS = [
     ({}, "messages"), ({"messages": []}, "messages"), ({"messages": ["x"]}, "messages[0]"), ({"messages": [{"content": "x"}]}, "messages[0]"),
@@ -308,6 +313,7 @@ REFUSED_CHATS = [
     ({"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function"}]}, "tools"),
     ({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2}, "top_logprobs"), ({"messages": [{"role": "user", "content": "x"}], "echo": True}, "echo"),
     ({"messages": [{"role": "user", "content": "x"}], "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"messages": [{"role": "user", "content": "x"}], "add_generation_prompt": "no"}, "add_generation_prompt"), ({"messages": [{"role": "user", "content": "x"}], "prompt": "x"}, "prompt"),
 ]
 
 
@@ -332,7 +338,7 @@ def refuses(folder):
             pass
         want(s.memory() - before < 16 << 20, "a body that is too large is kept")
         c.close()
-        fine = {"user": "me", "metadata": {}, "presence_penalty": 0, "tools": [], "response_format": {"type": "text"}, "top_k": -1, "seed": -3, "stop": None}
+        fine = {"user": "me", "metadata": {}, "presence_penalty": 0, "tools": [], "response_format": {"type": "text"}, "top_k": -1, "seed": -3, "stop": None, "stream_options": None, "messages": None}
         want(s.complete(ignore_eos=True, **fine)["choices"][0]["text"] != "", "harmless fields")
         want(s.metric("requests_refused_total") > 30 and s.metric("completions_pending") == 0, s.ask("GET", "/metrics")[1])
 

@@ -31,15 +31,17 @@ local function given(body, name)
   return v
 end
 
-local function shown(v) return type(v) == "table" and "a list or an object" or json.encode(v) end
+local function shown(v) return type(v) == "table" and v ~= json.null and "a list or an object" or json.encode(v) end
+
+local function is_list(v) return type(v) == "table" and (getmetatable(v) or {}).__array end
 
 local function number(body, name, o)
   local v = given(body, name)
   if v == nil then return o.default end
   local ok = type(v) == "number" and v == v and (not o.integer or v % 1 == 0) and (not o.min or v >= o.min) and (not o.max or v <= o.max)
   if not ok then
-    openai.refuse(400, name, "%s is %s; wanted %s%s%s", name, shown(v), o.integer and "a whole number" or "a number", o.min and (" from %.15g"):format(o.min) or "",
-      o.max and (" to %.15g"):format(o.max) or "")
+    openai.refuse(400, name, "%s is %s; wanted %s%s%s", name, shown(v), o.integer and "a whole number" or "a number", o.min and (" from %.16g"):format(o.min) or "",
+      o.max and (" to %.16g"):format(o.max) or "")
   end
   return v
 end
@@ -53,8 +55,8 @@ end
 local function words(body, name, most)
   local v = given(body, name)
   if v == nil then return {} end
-  if type(v) == "string" then v = { v } end
-  if type(v) ~= "table" then openai.refuse(400, name, "%s is %s; wanted a string or a list of strings", name, shown(v)) end
+  if type(v) == "string" then v = json.array { v } end
+  if not is_list(v) then openai.refuse(400, name, "%s is %s; wanted a string or a list of strings", name, shown(v)) end
   local list = {}
   for i, s in ipairs(v) do
     if type(s) ~= "string" or s == "" then openai.refuse(400, name, "%s[%d] is %s; wanted a string with something in it", name, i - 1, shown(s)) end
@@ -78,7 +80,7 @@ local NOT_DONE = {
 local KNOWN = {}
 for name in ([[model prompt messages n max_tokens max_completion_tokens temperature top_p top_k min_p min_tokens seed stop ignore_eos stream stream_options logprobs
   top_logprobs echo add_generation_prompt chat_template_kwargs response_format modalities
-  user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention parallel_tool_calls priority request_id cache_salt verbosity
+  user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_options prompt_cache_retention parallel_tool_calls priority request_id cache_salt verbosity
   spaces_between_special_tokens]]):gmatch "%S+" do KNOWN[#KNOWN + 1], KNOWN[name] = name, true end
 
 local function refuse_others(body)
@@ -147,7 +149,7 @@ local function chat_ids(tokenizer, body)
   local more = given(body, "chat_template_kwargs")
   if more ~= nil and type(more) ~= "table" then openai.refuse(400, "chat_template_kwargs", "chat_template_kwargs is %s; wanted an object", shown(more)) end
   for k, v in pairs(more or {}) do o[k] = v end
-  o.add_generation_prompt = given(body, "add_generation_prompt") ~= false
+  o.add_generation_prompt = given(body, "add_generation_prompt") == nil or flag(body, "add_generation_prompt")
   local ok, text = pcall(tokenizer.chat, tokenizer, list, o)
   if not ok then openai.refuse(400, "messages", "%s", (tostring(text):gsub("^%S+%.lua:%d+: ", ""))) end
   return tokenizer:encode(text, { parse_special = true })
@@ -180,6 +182,28 @@ end
 
 -- ---- a request
 
+-- fields of the other path, which would be passed over here
+local function not_here(body, kind)
+  for name, instead in pairs(kind == "chat" and { prompt = "messages" } or { messages = "prompt", max_completion_tokens = "max_tokens" }) do
+    if given(body, name) ~= nil then
+      openai.refuse(400, name, "%s is a field of /v1/%s; here it is %s", name, kind == "chat" and "completions" or "chat/completions", instead)
+    end
+  end
+end
+
+-- whether a stream ends with the usage
+local function wants_usage(body, streams)
+  local o = given(body, "stream_options")
+  if o == nil then return false end
+  if type(o) ~= "table" or is_list(o) then openai.refuse(400, "stream_options", "stream_options is %s; wanted an object", is_list(o) and "a list" or shown(o)) end
+  if not streams then openai.refuse(400, "stream_options", "stream_options wants \"stream\": true beside it") end
+  for name in pairs(o) do
+    local known = name == "include_usage" or name == "include_obfuscation" or name == "continuous_usage_stats" and not flag(o, name)
+    if not known then openai.refuse(400, "stream_options", "stream_options.%s is not supported; there is include_usage", name) end
+  end
+  return flag(o, "include_usage")
+end
+
 -- the logprobs that are wanted: none, of the tokens, or with the likeliest n_top in their places; what a request is to give back of its prompt
 local function what_else(r, body)
   if r.kind == "chat" then
@@ -202,13 +226,13 @@ end
 function openai.request(kind, text, o)
   local body, why = json.parse(text)
   if body == nil then openai.refuse(400, nil, "the body is %s", why) end
-  if type(body) ~= "table" or (getmetatable(body) or {}).__array then openai.refuse(400, nil, "the body is no JSON object") end
+  if type(body) ~= "table" or is_list(body) then openai.refuse(400, nil, "the body is no JSON object") end
   refuse_others(body)
   local r = { kind = kind, model = given(body, "model"), n = number(body, "n", { integer = true, min = 1, max = 1024, default = 1 }), stream = flag(body, "stream"),
     settings = settings(body) }
   if r.model ~= nil and type(r.model) ~= "string" then openai.refuse(400, "model", "model is %s; wanted a name", shown(r.model)) end
-  local options = given(body, "stream_options")
-  r.usage = type(options) == "table" and options.include_usage == true
+  r.usage = wants_usage(body, r.stream)
+  not_here(body, kind)
   what_else(r, body)
   if kind == "chat" then r.prompts = { chat_ids(o.tokenizer, body) }
   else r.prompts, r.texts = text_prompts(o.tokenizer, body, o.vocab, r.echo) end
@@ -332,7 +356,7 @@ function openai.part(r, a, index, text, finish, tokens, tokenizer)
   if r.kind == "chat" then one.delta = text and json.object({ content = text }, { "content" }) or json.object({ role = "assistant", content = "" }, { "role", "content" })
   else one.text = text or "" end
   return json.encode(json.object({ id = a.id, object = r.kind == "chat" and "chat.completion.chunk" or "text_completion", created = a.created, model = a.model,
-    choices = json.array { one } }, ORDER))
+    choices = json.array { one }, usage = r.usage and json.null or nil }, ORDER))
 end
 
 --- The last part, where the usage was asked for.
