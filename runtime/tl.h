@@ -39,6 +39,7 @@ const char *tl_build_info(void);     // compiler, libraries and their versions, 
 void tl_interrupt(void);             // async-signal-safe: long calls return TL_E_INTERRUPTED at their next safe point
 bool tl_interrupted(void);           // reads the flag
 void tl_interrupt_clear(void);
+void tl_interrupt_on_term(void);     // SIGTERM calls tl_interrupt(), once: the next one ends the process
 void tl_set_threads(int n);          // threads for kernels; 0: a core each, of those that affinity and control groups leave to this process
 int tl_threads(void);
 double tl_seconds(void);             // monotonic clock, seconds
@@ -180,7 +181,7 @@ bool tl_http_server_push(tl_http_server *s, int64_t id, const char *type, const 
 void tl_http_server_end(tl_http_server *s, int64_t id);
 bool tl_http_server_gone(tl_http_server *s,
                          int64_t id);  // the client of a request that was taken has left; one that only sends no more (shutdown) has not
-void tl_http_server_stop(tl_http_server *s);
+void tl_http_server_stop(tl_http_server *s);  // waits up to a second until what was answered is sent
 
 // What a download has to be, and how it is shown; 0 or NULL: not known, not wanted.
 typedef struct tl_download_options {

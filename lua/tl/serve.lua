@@ -223,6 +223,19 @@ local function done(self, a, c)
   if a.left == 0 then complete(self, a) end
 end
 
+-- Says why an answer does not come, or ends here.
+local function give_up(self, a, why)
+  self.refused = self.refused + 1
+  local answer = openai.error(503, why)
+  if a.request.stream then
+    self.http:event(a.http, json.encode(answer))
+    self.http:finish(a.http)
+  else
+    self.http:answer(a.http, 503, answer)
+  end
+  forget(self, a)
+end
+
 -- A sampler for which there is no memory left (on a device a group's keys and values take their room with its first request): what it has to
 -- answer is refused, and the others go on.
 local function refuse_all(self, g, why)
@@ -231,15 +244,7 @@ local function refuse_all(self, g, why)
     local a = self.live[i]
     if a.group == g then
       for request in pairs(a.of) do g.sampler:cancel(request) end
-      self.refused = self.refused + 1
-      local answer = openai.error(503, why)
-      if a.request.stream then
-        self.http:event(a.http, json.encode(answer))
-        self.http:finish(a.http)
-      else
-        self.http:answer(a.http, 503, answer)
-      end
-      forget(self, a)
+      give_up(self, a, why)
     end
   end
 end
@@ -286,15 +291,18 @@ local function rounds(self)
   debug.sethook()  -- the interruption that is seen here is not to be raised once more behind the pcall
 end
 
---- Serves until the process is interrupted. What is being answered then ends where it is.
-function Server:run()
+--- Serves until the process is interrupted (term: or gets a SIGTERM). What is being answered then ends where it is, with an error.
+function Server:run(term)
+  if term then C.tl_interrupt_on_term() end
   local ok, e = pcall(rounds, self)
   if not ok and not C.tl_interrupted() then error(e, 0) end
   self:stop()
 end
 
 function Server:stop()
-  if self.http then self.http:stop() end
+  if not self.http then return end
+  for i = #self.live, 1, -1 do give_up(self, self.live[i], "the server is stopping") end
+  self.http:stop()
   self.http = nil
 end
 

@@ -46,6 +46,11 @@ _Noreturn void tl_assert_failed(const char *cond, const char *file, int line) {
 static volatile sig_atomic_t interrupt_flag;
 void tl_interrupt(void) { interrupt_flag = 1; }
 bool tl_interrupted(void) { return interrupt_flag != 0; }
+static void on_term(int sig) {
+  (void)sig;
+  tl_interrupt();
+}
+void tl_interrupt_on_term(void) { sigaction(SIGTERM, &(struct sigaction){.sa_handler = on_term, .sa_flags = (int)SA_RESETHAND}, NULL); }
 void tl_interrupt_clear(void) { interrupt_flag = 0; }
 
 const char *tl_version(void) { return TL_VERSION; }

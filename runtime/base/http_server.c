@@ -109,7 +109,8 @@ static ssize_t next_part(void *context, uint64_t at, char *buffer, size_t room) 
     memcpy(buffer, e->out.p, (size_t)n);
     memmove(e->out.p, e->out.p + n, e->out.n - (size_t)n);
     e->out.n -= (size_t)n;
-  } else if (e->ended || s->stopping) n = MHD_CONTENT_READER_END_OF_STREAM;
+  } else if (e->ended) n = MHD_CONTENT_READER_END_OF_STREAM;
+  else if (s->stopping) n = MHD_CONTENT_READER_END_WITH_ERROR;  // half of an answer does not pass for one
   else sleep_until_woken(e);
   pthread_mutex_unlock(&s->lock);
   return n;
@@ -196,6 +197,7 @@ static void on_completed(void *context, struct MHD_Connection *c, void **state, 
   if (e->whole && !e->held && !e->answered) s->waiting--;
   *state = NULL;
   drop(s, e);
+  if (s->stopping) pthread_cond_signal(&s->come);
   pthread_mutex_unlock(&s->lock);
 }
 
@@ -225,11 +227,15 @@ tl_status tl_http_server_start(const char *host, int port, const tl_http_server_
   return TL_OK;
 }
 
+static struct timespec in_seconds(double seconds) {
+  struct timespec t;
+  clock_gettime(CLOCK_REALTIME, &t);
+  int64_t ns = t.tv_nsec + (int64_t)(seconds * 1e9);
+  return (struct timespec){.tv_sec = t.tv_sec + ns / 1000000000, .tv_nsec = ns % 1000000000};
+}
+
 bool tl_http_server_take(tl_http_server *s, double seconds, tl_http_request *out) {
-  struct timespec until;
-  clock_gettime(CLOCK_REALTIME, &until);
-  int64_t ns = until.tv_nsec + (int64_t)(seconds * 1e9);
-  until.tv_sec += ns / 1000000000, until.tv_nsec = ns % 1000000000;
+  struct timespec until = in_seconds(seconds);
   pthread_mutex_lock(&s->lock);
   while (!s->waiting && seconds > 0 && pthread_cond_timedwait(&s->come, &s->lock, &until) == 0) {}
   exchange *oldest = NULL;
@@ -322,11 +328,20 @@ bool tl_http_server_gone(tl_http_server *s, int64_t id) {
   return gone;
 }
 
+static bool has_something_to_send(const tl_http_server *s) {
+  for (const exchange *e = s->first; e; e = e->next)
+    if (e->connection && e->whole) return true;
+  return false;
+}
+
 void tl_http_server_stop(tl_http_server *s) {
   if (!s) return;
+  struct timespec until = in_seconds(1);
   pthread_mutex_lock(&s->lock);
   s->stopping = true;
   for (exchange *e = s->first; e; e = e->next) wake(e);
+  while (has_something_to_send(s) && pthread_cond_timedwait(&s->come, &s->lock, &until) == 0) {
+  }
   pthread_mutex_unlock(&s->lock);
   if (s->daemon) MHD_stop_daemon(s->daemon);
   while (s->first) {

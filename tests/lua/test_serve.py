@@ -94,8 +94,8 @@ class Server:
     def metric(self, name):
         return float(re.search(r"^tlrun_%s (\S+)$" % name, self.ask("GET", "/metrics")[1], re.M).group(1))
 
-    def stop(self):
-        self.process.send_signal(signal.SIGINT)
+    def stop(self, by=signal.SIGINT):
+        self.process.send_signal(by)
         code = self.process.wait(20)
         self.log = self.process.stderr.read()
         self.process.stdout.close()
@@ -417,6 +417,23 @@ def clients_that_send_no_more(folder):
         want(s.metric("requests_cancelled_total") == 0, "taken for clients that left")
 
 
+def tells_when_it_stops(folder):
+    """... half an answer must not look like a whole one"""
+    for by in (signal.SIGINT, signal.SIGTERM):
+        s = Server()
+        body = {"prompt": PROMPT, "max_tokens": 450, "ignore_eos": True, "n": 256}
+        streamed, whole = s.connect({**body, "stream": True}), s.connect(body)
+        s.connect_raw("GET /health")  # is sending its request
+        parts = streamed.getresponse()
+        first = parts.read1(64)
+        code = s.stop(by)
+        want(code == 0, "%s: exit code %d: %s" % (by, code, s.log))
+        rest = parts.read().decode()
+        want(first and rest.count("the server is stopping") == 1 and "[DONE]" not in rest, "%s: a stream ends with %r" % (by, rest[-300:]))
+        r = whole.getresponse()
+        want(r.status == 503 and "the server is stopping" in r.read().decode(), "%s: status %d" % (by, r.status))
+
+
 def notices_changes(folder):
     aside = os.path.join(folder, "aside")
     served = os.path.join(folder, "served")
@@ -496,6 +513,7 @@ test("requests for which there is no memory are refused, and the server goes on"
 test("a server with a key wants it", asks_for_the_key)
 test("what a client left is not computed on", clients_that_leave)
 test("a client that only ends its sending gets its answer", clients_that_send_no_more)
+test("who is being answered when the server stops is told", tells_when_it_stops)
 test("adapters that come, change or go are noticed while others are decoded", notices_changes)
 test("with a public key, only what it signed is served", signed_only)
 test("a server that cannot start says why", bad_starts)

@@ -52,7 +52,7 @@ function command.run(p)
   end
   io.stderr:write((tostring(server):gsub("; :run%(%) answers$", " (Ctrl-C ends)")), "\n")
   io.stderr:flush()
-  server:run()
+  server:run(true)
   return 0
 end
 
