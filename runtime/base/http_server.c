@@ -20,10 +20,11 @@ typedef struct exchange {
   struct MHD_Connection *connection;  // NULL: it is gone
   int64_t id;
   char *method, *path;
-  tl_str body, out;                   // out: what was pushed and not sent yet
-  bool whole, held, asleep;           // the body has come; the program has it; the connection waits
-  bool takes_interim, asked;          // answers may be preceded by 1xx (HTTP/1.1); a client that sends no more was asked if it is there
-  bool answered, streams, ended;      // the status is known; what follows comes in parts; the last part has been pushed
+  tl_str body, out;                    // out: what was pushed; the first `sent` bytes of it are on their way
+  size_t sent;
+  bool whole, held, asleep;            // the body has come; the program has it; the connection waits
+  bool takes_interim, asked;           // answers may be preceded by 1xx (HTTP/1.1); a client that sends no more was asked if it is there
+  bool answered, streams, ended, cut;  // the status is known; what follows comes in parts; the last part has been pushed; it never will be
   unsigned status;
   char type[64];
   struct exchange *next;
@@ -41,6 +42,8 @@ struct tl_http_server {
   size_t most_body;
   int most_waiting;
 };
+
+enum { MOST_UNSENT = 64 << 20 };  // bytes of an answer in parts that its client has not taken
 
 static void drop(tl_http_server *s, exchange *e) {
   if (e->connection || e->held) return;
@@ -104,12 +107,17 @@ static ssize_t next_part(void *context, uint64_t at, char *buffer, size_t room) 
   exchange *e = context;
   tl_http_server *s = e->server;
   pthread_mutex_lock(&s->lock);
-  ssize_t n = (ssize_t)(e->out.n < room ? e->out.n : room);
+  size_t left = e->out.n - e->sent;
+  ssize_t n = (ssize_t)(left < room ? left : room);
   if (n) {
-    memcpy(buffer, e->out.p, (size_t)n);
-    memmove(e->out.p, e->out.p + n, e->out.n - (size_t)n);
-    e->out.n -= (size_t)n;
-  } else if (e->ended) n = MHD_CONTENT_READER_END_OF_STREAM;
+    memcpy(buffer, e->out.p + e->sent, (size_t)n);
+    e->sent += (size_t)n;
+    if (e->sent >= e->out.n / 2) {  // not after every part: that would be quadratic
+      memmove(e->out.p, e->out.p + e->sent, e->out.n -= e->sent);
+      e->sent = 0;
+    }
+  } else if (e->cut) n = MHD_CONTENT_READER_END_WITH_ERROR;
+  else if (e->ended) n = MHD_CONTENT_READER_END_OF_STREAM;
   else if (s->stopping) n = MHD_CONTENT_READER_END_WITH_ERROR;  // half of an answer does not pass for one
   else sleep_until_woken(e);
   pthread_mutex_unlock(&s->lock);
@@ -279,8 +287,12 @@ void tl_http_server_answer(tl_http_server *s, int64_t id, int status, const char
 bool tl_http_server_push(tl_http_server *s, int64_t id, const char *type, const char *data, size_t n) {
   pthread_mutex_lock(&s->lock);
   exchange *e = held(s, id);
-  bool there = e && e->connection;
-  if (there) {
+  bool there = e && e->connection && !e->cut;
+  if (there && e->out.n - e->sent > MOST_UNSENT) {
+    tl_str_free(&e->out);
+    e->sent = 0, e->cut = true, there = false;
+    wake(e);
+  } else if (there) {
     if (!e->answered) begin_answer(e, MHD_HTTP_OK, type), e->streams = true;
     tl_str_add(&e->out, data, n);
     wake(e);

@@ -417,6 +417,47 @@ def clients_that_send_no_more(folder):
         want(s.metric("requests_cancelled_total") == 0, "taken for clients that left")
 
 
+PUSHES = """
+local http = require "tl.serve.http"
+local s = http.listen {}
+print(s.port)
+for turn = 1, 2 do
+  io.stdout:flush()
+  local q
+  repeat q = s:take(1) until q
+  local n = 0
+  while n < 200 and s:event(q.id, ("%06d"):format(n):rep(100000)) do n = n + 1 end
+  s:finish(q.id)
+  print(n)
+end
+io.stdout:flush()
+io.read()
+s:stop()
+"""
+
+
+def clients_that_read_slowly(folder):
+    p = subprocess.Popen([TLRUN, "-e", PUSHES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    ask = lambda: http.client.HTTPConnection("127.0.0.1", port, timeout=60)  # noqa: E731
+    port = int(p.stdout.readline())
+    c = ask()
+    c.request("GET", "/")  # reads nothing
+    n = int(p.stdout.readline())
+    want(100 < n < 130, "%d parts of 600,000 bytes are kept for who reads none" % n)
+    try:
+        want(not c.getresponse().read(), "it was cut off, and reads like a whole one")
+    except (http.client.IncompleteRead, ConnectionError):
+        pass
+    whole = b"".join(b"data: %s\n\n" % (b"%06d" % i * 100000) for i in range(100))
+    c = ask()
+    c.request("GET", "/")
+    r = c.getresponse()
+    want(r.read(len(whole)) == whole, "other bytes than were pushed")
+    r.close()
+    c.close()
+    p.communicate("\n")
+
+
 def tells_when_it_stops(folder):
     """... half an answer must not look like a whole one"""
     for by in (signal.SIGINT, signal.SIGTERM):
@@ -513,6 +554,7 @@ test("requests for which there is no memory are refused, and the server goes on"
 test("a server with a key wants it", asks_for_the_key)
 test("what a client left is not computed on", clients_that_leave)
 test("a client that only ends its sending gets its answer", clients_that_send_no_more)
+test("a client that reads slowly gets all of it, one that does not is cut off", clients_that_read_slowly)
 test("who is being answered when the server stops is told", tells_when_it_stops)
 test("adapters that come, change or go are noticed while others are decoded", notices_changes)
 test("with a public key, only what it signed is served", signed_only)
