@@ -117,6 +117,8 @@ def adapters_by_name(folder):
     make_adapters(served, aside)
     with open(served + "/broken.tla", "w") as f:
         f.write("this is no adapter")
+    shutil.copy(served + "/one.tla", served + "/%s.tla" % MODEL)  # the name means the base
+    shutil.copy(served + "/one.tla", served + "/.one.tla")
     with Server("--adapters", served, "--adapter", "extra=" + aside + "/later.tla") as s:
         status, doc = s.ask("GET", "/v1/models")
         names = [m["id"] for m in doc["data"]]
@@ -142,6 +144,7 @@ def adapters_by_name(folder):
         status, doc = s.ask("POST", "/v1/completions", {"model": "gone", "prompt": "x"})
         want(status == 404 and "'gone' does not exist" in doc["error"]["message"], "%r" % doc)
     want(s.log.count("adapter broken is left out") == 1, "stderr: %r" % s.log)
+    want("adapter %s is left out" % MODEL in s.log and "--name" in s.log and s.log.count("left out") == 2, "stderr: %r" % s.log)
 
 
 def same_under_load(folder):
@@ -503,6 +506,15 @@ def notices_changes(folder):
             for name in ("lora", "lora.tla"):
                 shutil.move(aside + "/" + name, served + "/" + name)
             want(s.complete(model="lora", **ask)["choices"][0]["text"], "a LoRA that came back")
+        shutil.copy(served + "/lora/adapter_config.json", aside + "/config")
+        shutil.move(served + "/lora.tla", aside + "/lora.tla")
+        with open(served + "/lora/adapter_config.json", "w") as f:
+            f.write('{"peft_type": "PREFIX"}')
+        status, doc = s.ask("POST", "/v1/completions", {"model": "lora", "prompt": "x"})
+        want(status == 404 and "PREFIX" in doc["error"]["message"], "a config that changed alone: %r" % doc)
+        shutil.copy(aside + "/config", served + "/lora/adapter_config.json")
+        want(s.complete(model="lora", **ask)["choices"][0]["text"], "a LoRA whose config is as it was")
+        shutil.move(aside + "/lora.tla", served + "/lora.tla")
         want(s.complete(**ask)["choices"][0]["text"], "the base")
         os.remove(served + "/later.tla")
         want(s.ask("POST", "/v1/completions", {"model": "later", "prompt": "x"})[0] == 404, "an adapter that went is served")

@@ -32,7 +32,7 @@ local function in_folder(folder, found)
   local names, why = fs.list(folder)
   if not names then return why end
   for _, file in ipairs(names) do
-    local path, name = folder .. "/" .. file, file:match "^(.+)%.tla$"
+    local path, name = folder .. "/" .. file, file:match "^([^.].*)%.tla$"
     if name and fs.kind(path) == "file" then
       found[name] = path
     elseif fs.kind(path) == "folder" and not found[file] and fs.kind(path .. ".tla") ~= "file" and adapters.find(path) then
@@ -45,7 +45,8 @@ end
 local function stamp_of(path)
   local found, kind = adapters.find(path)
   if not found then return "" end
-  return fs.stamp(kind == "compact" and found or found .. "/adapter_model.safetensors")
+  if kind == "compact" then return fs.stamp(found) end
+  return fs.stamp(found .. "/adapter_config.json") .. " " .. fs.stamp(found .. "/adapter_model.safetensors")
 end
 
 -- ---- the samplers
@@ -134,7 +135,8 @@ local function basis_of(self)
   end
 end
 
-local function load(self, path)
+local function load(self, name, path)
+  if name == self.o.base then error(("%s: '%s' is the base's name in requests; --name gives the base another"):format(path, name), 0) end
   if self.o.key then
     local found, kind = adapters.find(path)
     if kind ~= "compact" then error(("%s: only compact files can be signed (--key)"):format(found or path), 0) end
@@ -178,7 +180,7 @@ function Shelf:scan()
     local lost = e and stamp == "" and self.gone[path:match "^(.*)/"]  -- with its folder
     if not lost and (not e or e.stamp ~= stamp or e.path ~= path) then
       self.entries[name], self.broken[name] = nil, nil
-      local ok, a = pcall(load, self, path)
+      local ok, a = pcall(load, self, name, path)
       if ok then
         local g, member = place(self, a)
         self.entries[name] = { name = name, path = path, stamp = stamp, group = g, member = member, adapter = a, since = os.time() }
