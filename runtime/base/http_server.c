@@ -13,6 +13,7 @@
 #include <openssl/crypto.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 typedef struct exchange {
@@ -209,6 +210,19 @@ static void on_completed(void *context, struct MHD_Connection *c, void **state, 
   pthread_mutex_unlock(&s->lock);
 }
 
+// How many connections there may be: what the system lets this process open (often 1024 until it asks for more), but for some files that the
+// program opens meanwhile. Those beyond wait in the kernel until others end.
+static unsigned most_connections(void) {
+  enum { MOST = 4096, FILES = 64 };
+  struct rlimit r;
+  if (getrlimit(RLIMIT_NOFILE, &r)) return MOST / 8;
+  if (r.rlim_cur < MOST + FILES && r.rlim_cur < r.rlim_max) {
+    struct rlimit more = {.rlim_cur = r.rlim_max < MOST + FILES ? r.rlim_max : MOST + FILES, .rlim_max = r.rlim_max};
+    if (!setrlimit(RLIMIT_NOFILE, &more)) r = more;
+  }
+  return r.rlim_cur >= MOST + FILES ? MOST : r.rlim_cur > FILES + FILES ? (unsigned)r.rlim_cur - FILES : FILES;
+}
+
 tl_status tl_http_server_start(const char *host, int port, const tl_http_server_options *o, tl_http_server **out, int *port_used) {
   *out = NULL;
   struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
@@ -222,9 +236,9 @@ tl_status tl_http_server_start(const char *host, int port, const tl_http_server_
   s->key = o && o->key && *o->key ? strdup(o->key) : NULL;
   s->most_body = o && o->most_body > 0 ? (size_t)o->most_body : (size_t)16 << 20;
   s->most_waiting = o && o->most_waiting > 0 ? o->most_waiting : 1024;
-  s->daemon = MHD_start_daemon(MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD | MHD_ALLOW_SUSPEND_RESUME, (uint16_t)port, NULL, NULL, on_request, s,
-                               MHD_OPTION_SOCK_ADDR, &at, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_CONNECTION_TIMEOUT, 60u,
-                               MHD_OPTION_CONNECTION_LIMIT, 4096u, MHD_OPTION_END);
+  s->daemon = MHD_start_daemon(MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD | MHD_ALLOW_SUSPEND_RESUME, (uint16_t)port, NULL, NULL,
+                               on_request, s, MHD_OPTION_SOCK_ADDR, &at, MHD_OPTION_NOTIFY_COMPLETED, on_completed, s,
+                               MHD_OPTION_CONNECTION_TIMEOUT, 60u, MHD_OPTION_CONNECTION_LIMIT, most_connections(), MHD_OPTION_END);
   if (!s->daemon) {
     tl_http_server_stop(s);
     return tl_fail(TL_E_IO, "cannot serve on %s:%d: is the port taken?", host, port);

@@ -534,6 +534,27 @@ def notices_changes(folder):
     want(alone == beside, "what was being decoded changed when adapters came")
 
 
+def more_connections_than_files(folder):
+    served, aside = folder + "/served", folder + "/aside"
+    os.makedirs(served), os.makedirs(aside)
+    make_adapters(served, aside)
+    few = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 160))  # noqa: E731
+    with Server("--adapters", served, preexec_fn=few) as s:
+        idle = [http.client.HTTPConnection("127.0.0.1", s.port, timeout=60) for _ in range(200)]
+        for c in idle:
+            c.connect()
+        for i, c in enumerate(idle[:80]):
+            c.request("GET", "/v1/models")
+            want(c.getresponse().read().count(b'"id"') == 5, "connection %d" % i)
+        shutil.copy(aside + "/later.tla", served + "/later.tla")
+        idle[0].request("POST", "/v1/completions", json.dumps({"model": "later", "prompt": "x"}))
+        r = idle[0].getresponse()
+        want(r.status == 200, "no file is left for an adapter: %r" % r.read())
+        for c in idle:
+            c.close()
+        want(s.ask("GET", "/health")[0] == 200, "the server has no connection left")
+
+
 def signed_only(folder):
     make_adapters(folder, folder)
     key = os.path.join(folder, "key")
@@ -569,6 +590,7 @@ test("a client that only ends its sending gets its answer", clients_that_send_no
 test("a client that reads slowly gets all of it, one that does not is cut off", clients_that_read_slowly)
 test("who is being answered when the server stops is told", tells_when_it_stops)
 test("adapters that come, change or go are noticed while others are decoded", notices_changes)
+test("connections leave files for adapters", more_connections_than_files)
 test("with a public key, only what it signed is served", signed_only)
 test("a server that cannot start says why", bad_starts)
 done()
