@@ -21,6 +21,12 @@ Server.__index = Server
 
 local MOST_LIVE = 4096  -- requests that are being answered or wait for their turn
 
+local function longest_token(tokenizer, vocab)
+  local n = 1
+  for id = 0, vocab - 1 do n = math.max(n, #(tokenizer:bytes(id) or "")) end
+  return n
+end
+
 --- Starts listening. o: model; folders, named, key, force (serve/adapters.lua); name (of the base; the model's own), host ("127.0.0.1"), port (0:
 --- one that is free; the server's `port` says which), token (that clients must give), context (the model's), new_tokens (1024: of an answer
 --- whose request names no number), max_sequences (64, decoded at once), prefill_per_step (128: tokens of prompts between two decode steps),
@@ -33,6 +39,7 @@ local function start(o)
   local s = setmetatable({ o = o, model = o.model, tokenizer = tokenizer, base = o.name or o.model.name, began = os.time(), live = {}, asked = 0, served = 0, refused = 0,
     cancelled = 0, prompt_tokens = 0, new_tokens = 0, steps = 0 }, Server)
   local most = o.model.max_positions > 0 and o.model.max_positions or 2 ^ 30
+  s.longest_token = longest_token(tokenizer, o.model.vocab)
   s.context = math.min(o.context and o.context > 0 and o.context or most, most)
   s.adapters = shelf.new { model = o.model, decoder = o.int8 and o.model:quantize() or o.model, base = s.base, folders = o.folders, named = o.named, key = o.key, force = o.force,
     sampler = { max_sequences = o.max_sequences, memory = o.memory or 2 ^ 30, whole_cache = true, prefix_cache = o.prefix_cache ~= false, prefill_per_step = o.prefill_per_step or 128 } }
@@ -126,7 +133,8 @@ local function dispatch(self, q)
   if not post and not get then openai.refuse(404, nil, "there is no %s; there are /v1/chat/completions, /v1/completions, /v1/models, /health and /metrics", q.path) end
   if q.method ~= (post and "POST" or "GET") and not (get and q.method == "HEAD") then openai.refuse(405, nil, "%s wants %s", q.path, post and "POST" or "GET") end
   if get then return get(self, q, name) end
-  submit(self, q.id, openai.request(post, q.body, { tokenizer = self.tokenizer, vocab = self.model.vocab, context = self.context, new_tokens = self.o.new_tokens or 1024 }))
+  submit(self, q.id, openai.request(post, q.body, { tokenizer = self.tokenizer, vocab = self.model.vocab, longest_token = self.longest_token,
+    context = self.context, new_tokens = self.o.new_tokens or 1024 }))
 end
 
 -- one request; whatever goes wrong with it is its answer

@@ -308,7 +308,8 @@ REFUSED = [
     ({"stream_options": {"include_usage": True}}, "stream_options"), ({"stream": True, "stream_options": {"include_usag": True}}, "stream_options"),
     ({"stream": True, "stream_options": "yes"}, "stream_options"), ({"stream": True, "stream_options": []}, "stream_options"),
     ({"stream": True, "stream_options": {"include_usage": 1}}, "include_usage"), ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, "stream_options"),
-    ({"temperature": 1e-44}, "temperature"), ({"response_format": {"type": "json_object"}}, "response_format"), ({"prompt": PROMPT * 2000}, "prompt"),
+    ({"temperature": 1e-44}, "temperature"), ({"response_format": {"type": "json_object"}}, "response_format"), ({"prompt": PROMPT * 2000}, "prompt"), ({"prompt": [5] * 5000}, "prompt"),
+    ({"prompt": ["x"] * 4097}, "n"),
 ]
 REFUSED_CHATS = [
     ({}, "messages"), ({"messages": []}, "messages"), ({"messages": ["x"]}, "messages[0]"), ({"messages": [{"content": "x"}]}, "messages[0]"),
@@ -330,6 +331,9 @@ def refuses(folder):
         for method, path, code in (("GET", "/v1/completions", 405), ("POST", "/v1/models", 405), ("GET", "/", 404), ("DELETE", "/v1/models", 405)):
             status, doc = s.ask(method, path)
             want(status == code, "%s %s: %s %r" % (method, path, status, doc))
+        for body, word in (({"prompt": "x" * (1 << 20)}, "1048576 bytes"), ({"prompt": "%d " * 200 % tuple(range(200))}, " tokens;")):  # the first is not cut into tokens
+            message = s.ask("POST", "/v1/completions", body)[1]["error"]["message"]
+            want(word in message, message)
         want(s.ask("POST", "/v1/completions", "x" * (17 << 20))[0] == 413, "17 MiB are read")
         want(s.ask("GET", "/v1/models", headers={"Host": "evil.example"})[0] == 403, "another host's name is answered")
         c = s.connect_raw("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n" + "x" * 1000)

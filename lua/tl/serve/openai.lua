@@ -133,7 +133,20 @@ local function text_of(content, where)
   return table.concat(parts)
 end
 
-local function chat_ids(tokenizer, body)
+-- The ids of a text that the context can hold. One that is surely too long is not cut into tokens first: others wait for that.
+local function encode(o, text, how, param)
+  if #text > o.context * o.longest_token then
+    openai.refuse(400, param, "the prompt has %d bytes; the model's context has %d tokens, of %d bytes at most", #text, o.context, o.longest_token)
+  end
+  return o.tokenizer:encode(text, how)
+end
+
+local function fitting(o, ids, param)
+  if #ids >= o.context then openai.refuse(400, param, "the prompt has %d tokens; the model's context has %d, one of them for the answer", #ids, o.context) end
+  return ids
+end
+
+local function chat_ids(o, body)
   local messages = given(body, "messages")
   if type(messages) ~= "table" or #messages == 0 then openai.refuse(400, "messages", "messages is missing or empty; wanted a list of {\"role\": ..., \"content\": ...}") end
   local list = json.array {}
@@ -145,37 +158,39 @@ local function chat_ids(tokenizer, body)
     copy.content = text_of(m.content, where .. ".content")
     list[i] = copy
   end
-  local o = {}
+  local context = {}
   local more = given(body, "chat_template_kwargs")
   if more ~= nil and type(more) ~= "table" then openai.refuse(400, "chat_template_kwargs", "chat_template_kwargs is %s; wanted an object", shown(more)) end
-  for k, v in pairs(more or {}) do o[k] = v end
-  o.add_generation_prompt = given(body, "add_generation_prompt") == nil or flag(body, "add_generation_prompt")
-  local ok, text = pcall(tokenizer.chat, tokenizer, list, o)
+  for k, v in pairs(more or {}) do context[k] = v end
+  context.add_generation_prompt = given(body, "add_generation_prompt") == nil or flag(body, "add_generation_prompt")
+  local ok, text = pcall(o.tokenizer.chat, o.tokenizer, list, context)
   if not ok then openai.refuse(400, "messages", "%s", (tostring(text):gsub("^%S+%.lua:%d+: ", ""))) end
-  return tokenizer:encode(text, { parse_special = true })
+  return fitting(o, encode(o, text, { parse_special = true }, "messages"), "messages")
 end
 
 local function is_ids(v) return type(v) == "table" and type(v[1]) == "number" end
 
--- lists of ids and, with echo, the texts of them
-local function text_prompts(tokenizer, body, vocab, echo)
+-- lists of ids and, with echo, the texts of them; n: completions of each
+local function text_prompts(o, body, n, echo)
   local v = given(body, "prompt")
   if type(v) == "string" or is_ids(v) then v = { v } end
   if type(v) ~= "table" or #v == 0 then openai.refuse(400, "prompt", "prompt is missing or empty; wanted a string, a list of strings, or token ids") end
+  if #v * n > 4096 then openai.refuse(400, "n", "%d prompts with %d completions each are more than 4096", #v, n) end
   local out, texts = {}, {}
   for i, p in ipairs(v) do
     if type(p) == "string" then
-      out[i] = tokenizer:encode(p, { add_special = true, parse_special = true })
+      out[i] = encode(o, p, { add_special = true, parse_special = true }, "prompt")
     elseif is_ids(p) then
       for _, id in ipairs(p) do
-        if type(id) ~= "number" or id % 1 ~= 0 or id < 0 or id >= vocab then openai.refuse(400, "prompt", "prompt: %s is not a token id; the vocabulary has %d", shown(id), vocab) end
+        if type(id) ~= "number" or id % 1 ~= 0 or id < 0 or id >= o.vocab then openai.refuse(400, "prompt", "prompt: %s is not a token id; the vocabulary has %d", shown(id), o.vocab) end
       end
       out[i] = p
     else
       openai.refuse(400, "prompt", "prompt[%d] is neither text nor token ids", i - 1)
     end
     if #out[i] == 0 then openai.refuse(400, "prompt", "prompt[%d] is empty", i - 1) end
-    if echo then texts[i] = type(p) == "string" and p or tokenizer:decode(p) end
+    fitting(o, out[i], "prompt")
+    if echo then texts[i] = type(p) == "string" and p or o.tokenizer:decode(p) end
   end
   return out, texts
 end
@@ -221,8 +236,8 @@ local function what_else(r, body)
 end
 
 --- A request from its body: { kind = "chat" or "text", model, prompts (lists of ids), texts (theirs, when echo), n, stream, usage (wanted at a
---- stream's end), logprobs, n_top, echo, silent (no new token is wanted), settings (of a sampler, max_new_tokens among them) }. o: tokenizer, vocab, context (longest prompt and completion together), new_tokens (when
---- the request names none).
+--- stream's end), logprobs, n_top, echo, silent (no new token is wanted), settings (of a sampler, max_new_tokens among them) }. o: tokenizer, vocab, longest_token (bytes of
+--- the vocabulary's longest), context (longest prompt and completion together), new_tokens (when the request names none).
 function openai.request(kind, text, o)
   local body, why = json.parse(text)
   if body == nil then openai.refuse(400, nil, "the body is %s", why) end
@@ -234,12 +249,10 @@ function openai.request(kind, text, o)
   r.usage = wants_usage(body, r.stream)
   not_here(body, kind)
   what_else(r, body)
-  if kind == "chat" then r.prompts = { chat_ids(o.tokenizer, body) }
-  else r.prompts, r.texts = text_prompts(o.tokenizer, body, o.vocab, r.echo) end
-  if #r.prompts * r.n > 4096 then openai.refuse(400, "n", "%d prompts with %d completions each are more than 4096", #r.prompts, r.n) end
+  if kind == "chat" then r.prompts = { chat_ids(o, body) }
+  else r.prompts, r.texts = text_prompts(o, body, r.n, r.echo) end
   local longest = 0
   for _, ids in ipairs(r.prompts) do longest = math.max(longest, #ids) end
-  if longest >= o.context then openai.refuse(400, kind == "chat" and "messages" or "prompt", "the prompt has %d tokens; the model's context has %d, one of them for the answer", longest, o.context) end
   local name = kind == "chat" and given(body, "max_completion_tokens") ~= nil and "max_completion_tokens" or "max_tokens"
   local most = number(body, name, { integer = true, min = r.echo and 0 or 1 })
   if most == 0 then most, r.silent = 1, true end  -- the prompt is wanted, and nothing after it
