@@ -41,7 +41,12 @@ local function targets(model, want)
       else error("unknown target '" .. k .. "': q, k, v, o, gate, up, down or all", 4) end
     end
   elseif type(want) == "table" then
+    for _, k in ipairs(want) do
+      if type(k) ~= "string" then error("targets is a list of q, k, v, o, gate, up, down; got " .. F.shown(k) .. " in it", 4) end
+    end
     return targets(model, table.concat(want, ","))
+  elseif type(want) ~= "function" then
+    error("targets is a text, a list of texts or a function of a module; got " .. F.shown(want), 4)
   end
   for _, m in ipairs(model:modules()) do
     if type(want) == "function" and want(m) or set[m.kind] then out[#out + 1] = m end
@@ -64,11 +69,12 @@ end
 -- folder of the SVD cache; nil: none is wanted
 local function svd_cache(o)
   if o.cache == nil then return F.home() .. "/svd" end
+  if o.cache and type(o.cache) ~= "string" then F.raise("cache is a folder, or false for none; got " .. F.shown(o.cache)) end
   return o.cache or nil
 end
 
 local function create(model, kind, o, level)
-  options.handle("an adapter", model, "a model", level + 1)
+  F.object("an adapter", model, "model")
   local opt = ffi.new("tl_adapter_options", { kind = kind, rank = o.rank or 2, u = o.u or 13, alpha = o.alpha or o.rank or 2,
     storage = dtype_of(o.dtype or "f32", level + 1), seed = o.seed or 42, init_std = o.init or 0,
     train_embeddings = o.embeddings ~= false })
@@ -90,7 +96,7 @@ local function create(model, kind, o, level)
   end
   local cache = svd_cache(o)
   if cache then opt.cache_dir = cache; keep[#keep + 1] = cache end
-  if o.basis then opt.basis_of = o.basis.handle end
+  opt.basis_of = F.handle("an adapter's basis", o.basis, "adapter")
   local out = ffi.new("tl_adapter *[1]")
   check(C.tl_adapter_create(model.handle, opt, out), level + 1)
   return wrap(model, out[0])
@@ -98,10 +104,10 @@ end
 
 -- what each kind takes; tl.budget's tables have figures beside their options
 local BUDGET = options.names { any = "groups n_tie params bytes unused" }
-local TINYLORA = options.names({ any = "tie targets sigma dtype projection basis cache", number = "rank u seed init" }, BUDGET)
-local LORAXS = options.names { any = "targets sigma dtype basis cache", number = "rank alpha seed init" }
-local LORA = options.names { any = "targets dtype", number = "rank alpha seed" }
-local FULL = options.names { any = "embeddings dtype" }
+local TINYLORA = options.names({ any = "tie targets sigma dtype projection basis cache", number = "init", count = "rank u", seed = "seed" }, BUDGET)
+local LORAXS = options.names { any = "targets sigma dtype basis cache", number = "alpha init", count = "rank", seed = "seed" }
+local LORA = options.names { any = "targets dtype", number = "alpha", count = "rank", seed = "seed" }
+local FULL = options.names { any = "dtype", boolean = "embeddings" }
 adapter.OPTIONS = options.names({ any = "kind" }, TINYLORA, LORAXS, LORA, FULL)
 
 local make = {}
@@ -166,7 +172,7 @@ function adapter.find(path)
   return nil, path .. ": neither a PEFT directory (adapter_config.json) nor a run with an adapter (adapter.tla)"
 end
 
-local LOAD = options.names { any = "basis cache force" }
+local LOAD = options.names { any = "basis cache", boolean = "force" }
 
 --- Reads an adapter: a compact file, a PEFT directory (TinyLoRA or LoRA), or a run directory. A compact file is refused on a base
 --- that it was not made for; option force: loads it all the same. Option cache: as in tl.adapter.tinylora; basis: an adapter of the same
@@ -174,11 +180,11 @@ local LOAD = options.names { any = "basis cache force" }
 function adapter.load(model, path, o)
   o = o or {}
   options.only("adapter.load", o, LOAD)
-  options.handle("adapter.load", model, "a model")
+  F.object("adapter.load", model, "model")
   local found, kind = adapter.find(fs.path("adapter.load", path))
   if not found then error(kind, 2) end
   local out = ffi.new("tl_adapter *[1]")
-  if kind == "compact" then check(C.tl_artifact_read_beside(model.handle, found, o.force or false, svd_cache(o), o.basis and o.basis.handle or nil, out), 2)
+  if kind == "compact" then check(C.tl_artifact_read_beside(model.handle, found, o.force or false, svd_cache(o), F.handle("adapter.load's basis", o.basis, "adapter"), out), 2)
   else check(C.tl_adapter_load(model.handle, found, out), 2) end
   return wrap(model, out[0])
 end
@@ -198,7 +204,7 @@ function Adapter:set(values)
   end
   for i = 1, type(values) == "table" and self.n_parameters or 1 do
     local v = type(values) == "table" and values[i] or values
-    if type(v) ~= "number" then error(("an adapter's numbers are numbers; got a %s for number %d"):format(type(v), i), 2) end
+    if type(v) ~= "number" then error(("an adapter's numbers are numbers; got %s for number %d"):format(F.shown(v), i), 2) end
   end
   for i = 1, self.n_parameters do p[i - 1] = type(values) == "table" and values[i] or values end
   check(C.tl_adapter_refresh(self.handle), 2)
@@ -217,6 +223,7 @@ function Adapter:v(i, x)
   end
   local p = C.tl_adapter_parameters(self.handle)
   if x == nil then return p[i - 1] end
+  if type(x) ~= "number" then error(("an adapter's numbers are numbers; got %s for number %d"):format(F.shown(x), i), 2) end
   p[i - 1] = x
   check(C.tl_adapter_refresh(self.handle), 2)
   return self
@@ -236,7 +243,8 @@ end
 ---@param t number
 function adapter.interpolate(a, b, t)
   if type(t) ~= "number" then error("interpolate wants a number t; got " .. type(t), 2) end
-  if b then check(C.tl_adapter_alike(a.handle, b.handle), 2) end
+  F.object("interpolate", a, "adapter")
+  if b then check(C.tl_adapter_alike(a.handle, F.object("interpolate", b, "adapter").handle), 2) end
   local v, w = a:parameters(), b and b:parameters()
   for i = 1, #v do v[i] = w and (1 - t) * v[i] + t * w[i] or t * v[i] end
   return a:clone():set(v)
@@ -253,8 +261,8 @@ function Adapter:zero_gradient() C.tl_adapter_zero_gradient(self.handle) end
 
 --- The update of module i (0-based index) as a tensor (out, in).
 function Adapter:delta(i)
-  local m = self.model:modules()[i + 1]
-  if not m then error("there is no module " .. tostring(i), 2) end
+  local m = type(i) == "number" and self.model:modules()[i + 1]
+  if not m then error(("there is no module %s: 0 to %d"):format(F.shown(i), self.model.n_modules - 1), 2) end
   local t = require("tl.tensor").zeros(m.out, m["in"])
   check(C.tl_adapter_delta(self.handle, i, t:data()), 2)
   return t
@@ -278,7 +286,7 @@ local function plain_name(model)
   return ((model.name or model.path):gsub("/+$", ""):match "([^/]+)$")
 end
 
-local SAVE, REBASE = options.names { any = "format metrics provenance carry" }, options.names { any = "cache", number = "tolerance" }
+local SAVE, REBASE = options.names { any = "format metrics provenance", boolean = "carry" }, options.names { any = "cache", number = "tolerance" }
 
 --- Writes the adapter: the compact file PATH.tla and the PEFT directory PATH; only the compact file when PATH ends in ".tla".
 --- Options: format (only this, exactly at PATH: "compact", "peft", "peft-lora" or "peft-tinylora"), metrics and provenance (tables
@@ -320,6 +328,7 @@ end
 --- distance = |dW - dW'| / |dW|, cosine = <dW, dW'> / (|dW| |dW'|), Frobenius.
 function Adapter:compare(other)
   local out, list = ffi.new "double[3]", {}
+  local theirs = F.object("adapter:compare", other, "adapter").handle
   local sum = { 0, 0, 0 }
   local function row(name, aa, bb, ab)
     local na, nb = math.sqrt(math.max(0, aa)), math.sqrt(math.max(0, bb))
@@ -327,7 +336,7 @@ function Adapter:compare(other)
       cosine = na > 0 and nb > 0 and ab / na / nb or json.null }, { "name", "norm_a", "norm_b", "distance", "cosine" })
   end
   for _, m in ipairs(self.model:modules()) do
-    check(C.tl_adapter_compare(self.handle, other.handle, m.index, out, out + 1, out + 2), 2)
+    check(C.tl_adapter_compare(self.handle, theirs, m.index, out, out + 1, out + 2), 2)
     if out[0] > 0 or out[1] > 0 then list[#list + 1] = row(m.name, out[0], out[1], out[2]) end
     for i = 1, 3 do sum[i] = sum[i] + out[i - 1] end
   end

@@ -254,7 +254,7 @@ function Dataset:style(style)
   end)
 end
 
-local BATCHES = options.names { any = "partial shuffle", number = "size epochs steps seed skip" }
+local BATCHES = options.names { number = "epochs", count = "size steps skip", seed = "seed", boolean = "partial shuffle" }
 
 local function batch_options(self, o)
   options.only("batches", o, BATCHES, 3)
@@ -373,7 +373,7 @@ function data.splits(name)
 end
 
 -- generated sets and files take the same ones: n, seed and the generators' own are of no effect on a file
-local LOAD = options.names { any = "split dir style difficulty", number = "limit n seed first min_ops max_ops max_number" }
+local LOAD = options.names { any = "split dir style difficulty", count = "limit n first min_ops max_ops max_number", seed = "seed" }
 
 --- Loads a problem set.
 ---@param task string gsm8k, math500, minerva_math, olympiadbench, aime24, amc23, mawps, asdiv, svamp, wordproblems, puzzles:KIND (see

@@ -24,7 +24,8 @@ local SHAPES = { rank = true, reward = true }
 
 local OPTIONS = options.names {
   any = "model adapter verifier reward verifier_config prompt lr fitness stop gate run",
-  number = "workers timeout_ms members sigma num_generations temperature max_completion_length max_sequences max_grad_norm beta1 beta2 eps weight_decay total_steps seed",
+  number = "sigma temperature max_grad_norm beta1 beta2 eps weight_decay", seed = "seed",
+  count = "workers timeout_ms members num_generations max_completion_length max_sequences total_steps",
 }
 
 --- An evolution strategy.
@@ -36,7 +37,7 @@ local OPTIONS = options.names {
 ---@param o table
 function es.trainer(o)
   options.only("es.trainer", o, OPTIONS)
-  local t = setmetatable({ o = o, model = options.handle("es.trainer", o.model, "a model"), adapter = options.handle("es.trainer", o.adapter, "an adapter") }, Trainer)
+  local t = setmetatable({ o = o, model = F.object("es.trainer", o.model, "model"), adapter = F.object("es.trainer", o.adapter, "adapter") }, Trainer)
   local verifier = verify.given("es.trainer", o.verifier or o.reward)
   t.n, t.sigma, t.fitness = o.members or 16, o.sigma or 0.05, o.fitness or "rank"
   if t.n % 2 ~= 0 or t.n < 2 then error(("es: members is %s; they are pairs of opposites: an even number from 2"):format(tostring(t.n)), 2) end

@@ -3,6 +3,7 @@
 --- One sample a problem: the interval is Wilson's. k samples: avg@k (the accuracy), pass@k (unbiased), maj@k (the answer most samples give), and
 --- the interval is the bootstrap's over problems (Wilson's on their number where all score alike). eval/stats.lua has the formulas, eval/protocols.lua the known evaluations by name, eval/items.lua
 --- the file of items by which a run goes on and two runs are compared.
+local F = require "tl.ffi"
 local sample = require "tl.sample"
 local turns = require "tl.turns"
 local grpo = require "tl.grpo"
@@ -216,8 +217,8 @@ end
 
 --- The options of eval.run (options.names).
 eval.OPTIONS = options.names {
-  any = "model adapter problems verifier verifier_config flexible prompt stop ignore_eos lengths prefix_cache progress done on_item inline reply",
-  number = "max_new_tokens min_new_tokens temperature top_p samples seed max_sequences correct workers timeout_ms",
+  any = "model adapter problems verifier verifier_config flexible prompt stop lengths progress done on_item reply",
+  number = "temperature top_p correct", count = "max_new_tokens min_new_tokens samples max_sequences workers timeout_ms", seed = "seed", boolean = "ignore_eos prefix_cache inline",
 }
 
 --- Accuracy on problems. Options: model, adapter (nil: the base), problems, verifier ("verifiers.math"), verifier_config, flexible (a second
@@ -230,8 +231,8 @@ eval.OPTIONS = options.names {
 --- are sampled and judged again.
 function eval.run(o)
   options.only("eval.run", o, eval.OPTIONS)
-  options.handle("eval.run", o.model, "a model")
-  if o.adapter then options.handle("eval.run", o.adapter, "an adapter") end
+  F.object("eval.run", o.model, "model")
+  F.handle("eval.run", o.adapter, "adapter")
   verify.given("eval.run", o.verifier or "verifiers.math")
   if o.reply and o.lengths then error("eval.run: lengths are of completions of one turn; reply makes several", 2) end
   data.check("eval.run", o.problems, verify.wants_answer(o.verifier or "verifiers.math"))

@@ -3,6 +3,7 @@
 --- A large eigenvalue is a direction of v along which the model's answers change fast; the gradients' mean under a reward, beside their
 --- spread, is the signal and the noise of a policy gradient. A sample's gradient needs no pass of its own: each belongs to another member of a
 --- population of equal adapters (tl.population), so that one backward pass gives the gradients of many.
+local F = require "tl.ffi"
 local ffi = require "ffi"
 local grpo = require "tl.grpo"
 local pass = require "tl.pass"
@@ -47,6 +48,7 @@ end
 ---@param samples table[]
 ---@param o table?
 function fisher.gradients(adapter, samples, o)
+  F.object("fisher.gradients", adapter, "adapter")
   local list = {}
   for first = 1, #samples, AT_ONCE do
     for _, g in ipairs(gradients_of(adapter, samples, first, math.min(AT_ONCE, #samples - first + 1), o or {})) do list[#list + 1] = g end
@@ -63,8 +65,8 @@ Fisher.__index = Fisher
 function fisher.of(list)
   if not list[1] then error("fisher.of wants at least one gradient", 2) end
   local n, u = #list, #list[1].gradient
-  local F, mean, m2 = tensor.zeros(u, u), {}, 0
-  local f = F:data()
+  local information, mean, m2 = tensor.zeros(u, u), {}, 0
+  local f = information:data()
   for i = 1, u do mean[i] = 0 end
   for _, item in ipairs(list) do
     local g = item.gradient
@@ -73,10 +75,10 @@ function fisher.of(list)
       for j = 1, u do f[(i - 1) * u + j - 1] = f[(i - 1) * u + j - 1] + g[i] * g[j] / n end
     end
   end
-  local trace, vectors, values = 0, F:svd(u)
+  local trace, vectors, values = 0, information:svd(u)
   for i = 1, u do trace, m2 = trace + f[(i - 1) * u + i - 1], m2 + mean[i] ^ 2 end
   local noise = n > 1 and (trace - m2) / (n - 1) or 0 / 0
-  return setmetatable({ F = F, trace = trace, eigenvalues = values:totable(), eigenvectors = vectors, mean = mean, m2 = m2, n = n, snr = m2 / noise,
+  return setmetatable({ F = information, trace = trace, eigenvalues = values:totable(), eigenvectors = vectors, mean = mean, m2 = m2, n = n, snr = m2 / noise,
     gradients = list }, Fisher)
 end
 
@@ -90,7 +92,7 @@ function Fisher:__tostring()
   return table.concat(lines, "\n")
 end
 
-local OPTIONS = require("tl.options").names { any = "adapter problems prompt", number = "n temperature max_new_tokens seed memory" }
+local OPTIONS = require("tl.options").names { any = "adapter problems prompt", number = "temperature", count = "n max_new_tokens", seed = "seed", bytes = "memory" }
 
 --- The Fisher information of an adapter's numbers, at their present values, over completions that the model draws of problems' prompts. o: adapter,
 --- problems, n (4: completions a problem), temperature (1), max_new_tokens (64), seed (0), prompt (as in tl.grpo), memory.
@@ -99,7 +101,7 @@ local OPTIONS = require("tl.options").names { any = "adapter problems prompt", n
 ---@param o table
 function fisher.run(o)
   require("tl.options").only("fisher", o, OPTIONS)
-  local a = require("tl.options").handle("fisher", o.adapter, "an adapter")
+  local a = F.object("fisher", o.adapter, "adapter")
   local tok, prompts = a.model:tokenizer(), {}
   for i, problem in ipairs(o.problems or error("tl.fisher wants problems", 2)) do prompts[i] = grpo.prompt_ids(tok, o.prompt, problem) end
   local drawn = sample.generate(a.model, prompts, { adapter = a, n = o.n or 4, temperature = o.temperature or 1, max_new_tokens = o.max_new_tokens or 64, seed = o.seed })

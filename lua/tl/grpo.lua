@@ -50,11 +50,11 @@ end
 --- The options of grpo.trainer; a population's members have them too.
 grpo.OPTIONS = options.names {
   any = "model adapter verifier reward verifier_config prompt lr stop loss_type scale_rewards importance_sampling_level rollouts is_mode is_level on_error gate objective "
-    .. "resume run progress inline pool reply",
-  number = "num_generations max_completion_length temperature top_p top_k min_p epsilon epsilon_high delta beta entropy_coef num_iterations is_min is_max "
-    .. "max_grad_norm beta1 beta2 eps weight_decay total_steps seed memory checkpoint workers timeout_ms instructions max_sequences sapo_temperature_pos "
+    .. "resume run progress pool reply",
+  number = "temperature top_p min_p epsilon epsilon_high delta beta entropy_coef is_min is_max max_grad_norm beta1 beta2 eps weight_decay sapo_temperature_pos "
     .. "sapo_temperature_neg top_entropy_quantile",
-  boolean = "use_bias_correction_kl mask_truncated_completions",
+  count = "num_generations max_completion_length top_k num_iterations total_steps checkpoint workers timeout_ms max_sequences",
+  seed = "seed instructions", bytes = "memory", boolean = "use_bias_correction_kl inline mask_truncated_completions",
 }
 
 --- A GRPO trainer.
@@ -87,7 +87,7 @@ grpo.OPTIONS = options.names {
 ---@param o table
 function grpo.trainer(o)
   options.only("grpo.trainer", o, grpo.OPTIONS)
-  local t = setmetatable({ o = o, model = options.handle("grpo.trainer", o.model, "a model"), adapter = options.handle("grpo.trainer", o.adapter, "an adapter") }, Trainer)
+  local t = setmetatable({ o = o, model = F.object("grpo.trainer", o.model, "model"), adapter = F.object("grpo.trainer", o.adapter, "adapter") }, Trainer)
   local verifier = not o.pool and verify.given("grpo.trainer", o.verifier or o.reward)
   t.n = o.num_generations or 8
   if t.n < 2 or t.n % 1 ~= 0 then error(("grpo.trainer: num_generations wants a whole number from 2; got %s"):format(t.n), 2) end

@@ -12,6 +12,7 @@
 ---
 --- The entropy of n samples is the plug-in estimate, which is low by about (k - 1) / (2 n ln 2) bits a sample for k values seen
 --- (Miller 1955): small groups understate what they carry.
+local F = require "tl.ffi"
 local options = require "tl.options"
 local pass = require "tl.pass"
 
@@ -58,8 +59,8 @@ end
 
 -- ---- bits of texts
 
-local CODE = options.names { any = "adapter target prompt eos" }
-local TWO_PART = options.names { any = "target prompt eos", boolean = "search" }
+local CODE = options.names { any = "adapter target prompt", boolean = "eos" }
+local TWO_PART = options.names { any = "target prompt", boolean = "eos search" }
 
 local function demonstrations(model, problems, o)
   local sft, batch = require "tl.sft", pass.batch()
@@ -78,6 +79,7 @@ end
 ---@param o table?
 function information.code_length(model, problems, o)
   o = o or {}
+  F.object("information.code_length", model, "model")
   options.only("information.code_length", o, CODE)
   local batch = demonstrations(model, problems, o)
   local logprobs, nats, n = pass.logprobs(model, batch, { adapter = o.adapter }), 0, batch:n_tokens()
@@ -113,7 +115,10 @@ function information.description(values, step)
 end
 
 --- What an adapter is stored in: { numbers, bits }.
-function information.adapter(adapter) return { numbers = adapter.n_parameters, bits = 8 * adapter.n_bytes } end
+function information.adapter(adapter)
+  F.object("information.adapter", adapter, "adapter")
+  return { numbers = adapter.n_parameters, bits = 8 * adapter.n_bytes }
+end
 
 --- The two-part code of demonstrations, before and after: { before = bits under the base, adapter = bits of the adapter, data = bits given it,
 --- after = adapter + data, saved = before - after }. With search = true the adapter is described by multiples of the step, a power of
@@ -124,6 +129,7 @@ function information.adapter(adapter) return { numbers = adapter.n_parameters, b
 ---@param o table?
 function information.two_part(model, adapter, problems, o)
   o = o or {}
+  F.object("information.two_part", adapter, "adapter")
   options.only("information.two_part", o, TWO_PART)
   local with = setmetatable({ adapter = adapter }, { __index = o })
   local r = { before = information.code_length(model, problems, setmetatable({}, { __index = o })).bits, adapter = 8 * adapter.n_bytes }
@@ -158,7 +164,7 @@ function information.gradients(o)
   local out = {}
   local own, sft = { lr = 0, max_grad_norm = 0, run = false }, type(o) == "table" and o.method == "sft"
   local method = require(sft and "tl.sft" or "tl.grpo")
-  local known = options.names({ any = "problems method", number = "epochs" }, require("tl.grpo").OPTIONS, require("tl.sft").OPTIONS)
+  local known = options.names({ any = "problems method", count = "epochs" }, require("tl.grpo").OPTIONS, require("tl.sft").OPTIONS)
   options.only("information.gradients", o, known)  -- one table may serve both methods
   if not o.epochs then error("information.gradients wants epochs", 2) end
   if not sft then own.gate = false end

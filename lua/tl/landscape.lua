@@ -32,7 +32,8 @@ end
 local function direction(d, origin, adapter, what)
   if type(d) ~= "table" then error(("landscape: %s is a list of %d numbers or an adapter; got %s"):format(what, #origin, type(d)), 3) end
   local to = d
-  if d.handle then
+  if F.class_of(d) then
+    F.object("landscape: " .. what, d, "adapter")
     F.check(F.C.tl_adapter_alike(adapter.handle, d.handle), 3)
     to = d:parameters()
     for i = 1, #to do to[i] = to[i] - origin[i] end
@@ -111,7 +112,7 @@ local MEASURES = {
 }
 
 local OPTIONS = options.names { any = "adapter problems metric verifier reward prompt target n range x_range y_range x y origin progress",
-  number = "max_new_tokens temperature n_samples seed max_sequences memory" }
+  number = "temperature", count = "max_new_tokens n_samples max_sequences", seed = "seed", bytes = "memory" }
 
 --- A measure over a plane in v. o:
 --- adapter           TinyLoRA or LoRA-XS; it stays as it is
@@ -126,7 +127,7 @@ local OPTIONS = options.names { any = "adapter problems metric verifier reward p
 ---@param o table
 function landscape.run(o)
   options.only("landscape", o, OPTIONS)
-  options.handle("landscape", o.adapter, "an adapter")
+  F.object("landscape", o.adapter, "adapter")
   if type(o.problems) ~= "table" or #o.problems == 0 then error("tl.landscape wants problems", 2) end
   local metric = o.metric or "accuracy"
   local measure = MEASURES[metric] or error(('landscape: metric is "accuracy", "reward" or "loss"; got %s'):format(tostring(metric)), 2)

@@ -117,6 +117,7 @@ local warned = false
 
 local function open(o, level, fn, path, ...)
   local opt = ffi.new("tl_model_options", { compute = dtype_of(o.dtype, "bf16", level + 1) })
+  if o.device ~= nil and type(o.device) ~= "string" then error('device is "cpu", "cuda" or "cuda:1"; got ' .. F.shown(o.device), level + 1) end
   opt.device, opt.split = o.device, true
   local out = ffi.new "tl_model *[1]"
   local n = select("#", ...)
@@ -131,7 +132,7 @@ local function open(o, level, fn, path, ...)
   return out[0]
 end
 
-local LOAD, CREATE = options.names { any = "dtype device" }, options.names { any = "dtype device", number = "seed" }
+local LOAD, CREATE = options.names { any = "dtype device" }, options.names { any = "dtype device", seed = "seed" }
 
 --- Loads a model; where ranks share one (tl.comm.split), this rank's part. Options: dtype ("bf16", "f16" or "f32": weights and activations;
 --- sums are fp32), device ("cpu", "cuda", "cuda:1"; one a process).
@@ -196,9 +197,13 @@ end
 ---@param adapter table? a tl.adapter
 ---@param temperature number? 1
 function Model:logprobs(ids, adapter, temperature)
+  local buffer = F.ids("model:logprobs", ids)
   if #ids < 2 then error("logprobs wants at least two token ids", 2) end
-  local buffer, out = ffi.new("int32_t[?]", #ids, ids), ffi.new("float[?]", #ids - 1)
-  check(C.tl_logprobs(self.handle, adapter and adapter.handle or nil, buffer, #ids, temperature or 1, out), 2)
+  if temperature ~= nil and not (type(temperature) == "number" and temperature > 0) then
+    error("model:logprobs wants a temperature above 0; got " .. F.shown(temperature), 2)
+  end
+  local out = ffi.new("float[?]", #ids - 1)
+  check(C.tl_logprobs(self.handle, F.handle("model:logprobs", adapter, "adapter"), buffer, #ids, temperature or 1, out), 2)
   local list = {}
   for i = 1, #ids - 1 do list[i] = out[i - 1] end
   return list
@@ -206,8 +211,8 @@ end
 
 --- The logits (n, vocab) of a short sequence, as a tensor.
 function Model:logits(ids, adapter)
-  local buffer, t = ffi.new("int32_t[?]", math.max(1, #ids), ids), require("tl.tensor").zeros(math.max(1, #ids), self.vocab)
-  check(C.tl_logits(self.handle, adapter and adapter.handle or nil, buffer, #ids, t:data()), 2)
+  local buffer, t = F.ids("model:logits", ids), require("tl.tensor").zeros(math.max(1, #ids), self.vocab)
+  check(C.tl_logits(self.handle, F.handle("model:logits", adapter, "adapter"), buffer, #ids, t:data()), 2)
   return t
 end
 
@@ -241,7 +246,7 @@ local SAVE, EXPORT = options.names { any = "adapter dtype" }, options.names { an
 function Model:save(dir, o)
   o = o or {}
   options.only("model:save", o, SAVE)
-  check(C.tl_model_save(self.handle, o.adapter and o.adapter.handle or nil, fs.path("model:save", dir), dtype_of(o.dtype, "bf16", 2)), 2)
+  check(C.tl_model_save(self.handle, F.handle("model:save", o.adapter, "adapter"), fs.path("model:save", dir), dtype_of(o.dtype, "bf16", 2)), 2)
 end
 
 --- Writes the model for other programs: as a Hugging Face folder (format "hf") or as a GGUF file ("gguf"). Options: adapter
@@ -254,7 +259,7 @@ function Model:export(path, format, o)
   o = o or {}
   options.only("model:export", o, EXPORT)
   if type(format) ~= "string" then error('model:export wants a format, "hf" or "gguf"; got ' .. tostring(format), 2) end
-  check(C.tl_model_export(self.handle, o.adapter and o.adapter.handle or nil, fs.path("model:export", path), format, o.dtype or "bf16", o.tokenizer ~= false), 2)
+  check(C.tl_model_export(self.handle, F.handle("model:export", o.adapter, "adapter"), fs.path("model:export", path), format, o.dtype or "bf16", o.tokenizer ~= false), 2)
 end
 
 --- A copy with an adapter merged in; shares what it does not change. relaxed: on a device its products may be a library's, which are
@@ -262,7 +267,7 @@ end
 ---@param relaxed boolean?
 function Model:merge(adapter, relaxed)
   local out = ffi.new "tl_model *[1]"
-  check(C.tl_model_merge(self.handle, adapter.handle, out), 2)
+  check(C.tl_model_merge(self.handle, F.object("model:merge", adapter, "adapter").handle, out), 2)
   if relaxed then C.tl_model_relax(out[0]) end
   local m = wrap(out[0], self.name)
   m.tok = self:tokenizer()

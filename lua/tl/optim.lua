@@ -16,7 +16,7 @@ local ADAMW = options.names { number = "beta1 beta2 eps weight_decay max_grad_no
 function optim.adamw(adapter, o)
   o = o or {}
   options.only("optim.adamw", o, ADAMW)
-  options.handle("optim.adamw", adapter, "an adapter")
+  F.object("optim.adamw", adapter, "adapter")
   local out = ffi.new("tl_adamw *[1]")
   check(C.tl_adamw_create(adapter.handle, o.beta1 or 0.9, o.beta2 or 0.999, o.eps or 1e-8, o.weight_decay or 0, out), 2)
   return setmetatable({ handle = ffi.gc(out[0], C.tl_adamw_free), adapter = adapter, max_grad_norm = o.max_grad_norm or 1 }, AdamW)
@@ -56,6 +56,7 @@ end
 --- SHA-256 of an adapter's master copy.
 function optim.fingerprint(adapter)
   local out = ffi.new "char[65]"
+  F.object("optim.fingerprint", adapter, "adapter")
   check(C.tl_sha256_bytes(C.tl_adapter_parameters(adapter.handle), 4 * tonumber(C.tl_adapter_n_parameters(adapter.handle)), out), 2)
   return ffi.string(out)
 end

@@ -150,8 +150,17 @@ local ELSEWHERE = {
   num_samples = "samples n_samples n limit", k = "samples n", task = "problems", population_size = "members",
 }
 
---- The options of a function, for options.only: their names by what they are, { any = "model adapter", number = "lr seed", boolean = "eos" }; then what
---- others have, which it takes too. Kept above the function's documentation: the one place where they stand.
+-- what an option of a kind is, in words, whether a number is one, and the largest; of the kind "any" whatever it is
+local KINDS = {
+  boolean = { "true or false" },
+  number = { "a number", function(n) return n == n end },
+  count = { "a whole number from 0", function(n) return n >= 0 and n % 1 == 0 end, 2 ^ 31 - 1 },  -- C's int
+  seed = { "a whole number from 0", function(n) return n >= 0 and n % 1 == 0 end, 2 ^ 53 },
+  bytes = { "a number of bytes from 0", function(n) return n >= 0 end, 2 ^ 53 },
+}
+
+--- The options of a function, for options.only: their names by what they are, { any = "model adapter", number = "lr", count = "n", seed = "seed",
+--- bytes = "memory", boolean = "eos" }; then what others have, which it takes too. Kept above the function's documentation: the one place where they stand.
 ---@param of table
 ---@param ... table
 function options.names(of, ...)
@@ -160,7 +169,7 @@ function options.names(of, ...)
     if not known.kind[name] then known.list[#known.list + 1] = name end
     known.kind[name] = kind
   end
-  for _, kind in ipairs { "any", "number", "boolean" } do
+  for _, kind in ipairs { "any", "number", "count", "seed", "bytes", "boolean" } do
     for name in (of[kind] or ""):gmatch "%S+" do add(name, kind) end
   end
   for _, other in ipairs { ... } do
@@ -192,7 +201,7 @@ local function no_option(what, given, known)
   return ("%s: there is no option '%s'; %s"):format(what, wrong[1], near and ("did you mean '%s'?"):format(near) or #known.list == 0 and "it has none" or "there are " .. table.concat(known.list, ", "))
 end
 
---- Refuses a table of options with a name that the function does not have, or with no number where it wants one. Done once, when something is made:
+--- Refuses a table of options with a name that the function does not have, or with no number (of that kind) where it wants one. Done once, when something is made:
 --- the table may be read as often as one likes after that. what: the function, as errors name it; known: from options.names; level: as error's, 2 being
 --- who called the function that calls this.
 function options.only(what, given, known, level)
@@ -202,17 +211,12 @@ function options.only(what, given, known, level)
   for k, v in pairs(given) do
     local want = kind[k]
     if not want then error(no_option(what, given, known), level) end
-    if want ~= "any" and type(v) ~= want and type(v) ~= "cdata" or v ~= v then
-      error(("%s: %s wants %s; got %s"):format(what, k, want == "boolean" and "true or false" or "a number", shown(v)), level)
+    local words, holds, most = unpack(KINDS[want] or {})
+    local large = most and type(v) == "number" and v > most
+    if v ~= v or large or words and type(v) ~= "cdata" and not (type(v) == (holds and "number" or want) and (not holds or holds(v))) then
+      error(("%s: %s wants %s%s; got %s"):format(what, k, words or "a number", large and (" to %.16g"):format(most) or "", shown(v)), level)
     end
   end
-end
-
---- A model or an adapter, or an error that says what was given instead. what: who wants it; name: "a model" or "an adapter".
-function options.handle(what, v, name, level)
-  if type(v) == "table" and rawget(v, "handle") ~= nil then return v end
-  local got = v == nil and "nothing" or type(v) == "table" and (getmetatable(v) and "one that was freed, or something else" or "a table") or shown(v)
-  error(("%s wants %s, as %s gives it; got %s"):format(what, name, name == "a model" and "tl.model.load" or "tl.adapter.tinylora", got), (level or 2) + 1)
 end
 
 -- ---- the command line

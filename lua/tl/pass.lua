@@ -8,12 +8,6 @@ local C, check = F.C, F.check
 local pass = {}
 local Batch, Pass = F.class "batch", F.class "pass"
 
-local function ids_array(ids)
-  local a = ffi.new("int32_t[?]", math.max(1, #ids))
-  for i = 1, #ids do a[i - 1] = ids[i] end
-  return a
-end
-
 --- An empty batch: b:prompt(ids), then b:completion(ids) for each of its completions.
 function pass.batch()
   local out = ffi.new("tl_batch *[1]")
@@ -23,7 +17,7 @@ end
 
 function Batch:prompt(ids)
   local at = ffi.new("int[1]")
-  check(C.tl_batch_prompt(self.handle, ids_array(ids), #ids, at), 2)
+  check(C.tl_batch_prompt(self.handle, F.ids("batch:prompt", ids), #ids, at), 2)
   self.at = at[0]
 end
 
@@ -36,7 +30,7 @@ function Batch:place(k) check(C.tl_batch_place(self.handle, self.at, k), 2) end
 --- Adds a completion of the last prompt; returns its index, from 0.
 function Batch:completion(ids)
   local at = ffi.new("int[1]")
-  check(C.tl_batch_completion(self.handle, self.at, ids_array(ids), #ids, at), 2)
+  check(C.tl_batch_completion(self.handle, self.at, F.ids("batch:completion", ids), #ids, at), 2)
   return at[0]
 end
 
@@ -54,7 +48,7 @@ function Batch:offsets()
   return o
 end
 
-local OPTIONS = options.names { any = "adapter population backward entropy kept ranks", number = "temperature memory loss_scale" }
+local OPTIONS = options.names { any = "adapter population kept", number = "temperature loss_scale", bytes = "memory", boolean = "backward entropy ranks" }
 
 --- A pass over a batch. Options: adapter or population (a tl.population.of), temperature (1), memory (bytes), backward, entropy, kept (a sample.kept),
 --- ranks (the gradient is all ranks': p:reduce() after the last backward), loss_scale (1; of a model in fp16 a power of two that gradients are
@@ -62,10 +56,10 @@ local OPTIONS = options.names { any = "adapter population backward entropy kept 
 function pass.create(model, batch, o)
   options.only("pass.create", o, OPTIONS)
   local opt = ffi.new("tl_pass_options", { temperature = o.temperature or 1, memory_bytes = o.memory or 0,
-    backward = o.backward or false, want_entropy = o.entropy or false, kept = o.kept and o.kept.handle or nil,
-    population = o.population and o.population.handle or nil, ranks = o.ranks or false, loss_scale = o.loss_scale or 1 })
+    backward = o.backward or false, want_entropy = o.entropy or false, kept = F.handle("pass.create", o.kept, "room for activations"),
+    population = F.handle("pass.create", o.population, "population"), ranks = o.ranks or false, loss_scale = o.loss_scale or 1 })
   local out = ffi.new("tl_pass *[1]")
-  check(C.tl_pass_create(model.handle, o.adapter and o.adapter.handle or nil, batch.handle, opt, out), 2)
+  check(C.tl_pass_create(F.object("pass.create", model, "model").handle, F.handle("pass.create", o.adapter, "adapter"), F.object("pass.create", batch, "batch").handle, opt, out), 2)
   return setmetatable({ handle = ffi.gc(out[0], C.tl_pass_free), batch = batch, n_micro = C.tl_pass_n_micro(out[0]),
     first_kept = C.tl_pass_first_kept(out[0]), recomputes = C.tl_pass_recomputes(out[0]), planned_bytes = tonumber(C.tl_pass_planned_bytes(out[0])) }, Pass)
 end

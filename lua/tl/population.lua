@@ -42,8 +42,8 @@ local Set = F.class "population"
 --- from 0; -1 is the base.
 ---@param list table[] tl.adapter.tinylora or tl.adapter.loraxs, with equal targets, rank and sigma
 function population.of(list)
-  if type(list) ~= "table" or #list == 0 then error("population.of wants a list of adapters", 2) end
-  for _, a in ipairs(list) do options.handle("population.of", a, "an adapter") end
+  if type(list) ~= "table" or #list == 0 then error("population.of wants a list of adapters; got " .. F.shown(list), 2) end
+  for _, a in ipairs(list) do F.object("population.of", a, "adapter") end
   local handles = ffi.new("tl_adapter *[?]", #list)
   for i, a in ipairs(list) do handles[i - 1] = a.handle end
   local out = ffi.new "tl_population *[1]"
@@ -55,7 +55,8 @@ function Set:free()
   if rawget(self, "handle") then C.tl_population_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
 
-local REWARDS = options.names { any = "verifier reward pool verifier_config prompt stop", number = "n temperature top_p max_new_tokens seed max_sequences correct" }
+local REWARDS = options.names { any = "verifier reward pool verifier_config prompt stop", number = "temperature top_p correct",
+  count = "n max_new_tokens max_sequences", seed = "seed" }
 
 --- Rewards of every member of a set on the same problems, sampled together. o: verifier or reward, verifier_config (or pool, a tl.verify.pool), prompt, n (1
 --- completions a problem), temperature (0: greedy), top_p, max_new_tokens (256), stop, seed (0), max_sequences, correct (0.5: a reward above
@@ -66,6 +67,7 @@ local REWARDS = options.names { any = "verifier reward pool verifier_config prom
 ---@param problems table[]
 ---@param o table
 function population.rewards(set, problems, o)
+  F.object("population.rewards", set, "population")
   options.only("population.rewards", o, REWARDS)
   data.check("population.rewards", problems, verify.wants_answer(o.verifier))
   local n, tok, of, waiting = o.n or 1, set.model:tokenizer(), {}, 0
@@ -122,7 +124,7 @@ local function over(base, own)
   return t
 end
 
-local function is_adapter(a) return type(a) == "table" and a.handle ~= nil end
+local function is_adapter(a) return F.class_of(a) ~= nil and F.object("a member's adapter", a, "adapter") ~= nil end
 
 --- Every combination of a grid's values: { lr = {1, 2}, seed = {1, 2, 3} } -> six tables, names in alphabetical order, the last one
 --- changing fastest.
@@ -162,7 +164,7 @@ end
 
 -- the members' own options over the common ones, each with its adapter
 local function options_of(what, o, known, level)
-  options.handle(what, o.model, "a model", level + 1)
+  F.object(what, o.model, "model")
   for _, name in ipairs { "members", "grid" } do
     if o[name] ~= nil and type(o[name]) ~= "table" then error(("%s: %s wants a table; got %s"):format(what, name, tostring(o[name])), level + 1) end
   end

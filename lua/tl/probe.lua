@@ -10,6 +10,7 @@
 --- Each is a function of its own that returns a table for JSON; probe.reading puts them into plain words with their caveats.
 --- The options are those of tl.eval.run (model, problems, verifier, verifier_config, prompt, max_new_tokens, seed, max_sequences, inline) and
 --- adapter; temperature (1) is that of the sampled measurements.
+local F = require "tl.ffi"
 local eval = require "tl.eval"
 local grpo = require "tl.grpo"
 local options = require "tl.options"
@@ -21,18 +22,18 @@ local stats = require "tl.eval.stats"
 local probe = {}
 
 -- one table of options serves all of them
-local OPTIONS = options.names({ any = "scales ask lrs fresh target log", number = "k steps memory" }, eval.OPTIONS)
+local OPTIONS = options.names({ any = "scales ask lrs fresh target log", count = "k steps", bytes = "memory" }, eval.OPTIONS)
 
 -- level: as error's, 3 being who called a function of probe
 local function given(what, o, level)
   level = level or 3
   options.only("probe." .. what, o, OPTIONS, level)
-  options.handle("probe." .. what, o.model, "a model", level)
+  F.object("probe." .. what, o.model, "model")
 end
 
 local function given_adapter(what, o)
   given(what, o, 4)
-  options.handle("probe." .. what, o.adapter, "an adapter", 3)
+  F.object("probe." .. what, o.adapter, "adapter")
 end
 
 -- o with other fields before its own; false: none

@@ -319,7 +319,7 @@ function puzzles.problem(kind, seed, index, difficulty, split)
   return { id = ("puzzles/%s/%s/%d"):format(kind, split or "train", index), question = question .. ASK, answer = answer, puzzle = data, difficulty = difficulty }
 end
 
-local GENERATE = options.names { any = "difficulty split", number = "n seed first" }
+local GENERATE = options.names { any = "difficulty split", count = "n first", seed = "seed" }
 
 --- A list of problems. o: n (100), seed (0), first (0), difficulty (3, or { low, high }), split ("train").
 function puzzles.generate(kind, o)

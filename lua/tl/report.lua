@@ -224,7 +224,7 @@ local function refuse_second(o)
   end
 end
 
-local RUN = options.names { any = "name dir out config completions quiet resume", number = "seed total" }
+local RUN = options.names { any = "name dir out config completions resume", count = "total", seed = "seed", boolean = "quiet" }
 
 --- Opens a run's folder.
 ---   name, dir ("runs") or out   the folder: DIR/NAME-TIME, or OUT itself

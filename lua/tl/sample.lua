@@ -9,8 +9,8 @@ local sample = {}
 local Sampler = F.class "sampler"
 
 --- The settings of a request: the options of Sampler:submit.
-sample.SETTINGS = options.names { any = "stop ignore_eos prompt_logprobs",
-  number = "temperature top_p top_k min_p max_new_tokens min_new_tokens seed member n_top" }
+sample.SETTINGS = options.names { any = "stop", boolean = "ignore_eos prompt_logprobs",
+  number = "temperature top_p min_p member", count = "top_k max_new_tokens min_new_tokens n_top", seed = "seed" }
 
 --- Settings of a request: temperature (1; 0 is greedy), top_p (1), top_k (0), min_p (0), max_new_tokens (512), min_new_tokens (0:
 --- before so many tokens a completion does not end), seed (0), stop (strings), ignore_eos, member (0: of the sampler's population, from 0; -1: the base),
@@ -50,17 +50,17 @@ function Kept:free()
   if rawget(self, "handle") then C.tl_kept_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
 
-sample.OPTIONS = options.names { any = "adapter whole_cache prefix_cache kept population", number = "max_sequences memory prefill_tokens prefill_per_step" }
+sample.OPTIONS = options.names { any = "adapter kept population", count = "max_sequences prefill_tokens prefill_per_step", bytes = "memory",
+  boolean = "whole_cache prefix_cache" }
 
 local function create(model, o, level)
-  options.handle("a sampler", model, "a model", level + 1)
-  if o.adapter then options.handle("a sampler", o.adapter, "an adapter", level + 1) end
+  F.object("a sampler", model, "model")
   local opt = ffi.new("tl_sampler_options", { max_sequences = o.max_sequences or 64, memory_bytes = o.memory or 0, whole_cache = o.whole_cache or false,
-    prefill_tokens = o.prefill_tokens or 0, prefill_per_step = o.prefill_per_step or 0, prefix_cache = o.prefix_cache or false, kept = o.kept and o.kept.handle or nil,
-    population = o.population and o.population.handle or nil })
+    prefill_tokens = o.prefill_tokens or 0, prefill_per_step = o.prefill_per_step or 0, prefix_cache = o.prefix_cache or false, kept = F.handle("a sampler", o.kept, "room for activations"),
+    population = F.handle("a sampler", o.population, "population") })
   local tok = model:tokenizer()
   local out = ffi.new("tl_sampler *[1]")
-  check(C.tl_sampler_create(model.handle, o.adapter and o.adapter.handle or nil, tok and tok.handle or nil, opt, out), level + 1)
+  check(C.tl_sampler_create(model.handle, F.handle("a sampler", o.adapter, "adapter"), tok and tok.handle or nil, opt, out), level + 1)
   return setmetatable({ handle = ffi.gc(out[0], C.tl_sampler_free), model = model, tokenizer = tok, adapter = o.adapter, population = o.population, kept = o.kept, pending = 0 }, Sampler)
 end
 
@@ -77,9 +77,10 @@ function sample.sampler(model, o)
 end
 
 local function submit(self, ids, n, sequence_id, o, level)
-  if type(ids) ~= "table" then error("a prompt is a list of token ids; got a " .. type(ids), level + 1) end
-  local prompt = ffi.new("int32_t[?]", math.max(1, #ids))
-  for i, id in ipairs(ids) do prompt[i - 1] = id end
+  local prompt = F.ids("the sampler", ids)
+  for name, v in pairs { n = n or 1, sequence_id = sequence_id or 0 } do
+    if type(v) ~= "number" or v % 1 ~= 0 then error(("the sampler wants a whole number as %s; got %s"):format(name, F.shown(v)), level + 1) end
+  end
   local p, keep = settings(o, level + 1)
   local request = ffi.new("int64_t[1]")
   check(C.tl_sampler_submit(self.handle, prompt, #ids, n or 1, sequence_id or 0, p, request), level + 1)
@@ -98,8 +99,9 @@ end
 
 --- Runs until a completion has finished (or max_steps decode steps are over); returns how many are not finished yet.
 function Sampler:run(max_steps)
+  if max_steps and not (type(max_steps) == "number" and max_steps >= 0) then error("sampler:run wants a number of steps; got " .. F.shown(max_steps), 2) end
   local pending = ffi.new("int[1]")
-  check(C.tl_sampler_run(self.handle, max_steps or 2147483647, pending), 2)
+  check(C.tl_sampler_run(self.handle, math.min(max_steps or math.huge, 2147483647), pending), 2)
   self.pending = pending[0]
   return pending[0]
 end
@@ -195,7 +197,7 @@ end
 
 --- Puts a population with the same A and B in the place of the sampler's own: members keep their places, new ones stand behind them.
 function Sampler:set_population(set)
-  check(C.tl_sampler_set_population(self.handle, set.handle), 2)
+  check(C.tl_sampler_set_population(self.handle, F.object("sampler:set_population", set, "population").handle), 2)
   self.population = set
 end
 
@@ -224,7 +226,7 @@ function Sampler:free()
   if rawget(self, "handle") then C.tl_sampler_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
 
-local GENERATE = options.names({ any = "progress", number = "n sequence_id" }, sample.SETTINGS, sample.OPTIONS)
+local GENERATE = options.names({ any = "progress", count = "n", seed = "sequence_id" }, sample.SETTINGS, sample.OPTIONS)
 
 --- Completions of many prompts. prompts: a list of token-id tables. o: the request's settings, the sampler's options, and n (1),
 --- sequence_id (0), progress: function(done, total). Returns a list, prompt by prompt, of lists of n completions with their text (nil
@@ -232,6 +234,7 @@ local GENERATE = options.names({ any = "progress", number = "n sequence_id" }, s
 function sample.generate(model, prompts, o)
   o = o or {}
   options.only("sample.generate", o, GENERATE)
+  if type(prompts) ~= "table" then error("sample.generate wants a list of prompts, each a list of token ids; got " .. F.shown(prompts), 2) end
   local s = create(model, o, 2)
   local n, where, out = o.n or 1, {}, {}
   for i, ids in ipairs(prompts) do

@@ -21,6 +21,16 @@ local function dtype_of(name, level)
   return d
 end
 
+local function number(v, what)
+  if type(v) ~= "number" then F.raise(("%s wants a number; got %s"):format(what, F.shown(v))) end
+  return v
+end
+
+local function whole(v, what)
+  if type(v) ~= "number" or v % 1 ~= 0 then F.raise(("%s wants a whole number; got %s"):format(what, F.shown(v))) end
+  return v
+end
+
 local function wrap(handle)
   local info = ffi.new "tl_tensor_info"
   C.tl_tensor_get_info(handle, info)
@@ -47,8 +57,8 @@ local function create(dtype, shape, level, device)
 end
 
 local PLAIN = options.names { any = "dtype device" }
-local NORMAL = options.names({ number = "seed stream mean std" }, PLAIN)
-local UNIFORM = options.names({ number = "seed stream low high" }, PLAIN)
+local NORMAL = options.names({ number = "mean std", seed = "seed stream" }, PLAIN)
+local UNIFORM = options.names({ number = "low high", seed = "seed stream" }, PLAIN)
 local NONE = options.names {}
 local FROM = options.names { any = "dtype" }
 
@@ -76,7 +86,7 @@ end
 function tensor.full(value, ...)
   local shape, o = shape_and_options("full", PLAIN, ...)
   local t = create(dtype_of(o.dtype, 2), shape, 2, o.device)
-  check(C.tl_tensor_fill(t.handle, value), 2)
+  check(C.tl_tensor_fill(t.handle, number(value, "tensor.full")), 2)
   return t
 end
 
@@ -124,7 +134,7 @@ end
 function tensor.is(x) return getmetatable(x) == Tensor end
 
 local function want(x, what, level)
-  if not tensor.is(x) then F.raise(what .. " wants a tensor; got " .. type(x)) end
+  if not tensor.is(x) then F.raise(what .. " wants a tensor; got " .. F.shown(x)) end
   return x
 end
 
@@ -142,14 +152,14 @@ local methods = {}
 
 --- Elements from .. to (both included) of a dim, as a view.
 function methods:slice(dim, from, to)
-  local r = view(C.tl_tensor_slice, self, 2, dim - 1, from - 1, to or from)
+  local r = view(C.tl_tensor_slice, self, 2, whole(dim, "slice") - 1, whole(from, "slice") - 1, whole(to or from, "slice"))
   return r
 end
 
 --- Two dims exchanged (the last two by default), as a view.
 function methods:transpose(a, b)
   local n = #self.shape
-  local r = view(C.tl_tensor_transpose, self, 2, (a or n - 1) - 1, (b or n) - 1)
+  local r = view(C.tl_tensor_transpose, self, 2, whole(a or n - 1, "transpose") - 1, whole(b or n, "transpose") - 1)
   return r
 end
 
@@ -178,7 +188,7 @@ end
 local function index_of(self, list, level)
   if #list ~= #self.shape then F.raise(("%d indices for a tensor of %d dims"):format(#list, #self.shape)) end
   local d = ffi.new "int64_t[4]"
-  for i, n in ipairs(list) do d[i - 1] = n - 1 end
+  for i = 1, #list do d[i - 1] = whole(list[i], "an index") - 1 end
   return d
 end
 
@@ -193,7 +203,7 @@ end
 function methods:set(...)
   local list = { ... }
   local value = table.remove(list)
-  check(C.tl_tensor_set(self.handle, index_of(self, list, 2), value), 2)
+  check(C.tl_tensor_set(self.handle, index_of(self, list, 2), number(value, "set")), 2)
   return self
 end
 
@@ -229,7 +239,7 @@ end
 
 --- Every element becomes value.
 function methods:fill(value)
-  check(C.tl_tensor_fill(self.handle, value), 2)
+  check(C.tl_tensor_fill(self.handle, number(value, "fill")), 2)
   return self
 end
 
@@ -289,7 +299,7 @@ function methods:div(b) local r = binary(self, b, C.TL_DIV, 2) return r end
 
 --- Multiplied by a number, in place.
 function methods:scale(x)
-  check(C.tl_tensor_affine(self.handle, self.handle, x, 0), 2)
+  check(C.tl_tensor_affine(self.handle, self.handle, number(x, "scale"), 0), 2)
   return self
 end
 
@@ -404,7 +414,7 @@ end
 
 Tensor.__index = function(self, key)
   if type(key) == "number" then
-    if key < 1 or key > self.shape[1] then return nil end
+    if key < 1 or key > self.shape[1] or key % 1 ~= 0 then return nil end
     return methods.part(self, key)
   end
   if key == "handle" then F.raise "this tensor was freed" end

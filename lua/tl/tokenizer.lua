@@ -48,19 +48,6 @@ function Tokenizer:encode(text, o)
   return out
 end
 
-local function id_buffer(ids)
-  local n = #ids
-  local buffer = ffi.new("int32_t[?]", math.max(1, n))
-  for i = 1, n do
-    local id = ids[i]
-    if type(id) ~= "number" or id % 1 ~= 0 or math.abs(id) > 2 ^ 31 - 1 then
-      error(("id %d of %d is %s, not a whole number"):format(i, n, tostring(id)), 3)
-    end
-    buffer[i - 1] = id
-  end
-  return buffer, n
-end
-
 --- The text of token ids: UTF-8, with U+FFFD where the ids begin or end inside a character, as the `tokenizers` library gives
 --- it. Ids outside the vocabulary have no text.
 ---@param ids integer[]
@@ -69,8 +56,7 @@ end
 function Tokenizer:decode(ids, o)
   local h = handle(self, "decode")
   if type(ids) == "number" then ids = { ids } end
-  if type(ids) ~= "table" then error("decode wants a list of ids; got " .. type(ids), 2) end
-  local buffer, n = id_buffer(ids)
+  local buffer, n = F.ids("decode", ids), #ids
   local skip, room = o and o.skip_special or false, 16 * n + 64
   local text = ffi.new("char[?]", room)
   check(C.tl_tokenizer_decode(h, buffer, n, skip, text, room, count), 2)

@@ -152,7 +152,7 @@ function wordproblems.problem(seed, index, o)
            steps = steps, direct = direct, solution = steps, ops = ops, chain = chain.key }
 end
 
-local OPTIONS = options.names { any = "split", number = "n seed first min_ops max_ops max_number" }
+local OPTIONS = options.names { any = "split", count = "n first min_ops max_ops max_number", seed = "seed" }
 local CORPUS = options.names({ number = "steps asked" }, OPTIONS)
 
 local function settings(what, o, known)
