@@ -21,6 +21,7 @@ local F = require "tl.ffi"
 local ffi = require "ffi"
 local json = require "tl.json"
 local log = require "tl.log"
+local options = require "tl.options"
 local fs = require "tl.fs"
 local process = require "tl.process"
 local combinations = require "tl.experiment.grid"
@@ -78,6 +79,7 @@ local function identified(name, o)
       if type(k) ~= "string" or type(v) == "table" or type(v) == "function" or type(v) == "userdata" then
         error(("%s, run %d: setting %s is a %s; numbers, texts, true and false are wanted"):format(name, i, tostring(k), type(v)), 3)
       end
+      if store.COLUMNS[k] then error(("%s, run %d: the setting '%s' has the name of a column of the store; another name is wanted"):format(name, i, k), 3) end
     end
     local hash = store.hash(name, o.version, s)
     if not seen[hash] then list[#list + 1], seen[hash] = { hash = hash, settings = s }, true end
@@ -150,6 +152,7 @@ local function checked(row, metrics)
   if type(metrics) ~= "table" then error(("run returned a %s; a table of metrics is wanted"):format(type(metrics)), 0) end
   for k in pairs(metrics) do
     if row.settings[k] ~= nil then error(("the metric '%s' has the name of a setting; a row has one value of a name"):format(k), 0) end
+    if store.COLUMNS[k] then error(("the metric '%s' has the name of a column of the store, which would hide it"):format(k), 0) end
   end
   json.encode(metrics)  -- raises here, where the run fails, for what has no JSON form
   return metrics
@@ -301,8 +304,10 @@ local function run_workers(name, st, workers, till, most)
 end
 
 local function tell_failures(st)
-  for _, r in ipairs(st:runs { status = "failed" }) do log.warn("failed: %s: %s", words(r.settings), r.error or "") end
+  for _, r in ipairs(summary.where(st:wanted(), { status = "failed" })) do log.warn("failed: %s: %s", words(r.settings), r.error or "") end
 end
+
+local OPTIONS = options.names { any = "name runs run train measure together run_together cost version", count = "population" }
 
 --- Runs an experiment: everything in o.runs that the store does not have as done. p: the recipe's parameters (or a table with store,
 --- workers, dry_run, hours, name). o:
@@ -321,6 +326,12 @@ end
 ---@return table[]? rows, integer missing
 function experiment.run(p, o)
   if require("tl.comm").size > 1 then error("an experiment starts its own workers: start it without mpirun", 2) end
+  options.only("experiment.run", o, OPTIONS)
+  if type(p) ~= "table" then error("tl.experiment.run wants the recipe's parameters, or a table with store, workers, hours; got " .. F.shown(p), 2) end
+  for _, k in ipairs { "workers", "population", "hours" } do
+    local v = rawget(p, k)
+    if v ~= nil and not (type(v) == "number" and v >= 0) then error(("tl.experiment.run: %s wants a number from 0; got %s"):format(k, F.shown(v)), 2) end
+  end
   if not o.run == not o.train then error("tl.experiment.run wants run, or train and measure", 2) end
   if o.train then o = training.expand(o) end
   local name = o.name or rawget(p, "name") or "experiment"
@@ -346,7 +357,11 @@ function experiment.run(p, o)
   else
     local c, till = st:counts(), hours > 0 and math.floor(os.time() + 3600 * hours) or 0
     if c.pending + c.running > 0 then
-      if workers == 0 then work(st, o, till, most) else run_workers(name, st, math.min(workers, c.pending + c.running), till, most) end
+      local ok, why = pcall(function()
+        if workers == 0 then work(st, o, till, most) else run_workers(name, st, math.min(workers, c.pending + c.running), till, most) end
+      end)
+      st:rest()
+      if not ok then error(why, 0) end
       tell_failures(st)
     end
   end

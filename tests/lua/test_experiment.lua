@@ -179,6 +179,55 @@ check.test("trainings: members of a population end as each by itself", function(
   if not ok then error(why, 0) end
 end)
 
+-- would catch: a sweep that forgets, when it runs out of hours, what earlier runs failed with
+check.test("a failed run that a later sweep does not come to stays failed, with its message", function()
+  local path = temporary()
+  local function sweep(p, o)
+    p.store, p.workers, o.name, o.runs = path, 0, "f", E.grid { x = { 1, 2 } }
+    return E.run(p, o)
+  end
+  local function status() return E.table(E.open(path):query "select status, error, attempts from runs order by id", { "status", "error", "attempts" }) end
+  local function broken(s) error("broken " .. s.x, 0) end
+  sweep({}, { run = broken })
+  local before = status()
+  check.equal(before:find "failed +broken 1 +1" ~= nil and before:find "failed +broken 2 +1" ~= nil, true, before)
+  sweep({ hours = 1e-9 }, { run = broken })  -- no time: nothing is begun
+  check.equal(status(), before)
+  local st = store.open(path)  -- killed before its end: pending, and the message is there
+  st:want("f", { { hash = store.hash("f", nil, { x = 1 }), settings = { x = 1 } } }, true)
+  st:close()
+  check.equal(status():find "pending +broken 1" ~= nil, true, status())
+  local families = 0
+  sweep({}, { run = broken, together = function() return "all" end, run_together = function(list) families = families + #list; return { { a = 1 }, { a = 2 } } end })
+  check.equal(families, 2, "runs that failed each by itself may be done together again")
+  check.equal(#E.open(path):runs { status = "done" }, 2)
+  -- another experiment's failures, or another version's, are not this one's to tell
+  local log, said = require "tl.log", {}
+  local warn = log.warn
+  log.warn = function(...) said[#said + 1] = string.format(...) end
+  local ok, why = pcall(function()
+    sweep({}, { run = broken, version = "2" })
+    sweep({}, { run = function() return { a = 1 } end, version = "3" })
+  end)
+  log.warn = warn
+  check.equal({ ok, why }, { true })
+  check.equal(said, { "failed: x=1: broken 1", "failed: x=2: broken 2" })
+end)
+
+check.test("what would be passed over in silence is refused", function()
+  local function run(o, p) return E.run(p or { store = temporary(), workers = 0 }, o) end
+  local one = { { x = 1 } }
+  check.raises("experiment%.run: there is no option 'verson'; did you mean 'version'%?", run, { runs = one, run = print, verson = 2 })
+  check.raises("the setting 'seconds' has the name of a column of the store", run, { runs = { { seconds = 1 } }, run = print })
+  check.raises("workers wants a number from 0; got '2'", run, { runs = one, run = print }, { workers = "2" })
+  check.raises("wants the recipe's parameters, .*; got nothing", E.run, nil, { runs = one, run = print })
+  local path = temporary()
+  run({ runs = one, run = function() return { seconds = 5 } end }, { store = path, workers = 0 })
+  check.equal(E.open(path):runs()[1].error, "the metric 'seconds' has the name of a column of the store, which would hide it")
+  check.raises("experiment%.best wants by, a list of fields' names; got 'u'", E.best, one, { by = "u" })
+  check.raises("experiment%.best: there is no option 'metric'", E.best, one, { by = { "x" }, metric = "a" })
+end)
+
 check.test("what is to be done is said in one way", function()
   check.raises("wants run, or train and measure", E.run, { store = temporary(), workers = 0 }, { runs = {} })
   check.raises("wants run, or train and measure", E.run, { store = temporary(), workers = 0 }, { runs = {}, run = print, train = print })

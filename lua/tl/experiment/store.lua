@@ -4,7 +4,7 @@
 ---          settings, metrics      JSON objects
 ---          status                 pending -> running -> done | failed
 ---          owner, attempts        who runs it (host, its process, the sweep that started it); how often it was begun
----          error, code            why it failed; the program's version and commit that ran it
+---          error, code            why it failed (kept while it waits to be tried again); the program's version and commit that ran it
 ---          started, finished      seconds since 1970;  seconds: what the run took;  folder: its run directory
 ---
 --- A row is claimed in a transaction and finished in another, so however a process dies a finished run stays finished, and a run
@@ -19,6 +19,10 @@ local summary = require "tl.experiment.summary"
 local C = F.C
 
 local store = {}
+
+--- What a row has of its own, beside error: a setting or a metric of such a name would be hidden by it.
+store.COLUMNS = {}
+for name in ("id experiment hash settings status owner attempts metrics code started finished seconds folder"):gmatch "%S+" do store.COLUMNS[name] = true end
 
 ---@class tl.Store
 local Store = {}
@@ -86,7 +90,7 @@ function store.hash(experiment, version, settings)
 end
 
 --- Puts runs ({hash, settings} each) into the store where they are not there yet, and makes them the ones that are claimed here.
---- retry: failed ones become pending again.
+--- retry: failed ones become pending again; what they failed with stays with them until they are begun.
 function Store:want(experiment, runs, retry)
   self.db:transaction(function()
     self.db:exec "delete from wanted"
@@ -94,8 +98,13 @@ function Store:want(experiment, runs, retry)
       self.db:run("insert or ignore into runs (experiment, hash, settings) values (?, ?, ?)", experiment, r.hash, json.encode(r.settings))
       self.db:run("insert into wanted values (?, ?)", r.hash, i)
     end
-    if retry then self.db:exec "update runs set status = 'pending', error = null where status = 'failed' and hash in (select hash from wanted)" end
+    if retry then self.db:exec "update runs set status = 'pending' where status = 'failed' and hash in (select hash from wanted)" end
   end)
+end
+
+--- The end of a sweep: wanted runs that had failed and were not begun again are failed, as before.
+function Store:rest()
+  self.db:run "update runs set status = 'failed' where status = 'pending' and error is not null and finished is not null and hash in (select hash from wanted)"
 end
 
 --- {pending, running, done, failed} of the wanted runs.
@@ -120,14 +129,14 @@ end
 -- ---- running
 
 local function take(self, r, owner, code)
-  self.db:run("update runs set status = 'running', owner = ?, attempts = attempts + 1, started = ?, code = ?, error = null where id = ?", owner, os.time(), code, r.id)
+  self.db:run("update runs set status = 'running', owner = ?, attempts = attempts + 1, started = ?, code = ?, error = null, finished = null where id = ?", owner, os.time(), code, r.id)
   r.attempts = r.attempts + 1
   return r
 end
 
 --- Takes the next wanted run that nobody is at, and with family (a function of the row, settings read) up to `most` in all of those whose family
---- is equal to its own (nil: none): in their order; an empty list when there is none. A run that something befell among others is taken by
---- itself. code: recorded with them.
+--- is equal to its own (nil: none): in their order; an empty list when there is none. A run that something befell among others (it has an error, and
+--- was never finished) is taken by itself. code: recorded with them.
 function Store:claim(owner, code, family, most)
   return self.db:transaction(function()
     local known, list, mine = {}, {}, nil
@@ -136,7 +145,7 @@ function Store:claim(owner, code, family, most)
       if r.owner and known[r.owner] == nil then known[r.owner] = store.alive(r.owner) end
       if r.status == "pending" or not known[r.owner] then
         r.settings = json.decode(r.settings)
-        local its = family and not r.error and family(r) or nil
+        local its = family and not (r.error and not r.finished) and family(r) or nil
         if #list == 0 then
           list[1], mine = take(self, r, owner, code), its
           if not mine then break end

@@ -1,4 +1,7 @@
 --- experiment/summary.lua: rows of a store put together: means and spreads over seeds, the best of a swept setting, tables as text.
+local F = require "tl.ffi"
+local options = require "tl.options"
+
 local summary = {}
 
 --- Mean, standard deviation (n - 1), smallest and largest of a list of numbers.
@@ -74,6 +77,8 @@ function summary.where(rows, want)
   return out
 end
 
+local BEST = options.names { any = "by value best judge" }
+
 --- One entry a group of rows: its mean and spread of `value`, over whatever is not named (seeds).
 ---   by        fields that tell groups apart: { "method", "u" }
 ---   value     the metric ("accuracy")
@@ -82,6 +87,8 @@ end
 --- Returns a list of { by-fields, best-field, n, mean, std, min, max, values, rows, tried = how many values of best there were }.
 ---@param rows table[] done runs
 function summary.best(rows, o)
+  options.only("experiment.best", o, BEST)
+  if type(o.by) ~= "table" then error("experiment.best wants by, a list of fields' names; got " .. F.shown(o.by), 2) end
   local value, out = o.value or "accuracy", {}
   for _, group in ipairs(summary.groups(rows, o.by)) do
     local candidates = o.best and summary.groups(group, { o.best }) or { group }
