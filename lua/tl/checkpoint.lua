@@ -19,6 +19,14 @@ local checkpoint = {}
 checkpoint.EVERY = { 0, "steps from one checkpoint to the next; 0: none", integer = true, min = 0 }
 checkpoint.FROM = { nil, "run directory whose last checkpoint this run goes on from", type = "string", value = "DIR" }
 
+--- Refuses options of a trainer that could not do what they say: run, checkpoint and resume. what: the trainer.
+function checkpoint.only(what, o)
+  local run = o.run
+  if run and not (type(run) == "table" and type(run.step) == "function") then F.raise(("%s: run is a tl.report.run; got %s"):format(what, F.shown(run))) end
+  if (o.checkpoint or 0) > 0 and not run then F.raise(("%s: checkpoint = %d wants run, in whose folder it is written"):format(what, o.checkpoint)) end
+  if o.resume ~= nil and type(o.resume) ~= "string" then F.raise(("%s: resume is a run's folder; got %s"):format(what, F.shown(o.resume))) end
+end
+
 local function remove(folder) require("tl.process").run { argv = { "rm", "-rf", "--", folder } } end
 
 -- ---- what a checkpoint's numbers mean something for
@@ -77,7 +85,7 @@ local function warn_of_changes(trainer, doc, folder)
   if type(doc.settings) ~= "table" or comm.rank > 0 then return end
   local now, lr = settings(trainer, doc.steps + 1)
   local changed, known = {}, {}
-  if type(doc.next_lr) == "number" and math.abs(doc.next_lr - lr) > 1e-9 * math.abs(lr) then
+  if type(doc.next_lr) == "number" and type(lr) == "number" and math.abs(doc.next_lr - lr) > 1e-9 * math.abs(lr) then
     changed[1] = ("the learning rate of step %d was to be %s and is %s"):format(doc.steps + 1, shown(doc.next_lr), shown(lr))
   end
   for k in pairs(doc.settings) do known[#known + 1] = k end

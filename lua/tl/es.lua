@@ -24,7 +24,7 @@ local SHAPES = { rank = true, reward = true }
 
 local OPTIONS = options.names {
   any = "model adapter verifier reward verifier_config prompt lr fitness stop gate run",
-  number = "sigma temperature max_grad_norm beta1 beta2 eps weight_decay", seed = "seed",
+  amount = "max_grad_norm", number = "sigma temperature beta1 beta2 eps weight_decay", seed = "seed",
   count = "workers timeout_ms members num_generations max_completion_length max_sequences total_steps",
 }
 
@@ -38,10 +38,11 @@ local OPTIONS = options.names {
 function es.trainer(o)
   options.only("es.trainer", o, OPTIONS)
   local t = setmetatable({ o = o, model = F.object("es.trainer", o.model, "model"), adapter = F.object("es.trainer", o.adapter, "adapter") }, Trainer)
-  local verifier = verify.given("es.trainer", o.verifier or o.reward)
+  local verifier = verify.given("es.trainer", o.verifier, o.reward)
   t.n, t.sigma, t.fitness = o.members or 16, o.sigma or 0.05, o.fitness or "rank"
   if t.n % 2 ~= 0 or t.n < 2 then error(("es: members is %s; they are pairs of opposites: an even number from 2"):format(tostring(t.n)), 2) end
   if type(t.sigma) ~= "number" or t.sigma <= 0 then error(("es: sigma is %s; wanted a number above 0"):format(tostring(t.sigma)), 2) end
+  if (o.seed or 0) >= 2 ^ 37 then error(("es: seed is %.16g; it is at most 2^37 - 1, since every step draws with another one"):format(o.seed), 2) end
   if not SHAPES[t.fitness] then error(('es: fitness is "rank" or "reward"; got %s'):format(tostring(t.fitness)), 2) end
   t.lr, t.steps, t.seed = optim.schedule(o.lr or 3e-2), 0, o.seed or 0
   t.optimizer = optim.adamw(o.adapter, { beta1 = o.beta1, beta2 = o.beta2, eps = o.eps, weight_decay = o.weight_decay, max_grad_norm = o.max_grad_norm or 0 })

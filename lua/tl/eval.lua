@@ -45,7 +45,7 @@ local function sample_missing(o, k, done, on_completion)
     local problem, missing = o.problems[i], false
     for j = 1, k do missing = missing or not (done[i] and done[i][j]) end
     if missing then
-      data.about(problem, i, submit, s, o, i, grpo.prompt_ids(tok, o.prompt, problem), k, settings, where)
+      data.about(problem, i, submit, s, o, i, grpo.prompt_ids(tok, o.prompt, problem, i), k, settings, where)
       total = total + k
     end
   end

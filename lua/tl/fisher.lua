@@ -103,7 +103,7 @@ function fisher.run(o)
   require("tl.options").only("fisher", o, OPTIONS)
   local a = F.object("fisher", o.adapter, "adapter")
   local tok, prompts = a.model:tokenizer(), {}
-  for i, problem in ipairs(o.problems or error("tl.fisher wants problems", 2)) do prompts[i] = grpo.prompt_ids(tok, o.prompt, problem) end
+  for i, problem in ipairs(o.problems or error("tl.fisher wants problems", 2)) do prompts[i] = grpo.prompt_ids(tok, o.prompt, problem, i) end
   local drawn = sample.generate(a.model, prompts, { adapter = a, n = o.n or 4, temperature = o.temperature or 1, max_new_tokens = o.max_new_tokens or 64, seed = o.seed })
   local samples = {}
   for i, list in ipairs(drawn) do

@@ -51,8 +51,8 @@ end
 grpo.OPTIONS = options.names {
   any = "model adapter verifier reward verifier_config prompt lr stop loss_type scale_rewards importance_sampling_level rollouts is_mode is_level on_error gate objective "
     .. "resume run progress pool reply",
-  number = "temperature top_p min_p epsilon epsilon_high delta beta entropy_coef is_min is_max max_grad_norm beta1 beta2 eps weight_decay sapo_temperature_pos "
-    .. "sapo_temperature_neg top_entropy_quantile",
+  number = "temperature top_p min_p epsilon epsilon_high beta entropy_coef beta1 beta2 eps weight_decay top_entropy_quantile",
+  amount = "delta is_min is_max max_grad_norm sapo_temperature_pos sapo_temperature_neg",
   count = "num_generations max_completion_length top_k num_iterations total_steps checkpoint workers timeout_ms max_sequences",
   seed = "seed instructions", bytes = "memory", boolean = "use_bias_correction_kl inline mask_truncated_completions",
 }
@@ -88,12 +88,15 @@ grpo.OPTIONS = options.names {
 function grpo.trainer(o)
   options.only("grpo.trainer", o, grpo.OPTIONS)
   local t = setmetatable({ o = o, model = F.object("grpo.trainer", o.model, "model"), adapter = F.object("grpo.trainer", o.adapter, "adapter") }, Trainer)
-  local verifier = not o.pool and verify.given("grpo.trainer", o.verifier or o.reward)
+  local verifier = not o.pool and verify.given("grpo.trainer", o.verifier, o.reward)
   t.n = o.num_generations or 8
   if t.n < 2 or t.n % 1 ~= 0 then error(("grpo.trainer: num_generations wants a whole number from 2; got %s"):format(t.n), 2) end
   t.iterations = o.num_iterations or 1
   if t.iterations < 1 or t.iterations % 1 ~= 0 then error(("grpo.trainer: num_iterations wants a whole number from 1; got %s"):format(t.iterations), 2) end
   if o.objective ~= nil and type(o.objective) ~= "function" then error("grpo.trainer: objective is a function(t, out); got a " .. type(o.objective), 2) end
+  if o.progress and type(o.progress) ~= "function" then error("grpo.trainer: progress is a function(trainer, rollout); got " .. F.shown(o.progress), 2) end
+  if (o.is_max or 3) > 0 and (o.is_min or 0) > (o.is_max or 3) then error(("grpo.trainer: is_min is %g, more than is_max, %g"):format(o.is_min, o.is_max or 3), 2) end
+  checkpoint.only("grpo.trainer", o)
   t.lr = optim.schedule(o.lr or 1e-6)
   t.optimizer = optim.of(o)
   t.seed, t.steps, t.sequences = o.seed or 0, 0, 0
@@ -127,16 +130,17 @@ end
 --- A problem's prompt where no option `prompt` makes another: messages, or text.
 function grpo.default_prompt(problem) return problem.messages or problem.prompt or problem.question end
 
---- Token ids of a problem's prompt: messages through the chat template, text as it is.
-function grpo.prompt_ids(tokenizer, make, problem)
-  if make ~= nil and type(make) ~= "function" then error("prompt is a function(problem) -> messages or text; got a " .. type(make), 3) end
-  local p = (make or grpo.default_prompt)(problem)
-  if type(p) == "table" then
-    return tokenizer:encode(tokenizer:chat(p, { add_generation_prompt = true }), { parse_special = true })
-  elseif type(p) == "string" then
-    return tokenizer:encode(p, { add_special = true, parse_special = true })
-  end
-  error("the prompt of a problem is messages (a table) or text; got " .. type(p), 3)
+local function encoded(tokenizer, p)
+  if type(p) == "table" then return tokenizer:encode(tokenizer:chat(p, { add_generation_prompt = true }), { parse_special = true }) end
+  if type(p) == "string" then return tokenizer:encode(p, { add_special = true, parse_special = true }) end
+  error("the prompt of a problem is messages (a table) or text; got " .. F.shown(p), 0)
+end
+
+--- Token ids of a problem's prompt: messages through the chat template, text as it is. i: its number in a list, for messages.
+function grpo.prompt_ids(tokenizer, make, problem, i)
+  if make ~= nil and type(make) ~= "function" then error("prompt is a function(problem) -> messages or text; got " .. F.shown(make), 3) end
+  if not tokenizer then F.raise "the model has no tokenizer beside it, so a problem has no token ids" end
+  return data.about(problem, i, encoded, tokenizer, (make or grpo.default_prompt)(problem))
 end
 
 -- The model to sample from, the adapter to sample with, and whether this step made the model. A low-rank adapter goes on top of
@@ -158,7 +162,7 @@ end
 function Trainer:groups(problems)
   local r = { groups = {}, problems = problems, n_tokens = 0, prompt_tokens = 0 }
   for i, problem in ipairs(problems) do
-    local ids = grpo.prompt_ids(self.tokenizer, self.o.prompt, problem)
+    local ids = grpo.prompt_ids(self.tokenizer, self.o.prompt, problem, i)
     r.groups[i] = { problem = problem, prompt = ids, completions = {}, part_of = (i - 1) % comm.parts }
     r.prompt_tokens = r.prompt_tokens + #ids
   end
@@ -397,8 +401,10 @@ local function objective(part, b, w, first, count)
     local t = { n = tonumber(b.offsets[first + count] - b.offsets[first]), first = first, count = count, offsets = b.offsets,
       logprob = w.logprob, old = w.old or w.logprob, ref = w.ref, sampler = b.sampler, entropy = w.entropy,
       mask = b.mask, advantage = b.advantage, total_sequences = part.total_sequences, total_tokens = part.total_tokens }
-    local out = { dlogprob = w.dlogprob, loss = 0 }
+    local out, from = { dlogprob = w.dlogprob, dentropy = w.dentropy, loss = 0 }, tonumber(b.offsets[first])
+    for _, d in ipairs { w.dlogprob, w.dentropy } do ffi.fill(d + from, 4 * t.n) end  -- what it leaves out is 0, not the iteration's before
     self.o.objective(t, out)
+    if type(out.loss or 0) ~= "number" then error("the objective's out.loss is a number; got " .. F.shown(out.loss), 0) end
     part.stats.loss = part.stats.loss + (out.loss or 0)
     part.stats.n_tokens = part.stats.n_tokens + t.n
     return
@@ -572,6 +578,7 @@ function Trainer:metrics(part, b)
     ["verifier/abstain"] = r.outcomes.abstain, ["verifier/error"] = r.outcomes.error, ["verifier/timeout"] = r.outcomes.timeout, ["verifier/memory"] = r.outcomes.memory,
     samples_trained = part.trained, micro_batches = b.n_micro or 0, activation_bytes = b.planned_bytes or 0,
     layers_kept = b.layers_kept or 0, predicted_rss_bytes = r.budget.predicted, peak_rss_bytes = b.peak or tonumber(C.tl_peak_rss_bytes()) }
+  if self.o.objective then return m end  -- the rest is the built-in objective's to count
   if self.opt.loss_type == LOSS.cispo or self.opt.loss_type == LOSS.sapo then
     for _, k in ipairs { "low_mean", "high_mean", "region_mean" } do m["clip_ratio/" .. k] = nil end
     if self.opt.loss_type == LOSS.cispo then m.cispo_clip_ratio = stats.clip_high / of_all end

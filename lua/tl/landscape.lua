@@ -99,7 +99,7 @@ local function losses(set, problems, o)
 end
 
 local function rewards(set, problems, o, field)
-  local out = population.rewards(set, problems, { verifier = not o.reward and (o.verifier or "verifiers.math") or nil, reward = o.reward, prompt = o.prompt,
+  local out = population.rewards(set, problems, { verifier = o.verifier or not o.reward and "verifiers.math" or nil, reward = o.reward, prompt = o.prompt,
     max_new_tokens = o.max_new_tokens or 64, temperature = o.temperature, n = o.n_samples, seed = o.seed, max_sequences = o.max_sequences })
   for k, r in ipairs(out) do out[k] = r[field] end
   return out

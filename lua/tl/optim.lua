@@ -10,7 +10,7 @@ local optim = {}
 local AdamW = {}
 AdamW.__index = AdamW
 
-local ADAMW = options.names { number = "beta1 beta2 eps weight_decay max_grad_norm" }
+local ADAMW = options.names { number = "beta1 beta2 eps weight_decay", amount = "max_grad_norm" }
 
 --- AdamW. Options: beta1 (0.9), beta2 (0.999), eps (1e-8), weight_decay (0), max_grad_norm (1; 0: no clipping).
 function optim.adamw(adapter, o)
@@ -64,20 +64,20 @@ end
 function AdamW:save(path) check(C.tl_adamw_save(self.handle, path), 2) end
 function AdamW:load(path) check(C.tl_adamw_load(self.handle, path), 2) end
 
-local function finite(x) return type(x) == "number" and x - x == 0 end
+local function usable(x) return type(x) == "number" and x >= 0 and x < math.huge end
 
 --- The rate of a step that is about to be made; an error when the schedule gives none.
 function optim.rate(schedule, step, total)
   local rate = schedule(step, total)
-  if finite(rate) then return rate end
-  error(("lr: the schedule gave %s for step %d; wanted a finite number"):format(type(rate) == "string" and "'" .. rate .. "'" or tostring(rate), step), 0)
+  if usable(rate) then return rate end
+  error(("lr: the schedule gave %s for step %d; wanted a finite number from 0"):format(type(rate) == "string" and "'" .. rate .. "'" or tostring(rate), step), 0)
 end
 
 --- A schedule as a function, from a number or a function.
 function optim.schedule(lr)
   if type(lr) == "function" then return lr end
-  if finite(lr) then return function() return lr end end
-  error("lr is a finite number or a function (step, total) -> number; got " .. (type(lr) == "number" and tostring(lr) or "a " .. type(lr)), 3)
+  if usable(lr) then return function() return lr end end
+  error("lr is a finite number from 0 or a function (step, total) -> number; got " .. (type(lr) == "number" and tostring(lr) or "a " .. type(lr)), 3)
 end
 
 -- how many steps a schedule that ends is for: the trainer's total_steps, which recipes set

@@ -154,12 +154,13 @@ local ELSEWHERE = {
 local KINDS = {
   boolean = { "true or false" },
   number = { "a number", function(n) return n == n end },
+  amount = { "a number from 0", function(n) return n >= 0 end },
   count = { "a whole number from 0", function(n) return n >= 0 and n % 1 == 0 end, 2 ^ 31 - 1 },  -- C's int
   seed = { "a whole number from 0", function(n) return n >= 0 and n % 1 == 0 end, 2 ^ 53 },
   bytes = { "a number of bytes from 0", function(n) return n >= 0 end, 2 ^ 53 },
 }
 
---- The options of a function, for options.only: their names by what they are, { any = "model adapter", number = "lr", count = "n", seed = "seed",
+--- The options of a function, for options.only: their names by what they are, { any = "model adapter", number = "beta", amount = "delta", count = "n", seed = "seed",
 --- bytes = "memory", boolean = "eos" }; then what others have, which it takes too. Kept above the function's documentation: the one place where they stand.
 ---@param of table
 ---@param ... table
@@ -169,7 +170,7 @@ function options.names(of, ...)
     if not known.kind[name] then known.list[#known.list + 1] = name end
     known.kind[name] = kind
   end
-  for _, kind in ipairs { "any", "number", "count", "seed", "bytes", "boolean" } do
+  for _, kind in ipairs { "any", "number", "amount", "count", "seed", "bytes", "boolean" } do
     for name in (of[kind] or ""):gmatch "%S+" do add(name, kind) end
   end
   for _, other in ipairs { ... } do

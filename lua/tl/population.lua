@@ -71,7 +71,7 @@ function population.rewards(set, problems, o)
   options.only("population.rewards", o, REWARDS)
   data.check("population.rewards", problems, verify.wants_answer(o.verifier))
   local n, tok, of, waiting = o.n or 1, set.model:tokenizer(), {}, 0
-  local pool = o.pool or verify.pool { verifier = verify.given("population.rewards", o.verifier or o.reward), config = o.verifier_config }
+  local pool = o.pool or verify.pool { verifier = verify.given("population.rewards", o.verifier, o.reward), config = o.verifier_config }
   local s = step.own(sample.sampler(set.model, { population = set, max_sequences = o.max_sequences }))
   local out, place, judged, complaint = {}, {}, 0, nil
   local settings = { temperature = o.temperature or 0, top_p = o.top_p, max_new_tokens = o.max_new_tokens or 256, stop = o.stop, seed = o.seed or 0 }
@@ -80,7 +80,7 @@ function population.rewards(set, problems, o)
     settings.member = k - 1
     for i, problem in ipairs(problems) do
       out[k].rewards[i] = 0
-      place[s:submit(grpo.prompt_ids(tok, o.prompt, problem), n, (i - 1) * n, settings)] = { out[k], i }
+      place[s:submit(grpo.prompt_ids(tok, o.prompt, problem, i), n, (i - 1) * n, settings)] = { out[k], i }
     end
   end
   local function take(wait_ms)
@@ -256,7 +256,7 @@ Grpo.__index = Grpo
 ---@param o table
 function population.grpo(o)
   local list = options_of("population", o, grpo.OPTIONS, 2)
-  local verifier = verify.given("population", o.verifier or o.reward)
+  local verifier = verify.given("population", o.verifier, o.reward)
   for name, default in pairs(SHARED) do same(list, name, default, 2) end
   for _, name in ipairs(JUDGES) do same(list, name, nil, 2) end
   local bonus = {}

@@ -19,7 +19,7 @@ Trainer.__index = Trainer
 
 --- The options of sft.trainer; a population's members have them too.
 sft.OPTIONS = options.names { any = "model adapter lr prompt target run resume",
-  number = "max_grad_norm beta1 beta2 eps weight_decay", count = "total_steps checkpoint", seed = "seed", bytes = "memory", boolean = "eos" }
+  number = "beta1 beta2 eps weight_decay", amount = "max_grad_norm", count = "total_steps checkpoint", seed = "seed", bytes = "memory", boolean = "eos" }
 
 --- An SFT trainer. Options: model, adapter, lr (number or function(step, total), 2e-5), prompt (as in tl.grpo), target:
 --- function(problem) -> the completion's text (default problem.solution or problem.answer), max_grad_norm (1), beta1, beta2, eps,
@@ -28,6 +28,7 @@ sft.OPTIONS = options.names { any = "model adapter lr prompt target run resume",
 function sft.trainer(o)
   options.only("sft.trainer", o, sft.OPTIONS)
   local t = setmetatable({ o = o, model = F.object("sft.trainer", o.model, "model"), adapter = F.object("sft.trainer", o.adapter, "adapter") }, Trainer)
+  checkpoint.only("sft.trainer", o)
   t.lr, t.optimizer, t.steps, t.num_tokens = optim.schedule(o.lr or 2e-5), optim.of(o), 0, 0
   if o.resume then checkpoint.load(t, o.resume) end
   return t

@@ -156,7 +156,7 @@ end
 ---@return string
 function Tokenizer:chat(messages, o)
   local ok, text = pcall(require("tl.chat").render, self, messages, o)
-  if not ok then error(text, 2) end
+  if not ok then F.raise(text) end
   return text
 end
 

@@ -112,7 +112,7 @@ function Pool:free()
   self.pool, self.last_problem = nil, nil
 end
 
-function Pool:handle() return self.pool or error("this verifier pool was freed", 3) end
+function Pool:handle() return self.pool or F.raise "this verifier pool was freed" end
 
 -- ---- inline: in this Lua state, without limits
 
@@ -204,11 +204,13 @@ function verify.wants_answer(verifier)
   end
 end
 
---- What judges: a module's name, a file or a function; else an error. what: who wants it.
-function verify.given(what, given, level)
+--- What judges, verifier or reward: a module's name, a file or a function; else an error. what: who wants it.
+function verify.given(what, verifier, reward)
+  if verifier and reward then error(what .. " wants a verifier or a reward, and got both: they are two names of one option", 3) end
+  local given = verifier or reward
   if type(given) == "string" or type(given) == "function" then return given end
   error(("%s wants a verifier or a reward: a module's name, a file or a function; got %s"):format(what, given == nil and "nothing" or type(given) ~= "table" and tostring(given)
-    or 'a table. Several are joined by one: verifier = "verifiers.combine", verifier_config = { parts = { { verifier = "verifiers.math" }, ... } }'), (level or 2) + 1)
+    or 'a table. Several are joined by one: verifier = "verifiers.combine", verifier_config = { parts = { { verifier = "verifiers.math" }, ... } }'), 3)
 end
 
 --- What becomes of a sample whose verdict is no reward: { error =, timeout =, memory =, abstain = }, each "drop" (left out), "zero" or "fail" (the run
@@ -217,6 +219,7 @@ end
 function verify.policy(given)
   local out = { error = "drop", timeout = "drop", memory = "drop", abstain = "drop" }
   if type(given) == "string" then given = { error = given, timeout = given, memory = given } end
+  if given ~= nil and type(given) ~= "table" then error("on_error is one of drop, fail, zero, or a table of them; got " .. F.shown(given), 3) end
   for outcome, what in pairs(given or {}) do
     if not out[outcome] then error(("on_error is for error, timeout, memory and abstain; got '%s'"):format(tostring(outcome)), 3) end
     if what ~= "drop" and what ~= "zero" and what ~= "fail" then error(("on_error is one of drop, fail, zero; got %s"):format(tostring(what)), 3) end

@@ -174,4 +174,34 @@ check.test("top_entropy_quantile: the clipped term is of the tokens with the hig
   check.raises("do not go together", trained, { top_entropy_quantile = 0.5, entropy_coef = 0.1 })
 end)
 
+
+-- Catches: what an iteration filled in standing in for what the next one left out; figures of the built-in objective told of another one; an entropy bonus that
+-- an objective of one's own could not have.
+check.test("an objective of one's own: what it leaves out is 0, and only its own figures are told", function()
+  local calls, entropies = 0, 0
+  local function step(o)
+    o.model, o.adapter, o.num_generations, o.max_completion_length, o.gate, o.seed, o.lr = model, tl.adapter.tinylora(model, { u = 4 }), 4, 16, false, 3, 1e-2
+    o.reward = function(_, c) return #c.text % 3 end
+    local t = tl.grpo.trainer(o)
+    local m = t:step { problems[1] }
+    t:free()
+    return m
+  end
+  local function fill(t, d, x) for i = tonumber(t.offsets[t.first]), tonumber(t.offsets[t.first + t.count]) - 1 do d[i] = x end end
+  local m = step { num_iterations = 2, beta = 0.1, rollouts = "int8", objective = function(t, out)
+    calls = calls + 1
+    if calls == 1 then fill(t, out.dlogprob, 1) end
+    out.loss = 0.5
+  end }
+  check.equal({ calls, m.grad_norm, m.loss }, { 2, 0, 0.5 })
+  for _, name in ipairs { "kl", "sampling/importance_sampling_ratio/min", "sampling/sampling_logp_difference/mean" } do check.equal(m[name], nil, name) end
+  m = step { entropy_coef = 1, objective = function(t, out)
+    entropies = entropies + t.entropy[tonumber(t.offsets[t.first])]
+    fill(t, out.dentropy, -1)
+  end }
+  assert(entropies > 0 and m.grad_norm > 0, "entropies, and their gradient")
+  check.equal(step({ objective = function() end }).grad_norm, 0)
+  check.raises("out.loss is a number; got 'x'", step, { objective = function(_, out) out.loss = "x" end })
+end)
+
 check.done()

@@ -89,7 +89,7 @@ test("what is no number, or no table of options, is said to be none", function()
   raises("model%.load wants a table of options; got a string", tl.model.load, "tiny", "bf16")
   raises("grpo%.trainer wants a table of options; got nothing", tl.grpo.trainer)
   raises("grpo%.trainer: temperature wants a number; got 'hot'", tl.grpo.trainer, { model = model, adapter = adapter, verifier = "verifiers.math", temperature = "hot" })
-  raises("grpo%.trainer: max_grad_norm wants a number; got nan", tl.grpo.trainer, { model = model, adapter = adapter, verifier = "verifiers.math", max_grad_norm = 0 / 0 })
+  raises("grpo%.trainer: max_grad_norm wants a number from 0; got nan", tl.grpo.trainer, { model = model, adapter = adapter, verifier = "verifiers.math", max_grad_norm = 0 / 0 })
   for _, n in ipairs { 1, 0 } do
     raises("grpo%.trainer: num_generations wants a whole number from 2; got " .. n, tl.grpo.trainer, { model = model, adapter = adapter, verifier = "verifiers.math", num_generations = n })
   end
@@ -123,6 +123,34 @@ test("what is no model, adapter, verifier or problem is one clear line", functio
   raises("the sampler wants a list of token ids; got 1", tl.sample.generate, model, { 1, 2 })
   raises("got 'x' for number 2", adapter.set, adapter, { 0, "x", 0, 0 })
   raises("data%.load: n wants a whole number from 0; got %-1", tl.data.load, "wordproblems", { n = -1 })
+end)
+
+test("what a trainer would pass over in silence is refused", function()
+  local function grpo(o) return tl.grpo.trainer(over({ model = model, adapter = adapter, verifier = "verifiers.math", num_generations = 2, max_completion_length = 4, gate = false }, o)) end
+  raises("test_options%.lua:%d+: grpo%.trainer wants a verifier or a reward, and got both", function() grpo { reward = print } end)
+  raises("population wants a verifier or a reward, and got both", tl.population, { model = model, verifier = "math", reward = print, members = { {} } })
+  raises("population%.rewards wants a verifier or a reward, and got both", tl.landscape, { adapter = adapter, problems = problems, verifier = "math", reward = print, n = 1 })
+  for _, name in ipairs { "delta", "is_min", "is_max", "max_grad_norm" } do raises("grpo%.trainer: " .. name .. " wants a number from 0; got %-1", grpo, { [name] = -1 }) end
+  raises("grpo%.trainer: is_min is 5, more than is_max, 3", grpo, { rollouts = "int8", is_min = 5 })
+  raises("lr is a finite number from 0 or a function .*; got %-0.1", grpo, { lr = -0.1 })
+  for _, make in ipairs { grpo, function(o) return tl.sft.trainer(over({ model = model, adapter = adapter }, o)) end } do
+    raises("trainer: checkpoint = 2 wants run, in whose folder it is written", make, { checkpoint = 2 })
+    raises("trainer: run is a tl%.report%.run; got 'x'", make, { run = "x" })
+    raises("trainer: resume is a run's folder; got 5", make, { resume = 5 })
+  end
+  raises("grpo%.trainer: progress is a function%(trainer, rollout%); got 5", grpo, { progress = 5 })
+  raises("on_error is one of drop, fail, zero, or a table of them; got 5", grpo, { on_error = 5 })
+  raises("es: seed is 137438953472; it is at most 2^37 %- 1", tl.es.trainer, { model = model, adapter = adapter, verifier = "math", seed = 2 ^ 37 })
+  local t = grpo { lr = function(step) return 0.01 - step end }
+  raises("lr: the schedule gave %-0.99 for step 1; wanted a finite number from 0", t.step, t, problems)
+  t:free()
+  raises("test_options%.lua:%d+: this verifier pool was freed", function() t:step(problems) end)
+  -- a prompt that cannot be made is said of its problem
+  for pattern, prompt in pairs { ["problem 2: there are no messages"] = {}, ["problem 2: .*a message is a table .*got string"] = { "x" }, ["problem 2: the prompt of a problem is messages .*; got nothing"] = false } do
+    t = grpo { prompt = function(p) return p ~= problems[2] and p.question or prompt or nil end }
+    raises("^" .. pattern, t.step, t, problems)
+    t:free()
+  end
 end)
 
 test("what is no objective, no group key and no name for a verifier's file", function()
@@ -258,7 +286,7 @@ test("a learning rate that is none, or much too high", function()
   for rate, said in pairs { x = "'x'", [0 / 1] = false, [math.huge] = "inf" } do
     local t = tl.sft.trainer { model = model, adapter = tl.adapter.tinylora(model, { u = 2 }), lr = function() return rate end }
     if said then
-      raises("lr: the schedule gave " .. said .. " for step 1; wanted a finite number", t.step, t, problems)
+      raises("lr: the schedule gave " .. said .. " for step 1; wanted a finite number from 0", t.step, t, problems)
       equal(t.steps, 0)
     else
       t:step(problems)
@@ -277,7 +305,7 @@ test("a learning rate that is none, or much too high", function()
     local t = tl.sft.trainer { model = model, adapter = tl.adapter.tinylora(model, { u = 2 }), lr = tl.optim[name](1e-2, 0) }
     raises("optim%." .. name .. " ends at the last step: give the trainer total_steps", t.step, t, problems)
   end
-  raises("lr is a finite number or a function %(step, total%) %-> number; got inf", tl.sft.trainer, { model = model, adapter = adapter, lr = math.huge })
+  raises("lr is a finite number from 0 or a function %(step, total%) %-> number; got inf", tl.sft.trainer, { model = model, adapter = adapter, lr = math.huge })
   local grpo = tl.grpo.trainer { model = model, adapter = adapter, reward = function() return 1 end, gate = false, num_generations = 2, max_completion_length = 2, lr = function() end }
   raises("lr: the schedule gave nil for step 1", grpo.step, grpo, problems)
   grpo:free()
