@@ -24,7 +24,7 @@ function checkpoint.only(what, o)
   local run = o.run
   if run and not (type(run) == "table" and type(run.step) == "function") then F.raise(("%s: run is a tl.report.run; got %s"):format(what, F.shown(run))) end
   if (o.checkpoint or 0) > 0 and not run then F.raise(("%s: checkpoint = %d wants run, in whose folder it is written"):format(what, o.checkpoint)) end
-  if o.resume ~= nil and type(o.resume) ~= "string" then F.raise(("%s: resume is a run's folder; got %s"):format(what, F.shown(o.resume))) end
+  if o.resume and type(o.resume) ~= "string" then F.raise(("%s: resume is a run's folder; got %s"):format(what, F.shown(o.resume))) end
 end
 
 local function remove(folder) require("tl.process").run { argv = { "rm", "-rf", "--", folder } } end

@@ -119,7 +119,7 @@ end
 local origin = setmetatable({}, { __mode = "k" })  -- of a problem from a file: "file:line"
 
 --- Where a problem stands, for messages: its file and line, or its number in a list.
-function data.where(problem, i) return origin[problem] or "problem " .. tostring(i or problem.id) end
+function data.where(problem, i) return origin[problem] or (i or problem.id) and "problem " .. tostring(i or problem.id) or "a problem" end
 
 --- What fn(...) gives; an error of it says which problem it is about.
 function data.about(problem, i, fn, ...)
@@ -178,7 +178,7 @@ function data.style(style)
   local names = {}
   for name in pairs(styles) do names[#names + 1] = name end
   table.sort(names)
-  error(("unknown prompt style '%s'; it is one of %s, a text with {question}, or a function"):format(tostring(style), table.concat(names, ", ")), 2)
+  F.raise(("unknown prompt style '%s'; it is one of %s, a text with {question}, or a function"):format(tostring(style), table.concat(names, ", ")))
 end
 
 -- ---- datasets: a plain list with methods
@@ -190,9 +190,19 @@ Dataset.__tostring = function(d) return ("dataset %s%s: %d problems"):format(d.n
 
 --- A dataset of a list of problems.
 function data.dataset(list, name, split)
+  if type(list) ~= "table" then error("data.dataset wants a list of problems; got " .. F.shown(list), 2) end
   local d = setmetatable({ name = name or "problems", split_name = split }, Dataset)
   for i, p in ipairs(list) do d[i] = p end
   return d
+end
+
+local function whole(what, n)
+  if type(n) ~= "number" or n < 0 or n % 1 ~= 0 then F.raise(("%s wants a whole number from 0; got %s"):format(what, F.shown(n))) end
+  return n
+end
+
+local function callable(what, f)
+  if type(f) ~= "function" then F.raise(("%s wants a function of a problem; got %s"):format(what, F.shown(f))) end
 end
 
 local function like(d, list) return data.dataset(list, d.name, d.split_name) end
@@ -206,7 +216,7 @@ end
 --- The same problems in an order that depends on the seed alone.
 ---@param seed integer
 function Dataset:shuffle(seed)
-  local perm, list = permutation(#self, seed or 0, 0), {}
+  local perm, list = permutation(#self, whole("shuffle", seed or 0), 0), {}
   for i = 1, #self do list[i] = self[perm[i - 1] + 1] end
   return like(self, list)
 end
@@ -214,12 +224,13 @@ end
 --- The first n problems.
 function Dataset:take(n)
   local list = {}
-  for i = 1, math.min(n, #self) do list[i] = self[i] end
+  for i = 1, math.min(whole("take", n), #self) do list[i] = self[i] end
   return like(self, list)
 end
 
 --- The problems for which f(problem, index) is true.
 function Dataset:filter(f)
+  callable("filter", f)
   local list = {}
   for i, p in ipairs(self) do
     if f(p, i) then list[#list + 1] = p end
@@ -229,6 +240,7 @@ end
 
 --- f(problem, index) of every problem; nil drops it.
 function Dataset:map(f)
+  callable("map", f)
   local list = {}
   for i, p in ipairs(self) do list[#list + 1] = f(p, i) end
   return like(self, list)
@@ -236,7 +248,8 @@ end
 
 --- Two datasets: the first n problems (a share of them when n < 1), and the others.
 function Dataset:split(n)
-  if n < 1 then n = math.floor(n * #self + 0.5) end
+  if type(n) == "number" and n > 0 and n < 1 then n = math.floor(n * #self + 0.5) end
+  whole("split", n)
   local rest = {}
   for i = n + 1, #self do rest[#rest + 1] = self[i] end
   return self:take(n), like(self, rest)
@@ -254,7 +267,7 @@ function Dataset:style(style)
   end)
 end
 
-local BATCHES = options.names { number = "epochs", count = "size steps skip", seed = "seed", boolean = "partial shuffle" }
+local BATCHES = options.names { amount = "epochs", count = "size steps skip", seed = "seed", boolean = "partial shuffle" }
 
 local function batch_options(self, o)
   options.only("batches", o, BATCHES, 3)
@@ -263,7 +276,7 @@ local function batch_options(self, o)
   if #self == 0 then error("there are no problems to make batches of", 3) end
   local per_epoch = o.partial == false and math.floor(#self / size) or math.ceil(#self / size)
   if per_epoch == 0 then error(("%d problems do not fill one batch of %d"):format(#self, size), 3) end
-  local total = o.steps or per_epoch * (o.epochs or 1)
+  local total = o.steps or math.ceil(per_epoch * (o.epochs or 1))
   return size, per_epoch, total
 end
 
@@ -375,6 +388,12 @@ end
 -- generated sets and files take the same ones: n, seed and the generators' own are of no effect on a file
 local LOAD = options.names { any = "split dir style difficulty", count = "limit n first min_ops max_ops max_number", seed = "seed" }
 
+-- what a generator gives; an error of it is the script's
+local function generated(fn, ...)
+  local ok, list = pcall(fn, ...)
+  return ok and list or F.raise((tostring(list):gsub("^%S+%.lua:%d+: ", "")))
+end
+
 --- Loads a problem set.
 ---@param task string gsm8k, math500, minerva_math, olympiadbench, aime24, amc23, mawps, asdiv, svamp, wordproblems, puzzles:KIND (see
 ---  tl.puzzles), or a .jsonl file
@@ -392,11 +411,11 @@ function data.load(task, o)
     local g = {}
     for k, v in pairs(o) do g[k] = v end
     g.limit, g.dir, g.style, g.n, g.split = nil, nil, nil, o.n or o.limit or 1000, o.split or "train"
-    d = data.dataset(require("tl.wordproblems").generate(g), task, g.split)
+    d = data.dataset(generated(require("tl.wordproblems").generate, g), task, g.split)
     if o.limit then d = d:take(o.limit) end
   elseif type(task) == "string" and task:find("^puzzles:") then
     local split = o.split or "train"
-    d = data.dataset(require("tl.puzzles").generate(task:match("^puzzles:(.*)$"), { n = o.n or o.limit or 1000, seed = o.seed, difficulty = o.difficulty, split = split }), task, split)
+    d = data.dataset(generated(require("tl.puzzles").generate, task:match("^puzzles:(.*)$"), { n = o.n or o.limit or 1000, seed = o.seed, difficulty = o.difficulty, split = split }), task, split)
     if o.limit then d = d:take(o.limit) end
   elseif type(task) == "string" and task:find("%.jsonl$") then
     local file, why = require("tl.fs").open(task)

@@ -23,7 +23,7 @@ Trainer.__index = Trainer
 local SHAPES = { rank = true, reward = true }
 
 local OPTIONS = options.names {
-  any = "model adapter verifier reward verifier_config prompt lr fitness stop gate run",
+  any = "model adapter verifier reward prompt lr fitness stop gate run", map = "verifier_config",
   amount = "max_grad_norm", number = "sigma temperature beta1 beta2 eps weight_decay", seed = "seed",
   count = "workers timeout_ms members num_generations max_completion_length max_sequences total_steps",
 }
@@ -39,6 +39,7 @@ function es.trainer(o)
   options.only("es.trainer", o, OPTIONS)
   local t = setmetatable({ o = o, model = F.object("es.trainer", o.model, "model"), adapter = F.object("es.trainer", o.adapter, "adapter") }, Trainer)
   local verifier = verify.given("es.trainer", o.verifier, o.reward)
+  require("tl.checkpoint").only("es.trainer", o)
   t.n, t.sigma, t.fitness = o.members or 16, o.sigma or 0.05, o.fitness or "rank"
   if t.n % 2 ~= 0 or t.n < 2 then error(("es: members is %s; they are pairs of opposites: an even number from 2"):format(tostring(t.n)), 2) end
   if type(t.sigma) ~= "number" or t.sigma <= 0 then error(("es: sigma is %s; wanted a number above 0"):format(tostring(t.sigma)), 2) end

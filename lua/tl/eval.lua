@@ -25,6 +25,7 @@ local function submit(s, o, i, ids, k, settings, where)
     return
   end
   local lengths, first = o.lengths(i), 1
+  if type(lengths) ~= "table" or #lengths < k then error(("lengths gives %s; wanted the lengths of its %d samples"):format(F.shown(lengths), k), 0) end
   while first <= k do
     local last = first
     while last < k and lengths[last + 1] == lengths[first] do last = last + 1 end
@@ -217,7 +218,7 @@ end
 
 --- The options of eval.run (options.names).
 eval.OPTIONS = options.names {
-  any = "model adapter problems verifier verifier_config flexible prompt stop lengths progress done on_item reply",
+  any = "model adapter problems verifier prompt stop reply", fn = "lengths progress on_item", map = "verifier_config flexible done",
   number = "temperature top_p correct", count = "max_new_tokens min_new_tokens samples max_sequences workers timeout_ms", seed = "seed", boolean = "ignore_eos prefix_cache inline",
 }
 
@@ -234,6 +235,7 @@ function eval.run(o)
   F.object("eval.run", o.model, "model")
   F.handle("eval.run", o.adapter, "adapter")
   verify.given("eval.run", o.verifier or "verifiers.math")
+  if (o.samples or 1) < 1 then error(("eval.run: samples wants a whole number from 1; got %d"):format(o.samples), 2) end
   if o.reply and o.lengths then error("eval.run: lengths are of completions of one turn; reply makes several", 2) end
   data.check("eval.run", o.problems, verify.wants_answer(o.verifier or "verifiers.math"))
   local k, done, index = o.samples or 1, {}, {}
@@ -298,7 +300,7 @@ function eval.summary(r)
     outcomes = r.outcomes, failed = r.failed, abstained = r.abstained, message = r.message, samples = r.samples, flexible = r.flexible, pass_at = r.pass_at, majority = r.majority }
 end
 
-local BOTH = options.names({ any = "name log also headline" }, eval.OPTIONS)
+local BOTH = options.names({ any = "name headline", fn = "log", map = "also" }, eval.OPTIONS)
 
 --- Greedy and sampled accuracy on the same problems, as a training recipe measures before and after. Options: those of eval.run, with `temperature`
 --- and `samples` for the sampled half; name and log = function(format, ...): each half is told as a line; also = { NAME = function(item) -> boolean }:

@@ -49,6 +49,7 @@ end
 ---@param o table?
 function fisher.gradients(adapter, samples, o)
   F.object("fisher.gradients", adapter, "adapter")
+  if type(samples) ~= "table" then error("fisher.gradients wants a list of { prompt_ids =, completion_ids = }; got " .. F.shown(samples), 2) end
   local list = {}
   for first = 1, #samples, AT_ONCE do
     for _, g in ipairs(gradients_of(adapter, samples, first, math.min(AT_ONCE, #samples - first + 1), o or {})) do list[#list + 1] = g end
@@ -102,8 +103,9 @@ local OPTIONS = require("tl.options").names { any = "adapter problems prompt", n
 function fisher.run(o)
   require("tl.options").only("fisher", o, OPTIONS)
   local a = F.object("fisher", o.adapter, "adapter")
+  require("tl.data").check("fisher", o.problems)
   local tok, prompts = a.model:tokenizer(), {}
-  for i, problem in ipairs(o.problems or error("tl.fisher wants problems", 2)) do prompts[i] = grpo.prompt_ids(tok, o.prompt, problem, i) end
+  for i, problem in ipairs(o.problems) do prompts[i] = grpo.prompt_ids(tok, o.prompt, problem, i) end
   local drawn = sample.generate(a.model, prompts, { adapter = a, n = o.n or 4, temperature = o.temperature or 1, max_new_tokens = o.max_new_tokens or 64, seed = o.seed })
   local samples = {}
   for i, list in ipairs(drawn) do

@@ -49,8 +49,8 @@ end
 
 --- The options of grpo.trainer; a population's members have them too.
 grpo.OPTIONS = options.names {
-  any = "model adapter verifier reward verifier_config prompt lr stop loss_type scale_rewards importance_sampling_level rollouts is_mode is_level on_error gate objective "
-    .. "resume run progress pool reply",
+  any = "model adapter verifier reward prompt lr stop loss_type scale_rewards importance_sampling_level rollouts is_mode is_level on_error gate "
+    .. "resume run pool reply", fn = "objective progress", map = "verifier_config",
   number = "temperature top_p min_p epsilon epsilon_high beta entropy_coef beta1 beta2 eps weight_decay top_entropy_quantile",
   amount = "delta is_min is_max max_grad_norm sapo_temperature_pos sapo_temperature_neg",
   count = "num_generations max_completion_length top_k num_iterations total_steps checkpoint workers timeout_ms max_sequences",
@@ -93,8 +93,6 @@ function grpo.trainer(o)
   if t.n < 2 or t.n % 1 ~= 0 then error(("grpo.trainer: num_generations wants a whole number from 2; got %s"):format(t.n), 2) end
   t.iterations = o.num_iterations or 1
   if t.iterations < 1 or t.iterations % 1 ~= 0 then error(("grpo.trainer: num_iterations wants a whole number from 1; got %s"):format(t.iterations), 2) end
-  if o.objective ~= nil and type(o.objective) ~= "function" then error("grpo.trainer: objective is a function(t, out); got a " .. type(o.objective), 2) end
-  if o.progress and type(o.progress) ~= "function" then error("grpo.trainer: progress is a function(trainer, rollout); got " .. F.shown(o.progress), 2) end
   if (o.is_max or 3) > 0 and (o.is_min or 0) > (o.is_max or 3) then error(("grpo.trainer: is_min is %g, more than is_max, %g"):format(o.is_min, o.is_max or 3), 2) end
   checkpoint.only("grpo.trainer", o)
   t.lr = optim.schedule(o.lr or 1e-6)

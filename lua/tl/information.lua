@@ -64,11 +64,7 @@ local TWO_PART = options.names { any = "target prompt", boolean = "eos search" }
 
 local function demonstrations(model, problems, o)
   local sft, batch = require "tl.sft", pass.batch()
-  for _, p in ipairs(problems) do
-    local prompt, completion = sft.example_ids(model, p, o)
-    batch:prompt(prompt)
-    batch:completion(completion)
-  end
+  for i, p in ipairs(problems) do sft.add(batch, model, p, o, i) end
   return batch
 end
 
@@ -94,6 +90,7 @@ end
 ---@param n integer
 function information.universal(n)
   local bits, x = math.log(2.865064) / LN2, n
+  if not (type(n) == "number" and n >= 1 and n < math.huge) then error("information.universal wants a whole number from 1; got " .. F.shown(n), 2) end
   while true do
     x = math.log(x) / LN2
     if x <= 0 then return bits end
@@ -106,9 +103,11 @@ end
 ---@param step number
 ---@return number bits, number[] rounded
 function information.description(values, step)
+  if not (type(step) == "number" and step > 0) then error("information.description wants a step above 0; got " .. F.shown(step), 2) end
   local bits, rounded = 0, {}
   for i, v in ipairs(values) do
     local q = math.floor(v / step + 0.5)
+    if q - q ~= 0 then error(("information.description: number %d of the list is %s, in steps of %g: there is no finite code for it"):format(i, tostring(v), step), 2) end
     bits, rounded[i] = bits + information.universal(q <= 0 and 1 - 2 * q or 2 * q), q * step
   end
   return bits, rounded
@@ -167,6 +166,7 @@ function information.gradients(o)
   local known = options.names({ any = "problems method", count = "epochs" }, require("tl.grpo").OPTIONS, require("tl.sft").OPTIONS)
   options.only("information.gradients", o, known)  -- one table may serve both methods
   if not o.epochs then error("information.gradients wants epochs", 2) end
+  if o.method and o.method ~= "grpo" and not sft then error('information.gradients: method is "grpo" or "sft"; got ' .. F.shown(o.method), 2) end
   if not sft then own.gate = false end
   local trainer = method.trainer(setmetatable(own, { __index = o }))
   for epoch = 1, o.epochs do

@@ -30,7 +30,7 @@ end
 
 -- a direction: numbers, an adapter (the way to it from the origin), or nil
 local function direction(d, origin, adapter, what)
-  if type(d) ~= "table" then error(("landscape: %s is a list of %d numbers or an adapter; got %s"):format(what, #origin, type(d)), 3) end
+  if type(d) ~= "table" then F.raise(("landscape: %s is a list of %d numbers or an adapter; got %s"):format(what, #origin, F.shown(d))) end
   local to = d
   if F.class_of(d) then
     F.object("landscape: " .. what, d, "adapter")
@@ -38,8 +38,9 @@ local function direction(d, origin, adapter, what)
     to = d:parameters()
     for i = 1, #to do to[i] = to[i] - origin[i] end
   end
-  if #to ~= #origin then error(("landscape: %s has %d numbers, the adapter %d"):format(what, #to, #origin), 3) end
-  if dot(to, to) == 0 then error(("landscape: %s is no direction: it is the origin, or all zero"):format(what), 3) end
+  for i = 1, #to do if type(to[i]) ~= "number" then F.raise(("landscape: number %d of %s is %s"):format(i, what, F.shown(to[i]))) end end
+  if #to ~= #origin then F.raise(("landscape: %s has %d numbers, the adapter %d"):format(what, #to, #origin)) end
+  if dot(to, to) == 0 then F.raise(("landscape: %s is no direction: it is the origin, or all zero"):format(what)) end
   return to
 end
 
@@ -58,6 +59,7 @@ end
 
 local function plane(o)
   local origin, seed = o.origin or o.adapter:parameters(), o.seed or 0
+  if type(origin) ~= "table" or #origin ~= o.adapter.n_parameters then F.raise(("landscape: origin is a list of %d numbers"):format(o.adapter.n_parameters)) end
   local n = #origin
   local dx = o.x and direction(o.x, origin, o.adapter, "x")
   if not dx then
@@ -69,7 +71,12 @@ local function plane(o)
   return origin, dx, dy
 end
 
-local function ticks(range, n)
+-- n numbers, evenly spread over a range
+local function ticks(what, range, n)
+  if type(n) ~= "number" or n < 1 or n % 1 ~= 0 then F.raise(("landscape: n is a number of points from 1, or { along x, along y }; got %s"):format(F.shown(n))) end
+  if type(range) ~= "table" or type(range[1]) ~= "number" or type(range[2]) ~= "number" or (range[2] - range[1]) - (range[2] - range[1]) ~= 0 then
+    F.raise(("landscape: %s is { from, to }; got %s"):format(what, type(range) == "table" and "something else" or F.shown(range)))
+  end
   local lo, hi, t = range[1], range[2], {}
   for i = 1, n do t[i] = n == 1 and lo or lo + (hi - lo) * (i - 1) / (n - 1) end
   return t
@@ -82,11 +89,7 @@ local function losses(set, problems, o)
   local batch, out = pass.batch(), {}
   for k = 1, #set.adapters do
     batch:member(k - 1)
-    for _, problem in ipairs(problems) do
-      local prompt, completion = sft.example_ids(set.model, problem, o)
-      batch:prompt(prompt)
-      batch:completion(completion)
-    end
+    for i, problem in ipairs(problems) do sft.add(batch, set.model, problem, o, i) end
   end
   local lp, offsets = pass.logprobs(set.model, batch, { population = set, memory = o.memory }), batch:offsets()
   for k = 1, #set.adapters do
@@ -111,7 +114,7 @@ local MEASURES = {
   reward = function(set, problems, o) return rewards(set, problems, o, "reward") end,
 }
 
-local OPTIONS = options.names { any = "adapter problems metric verifier reward prompt target n range x_range y_range x y origin progress",
+local OPTIONS = options.names { any = "adapter problems metric verifier reward prompt n range x_range y_range x y origin", fn = "target progress",
   number = "temperature", count = "max_new_tokens n_samples max_sequences", seed = "seed", bytes = "memory" }
 
 --- A measure over a plane in v. o:
@@ -134,7 +137,7 @@ function landscape.run(o)
   local origin, dx, dy = plane(o)
   local nx, ny = unpack(type(o.n) == "table" and o.n or { o.n or 11, o.n or 11 })
   local range = o.range or { -1, 1 }
-  local l = setmetatable({ x = ticks(o.x_range or range, nx), y = ticks(o.y_range or range, ny), z = {}, dx = dx, dy = dy, origin = origin, metric = metric }, Landscape)
+  local l = setmetatable({ x = ticks("x_range", o.x_range or range, nx), y = ticks("y_range", o.y_range or range, ny), z = {}, dx = dx, dy = dy, origin = origin, metric = metric }, Landscape)
   local points = {}
   for j, y in ipairs(l.y) do
     l.z[j] = {}

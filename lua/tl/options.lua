@@ -150,18 +150,25 @@ local ELSEWHERE = {
   num_samples = "samples n_samples n limit", k = "samples n", task = "problems", population_size = "members",
 }
 
--- what an option of a kind is, in words, whether a number is one, and the largest; of the kind "any" whatever it is
+local function always() return true end
+local function from0(n) return n >= 0 end
+local function whole(n) return n >= 0 and n % 1 == 0 end
+
+-- what an option of a kind is: in words, its type, which values of that are one, and the largest; of the kind "any" whatever it is. A function or a
+-- table that is false is not given
 local KINDS = {
-  boolean = { "true or false" },
-  number = { "a number", function(n) return n == n end },
-  amount = { "a number from 0", function(n) return n >= 0 end },
-  count = { "a whole number from 0", function(n) return n >= 0 and n % 1 == 0 end, 2 ^ 31 - 1 },  -- C's int
-  seed = { "a whole number from 0", function(n) return n >= 0 and n % 1 == 0 end, 2 ^ 53 },
-  bytes = { "a number of bytes from 0", function(n) return n >= 0 end, 2 ^ 53 },
+  boolean = { "true or false", "boolean", always },
+  fn = { "a function", "function", always },
+  map = { "a table", "table", always },
+  number = { "a number", "number", always },
+  amount = { "a number from 0", "number", from0 },
+  count = { "a whole number from 0", "number", whole, 2 ^ 31 - 1 },  -- C's int
+  seed = { "a whole number from 0", "number", whole, 2 ^ 53 },
+  bytes = { "a number of bytes from 0", "number", from0, 2 ^ 53 },
 }
 
 --- The options of a function, for options.only: their names by what they are, { any = "model adapter", number = "beta", amount = "delta", count = "n", seed = "seed",
---- bytes = "memory", boolean = "eos" }; then what others have, which it takes too. Kept above the function's documentation: the one place where they stand.
+--- bytes = "memory", boolean = "eos", fn = "progress", map = "verifier_config" }; then what others have, which it takes too. Kept above the function's documentation: the one place where they stand.
 ---@param of table
 ---@param ... table
 function options.names(of, ...)
@@ -170,7 +177,7 @@ function options.names(of, ...)
     if not known.kind[name] then known.list[#known.list + 1] = name end
     known.kind[name] = kind
   end
-  for _, kind in ipairs { "any", "number", "amount", "count", "seed", "bytes", "boolean" } do
+  for _, kind in ipairs { "any", "number", "amount", "count", "seed", "bytes", "boolean", "fn", "map" } do
     for name in (of[kind] or ""):gmatch "%S+" do add(name, kind) end
   end
   for _, other in ipairs { ... } do
@@ -212,9 +219,10 @@ function options.only(what, given, known, level)
   for k, v in pairs(given) do
     local want = kind[k]
     if not want then error(no_option(what, given, known), level) end
-    local words, holds, most = unpack(KINDS[want] or {})
+    local words, kind_of, holds, most = unpack(KINDS[want] or {})
     local large = most and type(v) == "number" and v > most
-    if v ~= v or large or words and type(v) ~= "cdata" and not (type(v) == (holds and "number" or want) and (not holds or holds(v))) then
+    local absent = v == false and (want == "fn" or want == "map")
+    if v ~= v or large or words and not absent and type(v) ~= "cdata" and not (type(v) == kind_of and holds(v)) then
       error(("%s: %s wants %s%s; got %s"):format(what, k, words or "a number", large and (" to %.16g"):format(most) or "", shown(v)), level)
     end
   end

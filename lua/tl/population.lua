@@ -55,7 +55,7 @@ function Set:free()
   if rawget(self, "handle") then C.tl_population_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
 
-local REWARDS = options.names { any = "verifier reward pool verifier_config prompt stop", number = "temperature top_p correct",
+local REWARDS = options.names { any = "verifier reward pool prompt stop", map = "verifier_config", number = "temperature top_p correct",
   count = "n max_new_tokens max_sequences", seed = "seed" }
 
 --- Rewards of every member of a set on the same problems, sampled together. o: verifier or reward, verifier_config (or pool, a tl.verify.pool), prompt, n (1

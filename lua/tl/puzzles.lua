@@ -326,6 +326,10 @@ function puzzles.generate(kind, o)
   o = o or {}
   options.only("puzzles.generate", o, GENERATE)
   local list, d = {}, o.difficulty or 3
+  if o.split and o.split ~= "train" and o.split ~= "test" then error(('puzzles: split is "%s"; want "train" or "test"'):format(tostring(o.split)), 2) end
+  for _, x in ipairs(type(d) == "table" and { d[1] or "", d[2] or "" } or { d }) do
+    if type(x) ~= "number" then error("puzzles: difficulty is a number or { low, high }; got " .. (x == "" and "a table without two numbers" or tostring(x)), 2) end
+  end
   local low, high = type(d) == "table" and d[1] or d, type(d) == "table" and d[2] or d
   for i = 0, (o.n or 100) - 1 do
     local at = (o.first or 0) + i

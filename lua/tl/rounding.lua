@@ -54,6 +54,7 @@ end
 
 --- How many bytes n numbers take.
 function rounding.bytes(name, n)
+  if name ~= "f32" and name ~= "int8" and not FORMATS[name] then error("unknown format '" .. tostring(name) .. "': f32, bf16, f16 or int8", 2) end
   if name == "int8" then return n + 4 end
   return (name == "f32" and 4 or 2) * n
 end
@@ -66,6 +67,7 @@ end
 function rounding.codec(name, how, seed)
   if name ~= "f32" and name ~= "int8" and not FORMATS[name] then error("unknown format '" .. tostring(name) .. "': f32, bf16, f16 or int8", 2) end
   if how and how ~= "nearest" and how ~= "stochastic" then error("rounding is 'nearest' or 'stochastic'; got " .. tostring(how), 2) end
+  if seed ~= nil and (type(seed) ~= "number" or seed < 0 or seed % 1 ~= 0) then error("rounding.codec: seed is a whole number from 0; got " .. tostring(seed), 2) end
   local call = 0
   return function(values)
     call = call + 1

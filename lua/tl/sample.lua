@@ -226,7 +226,7 @@ function Sampler:free()
   if rawget(self, "handle") then C.tl_sampler_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
 
-local GENERATE = options.names({ any = "progress", count = "n", seed = "sequence_id" }, sample.SETTINGS, sample.OPTIONS)
+local GENERATE = options.names({ fn = "progress", count = "n", seed = "sequence_id" }, sample.SETTINGS, sample.OPTIONS)
 
 --- Completions of many prompts. prompts: a list of token-id tables. o: the request's settings, the sampler's options, and n (1),
 --- sequence_id (0), progress: function(done, total). Returns a list, prompt by prompt, of lists of n completions with their text (nil

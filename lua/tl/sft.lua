@@ -18,7 +18,7 @@ local Trainer = {}
 Trainer.__index = Trainer
 
 --- The options of sft.trainer; a population's members have them too.
-sft.OPTIONS = options.names { any = "model adapter lr prompt target run resume",
+sft.OPTIONS = options.names { any = "model adapter lr prompt run resume", fn = "target",
   number = "beta1 beta2 eps weight_decay", amount = "max_grad_norm", count = "total_steps checkpoint", seed = "seed", bytes = "memory", boolean = "eos" }
 
 --- An SFT trainer. Options: model, adapter, lr (number or function(step, total), 2e-5), prompt (as in tl.grpo), target:
@@ -35,17 +35,29 @@ function sft.trainer(o)
 end
 
 --- Token ids of an example's prompt and of what is to follow it: the example's own (prompt_ids, completion_ids), or made from a problem.
---- Options: prompt, target, eos, as in sft.trainer.
-function sft.example_ids(model, e, o)
+--- Options: prompt, target, eos, as in sft.trainer. i: its number in a list, for messages.
+function sft.example_ids(model, e, o, i)
   if e.prompt_ids then return e.prompt_ids, e.completion_ids end
   local tok = model:tokenizer()
   local text = (o.target or function(p) return p.solution or p.answer end)(e)
   if type(text) ~= "string" then
-    error(("%s: what is learnt of a problem is a text, its solution or answer, or what `target` returns; got %s"):format(data.where(e), text == nil and "nothing" or "a " .. type(text)), 3)
+    F.raise(("%s: what is learnt of a problem is a text, its solution or answer, or what `target` returns; got %s"):format(data.where(e, i), F.shown(text)))
   end
   local ids = tok:encode(text)
   if o.eos ~= false then ids[#ids + 1] = model:end_token() end
-  return grpo.prompt_ids(tok, o.prompt, e), ids
+  return grpo.prompt_ids(tok, o.prompt, e, i), ids
+end
+
+local function add(batch, prompt, completion, place)
+  batch:prompt(prompt)
+  if place then batch:place(place) end
+  batch:completion(completion)
+end
+
+--- Adds an example, the i-th of a list, to a batch.
+function sft.add(batch, model, e, o, i)
+  local prompt, completion = sft.example_ids(model, e, o, i)
+  data.about(e, i, add, batch, prompt, completion)
 end
 
 --- Adds a trainer's examples, those of this rank, to a batch; returns its part: { trainer =, first =, n = (its tokens from there),
@@ -53,12 +65,8 @@ end
 function sft.pack(self, batch, examples)
   local part = { trainer = self, first = batch:n_tokens(), rows = 0, total = 0 }
   for i, e in ipairs(examples) do
-    local prompt, completion = sft.example_ids(self.model, e, self.o)
-    if (i - 1) % comm.parts == comm.part then
-      batch:prompt(prompt)
-      batch:place(i)
-      batch:completion(completion)
-    end
+    local prompt, completion = sft.example_ids(self.model, e, self.o, i)
+    if (i - 1) % comm.parts == comm.part then data.about(e, i, add, batch, prompt, completion, i) end
     part.rows, part.total = part.rows + #prompt + #completion, part.total + #completion
   end
   part.n = batch:n_tokens() - part.first
@@ -124,14 +132,14 @@ function Trainer:step(examples)
   return step.run(self, nil, one_step, examples)
 end
 
+--- There is nothing to release: for scripts that free any trainer.
+function Trainer:free() end
+
 --- Mean loss over examples, without training.
 function Trainer:loss(examples)
+  data.check("a loss", examples)
   local batch = pass.batch()
-  for _, e in ipairs(examples) do
-    local prompt, completion = sft.example_ids(self.model, e, self.o)
-    batch:prompt(prompt)
-    batch:completion(completion)
-  end
+  for i, e in ipairs(examples) do sft.add(batch, self.model, e, self.o, i) end
   local n, sum = batch:n_tokens(), 0
   local lp = pass.logprobs(self.model, batch, { adapter = self.adapter, memory = memory.of_pass(self.model, self.o.memory) })
   for i = 0, n - 1 do sum = sum - lp[i] end

@@ -138,7 +138,7 @@ test("what a trainer would pass over in silence is refused", function()
     raises("trainer: run is a tl%.report%.run; got 'x'", make, { run = "x" })
     raises("trainer: resume is a run's folder; got 5", make, { resume = 5 })
   end
-  raises("grpo%.trainer: progress is a function%(trainer, rollout%); got 5", grpo, { progress = 5 })
+  raises("grpo%.trainer: progress wants a function; got 5", grpo, { progress = 5 })
   raises("on_error is one of drop, fail, zero, or a table of them; got 5", grpo, { on_error = 5 })
   raises("es: seed is 137438953472; it is at most 2^37 %- 1", tl.es.trainer, { model = model, adapter = adapter, verifier = "math", seed = 2 ^ 37 })
   local t = grpo { lr = function(step) return 0.01 - step end }
@@ -153,8 +153,49 @@ test("what a trainer would pass over in silence is refused", function()
   end
 end)
 
+-- would catch: problems that a split loses, an accuracy of no samples, a method that is another one's, an endless loop over a code without an end
+test("data, evaluation, landscapes, budgets and bits refuse what they would get wrong", function()
+  for name, v in pairs { take = -1, split = 2.5, shuffle = 1.5 } do
+    raises("test_options%.lua:%d+: " .. name .. " wants a whole number from 0; got " .. (tostring(v):gsub("%p", "%%%0")), function() problems[name](problems, v) end)
+  end
+  raises("filter wants a function of a problem; got nothing", problems.filter, problems)
+  raises("data%.dataset wants a list of problems; got 5", tl.data.dataset, 5)
+  local a, b = problems:split(0.5)
+  equal({ #a, #b, problems:n_batches { size = 2, epochs = 1.25 } }, { 2, 2, 3 })
+  raises("batches: epochs wants a number from 0; got %-1", problems.batches, problems, { size = 2, epochs = -1 })
+  raises("test_options%.lua:%d+: wordproblems: split is \"dev\"", function() tl.data.load("wordproblems", { n = 1, split = "dev" }) end)
+  raises("test_options%.lua:%d+: puzzles: split is \"dev\"", function() tl.data.load("puzzles:chain", { n = 1, split = "dev" }) end)
+  raises("puzzles: difficulty is a number or { low, high }; got hard", tl.data.load, "puzzles:chain", { n = 1, difficulty = "hard" })
+  local function eval(o) return tl.eval.run(over({ model = model, problems = problems, max_new_tokens = 4 }, o)) end
+  raises("eval%.run: samples wants a whole number from 1; got 0", eval, { samples = 0 })
+  raises("eval%.run: verifier_config wants a table; got 5", eval, { verifier_config = 5 })
+  raises("eval%.run: progress wants a function; got 5", eval, { progress = 5 })
+  raises("problem 1: lengths gives nothing; wanted the lengths of its 1 samples", eval, { lengths = function() end })
+  local function landscape(o) return tl.landscape(over({ adapter = adapter, problems = problems, n = 2, metric = "loss" }, o)) end
+  for shown, n in pairs { ["0"] = 0, ["2%.5"] = 2.5, ["'x'"] = "x", nothing = { 3 } } do raises("test_options%.lua:%d+: landscape: n is .*; got " .. shown, function() landscape { n = n } end) end
+  raises("landscape: x_range is { from, to }; got 5", landscape, { range = 5 })
+  raises("landscape: x_range is { from, to }; got something else", landscape, { x_range = { 0 / 0, 1 } })
+  raises("landscape: origin is a list of 4 numbers", landscape, { origin = { 1 } })
+  raises("landscape: number 1 of y is 'a'", landscape, { y = { "a", 1, 2, 3 } })
+  raises("problem 1: what is learnt of a problem is a text, .*; got nothing", landscape, { problems = { { question = "x" } } })
+  raises("fisher wants a list of problems; got a number", tl.fisher, { adapter = adapter, problems = 5 })
+  raises("tl%.budget: there is no option 'ranks'; did you mean 'rank'%?", tl.budget, { params = 13, modules = 42, ranks = 3 })
+  raises("tl%.budget wants modules and rank from 1; got 0 and 2", tl.budget, { params = 13, modules = 0 })
+  raises("tl%.budget wants a model, .*; got 5", tl.budget, { params = 13, model = 5 })
+  raises("unknown format 'nope'", tl.rounding.bytes, "nope", 3)
+  raises("rounding%.codec: seed is a whole number from 0; got x", tl.rounding.codec, "bf16", "stochastic", "x")
+  raises("information%.gradients: method is \"grpo\" or \"sft\"; got 'dpo'", tl.information.gradients, { model = model, adapter = adapter, problems = problems, epochs = 1, method = "dpo" })
+  raises("information%.universal wants a whole number from 1; got inf", tl.information.universal, math.huge)
+  raises("information%.description wants a step above 0; got 0", tl.information.description, { 1 }, 0)
+  raises("number 2 of the list is %-?nan, in steps of 1", tl.information.description, { 1, 0 / 0 }, 1)
+  local t = tl.sft.trainer { model = model, adapter = adapter, eos = false, target = function(p) return p == problems[3] and "" or "hi" end }
+  raises("^problem 3: a completion needs at least one token$", t.step, t, problems)
+  t:free()
+  raises("es%.trainer: run is a tl%.report%.run; got 5", tl.es.trainer, { model = model, adapter = adapter, verifier = "math", run = 5 })
+end)
+
 test("what is no objective, no group key and no name for a verifier's file", function()
-  raises("grpo%.trainer: objective is a function%(t, out%); got a string", tl.grpo.trainer, { model = model, adapter = adapter, verifier = "verifiers.math", objective = "dapo" })
+  raises("grpo%.trainer: objective wants a function; got 'dapo'", tl.grpo.trainer, { model = model, adapter = adapter, verifier = "verifiers.math", objective = "dapo" })
   raises("the tying function returned nan for model%.layers%.0%.self_attn%.q_proj", tl.adapter.tinylora, model, { tie = function() return math.huge - math.huge end })
   local folder = os.tmpname()
   os.remove(folder)
