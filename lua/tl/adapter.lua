@@ -131,7 +131,7 @@ function adapter.tinylora(model, o)
   return make.tinylora(model, o, 2)
 end
 
---- LoRA-XS. Options: rank, alpha (rank), targets, sigma, dtype, seed, init (standard deviation of R, 0), basis, cache (as tinylora's).
+--- LoRA-XS. Options: rank (2), alpha (rank), targets, sigma, dtype, seed, init (standard deviation of R, 0), basis, cache (as tinylora's).
 function adapter.loraxs(model, o)
   o = o or {}
   options.only("adapter.loraxs", o, LORAXS)
@@ -257,6 +257,7 @@ function Adapter:gradient()
   return t
 end
 
+--- Sets the gradient to zero; a pass adds to it.
 function Adapter:zero_gradient() C.tl_adapter_zero_gradient(self.handle) end
 
 --- The update of module i (0-based index) as a tensor (out, in).
@@ -346,6 +347,7 @@ end
 --- Writes a LoRA that llama.cpp loads (a GGUF file).
 function Adapter:save_gguf(path) check(C.tl_adapter_save_gguf(self.handle, fs.path("adapter:save_gguf", path)), 2) end
 
+--- Releases the memory now instead of at the next collection.
 function Adapter:free()
   if rawget(self, "handle") then C.tl_adapter_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end

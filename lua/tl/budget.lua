@@ -9,6 +9,8 @@
 --- exhausting u before tying). u goes no higher than r^2, the size of the space that v spans in a module; what is left over is `unused`.
 local options = require "tl.options"
 
+local budget = {}
+
 local OPTIONS = options.names { any = "model targets dtype params bytes", count = "modules rank" }
 
 local BYTES = { f32 = 4, fp32 = 4, bf16 = 2, f16 = 2, fp16 = 2 }
@@ -24,7 +26,7 @@ end
 --- tl.adapter.tinylora, and what they come to.
 ---@param o table
 ---@return table
-local function budget(o)
+function budget.of(o)
   options.only("tl.budget", o, OPTIONS)
   local dtype, rank = o.dtype or "f32", o.rank or 2
   local width = BYTES[dtype] or error("tl.budget: unknown dtype '" .. tostring(dtype) .. "': f32, bf16 or f16", 2)
@@ -42,4 +44,4 @@ local function budget(o)
     tie = function(m) return math.floor(m.position * groups / m.count) end }
 end
 
-return setmetatable({}, { __call = function(_, o) return budget(o) end })
+return setmetatable(budget, { __call = function(_, o) return budget.of(o) end })

@@ -398,7 +398,7 @@ end
 ---@param task string gsm8k, math500, minerva_math, olympiadbench, aime24, amc23, mawps, asdiv, svamp, wordproblems, puzzles:KIND (see
 ---  tl.puzzles), or a .jsonl file
 ---@param o table|nil { split = "train" where there is one, else "test"; limit = first problems only; dir =; style = see data.style };
----  for wordproblems also what its generator takes (n, seed, first, min_ops, max_ops, max_number); for puzzles n, seed, difficulty
+---  for wordproblems also what its generator takes (n, here 1000 or limit, seed, first, min_ops, max_ops, max_number); for puzzles n, seed, difficulty
 ---@return tl.Dataset
 function data.load(task, o)
   o = o or {}

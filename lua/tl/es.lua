@@ -127,6 +127,7 @@ function Trainer:step(problems)
   return step.run(self, nil, one_step, problems)
 end
 
+--- Ends the verifiers, and releases what it has made for itself; model and adapter stay.
 function Trainer:free()
   self.set:free()
   for _, c in ipairs(self.clones) do c:free() end

@@ -55,6 +55,7 @@ function fs.first_line(path, pattern)
   return found
 end
 
+--- Makes a folder, and those above it.
 function fs.mkdirs(path) F.check(F.C.tl_mkdirs(path), 2) end
 
 --- A file opened for reading, as io.open gives it; a folder is none: nil and why.
@@ -81,6 +82,7 @@ function fs.write(path, text) F.check(F.C.tl_write_file(fs.path("fs.write", path
 --- A symbolic link at path to target; replaces a link that was there.
 function fs.symlink(target, path) F.check(F.C.tl_symlink(target, path), 2) end
 
+--- SHA-256 of a file, in hexadecimal.
 function fs.sha256(path)
   local out = ffi.new "char[65]"
   F.check(F.C.tl_sha256_file(path, out), 2)

@@ -141,8 +141,8 @@ function grpo.prompt_ids(tokenizer, make, problem, i)
   return data.about(problem, i, encoded, tokenizer, (make or grpo.default_prompt)(problem))
 end
 
--- The model to sample from, the adapter to sample with, and whether this step made the model. A low-rank adapter goes on top of
--- the int8 weights, which are then made once; a full one is merged first.
+--- The model to sample from, the adapter to sample with, and whether this step made the model. A low-rank adapter goes on top of
+--- the int8 weights, which are then made once; a full one is merged first.
 function Trainer:sampling_model()
   if self.rollouts == "native" then return self.model, self.adapter, false end
   if self.rollouts == "int8" and self.adapter.kind ~= "full" then
@@ -590,6 +590,7 @@ function Trainer:metrics(part, b)
   return m
 end
 
+--- Ends the verifiers, and releases what it has made for itself; model and adapter stay.
 function Trainer:free()
   if self.int8 then self.int8:free() end
   if self.kept then self.kept:free() end

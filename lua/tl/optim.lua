@@ -61,6 +61,7 @@ function optim.fingerprint(adapter)
   return ffi.string(out)
 end
 
+--- The moments, the step count and the master copy of the numbers: into a file, and back from it.
 function AdamW:save(path) check(C.tl_adamw_save(self.handle, path), 2) end
 function AdamW:load(path) check(C.tl_adamw_load(self.handle, path), 2) end
 

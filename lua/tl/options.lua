@@ -24,6 +24,7 @@ function options.exit(code, message) error(setmetatable({ code = code, message =
 --- Wrong usage: exit code 2.
 function options.usage(format, ...) options.exit(2, select("#", ...) > 0 and format:format(...) or format) end
 
+--- Whether an error value is one of options.exit.
 function options.is_exit(e) return getmetatable(e) == Exit end
 
 -- ---- types
@@ -124,6 +125,7 @@ function options.parameter(name, spec)
   return p
 end
 
+--- A value as one writes it on a command line.
 local function text_of(v)
   if type(v) == "table" then
     local words = {}

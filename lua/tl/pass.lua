@@ -15,6 +15,7 @@ function pass.batch()
   return setmetatable({ handle = ffi.gc(out[0], C.tl_batch_free), at = -1 }, Batch)
 end
 
+--- Adds a prompt, a list of token ids.
 function Batch:prompt(ids)
   local at = ffi.new("int[1]")
   check(C.tl_batch_prompt(self.handle, F.ids("batch:prompt", ids), #ids, at), 2)
@@ -37,6 +38,7 @@ end
 --- Says that a completion is what the sampler drew with this sequence id, for a pass with kept activations.
 function Batch:sampled(completion, sequence_id) check(C.tl_batch_sampled(self.handle, completion, sequence_id), 2) end
 
+--- How many tokens the completions have, and how many completions there are.
 function Batch:n_tokens() return tonumber(C.tl_batch_n_tokens(self.handle)) end
 function Batch:n_completions() return C.tl_batch_n_completions(self.handle) end
 
@@ -96,9 +98,11 @@ function Pass:backward(i, dlogprob, dentropy) check(C.tl_pass_backward(self.hand
 --- Of a pass with `ranks`, by all ranks together: the gradient becomes the sum of all ranks'.
 function Pass:reduce() check(C.tl_pass_reduce(self.handle), 2) end
 
+--- Releases the memory now instead of at the next collection.
 function Pass:free()
   if rawget(self, "handle") then C.tl_pass_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
+--- Releases the memory now instead of at the next collection.
 function Batch:free()
   if rawget(self, "handle") then C.tl_batch_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end

@@ -51,6 +51,7 @@ function population.of(list)
   return setmetatable({ handle = ffi.gc(out[0], C.tl_population_free), adapters = list, model = list[1].model }, Set)
 end
 
+--- Releases the memory now instead of at the next collection.
 function Set:free()
   if rawget(self, "handle") then C.tl_population_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
@@ -310,6 +311,7 @@ function Grpo:step(problems)
   return step.run(self, self.members, grpo_step, problems)
 end
 
+--- What a step returns, of its parts and batch; the members' runs and checkpoints are written.
 function Grpo:report(parts, b, began)
   local list, rollouts, first = {}, {}, parts[1].rollout
   local whole = { sample_s = first.sample_s, verify_s = first.verify_s, update_s = b.update_s, n_tokens = 0 }
@@ -327,6 +329,7 @@ function Grpo:report(parts, b, began)
   return list, rollouts, whole
 end
 
+--- Ends the verifiers, and releases what the members share; model and adapters stay.
 function Grpo:free()
   for _, t in ipairs(self.members) do t:free() end
   if self.int8 then self.int8:free() end
@@ -368,6 +371,7 @@ function Sft:step(problems)
   return step.run(self, self.members, sft_step, problems)
 end
 
+--- Releases what the members share; model and adapters stay.
 function Sft:free() self.set:free() end
 
 return setmetatable(population, { __call = function(_, o) return population.grpo(o) end })

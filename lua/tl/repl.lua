@@ -185,8 +185,9 @@ local function lines_of(path)
   return list
 end
 
--- the --- block that ends just above a line
+-- the --- block that ends just above a line, or above the functions of one line each that stand there
 local function block_above(lines, at)
+  while at > 1 and lines[at - 1]:match "^%s*function .*%f[%w]end$" do at = at - 1 end
   local first = at - 1
   while first >= 1 and lines[first]:match "^%s*%-%-%-" do first = first - 1 end
   local out = {}
@@ -235,16 +236,28 @@ local function help_on_table(t, name)
       out[#out + 1] = (line:gsub("^%-+ ?", ""))
     end
     local seen = {}
+    local function add(fn, doc)
+      if not doc or not doc[1] or seen[fn] then return end
+      if not next(seen) then out[#out + 1] = "" end
+      seen[fn] = true
+      local says = first_sentence(doc)
+      out[#out + 1] = ("  %-44s %s"):format(fn, says[1])
+      for k = 2, #says do out[#out + 1] = (" "):rep(47) .. says[k] end
+    end
     for i, line in ipairs(lines) do
       local fn = line:match "^function ([%w_.:]+%b())"
-      local doc = fn and block_above(lines, i)
-      if doc and doc[1] and not seen[fn] then
-        if not next(seen) then out[#out + 1] = "" end
-        seen[fn] = true
-        local says = first_sentence(doc)
-        out[#out + 1] = ("  %-44s %s"):format(fn, says[1])
-        for k = 2, #says do out[#out + 1] = (" "):rep(47) .. says[k] end
-      end
+      add(fn, fn and block_above(lines, i))
+    end
+    -- those that it has from another file of the library
+    local others = {}
+    for k, v in pairs(t) do
+      local d = type(v) == "function" and debug.getinfo(v, "S")
+      if d and d.linedefined > 0 and d.source ~= "@" .. path then others[#others + 1] = { k, d } end
+    end
+    table.sort(others, function(a, b) return a[1] < b[1] end)
+    for _, of in ipairs(others) do
+      local theirs = lines_of(of[2].source:sub(2)) or {}
+      add(name:match "[^.]*$" .. "." .. of[1] .. ((theirs[of[2].linedefined] or ""):match "%b()" or "()"), block_above(theirs, of[2].linedefined))
     end
     out[#out + 1] = ("(%s)"):format(path)
     return table.concat(out, "\n")

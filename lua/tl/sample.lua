@@ -12,9 +12,7 @@ local Sampler = F.class "sampler"
 sample.SETTINGS = options.names { any = "stop", boolean = "ignore_eos prompt_logprobs",
   number = "temperature top_p min_p member", count = "top_k max_new_tokens min_new_tokens n_top", seed = "seed" }
 
---- Settings of a request: temperature (1; 0 is greedy), top_p (1), top_k (0), min_p (0), max_new_tokens (512), min_new_tokens (0:
---- before so many tokens a completion does not end), seed (0), stop (strings), ignore_eos, member (0: of the sampler's population, from 0; -1: the base),
---- n_top (0; at most 20: the so many likeliest tokens of every place are noted too), prompt_logprobs (those of the prompt's tokens too).
+-- the settings of a request as C takes them, and what must live as long
 local function settings(o, level)
   local stop = o.stop or {}
   if type(stop) == "string" then stop = { stop } end
@@ -46,6 +44,7 @@ function Kept:info()
   return { n_layers = i.n_layers, rows = tonumber(i.rows), bytes = tonumber(i.bytes) }
 end
 
+--- Releases the memory now instead of at the next collection.
 function Kept:free()
   if rawget(self, "handle") then C.tl_kept_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end
@@ -89,7 +88,10 @@ local function submit(self, ids, n, sequence_id, o, level)
   return tonumber(request[0])
 end
 
---- n completions of a prompt (a table of token ids). sequence_id: the first completion's; the others follow it. o: the settings of a request.
+--- n (1) completions of a prompt (a table of token ids). sequence_id (0): the first completion's; the others follow it. o: the settings of a request:
+--- temperature (1; 0 is greedy), top_p (1), top_k (0), min_p (0), max_new_tokens (512), min_new_tokens (0:
+--- before so many tokens a completion does not end), seed (0), stop (strings), ignore_eos, member (0: of the sampler's population, from 0; -1: the base),
+--- n_top (0; at most 20: the so many likeliest tokens of every place are noted too), prompt_logprobs (those of the prompt's tokens too).
 ---@return integer request
 function Sampler:submit(ids, n, sequence_id, o)
   o = o or {}
@@ -222,6 +224,7 @@ function Sampler:stats()
   return t
 end
 
+--- Releases the memory now instead of at the next collection.
 function Sampler:free()
   if rawget(self, "handle") then C.tl_sampler_free(ffi.gc(self.handle, nil)); self.handle = nil end
 end

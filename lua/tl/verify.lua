@@ -112,6 +112,7 @@ function Pool:free()
   self.pool, self.last_problem = nil, nil
 end
 
+--- The pool as C has it; an error when it was freed.
 function Pool:handle() return self.pool or F.raise "this verifier pool was freed" end
 
 -- ---- inline: in this Lua state, without limits

@@ -403,13 +403,14 @@ test("every option is in its function's documentation", function()
   documented(tl.grpo.OPTIONS, doc("grpo", "function grpo.trainer("))
   documented(tl.sft.OPTIONS, doc("sft", "function sft.trainer("))
   documented(tl.eval.OPTIONS, doc("eval", "function eval.run("))
-  documented(tl.sample.SETTINGS, doc("sample", "local function settings("))
+  documented(tl.sample.SETTINGS, doc("sample", "function Sampler:submit("))
   documented(tl.sample.OPTIONS, doc("sample", "function sample.sampler("))
   local of = { { tl.es.trainer, "es", "function es.trainer(" }, { tl.landscape.run, "landscape", "function landscape.run(" },
     { tl.population.rewards, "population", "function population.rewards(" }, { tl.pass.create, "pass", "function pass.create(" }, { tl.fisher.run, "fisher", "function fisher.run(" },
     { tl.data.load, "data", "function data.load(" }, { tl.model.load, "model", "function model.load(" }, { tl.adapter.loraxs, "adapter", "function adapter.loraxs(" },
     { tl.adapter.lora, "adapter", "function adapter.lora(" }, { tl.adapter.full, "adapter", "function adapter.full(" },
-    { tl.report.run, "report", "function report.run(" }, { tl.puzzles.generate, "puzzles", "function puzzles.generate(" } }
+    { tl.report.run, "report", "function report.run(" }, { tl.puzzles.generate, "puzzles", "function puzzles.generate(" },
+    { tl.budget.of, "budget", "function budget.of(" }, { tl.experiment.run, "experiment", "function experiment.run(" } }
   for _, f in ipairs(of) do
     local known
     for i = 1, 60 do
@@ -418,6 +419,40 @@ test("every option is in its function's documentation", function()
     end
     documented(known or error("no names beside " .. f[3]), doc(f[2], f[3]))
   end
+end)
+
+-- would catch: a public function or a method of which `? name` at the prompt shows the head alone
+test("every public function and method has a help text", function()
+  local repl, bare, out = require "tl.repl", {}, os.tmpname()
+  os.remove(out)
+  local function look(name, functions)
+    for k, v in pairs(functions) do
+      if type(v) == "function" and not tostring(k):find "^__" and debug.getinfo(v, "S").linedefined > 0 then
+        local text = repl.help(name .. "." .. k)
+        if select(2, text:gsub("\n", "")) < 2 or text:find "^function" or text:find "^local" then bare[#bare + 1] = name .. "." .. k end
+      end
+    end
+  end
+  _G.tl = tl
+  for _, file in ipairs(tl.fs.list(tl.root .. "/lua/tl")) do
+    local part = file:match "^([%w_]+)%.lua$"
+    if part and part ~= "init" and type(tl[part]) == "table" then look("tl." .. part, tl[part]) end
+  end
+  local with = { model = model, adapter = adapter, verifier = "math" }
+  local objects = { model, adapter, model:tokenizer(), model:tokenizer():stream(), tl.sample.sampler(model), tl.sample.kept(2 ^ 20), tl.pass.batch(), problems, tl.tensor.zeros(2), tl.optim.adamw(adapter),
+    tl.grpo.trainer(with), tl.es.trainer(with), tl.sft.trainer { model = model, adapter = adapter }, tl.verify.pool { verifier = "math" }, tl.report.run { out = out, quiet = true },
+    tl.population { model = model, verifier = "math", members = { {} } }, tl.population.sft { model = model, members = { {} } }, tl.population.of { adapter },
+    tl.landscape { adapter = adapter, problems = problems, n = 1, metric = "loss" }, require "tl.experiment.store".open(out .. "/s.db") }
+  for i, x in ipairs(objects) do
+    _G.x = x
+    local mt = getmetatable(x)
+    look("x", rawget(mt, "__methods") or rawget(mt, "__index"))
+    if bare[#bare] and bare[#bare]:find "^x%." then bare[#bare] = bare[#bare] .. " of object " .. i end
+  end
+  _G.x, _G.tl = nil, nil
+  tl.process.run { argv = { "rm", "-rf", out } }
+  equal(table.concat(bare, " "), "")
+  equal(repl.help("require 'tl.experiment'"):find("spread", 1, true) ~= nil, true, "functions from another file are listed")
 end)
 
 check.done()

@@ -220,6 +220,7 @@ end
 ---@return table[] rows, string[] columns
 function Store:query(sql, ...) return self.db:rows(sql, ...) end
 
+--- Closes the file; the store cannot be asked any more.
 function Store:close() self.db:close() end
 
 function Store:__tostring()
