@@ -214,6 +214,21 @@ check.test("a failed run that a later sweep does not come to stays failed, with 
   check.equal(said, { "failed: x=1: broken 1", "failed: x=2: broken 2" })
 end)
 
+-- would catch: runs lost between the pages in which the store is read
+check.test("many runs are claimed in their order, and together over every page", function()
+  local sizes, order = {}, {}
+  local rows = E.run({ store = temporary(), workers = 0, population = 100 }, { name = "m", runs = E.grid { x = (function() local t = {} for i = 1, 300 do t[i] = i end return t end)() },
+    run = function(s) order[#order + 1] = s.x return { a = s.x } end, together = function(s) return s.x % 2 == 0 and "even" or nil end,
+    run_together = function(list)
+      sizes[#sizes + 1] = #list
+      local out = {}
+      for i, s in ipairs(list) do out[i] = { a = s.x } end
+      return out
+    end })
+  check.equal({ #rows, #order, sizes }, { 300, 150, { 100, 50 } })
+  for i, x in ipairs(order) do check.equal(x, 2 * i - 1) end
+end)
+
 check.test("what would be passed over in silence is refused", function()
   local function run(o, p) return E.run(p or { store = temporary(), workers = 0 }, o) end
   local one = { { x = 1 } }

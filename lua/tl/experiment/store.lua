@@ -35,7 +35,7 @@ create table if not exists runs (
   owner text, attempts integer not null default 0, metrics text, error text, code text,
   started real, finished real, seconds real, folder text);
 create index if not exists runs_by_experiment on runs (experiment, status);
-create temp table wanted (hash text primary key, position integer);
+create temp table wanted (hash text primary key, position integer unique);
 ]]
 
 --- Opens a store; it is made when it is not there. Option readonly.
@@ -128,6 +128,23 @@ end
 
 -- ---- running
 
+-- the wanted runs that may be claimed, in their order, some at a time: most claims need the first alone
+local PAGE = 64
+
+local function claimable(self)
+  local rows, at, last = {}, 0, -1
+  return function()
+    at = at + 1
+    if at > #rows and (at == 1 or #rows == PAGE) then
+      rows, at = self.db:rows([[select runs.*, wanted.position from wanted cross join runs using (hash)
+        where status in ('pending', 'running') and wanted.position > ? order by wanted.position limit ?]], last, PAGE), 1
+    end
+    local row = rows[at]
+    if row then last, row.position = row.position, nil end
+    return row
+  end
+end
+
 local function take(self, r, owner, code)
   self.db:run("update runs set status = 'running', owner = ?, attempts = attempts + 1, started = ?, code = ?, error = null, finished = null where id = ?", owner, os.time(), code, r.id)
   r.attempts = r.attempts + 1
@@ -140,8 +157,7 @@ end
 function Store:claim(owner, code, family, most)
   return self.db:transaction(function()
     local known, list, mine = {}, {}, nil
-    for _, r in ipairs(self.db:rows [[select runs.* from runs join wanted using (hash)
-        where status in ('pending', 'running') order by wanted.position]]) do
+    for r in claimable(self) do
       if r.owner and known[r.owner] == nil then known[r.owner] = store.alive(r.owner) end
       if r.status == "pending" or not known[r.owner] then
         r.settings = json.decode(r.settings)
