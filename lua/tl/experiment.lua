@@ -74,11 +74,14 @@ end
 -- the runs with their hashes; each once
 local function identified(name, o)
   local list, seen = {}, {}
-  for i, s in ipairs(o.runs or error("tl.experiment.run wants runs, a list of settings", 3)) do
+  if type(o.runs) ~= "table" then error("tl.experiment.run wants runs, a list of settings; got " .. F.shown(o.runs), 3) end
+  for i, s in ipairs(o.runs) do
+    if type(s) ~= "table" then error(("%s, run %d: settings are a table; got %s"):format(name, i, F.shown(s)), 3) end
     for k, v in pairs(s) do
       if type(k) ~= "string" or type(v) == "table" or type(v) == "function" or type(v) == "userdata" then
         error(("%s, run %d: setting %s is a %s; numbers, texts, true and false are wanted"):format(name, i, tostring(k), type(v)), 3)
       end
+      if type(v) == "number" and v - v ~= 0 then error(("%s, run %d: setting %s is %s; a finite number is wanted"):format(name, i, k, tostring(v)), 3) end
       if store.COLUMNS[k] then error(("%s, run %d: the setting '%s' has the name of a column of the store; another name is wanted"):format(name, i, k), 3) end
     end
     local hash = store.hash(name, o.version, s)
@@ -332,7 +335,10 @@ function experiment.run(p, o)
     local v = rawget(p, k)
     if v ~= nil and not (type(v) == "number" and v >= 0) then error(("tl.experiment.run: %s wants a number from 0; got %s"):format(k, F.shown(v)), 2) end
   end
-  if not o.run == not o.train then error("tl.experiment.run wants run, or train and measure", 2) end
+  for _, k in ipairs { "run", "train", "measure", "together", "run_together", "cost" } do
+    if o[k] ~= nil and type(o[k]) ~= "function" then error(("tl.experiment.run: %s is a function; got %s"):format(k, F.shown(o[k])), 2) end
+  end
+  if not o.run == not o.train or not o.train ~= not o.measure then error("tl.experiment.run wants run, or train and measure", 2) end
   if o.train then o = training.expand(o) end
   local name = o.name or rawget(p, "name") or "experiment"
   if name:find "%s" then error(("an experiment's name has no blanks; got '%s'"):format(name), 2) end

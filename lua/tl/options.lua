@@ -50,7 +50,7 @@ function convert.number(v, p)
   if p.min then what = what .. (" from %g"):format(p.min) end
   if p.integer and not max and type(n) == "number" and n >= 2 ^ 31 then max = 2 ^ 31 - 1 end  -- C's int
   if max then what = what .. (" to %.16g"):format(max) end
-  if type(n) ~= "number" or n ~= n or p.integer and n % 1 ~= 0 or p.min and n < p.min or max and n > max then return nil, what end
+  if type(n) ~= "number" or n - n ~= 0 or p.integer and n % 1 ~= 0 or p.min and n < p.min or max and n > max then return nil, what end
   return n
 end
 
@@ -211,21 +211,28 @@ local function no_option(what, given, known)
   return ("%s: there is no option '%s'; %s"):format(what, wrong[1], near and ("did you mean '%s'?"):format(near) or #known.list == 0 and "it has none" or "there are " .. table.concat(known.list, ", "))
 end
 
+-- raises at the line of the script, however deep in the library it was found; level: where there is no library (philox.lua says where that is)
+local function refuse(message, level)
+  local F = package.loaded["tl.ffi"]
+  if F then F.raise(message) end
+  error(message, level + 1)
+end
+
 --- Refuses a table of options with a name that the function does not have, or with no number (of that kind) where it wants one. Done once, when something is made:
 --- the table may be read as often as one likes after that. what: the function, as errors name it; known: from options.names; level: as error's, 2 being
 --- who called the function that calls this.
 function options.only(what, given, known, level)
   level = (level or 2) + 1
-  if type(given) ~= "table" then error(("%s wants a table of options; got %s"):format(what, given == nil and "nothing" or "a " .. type(given)), level) end
+  if type(given) ~= "table" then refuse(("%s wants a table of options; got %s"):format(what, given == nil and "nothing" or "a " .. type(given)), level) end
   local kind = known.kind
   for k, v in pairs(given) do
     local want = kind[k]
-    if not want then error(no_option(what, given, known), level) end
+    if not want then refuse(no_option(what, given, known), level) end
     local words, kind_of, holds, most = unpack(KINDS[want] or {})
     local large = most and type(v) == "number" and v > most
     local absent = v == false and (want == "fn" or want == "map")
     if v ~= v or large or words and not absent and type(v) ~= "cdata" and not (type(v) == kind_of and holds(v)) then
-      error(("%s: %s wants %s%s; got %s"):format(what, k, words or "a number", large and (" to %.16g"):format(most) or "", shown(v)), level)
+      refuse(("%s: %s wants %s%s; got %s"):format(what, k, words or "a number", large and (" to %.16g"):format(most) or "", shown(v)), level)
     end
   end
 end

@@ -234,6 +234,24 @@ check.test("what would be passed over in silence is refused", function()
   local one = { { x = 1 } }
   check.raises("experiment%.run: there is no option 'verson'; did you mean 'version'%?", run, { runs = one, run = print, verson = 2 })
   check.raises("the setting 'seconds' has the name of a column of the store", run, { runs = { { seconds = 1 } }, run = print })
+  check.raises("wants runs, a list of settings; got 'x'", run, { runs = "x", run = print })
+  check.raises("run 1: settings are a table; got 5", run, { runs = { 5 }, run = print })
+  check.raises("run 1: setting x is %-?nan; a finite number is wanted", run, { runs = { { x = 0 / 0 } }, run = print })
+  check.raises("wants run, or train and measure", run, { runs = one, train = print })
+  check.raises("run is a function; got 5", run, { runs = one, run = 5 })
+  local log, said = require "tl.log", {}
+  local warn = log.warn
+  log.warn = function(...) said[#said + 1] = string.format(...):gsub("^failed: x=1: ", "") end
+  local good = { model = "tiny", adapter = { u = 1 }, steps = 1, batches = print }
+  for _, wrong in ipairs { { "method", "dpo" }, { "steps", 1.5 }, { "batches", 5 }, { "after", 5 }, { "numgen", 4 } } do
+    local d = {}
+    for k, v in pairs(good) do d[k] = v end
+    d[wrong[1]] = wrong[2]
+    run({ runs = one, train = function() return d end, measure = print })
+  end
+  log.warn = warn
+  check.equal({ said[1], said[2], said[3], said[4] }, { 'method is "grpo" or "sft"; got \'dpo\'', "steps is a whole number from 0; got 1.5", "batches is a function; got 5", "after is a function; got 5" })
+  check.equal(said[5]:find "^[^\n]*test_experiment%.lua:%d+: grpo%.trainer: there is no option 'numgen'" ~= nil, true, said[5])
   check.raises("workers wants a number from 0; got '2'", run, { runs = one, run = print }, { workers = "2" })
   check.raises("wants the recipe's parameters, .*; got nothing", E.run, nil, { runs = one, run = print })
   local path = temporary()

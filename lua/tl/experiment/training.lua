@@ -10,6 +10,7 @@
 ---   after      function(adapter, step), called after every step;  completions   of each step that the run's folder keeps (2)
 --- It is made more than once, also to see which runs may be done together, so making it is to cost nothing: what is loaded or generated belongs
 --- into batches.
+local F = require "tl.ffi"
 local adapters = require "tl.adapter"
 local json = require "tl.json"
 local population = require "tl.population"
@@ -34,6 +35,19 @@ end
 function training.family(d)
   local common = d.adapter and population.family(d)
   return common and json.encode { d.method or "grpo", d.steps, tostring(d.model), common }
+end
+
+-- the description of the training of some settings, which is refused where it says nothing that can be done
+local function described(train, settings)
+  local d = train(settings)
+  if type(d) ~= "table" then error("train gives " .. F.shown(d) .. "; a table that describes a training is wanted", 0) end
+  if d.method ~= nil and d.method ~= "grpo" and d.method ~= "sft" then error('method is "grpo" or "sft"; got ' .. F.shown(d.method), 0) end
+  if not d.adapter then return d end
+  if type(d.steps) ~= "number" or d.steps < 0 or d.steps % 1 ~= 0 then error("steps is a whole number from 0; got " .. F.shown(d.steps), 0) end
+  for _, name in ipairs { "batches", "after" } do
+    if type(d[name]) ~= "function" and (name == "batches" or d[name] ~= nil) then error(("%s is a function; got %s"):format(name, F.shown(d[name])), 0) end
+  end
+  return d
 end
 
 local OWN = { method = true, steps = true, batches = true, after = true, completions = true }
@@ -93,18 +107,18 @@ end
 function training.expand(o)
   local out = setmetatable({}, { __index = o })
   function out.run(s, job)
-    local d = o.train(s)
+    local d = described(o.train, s)
     local model = training.model(d.model)
     if not d.adapter then return o.measure(s, { model = model, steps = {} }, job) end
     local t = begin(d, model, s, job)
     alone(t)
     return finish(o, t, s, job)
   end
-  function out.together(s) return training.family(o.train(s)) end
+  function out.together(s) return training.family(described(o.train, s)) end
   function out.run_together(list, jobs)
     local trainings, out_of = {}, {}
     for k, s in ipairs(list) do
-      local d = o.train(s)
+      local d = described(o.train, s)
       trainings[k] = begin(d, training.model(d.model), s, jobs[k], k > 1 and trainings[1].adapter or nil)
     end
     together(trainings)
