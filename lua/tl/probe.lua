@@ -268,7 +268,8 @@ end
 local function deal(answers, g)
   local best, best_hits
   for _ = 1, 200 do
-    local dealt, hits = { unpack(answers) }, 0
+    local dealt, hits = {}, 0
+    for i, a in ipairs(answers) do dealt[i] = a end
     for i = #dealt, 2, -1 do
       local j = g.integer(1, i)
       dealt[i], dealt[j] = dealt[j], dealt[i]

@@ -94,6 +94,22 @@ local function lines(path)
   return list
 end
 
+-- would catch: items read by unpack, of which LuaJIT gives no more than 8,000
+check.test("a file of many items is read, compared and gone on with", function()
+  local items, json, lines = require "tl.eval.items", tl.json, { '{"eval":{"task":"t"}}' }
+  for i = 1, 9000 do lines[i + 1] = json.encode { task = "t", arm = "base", id = tostring(i), sample = 1, correct = i % 3 == 0 } end
+  local path = check.file(table.concat(lines, "\n") .. "\n", ".jsonl")
+  local settings, list = items.read(path)
+  check.equal({ settings.task, #list, list[1].id, list[9000].id }, { "t", 9000, "1", "9000" })
+  check.equal({ tl.eval.compare(path, path).t.n, tl.eval.compare(path, path).t.a }, { 9000, 3000 / 9000 })
+  local file, before = items.open(path, { task = "t" })
+  check.equal({ #before, before[1].id }, { 9000, "1" })
+  file:close()
+  os.remove(path)
+  local full = io.open("/dev/full", "a")
+  if full then check.raises("cannot write an evaluation's items: ", items.append, full, { id = "1" }) end
+end)
+
 check.test("problems of one id have no items", function()
   local model, problems = tl.model.load "tiny-xs", { { id = "a", question = "1+1?", answer = "2" }, { id = "a", question = "1+2?", answer = "3" } }
   check.equal(tl.eval.run({ model = model, problems = problems, max_new_tokens = 4 }).n, 2, "without items")

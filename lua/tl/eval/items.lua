@@ -33,7 +33,7 @@ function items.read(path)
   local list = read_lines(path)
   if not list then error(path .. ": no such file", 2) end
   if not list[1] or type(list[1].eval) ~= "table" then error(path .. ": the first line has no \"eval\"; not a file of items", 2) end
-  return list[1].eval, { unpack(list, 2) }
+  return table.remove(list, 1).eval, list
 end
 
 --- Opens a file for appending, and gives what is in it: file, items. settings must be those of its first line.
@@ -55,12 +55,16 @@ function items.open(path, settings)
   end
   local file, why = io.open(path, "ab")
   if not file then error(why, 0) end
-  return file, { unpack(list, 2) }
+  table.remove(list, 1)
+  return file, list
 end
 
+--- Appends an item; an error when it cannot be written.
 function items.append(file, item)
-  file:write(json.encode(item), "\n")
-  file:flush()
+  local ok, why = file:write(json.encode(item), "\n")
+  if ok then ok, why = file:flush() end
+  if not ok then error("cannot write an evaluation's items: " .. tostring(why), 0) end
 end
+jit.off(items.append)  -- as tl.report's lines: a compiled flush that fails is called again, and then succeeds
 
 return items
