@@ -87,10 +87,11 @@ local function create(model, kind, o, level)
   local keep = {}
   if kind ~= C.TL_FULL then
     local mods = targets(model, o.targets or "all")
-    local groups = tie.assign(kind == C.TL_TINYLORA and tie.named(o.tie or tie.full) or tie.none, mods)
     local indices = ffi.new("int32_t[?]", #mods)
     local group = ffi.new("int32_t[?]", #mods)
-    for i, m in ipairs(mods) do indices[i - 1], group[i - 1] = m.index, groups[i] end
+    for i, m in ipairs(mods) do indices[i - 1] = m.index end  -- before the tying function has the descriptions in its hands
+    local groups = tie.assign(kind == C.TL_TINYLORA and tie.named(o.tie or tie.full) or tie.none, mods)
+    for i in ipairs(mods) do group[i - 1] = groups[i] end
     opt.modules, opt.groups, opt.n_modules = indices, group, #mods
     keep = { indices, group }
   end
@@ -204,7 +205,7 @@ function Adapter:set(values)
   end
   for i = 1, type(values) == "table" and self.n_parameters or 1 do
     local v = type(values) == "table" and values[i] or values
-    if type(v) ~= "number" then error(("an adapter's numbers are numbers; got %s for number %d"):format(F.shown(v), i), 2) end
+    if type(v) ~= "number" or v - v ~= 0 then error(("an adapter's numbers are finite numbers; got %s for number %d"):format(F.shown(v), i), 2) end
   end
   for i = 1, self.n_parameters do p[i - 1] = type(values) == "table" and values[i] or values end
   check(C.tl_adapter_refresh(self.handle), 2)
@@ -223,7 +224,7 @@ function Adapter:v(i, x)
   end
   local p = C.tl_adapter_parameters(self.handle)
   if x == nil then return p[i - 1] end
-  if type(x) ~= "number" then error(("an adapter's numbers are numbers; got %s for number %d"):format(F.shown(x), i), 2) end
+  if type(x) ~= "number" or x - x ~= 0 then error(("an adapter's numbers are finite numbers; got %s for number %d"):format(F.shown(x), i), 2) end
   p[i - 1] = x
   check(C.tl_adapter_refresh(self.handle), 2)
   return self
@@ -287,7 +288,7 @@ local function plain_name(model)
   return ((model.name or model.path):gsub("/+$", ""):match "([^/]+)$")
 end
 
-local SAVE, REBASE = options.names { any = "format metrics provenance", boolean = "carry" }, options.names { any = "cache", number = "tolerance" }
+local SAVE, REBASE = options.names { any = "format", map = "metrics provenance", boolean = "carry" }, options.names { any = "cache", number = "tolerance" }
 
 --- Writes the adapter: the compact file PATH.tla and the PEFT directory PATH; only the compact file when PATH ends in ".tla".
 --- Options: format (only this, exactly at PATH: "compact", "peft", "peft-lora" or "peft-tinylora"), metrics and provenance (tables

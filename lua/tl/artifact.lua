@@ -44,7 +44,7 @@ end
 
 --- What an adapter's path says of itself, as a table; a damaged compact file is an error.
 function artifact.describe(path)
-  local found, kind = require("tl.adapter").find(path)
+  local found, kind = require("tl.adapter").find(fs.path("artifact.describe", path))
   if not found then error(kind, 2) end
   return (kind == "compact" and compact or peft)(found)
 end
@@ -154,14 +154,14 @@ function artifact.lines(d) return (d.format == "compact" and compact_lines or pe
 -- ---- signatures
 
 --- Makes an Ed25519 key: path (private) and path.pub.
-function artifact.keygen(path) check(C.tl_artifact_keygen(path), 2) end
+function artifact.keygen(path) check(C.tl_artifact_keygen(fs.path("artifact.keygen", path)), 2) end
 
 --- Signs a compact file in place.
-function artifact.sign(path, key, signer) check(C.tl_artifact_sign(path, key, signer or ""), 2) end
+function artifact.sign(path, key, signer) check(C.tl_artifact_sign(fs.path("artifact.sign", path), fs.path("artifact.sign", key), signer or ""), 2) end
 
 --- An error unless the file is signed, unchanged since, and (public_key given) by that key. Returns its description.
 function artifact.verify(path, public_key)
-  check(C.tl_artifact_verify(path, public_key), 2)
+  check(C.tl_artifact_verify(fs.path("artifact.verify", path), public_key and fs.path("artifact.verify", public_key)), 2)
   return compact(path)
 end
 

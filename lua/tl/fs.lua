@@ -7,12 +7,12 @@ local fs = {}
 --- A path, or an error that says what was given instead, at the line of the script. what: who wants it.
 function fs.path(what, path)
   if type(path) == "string" then return path end
-  F.raise(("%s wants a path; got %s"):format(what, path == nil and "nothing" or "a " .. type(path)))
+  F.raise(("%s wants a path; got %s"):format(what, F.shown(path)))
 end
 
 --- "file", "folder", "other", or nil when nothing is there.
 function fs.kind(path)
-  return ({ [0] = nil, "file", "folder", "other" })[F.C.tl_path_kind(path)]
+  return ({ [0] = nil, "file", "folder", "other" })[F.C.tl_path_kind(fs.path("fs.kind", path))]
 end
 
 --- The names in a folder, sorted; nil and a message when it cannot be read.
@@ -24,7 +24,7 @@ end
 
 --- Size of a file in bytes, or nil.
 function fs.bytes(path)
-  local n = tonumber(F.C.tl_file_bytes(path))
+  local n = tonumber(F.C.tl_file_bytes(fs.path("fs.bytes", path)))
   return n >= 0 and n or nil
 end
 
@@ -33,7 +33,7 @@ end
 ---@return string
 function fs.stamp(path)
   local s = ffi.new "int64_t[4]"
-  if not F.C.tl_file_stamp(path, s) then return "" end
+  if not F.C.tl_file_stamp(fs.path("fs.stamp", path), s) then return "" end
   local parts = {}
   for i = 0, 3 do parts[i + 1] = tostring(s[i]):match "%-?%d+" end
   return table.concat(parts, "/")
@@ -56,7 +56,7 @@ function fs.first_line(path, pattern)
 end
 
 --- Makes a folder, and those above it.
-function fs.mkdirs(path) F.check(F.C.tl_mkdirs(path), 2) end
+function fs.mkdirs(path) F.check(F.C.tl_mkdirs(fs.path("fs.mkdirs", path)), 2) end
 
 --- A file opened for reading, as io.open gives it; a folder is none: nil and why.
 function fs.open(path)
@@ -77,15 +77,19 @@ function fs.read(path)
 end
 
 --- Writes a whole file: the old content or the new is there, never a part.
-function fs.write(path, text) F.check(F.C.tl_write_file(fs.path("fs.write", path), text, #text), 2) end
+function fs.write(path, text)
+  fs.path("fs.write", path)
+  if type(text) ~= "string" then F.raise("fs.write wants a text; got " .. F.shown(text)) end
+  F.check(F.C.tl_write_file(path, text, #text), 2)
+end
 
 --- A symbolic link at path to target; replaces a link that was there.
-function fs.symlink(target, path) F.check(F.C.tl_symlink(target, path), 2) end
+function fs.symlink(target, path) F.check(F.C.tl_symlink(fs.path("fs.symlink", target), fs.path("fs.symlink", path)), 2) end
 
 --- SHA-256 of a file, in hexadecimal.
 function fs.sha256(path)
   local out = ffi.new "char[65]"
-  F.check(F.C.tl_sha256_file(path, out), 2)
+  F.check(F.C.tl_sha256_file(fs.path("fs.sha256", path), out), 2)
   return ffi.string(out)
 end
 

@@ -158,28 +158,26 @@ end
 function model.create(config, o)
   o = o or {}
   options.only("model.create", o, CREATE)
-  local handle = open(o, 2, C.tl_model_create, config, o.seed or 0)
+  local handle = open(o, 2, C.tl_model_create, fs.path("model.create", config), o.seed or 0)
   return wrap(handle, config)
 end
 
 --- What a model's file or folder says, without loading its weights (a table).
 function model.inspect(path)
   local out = ffi.new "char *[1]"
-  check(C.tl_model_inspect(path, out), 2)
+  check(C.tl_model_inspect(fs.path("model.inspect", path), out), 2)
   return require("tl.json").decode(F.take_string(out[0]))
 end
 
 -- ---- methods
 
---- The linear layers that an adapter can target: {index (0-based), layer, kind, name, out, in}, in definition order.
+--- The linear layers that an adapter can target: {index (0-based), layer, kind, name, out, in}, in definition order. The list is the caller's own.
 function Model:modules()
-  if self.module_list then return self.module_list end
   local list, info = {}, ffi.new "tl_module_info"
   for i = 0, self.n_modules - 1 do
     check(C.tl_model_module(self.handle, i, info), 2)
     list[i + 1] = { index = info.index, layer = info.layer, kind = ffi.string(info.kind), name = ffi.string(info.name), out = info.out, ["in"] = info["in"] }
   end
-  self.module_list = list
   return list
 end
 

@@ -2,6 +2,7 @@
 --- step counted from 1; a number means a constant.
 local F = require "tl.ffi"
 local ffi = require "ffi"
+local fs = require "tl.fs"
 local log = require "tl.log"
 local options = require "tl.options"
 local C, check = F.C, F.check
@@ -29,6 +30,9 @@ function optim.of(o)
   return optim.adamw(o.adapter, own)
 end
 
+-- a learning rate
+local function usable(x) return type(x) == "number" and x >= 0 and x < math.huge end
+
 local LARGE, LOOKED_AT = 1e6, 4096
 
 -- Numbers that grew beyond all use are said once, those that are none end the run. Of many some are looked at, evenly spread.
@@ -47,6 +51,7 @@ end
 
 --- One update with the gradient that the adapter holds; returns the gradient's norm before clipping.
 function AdamW:step(lr)
+  if not usable(lr) then error("adamw:step wants a learning rate, a finite number from 0; got " .. F.shown(lr), 2) end
   local norm = ffi.new("double[1]")
   check(C.tl_adamw_step(self.handle, lr, self.max_grad_norm, norm), 2)
   watch(self, lr)
@@ -62,10 +67,8 @@ function optim.fingerprint(adapter)
 end
 
 --- The moments, the step count and the master copy of the numbers: into a file, and back from it.
-function AdamW:save(path) check(C.tl_adamw_save(self.handle, path), 2) end
-function AdamW:load(path) check(C.tl_adamw_load(self.handle, path), 2) end
-
-local function usable(x) return type(x) == "number" and x >= 0 and x < math.huge end
+function AdamW:save(path) check(C.tl_adamw_save(self.handle, fs.path("adamw:save", path)), 2) end
+function AdamW:load(path) check(C.tl_adamw_load(self.handle, fs.path("adamw:load", path)), 2) end
 
 --- The rate of a step that is about to be made; an error when the schedule gives none.
 function optim.rate(schedule, step, total)

@@ -213,6 +213,11 @@ end
 
 -- A folder that holds a run takes no other: metrics.jsonl would hold both, config.json the second. A run that goes on from it (resume) may.
 local function refuse_second(o)
+  for _, name in ipairs { "name", "dir", "out", "resume" } do
+    if o[name] and type(o[name]) ~= "string" then F.raise(("report.run: %s is a text; got %s"):format(name, F.shown(o[name]))) end
+  end
+  local n = o.completions
+  if n and n ~= "all" and not (type(n) == "number" and n >= 0 and n % 1 == 0) then F.raise('report.run: completions is a whole number from 0, or "all"; got ' .. F.shown(n)) end
   local rank, config = require("tl.comm").rank, type(o.config) == "table" and o.config or {}
   local resume = o.resume or rawget(config, "resume")
   if resume and fs.kind(resume) ~= "folder" then error(("resume: there is no run folder %s"):format(resume), 0) end
@@ -303,6 +308,9 @@ end
 
 --- Records a step: its metrics (m.step or one after the last) and, of a rollout, some completions; shows the line.
 function Run:step(m, rollout)
+  if type(m) ~= "table" then error("run:step wants a table of metrics; got " .. F.shown(m), 2) end
+  if not self.metrics then error("run:step: this run was finished", 2) end
+  if m.step ~= nil and type(m.step) ~= "number" then error("run:step: step is a number; got " .. F.shown(m.step), 2) end
   local step = m.step or self.steps + 1
   self.steps, self.last = step, m
   if m.step == nil then m.step = step end
@@ -322,6 +330,9 @@ end
 
 --- Records numbers beside the steps (an evaluation): run:scalars("eval", { accuracy = 0.4 }, step).
 function Run:scalars(prefix, values, step)
+  if type(prefix) ~= "string" or type(values) ~= "table" or type(step or 0) ~= "number" then
+    error(("run:scalars wants a name, a table of numbers and a step; got %s, %s and %s"):format(F.shown(prefix), F.shown(values), F.shown(step)), 2)
+  end
   local line, scalars = { step = step or self.steps }, {}
   for k, v in pairs(values) do
     if type(v) == "number" then line[prefix .. "/" .. k], scalars[prefix .. "/" .. k] = v, v end

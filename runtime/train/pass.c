@@ -310,6 +310,10 @@ static tl_status set_up(tl_pass *p) {
   tl_population *pop = p->opt.population;
   if (p->adapter && pop) return tl_fail(TL_E_ARG, "a pass takes an adapter or a population, not both");
   if (p->opt.backward && !p->adapter && !pop) return tl_fail(TL_E_ARG, "a backward pass needs an adapter: nothing else is trained");
+  int stored = 0;
+  tl_ops()->packed_dims(p->model->w.head, &(int){0}, &(int){0}, &stored);
+  if (p->opt.backward && stored == TL_I8)
+    return tl_fail(TL_E_ARG, "an int8 model is to sample from and cannot be trained: give the trainer the model that it was made of (rollouts = \"int8\")");
   const tl_model *of = p->adapter ? p->adapter->model : pop ? pop->model : p->model;
   if (of != p->model && of != p->model->parent) return tl_fail(TL_E_ARG, "the adapter belongs to another model");
   TL_TRY(check_ids(p->model, b));

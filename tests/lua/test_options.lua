@@ -269,7 +269,8 @@ test("numbers that are none, or not whole, or too large", function()
   end
   raises("decode: token id 1 of 1 is 'x', not a whole number", model:tokenizer().decode, model:tokenizer(), { "x" })
   for shown, t in pairs { ["'hot'"] = "hot", ["%-1"] = -1, ["0"] = 0, ["nan"] = 0 / 0 } do raises("temperature above 0; got " .. shown, model.logprobs, model, ids, nil, t) end
-  raises("an adapter's numbers are numbers; got 'x' for number 2", adapter.v, adapter, 2, "x")
+  raises("an adapter's numbers are finite numbers; got 'x' for number 2", adapter.v, adapter, 2, "x")
+  raises("finite numbers; got inf for number 1", adapter.set, adapter, math.huge)
   raises("there is no module a table: 0 to 41", adapter.delta, adapter, {})
   raises("targets is a text, a list of texts or a function of a module; got 5", tl.adapter.tinylora, model, { targets = 5 })
   raises("cache is a folder, or false for none; got 5", tl.adapter.tinylora, model, { cache = 5 })
@@ -307,6 +308,47 @@ test("what was freed says so", function()
   raises("this model was freed", m.logprobs, m, { 1, 2 })
   raises("got one that was freed", tl.adapter.tinylora, m)
   raises("model:logprobs wants an adapter, .*; got one that was freed", model.logprobs, model, { 1, 2 }, a)
+end)
+
+-- would catch: a backward pass over int8 weights, which ended the program
+test("an int8 model is not trained", function()
+  local int8 = model:quantize()
+  for _, t in ipairs { tl.sft.trainer { model = int8, adapter = adapter }, tl.grpo.trainer { model = int8, adapter = adapter, gate = false, reward = function(_, c) return #c.text % 3 end,
+    num_generations = 4, max_completion_length = 8, beta = 0.1 } } do
+    raises("an int8 model is to sample from and cannot be trained", t.step, t, problems)
+    t:free()
+  end
+  int8:free()
+end)
+
+-- would catch: descriptions that belong to the model in the hands of a script, which sorts or changes them
+test("the list of modules is the script's own", function()
+  table.sort(model:modules(), function(x, y) return x.index > y.index end)
+  local changing = tl.adapter.tinylora(model, { u = 1, tie = function(m) m.index, m.layer = 0, 7 return m.kind end })
+  equal({ changing.n_parameters, model:modules()[1].index, model:modules()[8].layer }, { 7, 0, 1 })
+  equal(model:weight(41).shape, { model:modules()[42].out, model:modules()[42]["in"] })
+end)
+
+-- would catch: a path that C reads as NULL (which ended the program), or a number as one
+test("runs, optimisers and files say what they cannot take", function()
+  local adamw, run = tl.optim.adamw(adapter), tl.report.run { out = os.tmpname() .. "-run", quiet = true }
+  raises("adamw:save wants a path; got nothing", adamw.save, adamw)
+  raises("adamw:load wants a path; got a table", adamw.load, adamw, {})
+  raises("adamw:step wants a learning rate, a finite number from 0; got nothing", adamw.step, adamw)
+  for _, name in ipairs { "kind", "bytes", "stamp", "mkdirs", "sha256", "symlink" } do raises("fs%." .. name .. " wants a path; got nothing", tl.fs[name]) end
+  raises("fs%.write wants a text; got nothing", tl.fs.write, "/nowhere/x")
+  raises("model%.inspect wants a path; got nothing", tl.model.inspect)
+  raises("model%.create wants a path; got 5", function() tl.model.create(5) end)
+  for _, name in ipairs { "keygen", "sign", "verify", "describe" } do raises("artifact%." .. name .. " wants a path; got nothing", tl.artifact[name]) end
+  raises("report%.run: out is a text; got 5", tl.report.run, { out = 5 })
+  raises("report%.run: completions is a whole number from 0, or \"all\"; got 'many'", tl.report.run, { completions = "many" })
+  raises("run:step wants a table of metrics; got nothing", run.step, run)
+  raises("run:step: step is a number; got 'x'", run.step, run, { step = "x" })
+  raises("run:scalars wants a name, a table of numbers and a step; got 'eval', 5 and nothing", run.scalars, run, "eval", 5)
+  run:finish()
+  raises("run:step: this run was finished", run.step, run, { loss = 1 })
+  raises("adapter:save: provenance wants a table; got 5", adapter.save, adapter, run:file "a", { provenance = 5 })
+  tl.process.run { argv = { "rm", "-rf", run.path } }
 end)
 
 -- would catch: a path that C reads as NULL
