@@ -66,6 +66,12 @@ end
 --- The handle of an object that need not be given: nil then.
 function F.handle(what, v, name) return v and F.object(what, v, name).handle or nil end
 
+--- A whole number that C's int holds, or an error. what: who wants it; name: what it is, "a token id".
+function F.whole(what, v, name)
+  if type(v) == "number" and v % 1 == 0 and math.abs(v) < 2 ^ 31 then return v end
+  F.raise(("%s wants %s, a whole number; got %s"):format(what, name, F.shown(v)))
+end
+
 --- A list of token ids as C takes it, or an error that says what is no id. what: who wants it.
 function F.ids(what, ids)
   if type(ids) ~= "table" or F.class_of(ids) then F.raise(("%s wants a list of token ids; got %s"):format(what, F.shown(ids))) end

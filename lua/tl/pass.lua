@@ -23,7 +23,7 @@ function Batch:prompt(ids)
 end
 
 --- Says whose the prompts that follow are: a member of the pass's population, from 0 (at first 0; -1: the base, not trained).
-function Batch:member(k) C.tl_batch_member(self.handle, k) end
+function Batch:member(k) C.tl_batch_member(self.handle, F.whole("batch:member", k, "a member")) end
 
 --- The last prompt's place among those of all ranks, from 1.
 function Batch:place(k) check(C.tl_batch_place(self.handle, self.at, k), 2) end
@@ -56,6 +56,7 @@ local OPTIONS = options.names { any = "adapter population kept", number = "tempe
 --- ranks (the gradient is all ranks': p:reduce() after the last backward), loss_scale (1; of a model in fp16 a power of two that gradients are
 --- multiplied by on their way, so that fp16 holds them; the result is without it).
 function pass.create(model, batch, o)
+  o = o or {}
   options.only("pass.create", o, OPTIONS)
   local opt = ffi.new("tl_pass_options", { temperature = o.temperature or 1, memory_bytes = o.memory or 0,
     backward = o.backward or false, want_entropy = o.entropy or false, kept = F.handle("pass.create", o.kept, "room for activations"),

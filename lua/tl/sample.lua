@@ -32,6 +32,7 @@ local Kept = F.class "room for activations"
 
 --- Room, in bytes, for activations that a sampler keeps and a pass trains from; one for all steps.
 function sample.kept(memory)
+  if not (type(memory) == "number" and memory >= 0 and memory < 2 ^ 53) then error("sample.kept wants a number of bytes from 0; got " .. F.shown(memory), 2) end
   local out = ffi.new("tl_kept *[1]")
   check(C.tl_kept_create(memory, out), 2)
   return setmetatable({ handle = ffi.gc(out[0], C.tl_kept_free) }, Kept)
@@ -145,6 +146,7 @@ local peeked, peeked_logprobs = ffi.new("int32_t[?]", room), ffi.new("float[?]",
 
 -- the outcome of a peeking function of C, with room for `wide` numbers a token
 local function peek(fn, self, request, index, from, wide)
+  F.whole("sampler:peek", request, "a request")
   local n = fn(self.handle, request, (index or 1) - 1, (from or 1) - 1, peeked, peeked_logprobs, math.floor(room / wide))
   if n * wide > room then
     room = n * wide
@@ -190,7 +192,7 @@ end
 
 --- Ends a request now: its completions that have not finished are dropped. False: there is no such request any more.
 function Sampler:cancel(request)
-  if not C.tl_sampler_cancel(self.handle, request) then return false end
+  if not C.tl_sampler_cancel(self.handle, F.whole("sampler:cancel", request, "a request")) then return false end
   local pending = ffi.new "int[1]"
   check(C.tl_sampler_run(self.handle, 0, pending), 2)
   self.pending = pending[0]
@@ -262,6 +264,7 @@ end
 function sample.stream(model, ids, show, o)
   o = o or {}
   options.only("sample.stream", o, GENERATE)
+  if type(show) ~= "function" then error("sample.stream wants show, a function of a text; got " .. F.shown(show), 2) end
   local s = create(model, o, 2)
   if not s.tokenizer then error(("%s has no tokenizer beside it, so there is no text to show"):format(model.path), 2) end
   local decoder, n = s.tokenizer:stream { skip_special = true }, 0

@@ -1,6 +1,7 @@
 --- tokenizer.lua: text to token ids and back, and the model's chat template.
 --- Ids are the numbers the model uses (from 0); lists of them are Lua arrays (from 1).
 local F = require "tl.ffi"
+local options = require "tl.options"
 local ffi = require "ffi"
 local C, check = F.C, F.check
 
@@ -9,6 +10,7 @@ local Tokenizer = {}
 Tokenizer.__index = Tokenizer
 
 local count = ffi.new "int[1]"
+local ENCODE, DECODE = options.names { boolean = "add_special parse_special" }, options.names { boolean = "skip_special" }
 
 --- A tokenizer from a model folder, a tokenizer.json or a GGUF file.
 ---@param path string
@@ -34,6 +36,7 @@ end
 function Tokenizer:encode(text, o)
   local h = handle(self, "encode")
   if type(text) ~= "string" then error("encode wants a string; got " .. type(text), 2) end
+  if o then options.only("tokenizer:encode", o, ENCODE) end
   local add, parse = o and o.add_special or false, o and o.parse_special or false
   local room = math.max(64, #text + 16)
   local ids = ffi.new("int32_t[?]", room)
@@ -56,6 +59,7 @@ end
 function Tokenizer:decode(ids, o)
   local h = handle(self, "decode")
   if type(ids) == "number" then ids = { ids } end
+  if o then options.only("tokenizer:decode", o, DECODE) end
   local buffer, n = F.ids("decode", ids), #ids
   local skip, room = o and o.skip_special or false, 16 * n + 64
   local text = ffi.new("char[?]", room)
@@ -72,7 +76,7 @@ end
 ---@param id integer
 ---@return string?
 function Tokenizer:bytes(id)
-  local p = C.tl_tokenizer_bytes(handle(self, "bytes"), id, count)
+  local p = C.tl_tokenizer_bytes(handle(self, "bytes"), F.whole("tokenizer:bytes", id, "a token id"), count)
   return p ~= nil and ffi.string(p, count[0]) or nil
 end
 
@@ -83,6 +87,7 @@ Stream.__index = Stream
 --- (whole characters only), stream:finish() what was held back. All that they return, in a row, is decode's text.
 ---@param o table? {skip_special = boolean}
 function Tokenizer:stream(o)
+  if o then options.only("tokenizer:stream", o, DECODE) end
   local out = ffi.new "tl_decoder *[1]"
   check(C.tl_decoder_create(handle(self, "stream"), o and o.skip_special or false, out), 2)
   return setmetatable({ handle = ffi.gc(out[0], C.tl_decoder_free) }, Stream)
@@ -93,8 +98,7 @@ local text = ffi.new "const char *[1]"
 ---@param id integer
 ---@return string
 function Stream:push(id)
-  if type(id) ~= "number" or id % 1 ~= 0 or math.abs(id) > 2 ^ 31 - 1 then error("stream:push wants an id; got " .. tostring(id), 2) end
-  check(C.tl_decoder_push(self.handle, id, text, count), 2)
+  check(C.tl_decoder_push(self.handle, F.whole("stream:push", id, "a token id"), text, count), 2)
   return ffi.string(text[0], count[0])
 end
 
@@ -106,18 +110,19 @@ end
 
 --- The id of a token's exact text ("<|im_end|>"); nil when the vocabulary has none.
 function Tokenizer:id(token)
+  if type(token) ~= "string" then error("tokenizer:id wants a token's text; got " .. F.shown(token), 2) end
   local id = C.tl_tokenizer_id(handle(self, "id"), token)
   return id >= 0 and id or nil
 end
 
 --- The text of a token as the vocabulary spells it ("Ġthe"); nil when the id has none.
 function Tokenizer:token(id)
-  local p = C.tl_tokenizer_token(handle(self, "token"), id)
+  local p = C.tl_tokenizer_token(handle(self, "token"), F.whole("tokenizer:token", id, "a token id"))
   return p ~= nil and ffi.string(p) or nil
 end
 
 --- Whether an id is a special token (one that decode leaves out with skip_special).
-function Tokenizer:is_special(id) return C.tl_tokenizer_is_special(handle(self, "is_special"), id) end
+function Tokenizer:is_special(id) return C.tl_tokenizer_is_special(handle(self, "is_special"), F.whole("tokenizer:is_special", id, "a token id")) end
 
 local function id_or_nil(id) return id >= 0 and id or nil end
 
@@ -131,6 +136,7 @@ function Tokenizer:vocab_size() return C.tl_tokenizer_vocab_size(handle(self, "v
 --- The Jinja source of the chat template of that name ("default"); nil when the files have none.
 ---@param name string?
 function Tokenizer:chat_template(name)
+  if name ~= nil and type(name) ~= "string" then error("tokenizer:chat_template wants a name; got " .. F.shown(name), 2) end
   local p = C.tl_tokenizer_chat_template(handle(self, "chat_template"), name)
   return p ~= nil and ffi.string(p) or nil
 end

@@ -12,6 +12,7 @@
 local F = require "tl.ffi"
 local ffi = require "ffi"
 local json = require "tl.json"
+local options = require "tl.options"
 local C, check = F.C, F.check
 
 local verify = {}
@@ -97,7 +98,7 @@ end
 ---@param wait_ms integer|nil
 function Pool:take(wait_ms)
   local v, got = ffi.new("tl_verdict[1]"), ffi.new("bool[1]")
-  check(C.tl_pool_take(self:handle(), wait_ms or 0, v, got))
+  check(C.tl_pool_take(self:handle(), F.whole("pool:take", wait_ms or 0, "milliseconds"), v, got))
   if not got[0] then return nil end
   v = v[0]
   return { job = tonumber(v.job), reward = v.reward, outcome = ffi.string(v.outcome), message = ffi.string(v.message), seconds = v.seconds }
@@ -229,7 +230,7 @@ function verify.policy(given)
   return out
 end
 
-local known = { verifier = "", workers = "number", timeout_ms = "number", memory = "number", instructions = "number", config = "table", inline = "boolean", nice = "number" }
+local OPTIONS = options.names { any = "verifier", count = "workers timeout_ms nice", bytes = "memory", seed = "instructions", map = "config", boolean = "inline" }
 
 --- A pool of verifiers.
 ---   verifier    a module name ("verifiers.math", or "math" for one of verifiers/), a file ("my.lua"), or a function
@@ -244,10 +245,7 @@ local known = { verifier = "", workers = "number", timeout_ms = "number", memory
 ---   inline      true: call it in this Lua state when a job is submitted, without limits; any function will do
 ---@param o table
 function verify.pool(o)
-  for k, v in pairs(o) do
-    if not known[k] then error(("verify.pool has no option '%s'; it has verifier, workers, timeout_ms, memory, instructions, config, inline, nice"):format(tostring(k)), 2) end
-    if known[k] ~= "" and type(v) ~= known[k] then error(("verify.pool: %s is a %s; got %s"):format(k, known[k], type(v)), 2) end
-  end
+  options.only("verify.pool", o, OPTIONS)
   local verifier = o.verifier
   if type(verifier) ~= "string" and type(verifier) ~= "function" then
     error("verify.pool wants a verifier: a module name, a file or a function; got " .. type(verifier), 2)
@@ -269,10 +267,10 @@ function verify.pool(o)
   local about = module and verify.about(module, path) or {}
   local code = not module and dump(verifier) or nil
   local config = o.config and json.encode(o.config) or nil
-  local options = ffi.new("tl_pool_options", { n_workers = o.workers or 2, nice = o.nice or about.nice or 19, timeout_ms = o.timeout_ms or about.timeout_ms or 1000, memory_bytes = o.memory or 0, instructions = o.instructions or 0,
+  local opt = ffi.new("tl_pool_options", { n_workers = o.workers or 2, nice = o.nice or about.nice or 19, timeout_ms = o.timeout_ms or about.timeout_ms or 1000, memory_bytes = o.memory or 0, instructions = o.instructions or 0,
     lua_path = path, module = module, config_json = config, chunk = code, chunk_bytes = code and #code or 0 })
   local out = ffi.new("tl_pool *[1]")
-  check(C.tl_pool_create(options, out), 2)
+  check(C.tl_pool_create(opt, out), 2)
   return setmetatable({ pool = ffi.gc(out[0], C.tl_pool_free), name = verify.name(verifier) }, Pool)
 end
 

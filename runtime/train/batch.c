@@ -56,6 +56,7 @@ tl_status tl_batch_prompt(tl_batch *b, const int32_t *ids, int n, int *prompt) {
 }
 
 tl_status tl_batch_completion(tl_batch *b, int prompt, const int32_t *ids, int n, int *completion) {
+  if (b->n_prompts == 0) return tl_fail(TL_E_ARG, "a completion follows its prompt; the batch has none yet");
   if (prompt != b->n_prompts - 1)
     return tl_fail(TL_E_ARG, "completions must follow their prompt: prompt %d was given, the last one added is %d", prompt,
                    b->n_prompts - 1);

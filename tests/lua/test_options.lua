@@ -321,6 +321,26 @@ test("an int8 model is not trained", function()
   int8:free()
 end)
 
+-- would catch: what C would index with -1 or read as NULL, which ended the program
+test("what the parts underneath cannot take", function()
+  local tok, batch, s = model:tokenizer(), tl.pass.batch(), tl.sample.sampler(model)
+  raises("a completion follows its prompt; the batch has none yet", batch.completion, batch, { 1 })
+  raises("batch:member wants a member, a whole number; got 'x'", batch.member, batch, "x")
+  raises("tokenizer:id wants a token's text; got nothing", tok.id, tok)
+  for _, name in ipairs { "bytes", "token", "is_special" } do raises("tokenizer:" .. name .. " wants a token id, a whole number; got nothing", tok[name], tok) end
+  raises("tokenizer:chat_template wants a name; got 5", tok.chat_template, tok, 5)
+  refuses("tokenizer:encode", "add_specials", "add_special", function(o) local ids = tok:encode("x", o) return ids end)
+  refuses("tokenizer:decode", "skip_specials", "skip_special", function(o) local text = tok:decode({ 1 }, o) return text end)
+  raises("sampler:peek wants a request, a whole number; got 'x'", s.peek, s, "x")
+  raises("sampler:cancel wants a request, a whole number; got nothing", s.cancel, s)
+  raises("sample%.kept wants a number of bytes from 0; got %-1", tl.sample.kept, -1)
+  raises("sample%.stream wants show, a function of a text; got nothing", tl.sample.stream, model, { 1, 2 })
+  refuses("verify.pool", "worker", "workers", function(o) local p = tl.verify.pool(o) return p end, { verifier = "math" })
+  raises("verify%.pool wants a table of options; got nothing", tl.verify.pool)
+  equal(tl.pass.logprobs(model, batch)[0], 0)
+  s:free()
+end)
+
 -- would catch: descriptions that belong to the model in the hands of a script, which sorts or changes them
 test("the list of modules is the script's own", function()
   table.sort(model:modules(), function(x, y) return x.index > y.index end)

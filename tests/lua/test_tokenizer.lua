@@ -49,7 +49,7 @@ check.test("a stream holds back what is not a whole character", function()
   check.equal(half:finish(), "")
   check.equal(t:bytes(t:id "æ"), "\230")
   check.equal(t:bytes(10 ^ 8), nil)
-  check.raises("wants an id", half.push, half, "x")
+  check.raises("wants a token id, a whole number; got 'x'", half.push, half, "x")
 end)
 
 check.test("lookups", function()

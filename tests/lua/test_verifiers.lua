@@ -293,7 +293,7 @@ test("what a pool refuses", function()
   for given, name in pairs { ["verifiers.math"] = "math", math = "math", ["/a.b/my.lua"] = "my", ["my.lua"] = "my", [print] = "reward" } do equal(tl.verify.name(given), name) end
   raises("no verifier module 'maths'; did you mean math", tl.verify.pool, { verifier = "maths" })
   raises("no option 'timeout'", tl.verify.pool, { verifier = "math", timeout = 3 })
-  raises("workers is a number", tl.verify.pool, { verifier = "math", workers = "3" })
+  raises("workers wants a whole number from 0; got '3'", tl.verify.pool, { verifier = "math", workers = "3" })
   raises("wants a verifier", tl.verify.pool, {})
   raises("extract is 'best'", tl.verify.pool, { verifier = "math", config = { extract = "best" } })
   local pool = tl.verify.pool { verifier = "math" }
