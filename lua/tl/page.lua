@@ -30,7 +30,7 @@ figure { margin: .8rem 0; min-width: 0; } figure svg { width: 100%; height: auto
 svg text { fill: var(--dim); font-size: 12px; } svg .label { font-size: 13px; } .grid2 svg text { font-size: 15px; }
 .grid { stroke: var(--rule); stroke-width: 1; } .axis { stroke: var(--dim); fill: none; } .reference { stroke: var(--dim); stroke-dasharray: 2 4; }
 .line { fill: none; stroke-width: 2; } .dashed { stroke-dasharray: 6 4; } .band { opacity: .18; stroke: none; } .bar { stroke-width: 1.5; }
-.legend { font-size: .85rem; display: flex; flex-wrap: wrap; gap: .1rem 1rem; padding-left: 3rem; } .key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .35em; }
+.legend { font-size: .85rem; display: flex; flex-wrap: wrap; gap: .1rem 1rem; padding-left: 3rem; } .key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .35em; } .key.half { clip-path: polygon(0 0, 35% 0, 35% 100%, 65% 100%, 65% 0, 100% 0, 100% 100%, 0 100%); }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; } caption { text-align: left; color: var(--dim); padding: .3rem 0; }
 th, td { text-align: left; padding: .28rem .9rem .28rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; } th { font-weight: 600; }
 td.n, th.n { text-align: right; } td { overflow-wrap: break-word; min-width: 3.5rem; max-width: 24rem; } td.long { min-width: 15rem; } td.n { white-space: nowrap; }

@@ -8,7 +8,7 @@
 ---
 --- style: "line" (points joined; a band where points have low and high, or bars when `bars`), "points", "dashed". x.values: names
 --- for x = 1, 2, 3... (categories). Colours are classes c0 to c7 of the page's style sheet (page.lua), so that one drawing serves a
---- light and a dark page. Points whose x or y is not a finite number are left out, on a log axis also those that are not positive; a line is
+--- light and a dark page; the ninth to sixteenth line are dashed. Points whose x or y is not a finite number are left out, on a log axis also those that are not positive; a line is
 --- broken there. Bars of several series at one x stand side by side. An axis whose points are all whole numbers has no ticks between them.
 local xml_escapes = { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;", ["'"] = "&#39;" }
 
@@ -16,6 +16,8 @@ local plot = {}
 
 local W, H = 640, 360
 local LEFT, RIGHT, TOP, BOTTOM = 68, 14, 14, 46
+
+local FLAT = 1e-3 -- a curve that varies by less, beside its size, is shown as nearly flat: its ticks would be one number in nine digits
 
 --- A text for HTML or XML. Control characters that XML does not have are left out.
 function plot.escape(s)
@@ -53,6 +55,7 @@ local function range(chart, axis, at)
     return lo / 1.15, hi * 1.15
   end
   if hi <= lo then lo, hi = lo == 0 and 0 or lo - math.abs(lo) / 2, lo == 0 and 1 or lo + math.abs(lo) / 2 end
+  if at == 2 and hi - lo < FLAT * math.abs(hi + lo) / 2 then lo, hi = lo - FLAT * math.abs(lo), hi + FLAT * math.abs(hi) end
   local pad = at == 2 and 0.05 * (hi - lo) or 0
   return axis.min and lo or lo - pad, axis.max and hi or hi + pad
 end
@@ -149,6 +152,9 @@ local function band(out, points, X, Y, colour, low, high)
   if #up > 1 then add(out, '<path class="band %s" d="M%sL%sZ"/>', colour, table.concat(up, "L"), table.concat(down, "L")) end
 end
 
+-- does the colour come for the second time?
+local function again(s, i) return not s.colour and math.floor((i - 1) / 8) % 2 == 1 end
+
 -- the usable points, and the same in stretches without a gap
 local function stretches(s, chart)
   local points, list = {}, { {} }
@@ -166,7 +172,7 @@ end
 local function series(out, s, i, chart, X, Y, low, high)
   local colour = "c" .. (s.colour or i - 1) % 8
   local points, unbroken = stretches(s, chart)
-  local joined = s.style ~= "points" and not chart.x.values
+  local joined, dashed = s.style ~= "points" and not chart.x.values, s.style == "dashed" or again(s, i)
   if s.bars or not joined then -- side by side
     local shift, middle = X, (#chart.series + 1) / 2
     X = function(v) return shift(v) + 4 * (i - middle) end
@@ -175,7 +181,7 @@ local function series(out, s, i, chart, X, Y, low, high)
     local at = {}
     for k, p in ipairs(stretch) do at[k] = ("%.1f %.1f"):format(X(p[1]), Y(clamp(p[2], low, high))) end
     if not s.bars then band(out, stretch, X, Y, colour, low, high) end
-    if #at > 1 then add(out, '<path class="line %s%s" d="M%s"/>', colour, s.style == "dashed" and " dashed" or "", table.concat(at, "L")) end
+    if #at > 1 then add(out, '<path class="line %s%s" d="M%s"/>', colour, dashed and " dashed" or "", table.concat(at, "L")) end
   end
   if not joined or s.bars then
     for _, p in ipairs(points) do
@@ -197,7 +203,7 @@ end
 local function legend(chart)
   local parts = {}
   for i, s in ipairs(chart.series) do
-    if s.name then parts[#parts + 1] = ('<span><i class="key c%d"></i>%s</span>'):format((s.colour or i - 1) % 8, plot.escape(s.name)) end
+    if s.name then parts[#parts + 1] = ('<span><i class="key c%d%s"></i>%s</span>'):format((s.colour or i - 1) % 8, again(s, i) and " half" or "", plot.escape(s.name)) end
   end
   return #parts > 0 and '<div class="legend">' .. table.concat(parts, " ") .. "</div>" or ""
 end

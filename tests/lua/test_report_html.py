@@ -141,6 +141,19 @@ def small_things(folder):
     r = self_contained(text)
     ticks = re.findall(r'class="tick"[^>]*>([^<]+)<', text)
     want("1" in ticks and "0.8" not in ticks and "0.002" in ticks and all(abs(float(t)) <= 1 for t in ticks), "ticks %r" % ticks)
+    with open(path + "/config.json", "w") as f:
+        json.dump({"name": "n", "total": 40}, f)
+    os.remove(path + "/summary.json")
+    with open(path + "/metrics.jsonl", "a") as f:
+        f.write(json.dumps({"step": 2, "reward": 0.0020000001}) + "\n")
+    report(folder, "run", "-o", "killed.html", "--no-tokens")
+    with open(folder + "/killed.html", encoding="utf-8") as f:
+        killed = f.read()
+    want("2 of 40" in killed, "a run that was killed looks like one that ended")
+    want(all(len(t) < 9 for t in re.findall(r'class="tick"[^>]*>([^<]+)<', killed)), "ticks of a flat curve are too long")
+    code = """local s = {} for i = 1, 9 do s[i] = { name = "s" .. i, points = { { 1, i }, { 2, i } } } end print(tl.plot.svg { series = s })"""
+    nine = subprocess.run([TLRUN, "-e", code], capture_output=True, text=True, timeout=60).stdout
+    want(nine.count(" dashed") == 1 and nine.count('key c0 half') == 1, "the ninth line looks like the first")
     want("Members of run" in r.text and "0.625" in r.text, "the members are not shown")
     want("What was written" not in r.text, "a heading over nothing")
     want('<th scope="col"' in text, "headers without a scope")

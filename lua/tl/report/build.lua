@@ -58,11 +58,17 @@ local function last_eval(r)
   return ""
 end
 
+-- the steps of a run; of how many, when it stopped before or still goes on
+local function steps_text(r)
+  local total, n = r.config.total, #r.steps
+  return type(total) == "number" and n < total and next(r.summary) == nil and ("%d of %d"):format(n, total) or tostring(n)
+end
+
 local function overview(list)
   local t = { columns = { "run", "seed", "steps", "trained numbers", "bytes", "before", "after", "last reward" }, rows = {} }
   for _, r in ipairs(list) do
     local last = r.steps[#r.steps] or {}
-    t.rows[#t.rows + 1] = { r.name, text_of(r.versions.seed or r.config.seed or ""), tostring(#r.steps), text_of(r.summary.trained_parameters or ""), text_of(r.summary.trained_bytes or ""),
+    t.rows[#t.rows + 1] = { r.name, text_of(r.versions.seed or r.config.seed or ""), steps_text(r), text_of(r.summary.trained_parameters or ""), text_of(r.summary.trained_bytes or ""),
       measure_text(r.summary.before), r.summary.after and measure_text(r.summary.after) or last_eval(r), type(last.reward) == "number" and ("%.3f"):format(last.reward) or "" }
   end
   return t
