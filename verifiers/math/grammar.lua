@@ -212,6 +212,9 @@ local function unit_quotient(factors, i)
   return is_unit(v.t, true) or u.t.name == "m" and (v.t.op == "^" and v.t[1] or v.t).name == "s"
 end
 
+local function is_zero(t) return t.op == "paren" and t[1].op == "num" and number.is_zero(t[1].q) end
+local function at_zero(v) return { op = "var", name = v.name .. "(0)" } end
+
 -- A product of its factors { tree, operator before it, spaced }: units dropped, mixed numbers put together; nil: two numbers side by side.
 local function product(factors)
   local t = factors[1].t
@@ -231,6 +234,8 @@ local function product(factors)
         t = u.literal and mixed or { op = "percent", mixed }
       elseif u.op == "num" then
         return nil
+      elseif is_zero(u) and (t.op == "var" or t.op == "*" and t[2].op == "var") then -- I(0) is no product, which would be 0
+        if t.op == "var" then t = at_zero(t) else t = { op = "*", t[1], at_zero(t[2]) } end
       else
         t = { op = "*", t, u }
       end
