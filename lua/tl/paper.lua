@@ -269,6 +269,18 @@ function paper.accuracy(p, method, claim, judge)
     tables = { paper.rows_of(list, n, { "adapter", "trained_parameters", "rank", "u", "tie" }, { "adapter", "trained numbers", "r", "u", "tying" }) } })
 end
 
+-- the command line that this process was started by, for a shell in the project's folder
+local function command()
+  local given = rawget(_G, "arg")
+  if not given then return nil end
+  local words, root = { "tlrun" }, require("tl.ffi").root .. "/"
+  for i, w in ipairs { given[0], unpack(given) } do
+    if i == 1 and w:sub(1, #root) == root then w = w:sub(#root + 1) end
+    words[#words + 1] = w:find "^[%w_./,:=@+-]+$" and w or "'" .. w:gsub("'", "'\\''") .. "'"
+  end
+  return table.concat(words, " ")
+end
+
 --- Writes a study into the folder p.out: NAME.json (what all.lua puts together) and NAME.svg when gnuplot is there. part:
 ---   title, claim (the paper's), verdict ("reproduced", "not reproduced", "not decided", "not tried" and the like), finding (in words)
 ---   charts, tables ({ columns, rows, title }), missing (runs not done), seeds (the size's)
@@ -278,7 +290,7 @@ function paper.publish(p, part)
   part.name, part.model = name, p.model
   if rawget(p, "seeds") then part.size, part.seeds, part.test = paper.size(p), part.seeds or paper.given(p, "seeds"), paper.given(p, "test") end
   if part.seeds == 1 then part.finding = (part.finding or "") .. " One seed: what another draw of P and of the samples would change is not in these errors." end
-  part.versions = require("tl.report").versions()
+  part.versions, part.command = require("tl.report").versions(), command()
   fs.mkdirs(p.out)
   json.save(("%s/%s.json"):format(p.out, name), part)
   for i, chart in ipairs(part.charts or {}) do
@@ -315,8 +327,8 @@ function paper.report(out, names)
     doc:charts(part.charts or {})
     for _, each in ipairs(part.tables or {}) do doc:table(each) end
     local v = part.versions or {}
-    doc:text(("model %s%s; recipes/paper/%s.lua; tlrun %s%s, %s %s"):format(part.model, part.size and (", %s, %d seeds, %d problems"):format(SIZE_WORDS[part.size], part.seeds, part.test) or "",
-      part.name, v.tlrun or "?", v.commit and " " .. v.commit:sub(1, 12) or "", v.backend or "", v.isa or "") .. ((part.missing or 0) > 0 and ("; %d runs were not done"):format(part.missing) or ""), "dim")
+    doc:text(("model %s%s; %s; tlrun %s%s, %s %s"):format(part.model, part.size and (", %s, %d seeds, %d problems"):format(SIZE_WORDS[part.size], part.seeds, part.test) or "",
+      part.command or ("recipes/paper/%s.lua"):format(part.name), v.tlrun or "?", v.commit and " " .. v.commit:sub(1, 12) or "", v.backend or "", v.isa or "") .. ((part.missing or 0) > 0 and ("; %d runs were not done"):format(part.missing) or ""), "dim")
   end
   local path = out .. "/report.html"
   doc:write(path)

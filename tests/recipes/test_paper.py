@@ -51,6 +51,7 @@ def everything():
         want(part["verdict"] and part["finding"] and part["charts"] and part["tables"], "%s has no verdict, chart or table" % name)
     with open(document["report"]) as f:
         text = f.read()
+    want("; tlrun recipes/paper/rank.lua --store " in text and ROOT not in text, "the report does not say by which command a study was made")
     want(text.count("<figure>") >= len(known) and "figures mean nothing" in text, "the report lacks figures, or does not say what size it is of")
 
 
