@@ -6,7 +6,8 @@
 ---   config.loose   true: IFEval's loose reading too: without the first line, the last line, or asterisks
 ---
 --- Where IFEval's own checks are lax these are not: keywords are whole words ("teacup" is no "tea"; there existence and frequency find them inside of
---- words), and words are what stands between spaces ("don't" is one, not two). So scores are not the benchmark's to the digit.
+--- words), words are what stands between spaces ("don't" is one, not two), a placeholder has something in it, a postscript begins a line, and JSON
+--- has no NaN. So scores are not the benchmark's to the digit.
 ---
 --- info names each instruction and whether it was followed. relation is "at least" or "less than" (IFEval's), "at most", "more than" or "exactly".
 --- language:response_language goes by script (Arabic, Devanagari, Bengali, Gujarati, Gurmukhi, Tamil, Telugu, Kannada, Malayalam, Thai, Hangul,
@@ -194,7 +195,7 @@ end
 checks["detectable_format:number_highlighted_sections"] = function(text, a)
   local n = 0
   for inner in text:gmatch("%*%*([^\n%*]+)%*%*") do if trim(inner) ~= "" then n = n + 1 end end
-  for inner in text:gsub("%*%*[^\n%*]*%*%*", ""):gmatch("%*([^\n%*]+)%*") do if trim(inner) ~= "" then n = n + 1 end end
+  for inner in text:gsub("%*%*[^\n%*]+%*%*", ""):gmatch("%*([^\n%*]+)%*") do if trim(inner) ~= "" then n = n + 1 end end
   return n >= need(a, "num_highlights")
 end
 checks["detectable_format:multiple_sections"] = function(text, a)

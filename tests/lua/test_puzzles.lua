@@ -113,6 +113,7 @@ check.test("every kind of instruction, followed and not", function()
     { "detectable_format:number_bullet_lists", { num_bullets = 2 }, "* a\n* b", "* a\n* b\n* c" },
     { "detectable_format:constrained_response", {}, "My answer is yes.", "Yes." },
     { "detectable_format:number_highlighted_sections", { num_highlights = 2 }, "*a* and **b**", "*a*" },
+    { "detectable_format:number_highlighted_sections", { num_highlights = 2 }, "*****\n**a** *b*", "*****a** b" },
     { "detectable_format:multiple_sections", { section_spliter = "Section", num_sections = 2 }, "Section 1\na\nSection 2\nb", "Section 1" },
     { "detectable_format:json_format", {}, "```json\n{\"a\": 1}\n```", "{a}" },
     { "detectable_format:title", {}, "<<A title>>\ntext", "<<>> text" },
