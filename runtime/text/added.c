@@ -191,6 +191,8 @@ tl_status text_split_added(const text_run *r, const text_added_set *set, text_pi
     }
     if (k->rstrip)
       stop = spaces_after(s, stop, n);
+    if (stop <= start)
+      continue; // spaces that the token before it ate
     if (done < start)
       TL_TRY(next(r, (text_piece){s + done, start - done, piece.first && !done}));
     text_push_id(r->w, k->id);

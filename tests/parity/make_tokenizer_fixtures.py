@@ -138,6 +138,9 @@ def variants(toks):
     add("gpt2", pre_tokenizer=seq("pretokenizers", {"type": "Whitespace"}, level))
     add("gpt2", pre_tokenizer=seq("pretokenizers", {"type": "BertPreTokenizer"}, level))
     add("gpt2", pre_tokenizer=seq("pretokenizers", {"type": "CharDelimiterSplit", "delimiter": "e"}, level), decoder=None)
+    # what Oniguruma reads in another way than PCRE2
+    for pattern in (r"\p{N}{1,3}(?=(\p{N}{3})*\b)", r"\B\w", r"[\w]+", r"e{,2}", r"(?m).+", r"\v", r"\p{Arabic}+|\p{Hiragana}|\p{Cyrillic}+", r"\x{61}+"):
+        add("gpt2", pre_tokenizer=seq("pretokenizers", split({"Regex": pattern}, "Isolated"), {**level, "add_prefix_space": True}))
     for left in (False, True):
         add("gpt2", normalizer={"type": "Strip", "strip_left": left, "strip_right": not left})
     add("gpt2", normalizer=seq("normalizers", {"type": "Replace", "pattern": {"Regex": r"\s+|\d+"}, "content": "_"},

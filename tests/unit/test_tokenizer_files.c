@@ -40,6 +40,10 @@ static void bad_files(void) {
   refuses("{" MODEL("") SPLIT("(a") "}", "does not compile");
   refuses("{" MODEL("") SPLIT("[a&&b]") "}", "intersection");
   refuses("{" MODEL("") SPLIT("[a[bc]]") "}", "set inside a set");
+  refuses("{" MODEL("") SPLIT("[[:alpha:]]+") "}", "a POSIX class");
+  refuses("{" MODEL("") SPLIT("a{1,3}+") "}", "a + or ? behind an interval");
+  refuses("{" MODEL("") SPLIT("a{3}?") "}", "a + or ? behind an interval");
+  refuses("{" MODEL("") SPLIT("\\\\X") "}", "an escape that has no counterpart");
   refuses("{" MODEL("") BYTES ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":"
           "{\"id\":\"x\"}}],\"special_tokens\":{\"x\":{\"ids\":[77]}}}}", "77");
   CHECK(tl_tokenizer_load("/nonexistent/tokenizer.json", &t) == TL_E_IO && !t);
@@ -132,6 +136,18 @@ static void companions(void) {
   CHECK(n == 4 && ids[0] == 2 && ids[1] == 3 && ids[2] == 1 && ids[3] == 0);
   tl_tokenizer_free(t);
 }
+
+// an added token of spaces that the one before it has eaten is none
+static void eaten_spaces(void) {
+  tl_tokenizer *t = NULL;
+  const char *path = write_file("eaten.json", "{" MODEL("") BYTES ",\"added_tokens\":[{\"id\":3,\"content\":\"x\",\"special\":true,\"rstrip\":true},"
+                                "{\"id\":4,\"content\":\"  \",\"special\":true,\"lstrip\":true}]}");
+  CHECK_OK(tl_tokenizer_load(path, &t));
+  int n = t ? encode(t, "ax  b  a", 8, false, true) : 0;
+  CHECK(n == 5 && ids[0] == 0 && ids[1] == 3 && ids[2] == 1 && ids[3] == 4 && ids[4] == 0, "%d ids", n);
+  tl_tokenizer_free(t);
+}
+
 int main(void) {
   vocab_begin("tokenizer_files");
   RUN(bad_files);
@@ -139,6 +155,7 @@ int main(void) {
   RUN(patterns_that_blow_up);
   RUN(deep_and_long);
   RUN(companions);
+  RUN(eaten_spaces);
   vocab_end();
   return test_done();
 }
