@@ -62,20 +62,22 @@ static tl_status add_rope(cJSON *o, const tl_config *c) {
 }
 
 // Layers that slide from one on are told by that one's number; layer_types (which transformers 4.53 and later read) tells any
-// pattern, and is needed for a pattern of another form.
+// pattern, and is needed for a pattern of another form. transformers runs no Ministral without a window: one in which nothing slides
+// says so by layer_types.
 static void add_windows(cJSON *o, const tl_config *c) {
   tl_window_keys keys = c->family->window;
   int first = c->n_layers, n = 0;
   for (int l = c->n_layers - 1; l >= 0; l--)
     if (tl_config_window(c, l)) first = l, n++;
   if (keys == TL_WINDOW_NONE) return;
-  if (n) cJSON_AddNumberToObject(o, "sliding_window", c->window);
+  bool always = strcmp(c->family->name, "ministral") == 0;
+  if (n || always) cJSON_AddNumberToObject(o, "sliding_window", c->window ? c->window : 4096);
   else cJSON_AddNullToObject(o, "sliding_window");
   if (keys == TL_WINDOW_ASKED) {
     cJSON_AddBoolToObject(o, "use_sliding_window", n > 0);
     cJSON_AddNumberToObject(o, "max_window_layers", first);
   }
-  if (n == 0 || n == (keys == TL_WINDOW_ASKED ? c->n_layers - first : c->n_layers)) return;
+  if ((n == 0 && !always) || n == (keys == TL_WINDOW_ASKED ? c->n_layers - first : c->n_layers)) return;
   cJSON *types = cJSON_AddArrayToObject(o, "layer_types");
   for (int l = 0; l < c->n_layers; l++)
     cJSON_AddItemToArray(types, cJSON_CreateString(tl_config_window(c, l) ? "sliding_attention" : "full_attention"));

@@ -527,6 +527,20 @@ static void save_round_trip(void) {
   save_and_load(NULL, &llama_sizes, TL_F16, 1.0f / 2048);  // of 11 bits; the values are in fp16's normal range
 }
 
+// transformers cannot run a Ministral whose window is null
+static void ministral_keeps_a_window(void) {
+  static const sizes z = {"ministral", true, false, 2, 20, 4, 2, 10, 28, 23};
+  static const char *const keys[] = {"\"sliding_window\":9,\"layer_types\":[\"full_attention\",\"full_attention\"]", "\"sliding_window\":null",
+                                     "\"sliding_window\":9"};
+  for (int i = 0; i < 3; i++) {
+    char *text;
+    save_and_load(keys[i], &z, TL_F32, 0);
+    CHECK_OK(tl_read_file(at("second/deep/config.json"), &text, NULL));
+    CHECK(!strstr(text, "\"sliding_window\":\tnull") && !strstr(text, "layer_types") == (i == 2), "%s", text);
+    free(text);
+  }
+}
+
 // Infinities in a file are no model: what fp16 cannot hold is refused, and what was there before stays.
 static void f16_beyond_its_range(void) {
   tl_model *m = NULL;
@@ -674,6 +688,7 @@ int main(void) {
   RUN(shape_disagreement);
   RUN(create_is_seeded);
   RUN(save_round_trip);
+  RUN(ministral_keeps_a_window);
   RUN(f16_beyond_its_range);
   RUN(full_disk);
   RUN(merge_lowrank);
