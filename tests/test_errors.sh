@@ -39,6 +39,13 @@ copy noise && head -c 4096 "$tlrun" >"$t/noise/model.safetensors"
 refuse "safetensors that is another file" 1 'noise/model\.safetensors: ' "$tlrun" logprobs --model noise --ids 5,6
 refuse "a model that is not there" 1 "nowhere" "$tlrun" logprobs --model nowhere --ids 5,6
 
+copy pickled && mv "$t/pickled/model.safetensors" "$t/pickled/pytorch_model.bin"
+refuse "a pickled checkpoint" 1 'pickled/pytorch_model\.bin: .*safetensors' "$tlrun" logprobs --model pickled --ids 5,6
+mkdir "$t/lora" && echo '{"peft_type": "LORA", "r": 1, "lora_alpha": 1}' >"$t/lora/adapter_config.json" && : >"$t/lora/adapter_model.bin"
+refuse "a pickled adapter" 1 'lora/adapter_model\.bin: .*safetensors' "$tlrun" logprobs --model "$tiny" --adapter lora --ids 5,6
+copy nan && printf '\377\377' | dd of="$t/nan/model.safetensors" bs=1 seek=$(($(stat -c %s "$t/nan/model.safetensors") - 2)) conv=notrunc 2>/dev/null
+refuse "a weight that is no number" 1 'nan/model\.safetensors: tensor .* not finite' "$tlrun" logprobs --model nan --ids 5,6
+
 # ---- config against weights
 config() {  # NAME FROM TO: one field of config.json changed; the field must have been there
   copy "$1" && sed -i -E "s/$2/$3/" "$t/$1/config.json"

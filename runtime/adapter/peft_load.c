@@ -364,6 +364,10 @@ static tl_status open_files(loader *l, const char *dir) {
   TL_TRY(tl_peft_config_open(&l->config, dir));
   if (snprintf(l->weights_path, sizeof l->weights_path, "%s/adapter_model.safetensors", dir) >= (int)sizeof l->weights_path)
     return tl_fail(TL_E_ARG, "%.60s...: path too long", dir);
+  char pickled[4200];
+  snprintf(pickled, sizeof pickled, "%s/adapter_model.bin", dir);
+  if (!tl_file_exists(l->weights_path) && tl_file_exists(pickled))
+    return tl_fail(TL_E_UNSUPPORTED, "%s: a pickled adapter is not read; save it as safetensors (PEFT's save_pretrained does)", pickled);
   TL_TRY(tl_safetensors_open(&l->st, l->weights_path));
   l->used = calloc(l->st.n + 1, 1);
   if (!l->used) return tl_fail(TL_E_MEMORY, "%s: out of memory", l->weights_path);

@@ -60,8 +60,11 @@ static tl_status open_safetensors(tl_source *s, const char *dir) {
     return TL_OK;
   }
   snprintf(path, sizeof path, "%s/model.safetensors.index.json", dir);
-  if (!tl_file_exists(path))
-    return tl_fail(TL_E_IO, "%s: neither model.safetensors nor model.safetensors.index.json is there", dir);
+  bool index = tl_file_exists(path);
+  snprintf(path, sizeof path, "%s/pytorch_model.bin", dir);
+  if (!index && tl_file_exists(path)) return tl_fail(TL_E_UNSUPPORTED, "%s: a pickled checkpoint is not read; save it as safetensors", path);
+  if (!index) return tl_fail(TL_E_IO, "%s: neither model.safetensors nor model.safetensors.index.json is there", dir);
+  snprintf(path, sizeof path, "%s/model.safetensors.index.json", dir);
   cJSON *j;
   TL_TRY(tl_json_read(path, &j));
   const cJSON *map = cJSON_GetObjectItemCaseSensitive(j, "weight_map");

@@ -10,13 +10,10 @@ tl_status text_read_json(const char *path, cJSON **out) {
   size_t n;
   TL_TRY(tl_read_file(path, &data, &n));
   size_t bad = text_utf8_bad(data, n);
-  const char *end = data;
-  *out = bad == n ? cJSON_ParseWithLengthOpts(data, n, &end, 0) : NULL;
-  size_t at = bad < n ? bad : (size_t)(end - data);
+  *out = NULL;
+  tl_status s = bad < n ? tl_fail(TL_E_FORMAT, "%s: not JSON: bad UTF-8 at byte %zu of %zu", path, bad, n) : tl_json_parse(path, data, n, out);
   free(data);
-  if (*out)
-    return TL_OK;
-  return tl_fail(TL_E_FORMAT, "%s: not JSON: %s at byte %zu of %zu", path, bad < n ? "bad UTF-8" : "syntax error", at, n);
+  return s;
 }
 
 tl_status text_refuse(const tl_tokenizer *t, const char *part, const char *found, const char *supported) {

@@ -22,6 +22,8 @@ static void bad_files(void) {
   refuses("{\"model\":", "not JSON");
   refuses("\"\xff\"", "bad UTF-8");
   refuses("{}", "not a tokenizer.json");
+  refuses("{" MODEL("") BYTES "} {}", "not JSON");
+  refuses("{" MODEL("") BYTES ",\"normalizer\":null,\"normalizer\":{\"type\":\"NFC\"}}", "key normalizer is there twice");
   refuses("{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", "model.type is Unigram; supported: BPE");
   refuses("{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", "WordPiece");
   refuses("{" MODEL(",\"byte_fallback\":true") BYTES "}", "byte 0 is not in the vocabulary");
