@@ -4,6 +4,8 @@
 // length.
 #include "cuda.cuh"
 
+enum { MOST_SUMS = 1 << 15 };  // numbers of dR's units at a time: 256 KiB
+
 struct all_narrow {
   struct {
     float *z, *s;
@@ -67,20 +69,30 @@ void turn(const narrow *n, int count, int T, bool transposed) {
   launch(turned, dim3((unsigned)T, (unsigned)count), largest_rank(n, count) > 32 ? 128 : 32, 128, together(n, count), (int)transposed);
 }
 
-// a thread an element of dR: units in order, a unit's rows in order, in double
-__global__ static void outer_sums(double *dR, const float *g, const float *z, const int32_t *unit_off, int n_units, int r) {
+// sums (units, r, r): a thread an element of a unit's, its rows in order, in double
+__global__ static void unit_sums(double *sums, const float *g, const float *z, const int32_t *unit_off, int r) {
   int i = (int)(blockIdx.x * blockDim.x + threadIdx.x), a = i / r, b = i % r;
   if (i >= r * r) return;
+  double sum = 0;
+  for (int t = unit_off[blockIdx.y]; t < unit_off[blockIdx.y + 1]; t++) sum += (double)g[(size_t)t * r + a] * z[(size_t)t * r + b];
+  sums[(size_t)blockIdx.y * r * r + i] = sum;
+}
+// a thread an element of dR: units in order
+__global__ static void add_units(double *dR, const double *sums, int n_units, int n) {
+  int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i >= n) return;
   double total = dR[i];
-  for (int u = 0; u < n_units; u++) {
-    double sum = 0;
-    for (int t = unit_off[u]; t < unit_off[u + 1]; t++) sum += (double)g[(size_t)t * r + a] * z[(size_t)t * r + b];
-    total += sum;
-  }
+  for (int u = 0; u < n_units; u++) total += sums[(size_t)u * n + i];
   dR[i] = total;
 }
 
 void cuda_lowrank_bwd(double *dR, const float *g, const float *z, const int32_t *unit_off, int n_units, int r) {
   OP("lowrank_bwd");
-  launch(outer_sums, grid_of((size_t)r * r, 64), 64, 0, dR, g, z, unit_off, n_units, r);
+  int most = MOST_SUMS / (r * r) > 1 ? MOST_SUMS / (r * r) : 1;
+  for (int u = 0; u < n_units; u += most) {
+    int n = n_units - u < most ? n_units - u : most;
+    double *sums = (double *)scratch(SCRATCH_A, sizeof(double) * (size_t)n * r * r);
+    launch(unit_sums, dim3(grid_of((size_t)r * r, 64), (unsigned)n), 64, 0, sums, g, z, unit_off + u, r);
+    launch(add_units, grid_of((size_t)r * r, 64), 64, 0, dR, (const double *)sums, n, r * r);
+  }
 }

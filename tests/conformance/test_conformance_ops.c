@@ -77,6 +77,7 @@ static const row rows[] = {
   ROW(colsum, "", colsum_case, 301, 67, 0, SUM, SUM),
   ROW(lowrank_bwd, "r 2", lowrank_bwd_case, 301, 0, 0, DOUBLE, DOUBLE, .r = 2),
   ROW(lowrank_bwd, "r 7", lowrank_bwd_case, 29, 0, 0, DOUBLE, DOUBLE, .r = 7),
+  ROW(lowrank_bwd, "a unit at a time", lowrank_bwd_case, 29, 0, 0, DOUBLE, DOUBLE, .r = 130),
 
   ROW(rmsnorm_fwd, "", rmsnorm_fwd_case, 13, 37, 0, SUM, STORE),
   ROW(rmsnorm_fwd, "wide", rmsnorm_fwd_case, 5, 1029, 0, SUM, STORE),
