@@ -221,7 +221,7 @@ struct head_stats {
   float max, sum, weighted;  // of 128 tokens: max l, sum e^(l - max), sum e^(l - max) (l - max)
 };
 enum { HEAD_BLOCK = 128 };
-// head.cu: stats (blocks, T) of rows; logits (T, ld) kept when not NULL; target logits to picked (T) when targets is given.
+// head.cu: stats (T, blocks) of rows; logits (T, ld) kept when not NULL; target logits to picked (T) when targets is given.
 // inv_temp NULL: one for all
 void head_tiles(head_stats *stats, float *logits, size_t ld, float *picked, tlk_mat h, const tlk_packed *w, const int32_t *targets,
                 float inv_temp, const tlk_sample_row *rows, int T);

@@ -1,8 +1,8 @@
 // head.cu: log-probability, log-sum-exp and entropy over the vocabulary without ever holding (T, V) logits.
 //
 // A block makes a tile of logits (rows x 128 tokens) in shared memory and reduces each row at once to three numbers: m = max l,
-// s = sum e^(l - m), w = sum e^(l - m) (l - m). A row's blocks are folded in order, in double:  lse = M + log S,
-// entropy = log S - W / S. The sampler (sample.cu) keeps the logits of its rows and reduces with the same code, so that its
+// s = sum e^(l - m), w = sum e^(l - m) (l - m). A warp folds a row's blocks in double (a lane every 32nd in order, then a butterfly):
+// lse = M + log S, entropy = log S - W / S. The sampler (sample.cu) keeps the logits of its rows and reduces with the same code, so that its
 // log-probabilities are these bits. Memory: 12 bytes a row and 128 tokens, for at most 2048 rows at a time.
 #include "gemm.cuh"
 
@@ -26,7 +26,7 @@ template <class T, int ROWS>
 __global__ static void __launch_bounds__(WARPS * 32, (gemm_tile<T, ROWS>::resident)) tile(head_stats *stats, float *logits, size_t ld, float *picked, operands<T> p, const int32_t *targets,
                                                          float inv_temp, const tlk_sample_row *rows, int T_) {
   typedef gemm_tile<T, ROWS> G;
-  int v0 = (int)blockIdx.x * TILE_COLS, t0 = (int)blockIdx.y * ROWS, lane = (int)threadIdx.x % 32;
+  int v0 = (int)blockIdx.y * TILE_COLS, t0 = (int)blockIdx.x * ROWS, lane = (int)threadIdx.x % 32;
   typename G::sums total;
   gemm_loop<T, ROWS, false>(total, p, t0, T_, v0, 0, p.K);
   const float *c = gemm_rows<T, ROWS>(total);
@@ -41,20 +41,21 @@ __global__ static void __launch_bounds__(WARPS * 32, (gemm_tile<T, ROWS>::reside
       if (targets && n == targets[t]) picked[t] = v[i];
     }
     head_stats s = row_stats(v);
-    if (lane == 0) stats[(size_t)blockIdx.x * T_ + t] = s;
+    if (lane == 0) stats[(size_t)t * gridDim.y + blockIdx.y] = s;
   }
 }
 
+// Blocks that run beside each other share their tokens' rows of W and go through all of h, which stays in L2: W is read once.
 template <class T>
 static void run(head_stats *stats, float *logits, size_t ld, float *picked, tlk_mat h, const tlk_packed *w, const int32_t *targets, float inv_temp,
                 const tlk_sample_row *rows, int T_) {
   operands<T> p = operands_of<T>(h, w);
   unsigned across = (unsigned)div_up(w->N, TILE_COLS);
   if (T_ <= 32)
-    launch(tile<T, 16>, dim3(across, (unsigned)div_up(T_, 16)), WARPS * 32, gemm_tile<T, 16>::shared_bytes, stats, logits, ld, picked, p, targets, inv_temp,
+    launch(tile<T, 16>, dim3((unsigned)div_up(T_, 16), across), WARPS * 32, gemm_tile<T, 16>::shared_bytes, stats, logits, ld, picked, p, targets, inv_temp,
            rows, T_);
   else
-    launch(tile<T, 64>, dim3(across, (unsigned)div_up(T_, 64)), WARPS * 32, gemm_tile<T, 64>::shared_bytes, stats, logits, ld, picked, p, targets, inv_temp,
+    launch(tile<T, 64>, dim3((unsigned)div_up(T_, 64), across), WARPS * 32, gemm_tile<T, 64>::shared_bytes, stats, logits, ld, picked, p, targets, inv_temp,
            rows, T_);
 }
 
@@ -67,19 +68,23 @@ void head_tiles(head_stats *stats, float *logits, size_t ld, float *picked, tlk_
   else run<float>(stats, logits, ld, picked, h, w, targets, inv_temp, rows, T);
 }
 
-// a thread a row; logprob holds the picked logits
+// a warp a row; logprob holds the picked logits
 __global__ static void fold(float *logprob, float *lse, float *entropy, const head_stats *stats, int blocks, const float *picked, int T_) {
-  int t = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+  int t = (int)(blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32), lane = (int)threadIdx.x % 32;
   if (t >= T_) return;
+  const head_stats *row = stats + (size_t)t * blocks;
   float top = -INFINITY;
   double sum = 0, weighted = 0;
-  for (int b = 0; b < blocks; b++) top = fmaxf(top, stats[(size_t)b * T_ + t].max);
-  for (int b = 0; b < blocks; b++) {
-    head_stats s = stats[(size_t)b * T_ + t];
+  for (int b = lane; b < blocks; b += 32) top = fmaxf(top, row[b].max);
+  top = warp_max(top);
+  for (int b = lane; b < blocks; b += 32) {
+    head_stats s = row[b];
     double d = (double)s.max - top, e = exp(d);
     sum += e * s.sum;
     weighted += e * (s.weighted + d * s.sum);
   }
+  sum = warp_sum(sum), weighted = warp_sum(weighted);
+  if (lane) return;
   double log_sum = log(sum);
   float l = (float)(top + log_sum);
   if (lse) lse[t] = l;
@@ -88,7 +93,7 @@ __global__ static void fold(float *logprob, float *lse, float *entropy, const he
 }
 
 void head_finish(float *logprob, float *lse, float *entropy, const head_stats *stats, int blocks, const float *picked, int T) {
-  launch(fold, grid_of((size_t)T, 64), 64, 0, logprob, lse, entropy, stats, blocks, picked, T);
+  launch(fold, grid_of((size_t)T, 8), 256, 0, logprob, lse, entropy, stats, blocks, picked, T);
 }
 
 void cuda_head_fwd(float *logprob, float *lse, float *entropy, float *logits, tlk_mat h, const tlk_packed *w, const int32_t *targets, float inv_temp, int T) {
