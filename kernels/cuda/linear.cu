@@ -72,10 +72,19 @@ template <class T> __device__ static inline int member_of(const group<T> &g, int
 }
 template <class T> __device__ static inline int tile_items(const group<T> &g, int m) { return g.gated || g.e[m].D ? (int)HALF_TILE : (int)TILE_COLS; }
 
+// The tile across and down that a block takes: blocks that run beside each other take eight tiles down of each across, so that what they
+// read, of x and of W, is little and stays in L2.
+__device__ static inline int near_tiles(int *down) {
+  enum { DOWN = 8 };
+  unsigned id = blockIdx.y * gridDim.x + blockIdx.x, first = id / (DOWN * gridDim.x) * DOWN, in = id - first * gridDim.x, n = min(gridDim.y - first, (unsigned)DOWN);
+  *down = (int)(first + in % n);
+  return (int)(in / n);
+}
+
 template <class T, int ROWS, bool TRANSPOSED>
 __global__ static void __launch_bounds__(WARPS * 32, (gemm_tile<T, ROWS>::resident)) whole(const __grid_constant__ group<T> g) {
   typedef gemm_tile<T, ROWS> G;
-  int tile = (int)blockIdx.x, m = member_of(g, &tile), t0 = (int)blockIdx.y * ROWS, n0 = tile * (g.gated ? (int)HALF_TILE : (int)TILE_COLS), items = tile_items(g, m);
+  int down, tile = near_tiles(&down), m = member_of(g, &tile), t0 = down * ROWS, n0 = tile * (g.gated ? (int)HALF_TILE : (int)TILE_COLS), items = tile_items(g, m);
   const operands<T> p = g.p[m];
   typename G::sums total;
   gemm_loop<T, ROWS, TRANSPOSED>(total, p, t0, g.T_, n0, 0, TRANSPOSED ? p.N : p.K);
