@@ -7,13 +7,15 @@
 //
 // Two ways to the same bits: a block takes a tile of pairs through all chunks (prefill, training); or, when there are few rows
 // (decoding), a block takes one token's heads through one chunk, so that a long context is shared by many blocks, and a second
-// kernel merges. Sums over a row of 128 scores run as eight interleaved sums and a tree, whatever the tile.
+// kernel merges, for as many tokens at a time as 8 MiB of chunks' results allow. Sums over a row of 128 scores run as eight interleaved
+// sums and a tree, whatever the tile.
 #include "attention.cuh"
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
 
 enum { KEYS = 128, KEY_BLOCK = 64, P_PARTS = 3 };
+static const size_t PARTS_BYTES = (size_t)8 << 20;  // of chunks' results at a time: 578 chunks of a token with 28 heads of 128, 2300 blocks
 
 int longest_list(const tlk_attn_map *map, int T) {
   if (map->longest > 0) return map->longest;
@@ -175,12 +177,19 @@ template <class T, int M, int DMAX>
 static void run(tlk_mat o, float *lse, tlk_mat q, tlk_mat k, tlk_mat v, const tlk_attn_map *map, float scale, int T_, int H, int G, int D) {
   int longest = longest_list(map, T_), chunks = div_up(longest, KEYS);
   if (T_ <= 256) {
-    attn a = attn_of<16>(q, k, v, map, scale, T_, H, G, D);
-    size_t cells = (size_t)T_ * H * chunks;
-    float *part = (float *)scratch(SCRATCH_A, sizeof(float) * cells * (D + 2));
-    launch(fwd<T, 16, DMAX, true>, dim3((unsigned)T_, (unsigned)(G * a.parts), (unsigned)chunks), ATTN_THREADS, fwd_layout<T, 16, DMAX>::shared_bytes,
-           a, o, lse, part + 2 * cells, part, 1);
-    launch(merge, dim3((unsigned)T_, (unsigned)H), 64, 0, o, lse, (const float *)(part + 2 * cells), (const float *)part, chunks, H, D);
+    size_t row = sizeof(float) * (size_t)H * chunks * (D + 2);
+    int most = row * T_ <= PARTS_BYTES ? T_ : row > PARTS_BYTES ? 1 : (int)(PARTS_BYTES / row);
+    for (int t = 0; t < T_; t += most) {
+      int n = T_ - t < most ? T_ - t : most;
+      tlk_attn_map own = *map;
+      own.kv_off += t, own.kv_len += t;
+      attn a = attn_of<16>(from_row(q, t), k, v, &own, scale, n, H, G, D);
+      size_t cells = (size_t)n * H * chunks;
+      float *part = (float *)scratch(SCRATCH_A, sizeof(float) * cells * (D + 2)), *to = lse + (size_t)t * H;
+      launch(fwd<T, 16, DMAX, true>, dim3((unsigned)n, (unsigned)(G * a.parts), (unsigned)chunks), ATTN_THREADS, fwd_layout<T, 16, DMAX>::shared_bytes,
+             a, from_row(o, t), to, part + 2 * cells, part, 1);
+      launch(merge, dim3((unsigned)n, (unsigned)H), 64, 0, from_row(o, t), to, (const float *)(part + 2 * cells), (const float *)part, chunks, H, D);
+    }
     return;
   }
   attn a = attn_of<M>(q, k, v, map, scale, T_, H, G, D);

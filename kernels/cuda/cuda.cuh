@@ -64,6 +64,7 @@ struct op_scope {
 static inline int div_up(int a, int b) { return (a + b - 1) / b; }
 static inline size_t div_up_size(size_t a, size_t b) { return (a + b - 1) / b; }
 static inline size_t align_up(size_t n, size_t a) { return (n + a - 1) / a * a; }
+static inline tlk_mat from_row(tlk_mat m, int t) { return {(char *)m.p + (size_t)t * m.ld * tlk_dtype_size(m.dtype), m.dtype, m.ld}; }
 static inline unsigned grid_of(size_t n, int threads) { return (unsigned)div_up_size(n, (size_t)threads); }
 
 // ---- device code

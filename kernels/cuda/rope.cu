@@ -41,7 +41,6 @@ __global__ static void rotate(tlk_mat y, const int32_t *out_rows, tlk_mat x, con
 template <class F> static void in_cuts(int T, F fn) {
   for (int t = 0; t < T; t += 65535) fn(t, T - t < 65535 ? T - t : 65535);
 }
-static tlk_mat from_row(tlk_mat m, int t) { return {(char *)m.p + (size_t)t * m.ld * tlk_dtype_size(m.dtype), m.dtype, m.ld}; }
 
 static void rope(tlk_mat y, const int32_t *out_rows, tlk_mat x, const int32_t *pos, const float *table, float sign, int T, int heads, int D) {
   bool eights = D % 16 == 0 && in_eights(x) && in_eights(y) && (uintptr_t)table % 16 == 0;

@@ -30,8 +30,8 @@ end
 
 --- Bytes beside what is planned, when so many sequences are sampled at once. On a CPU: a decode step's logits (at most 64 MiB: kernels/cpu/
 --- sample.c), kernels' scratch, Lua. On a device, whose scratch grows and is kept: logits (at most 256 MiB: kernels/cuda/sample.cu) where
---- weights passed through in pieces of 64 MiB before (packed.cu), sums of parts of a long reduction (80), the head's gradient (16),
---- cuBLASLt's work space (32).
+--- weights passed through in pieces of 64 MiB before (packed.cu) and attention's chunks lie (8: attention.cu), sums of parts of a long
+--- reduction (80), the head's gradient (16), cuBLASLt's work space (32).
 function memory.reserve(vocab, sequences, device)
   local logits = sequences * 4 * vocab
   if device then return math.max(64 * MIB, math.min(256 * MIB, logits)) + 128 * MIB end
