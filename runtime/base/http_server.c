@@ -156,6 +156,13 @@ static int refused_by_headers(const tl_http_server *s, const exchange *e, struct
   return length && strtoull(length, NULL, 10) > s->most_body ? MHD_HTTP_CONTENT_TOO_LARGE : 0;
 }
 
+static enum MHD_Result refuse_by_headers(exchange *e) {
+  const char *why = e->status == MHD_HTTP_FORBIDDEN      ? "this server answers as localhost or 127.0.0.1 only"
+                    : e->status == MHD_HTTP_UNAUTHORIZED ? "the key is missing or wrong: Authorization: Bearer KEY"
+                                                         : "the body is too large";
+  return refuse(e, e->status, why);
+}
+
 static enum MHD_Result proceed(tl_http_server *s, exchange *e, struct MHD_Connection *c, const char *data, size_t *n_data) {
   if (*n_data) {
     size_t n = *n_data;
@@ -169,9 +176,7 @@ static enum MHD_Result proceed(tl_http_server *s, exchange *e, struct MHD_Connec
   if (e->answered) return send_answer(e);
   if (s->stopping) return refuse(e, MHD_HTTP_SERVICE_UNAVAILABLE, "the server is stopping");
   if (!e->whole) {
-    if (e->status == MHD_HTTP_FORBIDDEN) return refuse(e, e->status, "this server answers as localhost or 127.0.0.1 only");
-    if (e->status == MHD_HTTP_UNAUTHORIZED) return refuse(e, e->status, "the key is missing or wrong: Authorization: Bearer KEY");
-    if (e->status == MHD_HTTP_CONTENT_TOO_LARGE) return refuse(e, e->status, "the body is too large");
+    if (e->status) return refuse_by_headers(e);
     if (s->waiting >= s->most_waiting) return refuse(e, MHD_HTTP_SERVICE_UNAVAILABLE, "too many requests are waiting");
     e->whole = true;
     s->waiting++;
@@ -190,8 +195,8 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *c, const
     ok = proceed(s, *state, c, data, n_data);
   } else {  // the first call of a request: its headers are there
     exchange *e = *state = begin(s, c, url, method, version);
-    if (e) e->status = refused_by_headers(s, e, c);
-    ok = e ? MHD_YES : MHD_NO;
+    if (e) e->status = (unsigned)refused_by_headers(s, e, c);
+    ok = !e ? MHD_NO : e->status && MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Expect") ? refuse_by_headers(e) : MHD_YES;
   }
   pthread_mutex_unlock(&s->lock);
   return ok;

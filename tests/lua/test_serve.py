@@ -335,6 +335,9 @@ def refuses(folder):
             message = s.ask("POST", "/v1/completions", body)[1]["error"]["message"]
             want(word in message, message)
         want(s.ask("POST", "/v1/completions", "x" * (17 << 20))[0] == 413, "17 MiB are read")
+        c = s.connect_raw("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n")
+        want(c.recv(4096).startswith(b"HTTP/1.1 413 "), "a client that asks first is told to send a body that is then refused")
+        c.close()
         want(s.ask("GET", "/v1/models", headers={"Host": "evil.example"})[0] == 403, "another host's name is answered")
         c = s.connect_raw("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n" + "x" * 1000)
         before = s.memory()
