@@ -162,6 +162,8 @@ void tl_page_server_stop(tl_page_server *s);
 typedef struct tl_http_server tl_http_server;
 typedef struct tl_http_server_options {
   const char *key;          // what clients give as a bearer token; NULL or "": nothing is asked for
+  const char
+      *origin;  // whose pages in a browser may ask and read (CORS), as "http://localhost:3000", or "*"; NULL or "": those of no other
   int64_t most_body;        // bytes of a request's body; 0: 16 MiB. More is answered 413
   int most_waiting;         // requests that nobody has taken; 0: 1024. More are answered 503
 } tl_http_server_options;

@@ -28,7 +28,7 @@ local function longest_token(tokenizer, vocab)
 end
 
 --- Starts listening. o: model; folders, named, key, force (serve/adapters.lua); name (of the base; the model's own), host ("127.0.0.1"), port (0:
---- one that is free; the server's `port` says which), token (that clients must give), context (the model's), new_tokens (1024: of an answer
+--- one that is free; the server's `port` says which), token (that clients must give), origin (whose pages may ask from a browser, "*": all), context (the model's), new_tokens (1024: of an answer
 --- whose request names no number), max_sequences (64, decoded at once), prefill_per_step (128: tokens of prompts between two decode steps),
 --- prefix_cache (true), int8 (decode with int8 weights beside the model's own: faster, answers differ a little from the model's), memory (bytes
 --- for keys and values; 1 GiB), most_waiting (1024), log.
@@ -43,7 +43,7 @@ local function start(o)
   s.context = math.min(o.context and o.context > 0 and o.context or most, most)
   s.adapters = shelf.new { model = o.model, decoder = o.int8 and o.model:quantize() or o.model, base = s.base, folders = o.folders, named = o.named, key = o.key, force = o.force,
     sampler = { max_sequences = o.max_sequences, memory = o.memory or 2 ^ 30, whole_cache = true, prefix_cache = o.prefix_cache ~= false, prefill_per_step = o.prefill_per_step or 128 } }
-  s.http = http.listen { host = o.host, port = o.port, key = o.token, most_waiting = o.most_waiting }
+  s.http = http.listen { host = o.host, port = o.port, key = o.token, origin = o.origin, most_waiting = o.most_waiting }
   s.port = s.http.port
   return s
 end

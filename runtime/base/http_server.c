@@ -7,6 +7,7 @@
 //
 // Who may ask: where the address is the machine's own (127.0.0.1), a request whose Host is another name is refused, so that a web page
 // whose name was pointed at it cannot use the server through a reader's browser. With a key, all but /health want it as a bearer token.
+// Pages of other origins may read answers only where an origin is allowed (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol).
 #include "base.h"
 #include <arpa/inet.h>
 #include <microhttpd.h>
@@ -39,7 +40,7 @@ struct tl_http_server {
   int64_t next_id;
   int waiting;                        // whole requests that nobody took
   bool local, stopping;
-  char *key;
+  char *key, *origin;  // NULL: none
   size_t most_body;
   int most_waiting;
 };
@@ -69,12 +70,21 @@ static void sleep_until_woken(exchange *e) {
   MHD_suspend_connection(e->connection);
 }
 
+// A browser asks before it sends a page's request with a key or JSON, and without the key.
+static bool is_preflight(const tl_http_server *s, const exchange *e) { return s->origin && !strcmp(e->method, MHD_HTTP_METHOD_OPTIONS); }
+
 static enum MHD_Result queue_response(exchange *e, unsigned status, const char *type, struct MHD_Response *r) {
   if (!r) return MHD_NO;
   MHD_add_response_header(r, "Content-Type", type);
   MHD_add_response_header(r, "Cache-Control", "no-store");
   MHD_add_response_header(r, "X-Content-Type-Options", "nosniff");
   if (status == MHD_HTTP_UNAUTHORIZED) MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
+  if (e->server->origin) MHD_add_response_header(r, "Access-Control-Allow-Origin", e->server->origin);
+  if (is_preflight(e->server, e)) {
+    const char *headers = MHD_lookup_connection_value(e->connection, MHD_HEADER_KIND, "Access-Control-Request-Headers");
+    MHD_add_response_header(r, "Access-Control-Allow-Methods", "GET, POST");
+    if (headers) MHD_add_response_header(r, "Access-Control-Allow-Headers", headers);
+  }
   enum MHD_Result ok = MHD_queue_response(e->connection, status, r);
   MHD_destroy_response(r);
   return ok;
@@ -148,15 +158,20 @@ static exchange *begin(tl_http_server *s, struct MHD_Connection *c, const char *
   return s->first = e;
 }
 
-// what a request's headers say against it, before anything of its body is taken: a status, or 0
-static int refused_by_headers(const tl_http_server *s, const exchange *e, struct MHD_Connection *c) {
+// what a request's headers are answered with, before anything of its body is taken, most often a refusal: a status, or 0
+static int answered_by_headers(const tl_http_server *s, const exchange *e, struct MHD_Connection *c) {
   if (s->local && !tl_host_is_local(MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Host"))) return MHD_HTTP_FORBIDDEN;
+  if (is_preflight(s, e)) return MHD_HTTP_NO_CONTENT;
   if (strcmp(e->path, "/health") && !has_key(s, MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Authorization"))) return MHD_HTTP_UNAUTHORIZED;
   const char *length = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Content-Length");
   return length && strtoull(length, NULL, 10) > s->most_body ? MHD_HTTP_CONTENT_TOO_LARGE : 0;
 }
 
-static enum MHD_Result refuse_by_headers(exchange *e) {
+static enum MHD_Result answer_by_headers(exchange *e) {
+  if (e->status == MHD_HTTP_NO_CONTENT) {
+    e->answered = true;
+    return queue_response(e, e->status, "text/plain", MHD_create_response_from_buffer(0, "", MHD_RESPMEM_PERSISTENT));
+  }
   const char *why = e->status == MHD_HTTP_FORBIDDEN      ? "this server answers as localhost or 127.0.0.1 only"
                     : e->status == MHD_HTTP_UNAUTHORIZED ? "the key is missing or wrong: Authorization: Bearer KEY"
                                                          : "the body is too large";
@@ -167,7 +182,7 @@ static enum MHD_Result proceed(tl_http_server *s, exchange *e, struct MHD_Connec
   if (*n_data) {
     size_t n = *n_data;
     *n_data = 0;
-    if (e->status) return MHD_YES;  // it will be refused: its body is read and dropped
+    if (e->status) return MHD_YES;  // its answer is known: its body is read and dropped
     if (e->body.n + n <= s->most_body) tl_str_add(&e->body, data, n);
     else e->status = MHD_HTTP_CONTENT_TOO_LARGE;
     if (e->status) tl_str_free(&e->body);
@@ -176,7 +191,7 @@ static enum MHD_Result proceed(tl_http_server *s, exchange *e, struct MHD_Connec
   if (e->answered) return send_answer(e);
   if (s->stopping) return refuse(e, MHD_HTTP_SERVICE_UNAVAILABLE, "the server is stopping");
   if (!e->whole) {
-    if (e->status) return refuse_by_headers(e);
+    if (e->status) return answer_by_headers(e);
     if (s->waiting >= s->most_waiting) return refuse(e, MHD_HTTP_SERVICE_UNAVAILABLE, "too many requests are waiting");
     e->whole = true;
     s->waiting++;
@@ -195,8 +210,8 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *c, const
     ok = proceed(s, *state, c, data, n_data);
   } else {  // the first call of a request: its headers are there
     exchange *e = *state = begin(s, c, url, method, version);
-    if (e) e->status = (unsigned)refused_by_headers(s, e, c);
-    ok = !e ? MHD_NO : e->status && MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Expect") ? refuse_by_headers(e) : MHD_YES;
+    if (e) e->status = (unsigned)answered_by_headers(s, e, c);
+    ok = !e ? MHD_NO : e->status && MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Expect") ? answer_by_headers(e) : MHD_YES;
   }
   pthread_mutex_unlock(&s->lock);
   return ok;
@@ -239,6 +254,7 @@ tl_status tl_http_server_start(const char *host, int port, const tl_http_server_
   pthread_cond_init(&s->come, NULL);
   s->local = (ntohl(at.sin_addr.s_addr) >> 24) == 127;
   s->key = o && o->key && *o->key ? strdup(o->key) : NULL;
+  s->origin = o && o->origin && *o->origin ? strdup(o->origin) : NULL;
   s->most_body = o && o->most_body > 0 ? (size_t)o->most_body : (size_t)16 << 20;
   s->most_waiting = o && o->most_waiting > 0 ? o->most_waiting : 1024;
   s->daemon = MHD_start_daemon(MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD | MHD_ALLOW_SUSPEND_RESUME, (uint16_t)port, NULL, NULL,
@@ -381,6 +397,6 @@ void tl_http_server_stop(tl_http_server *s) {
   }
   pthread_cond_destroy(&s->come);
   pthread_mutex_destroy(&s->lock);
-  free(s->key);
+  free(s->key), free(s->origin);
   free(s);
 }

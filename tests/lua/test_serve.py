@@ -386,6 +386,26 @@ def asks_for_the_key(folder):
         want(s.ask("GET", "/health")[0] == 200, "/health wants the key")
 
 
+def pages_of_other_origins(folder):
+    """... as a browser asks for them: first whether it may, without the key"""
+    def ask(s, method, **headers):
+        c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=60)
+        body = json.dumps({"prompt": "x", "max_tokens": 1}) if method == "POST" else None
+        c.request(method, "/v1/completions", body, {"Origin": "http://ui.example", **{k.replace("_", "-"): v for k, v in headers.items()}})
+        r = c.getresponse()
+        r.read()
+        c.close()
+        return r.status, r.getheader("Access-Control-Allow-Origin"), r.getheader("Access-Control-Allow-Headers")
+    wish = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "authorization,content-type"}
+    with Server("--token", "secret", "--allowed-origin", "http://ui.example") as s:
+        want(ask(s, "OPTIONS", **wish) == (204, "http://ui.example", wish["Access_Control_Request_Headers"]), "%r" % (ask(s, "OPTIONS", **wish),))
+        want(ask(s, "POST", Authorization="Bearer secret") == (200, "http://ui.example", None), "the answer cannot be read")
+        want(ask(s, "POST") == (401, "http://ui.example", None), "the page is not told why, or the key is not asked for")
+        want(ask(s, "OPTIONS", Host="evil.example")[0] == 403, "another host's name")
+    with Server() as s:
+        want(ask(s, "OPTIONS", **wish)[:2] == (405, None) and ask(s, "POST")[:2] == (200, None), "pages are allowed unasked")
+
+
 def clients_that_leave(folder):
     with Server("--max-sequences", "2") as s:
         for stream in (True, False):
@@ -592,6 +612,7 @@ test("an answer ends before its stop string, wherever tokens begin", stops_befor
 test("bad requests are refused by the field", refuses)
 test("requests for which there is no memory are refused, and the server goes on", no_memory)
 test("a server with a key wants it", asks_for_the_key)
+test("pages of the origin that is allowed can ask from a browser", pages_of_other_origins)
 test("what a client left is not computed on", clients_that_leave)
 test("a client that only ends its sending gets its answer", clients_that_send_no_more)
 test("a client that reads slowly gets all of it, one that does not is cut off", clients_that_read_slowly)

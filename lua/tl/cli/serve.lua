@@ -18,6 +18,7 @@ command.parameters = {
   { "host", { "127.0.0.1", "the address to listen at; 0.0.0.0: all of this machine's" } },
   { "port", { 8000, "0: one that is free", integer = true, min = 0, max = 65535 } },
   { "token", { nil, "what clients must give as their API key; without the word, the variable TLRUN_API_KEY, if it is set", type = "string" } },
+  { "allowed_origin", { nil, "whose pages in a browser may ask too (CORS), as http://localhost:3000; *: any page's", type = "string", value = "ORIGIN" } },
   { "max_sequences", { 64, "completions that are decoded at once; others wait", integer = true, min = 1, max = 4096 } },
   { "prefill_per_step", { 128, "tokens of prompts that are computed between two decode steps; 0: all that wait, though others wait for them", integer = true, min = 0 } },
   { "prefix_cache", { true, "prompts that begin as earlier prompts or answers did take their keys and values: the same bytes, sooner" } },
@@ -45,7 +46,7 @@ function command.run(p)
   input.tokenizer(model)
   local token = p.token or os.getenv "TLRUN_API_KEY"
   local server = require("tl.serve").start { model = model, folders = p.adapters, named = names, key = p.key, force = p.force, int8 = p.compute == "int8", name = p.name, host = p.host, port = p.port,
-    token = token ~= "" and token or nil, max_sequences = p.max_sequences, prefill_per_step = p.prefill_per_step, prefix_cache = p.prefix_cache, memory = p.memory, context = p.context, new_tokens = p.max_new_tokens, log = p.log }
+    token = token ~= "" and token or nil, origin = p.allowed_origin, max_sequences = p.max_sequences, prefill_per_step = p.prefill_per_step, prefix_cache = p.prefix_cache, memory = p.memory, context = p.context, new_tokens = p.max_new_tokens, log = p.log }
   if p.json then
     print(require("tl.json").encode { port = server.port, model = server.base, adapters = require("tl.json").array(server.adapters:names()) })
     io.stdout:flush()

@@ -8,12 +8,14 @@ local http = {}
 local Server = {}
 Server.__index = Server
 
---- Listens. o: host ("127.0.0.1"), port (0: one that is free), key (clients give it as a bearer token), most_waiting.
+--- Listens. o: host ("127.0.0.1"), port (0: one that is free), key (clients give it as a bearer token), origin (whose pages may ask from a
+--- browser, "*": all), most_waiting.
 function http.listen(o)
   local out, used = ffi.new "tl_http_server *[1]", ffi.new "int[1]"
   local opt = ffi.new("tl_http_server_options", { most_waiting = o.most_waiting or 0 })
-  local key = o.key
+  local key, origin = o.key, o.origin
   if key then opt.key = key end
+  if origin then opt.origin = origin end
   check(C.tl_http_server_start(o.host or "127.0.0.1", o.port or 0, opt, out, used), 2)
   return setmetatable({ handle = ffi.gc(out[0], C.tl_http_server_stop), port = used[0] }, Server)
 end
