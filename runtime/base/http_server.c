@@ -80,6 +80,7 @@ static enum MHD_Result queue_response(exchange *e, unsigned status, const char *
   MHD_add_response_header(r, "X-Content-Type-Options", "nosniff");
   if (status == MHD_HTTP_UNAUTHORIZED) MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
   if (e->server->origin) MHD_add_response_header(r, "Access-Control-Allow-Origin", e->server->origin);
+  if (e->streams) MHD_add_response_header(r, "X-Accel-Buffering", "no");  // nginx would hold parts back
   if (is_preflight(e->server, e)) {
     const char *headers = MHD_lookup_connection_value(e->connection, MHD_HEADER_KIND, "Access-Control-Request-Headers");
     MHD_add_response_header(r, "Access-Control-Allow-Methods", "GET, POST");

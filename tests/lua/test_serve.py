@@ -87,6 +87,7 @@ class Server:
         c.request("POST", path, json.dumps({"stream": True, **body}))
         r = c.getresponse()
         want(r.status == 200 and r.getheader("Content-Type").startswith("text/event-stream"), "%s %s" % (r.status, r.getheader("Content-Type")))
+        want(r.getheader("X-Accel-Buffering") == "no", "a proxy may hold the parts back")
         events = [e[len("data: "):] for e in r.read().decode().split("\n\n") if e]
         want(events[-1] == "[DONE]", "the last event is %r" % events[-1])
         return [json.loads(e) for e in events[:-1]]
