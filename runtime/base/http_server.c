@@ -100,8 +100,11 @@ static enum MHD_Result refuse(exchange *e, unsigned status, const char *message)
 }
 
 bool tl_host_is_local(const char *host) {
-  size_t n = host ? strcspn(host, ":") : 0;
-  return n == 9 && (!strncmp(host, "localhost", n) || !strncmp(host, "127.0.0.1", n));
+  char name[INET_ADDRSTRLEN];
+  struct in_addr a;
+  if (!host || strcspn(host, ":") >= sizeof name) return false;
+  snprintf(name, sizeof name, "%.*s", (int)strcspn(host, ":"), host);
+  return !strcasecmp(name, "localhost") || (inet_pton(AF_INET, name, &a) == 1 && ntohl(a.s_addr) >> 24 == 127);
 }
 
 // The time of the comparison does not tell how much of the key was right.
@@ -173,7 +176,7 @@ static enum MHD_Result answer_by_headers(exchange *e) {
     e->answered = true;
     return queue_response(e, e->status, "text/plain", MHD_create_response_from_buffer(0, "", MHD_RESPMEM_PERSISTENT));
   }
-  const char *why = e->status == MHD_HTTP_FORBIDDEN      ? "this server answers as localhost or 127.0.0.1 only"
+  const char *why = e->status == MHD_HTTP_FORBIDDEN      ? "this server answers as localhost or 127.x.x.x only"
                     : e->status == MHD_HTTP_UNAUTHORIZED ? "the key is missing or wrong: Authorization: Bearer KEY"
                                                          : "the body is too large";
   return refuse(e, e->status, why);
