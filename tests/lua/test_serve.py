@@ -315,6 +315,7 @@ REFUSED = [
 REFUSED_CHATS = [
     ({}, "messages"), ({"messages": []}, "messages"), ({"messages": ["x"]}, "messages[0]"), ({"messages": [{"content": "x"}]}, "messages[0]"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content"), ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function"}]}, "tools"),
     ({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2}, "top_logprobs"), ({"messages": [{"role": "user", "content": "x"}], "echo": True}, "echo"),
     ({"messages": [{"role": "user", "content": "x"}], "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
@@ -350,8 +351,15 @@ def refuses(folder):
             pass
         want(s.memory() - before < 16 << 20, "a body that is too large is kept")
         c.close()
-        fine = {"user": "me", "metadata": {}, "presence_penalty": 0, "tools": [], "response_format": {"type": "text"}, "top_k": -1, "seed": -3, "stop": None, "stream_options": None, "messages": None}
+        fine = {"user": "me", "metadata": {}, "presence_penalty": 0, "tools": [], "response_format": {"type": "text"}, "top_k": -1, "seed": -3, "stop": None, "stream_options": None, "messages": None, "n": 2, "best_of": 2,
+                "add_special_tokens": True}
         want(s.complete(ignore_eos=True, **fine)["choices"][0]["text"] != "", "harmless fields")
+        called = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}
+        for m in (called, {"role": "assistant", "content": ""}):
+            status, doc = s.ask("POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}, m], "max_tokens": 4, "add_special_tokens": False})
+            want(status == 200, "an assistant that says nothing: %r" % doc)
+        message = s.ask("POST", "/v1/completions", {"prompt": "x", "temperature": "x" * 100000})[1]["error"]["message"]
+        want(message.startswith("temperature is a string of 100000 bytes"), message[:200])
         want(s.metric("requests_refused_total") > 30 and s.metric("completions_pending") == 0, s.ask("GET", "/metrics")[1])
 
 

@@ -31,7 +31,10 @@ local function given(body, name)
   return v
 end
 
-local function shown(v) return type(v) == "table" and v ~= json.null and "a list or an object" or json.encode(v) end
+local function shown(v)
+  if type(v) == "string" and #v > 100 then return ("a string of %d bytes"):format(#v) end
+  return type(v) == "table" and v ~= json.null and "a list or an object" or json.encode(v)
+end
 
 local function is_list(v) return type(v) == "table" and (getmetatable(v) or {}).__array end
 
@@ -83,13 +86,15 @@ for name in ([[model prompt messages n max_tokens max_completion_tokens temperat
   user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_options prompt_cache_retention parallel_tool_calls priority request_id cache_salt verbosity
   spaces_between_special_tokens]]):gmatch "%S+" do KNOWN[#KNOWN + 1], KNOWN[name] = name, true end
 
-local function refuse_others(body)
+local function refuse_others(body, kind)
   for name in pairs(body) do
     if not KNOWN[name] and not NOT_DONE[name] then openai.refuse(400, name, "there is no field %s%s", shown(name), names.hint(tostring(name), KNOWN)) end
   end
   for name, harmless in pairs(NOT_DONE) do
     local v, fine = given(body, name), false
     for _, h in ipairs(harmless) do fine = fine or v == h end
+    if name == "best_of" then fine = fine or v == body.n end
+    if name == "add_special_tokens" then fine = v == (kind == "text") end  -- what is done anyway, as in vLLM
     local nothing = type(v) == "table" and next(v) == nil and not name:find "^guided"  -- an empty list of tools
     if v ~= nil and not fine and not nothing then openai.refuse(400, name, "%s is not supported", name) end
   end
@@ -121,8 +126,8 @@ end
 -- ---- prompts
 
 local function text_of(content, where)
-  if type(content) == "string" or content == nil or content == json.null then return content end
-  if type(content) ~= "table" then openai.refuse(400, where, "%s is %s; wanted text", where, shown(content)) end
+  if type(content) == "string" then return content end
+  if type(content) ~= "table" or content == json.null then openai.refuse(400, where, "%s is %s; wanted text", where, shown(content)) end
   local parts = {}
   for i, part in ipairs(content) do
     if type(part) ~= "table" or part.type ~= "text" or type(part.text) ~= "string" then
@@ -155,7 +160,8 @@ local function chat_ids(o, body)
     if type(m) ~= "table" or type(m.role) ~= "string" then openai.refuse(400, where, "%s has no role", where) end
     local copy = setmetatable({}, getmetatable(m))
     for k, v in pairs(m) do copy[k] = v end
-    copy.content = text_of(m.content, where .. ".content")
+    local nothing = m.role == "assistant" and (m.content == nil or m.content == json.null)  -- as beside tool_calls
+    copy.content = nothing and "" or text_of(m.content, where .. ".content")
     list[i] = copy
   end
   local context = {}
@@ -242,7 +248,7 @@ function openai.request(kind, text, o)
   local body, why = json.parse(text)
   if body == nil then openai.refuse(400, nil, "the body is %s", why) end
   if type(body) ~= "table" or is_list(body) then openai.refuse(400, nil, "the body is no JSON object") end
-  refuse_others(body)
+  refuse_others(body, kind)
   local r = { kind = kind, model = given(body, "model"), n = number(body, "n", { integer = true, min = 1, max = 1024, default = 1 }), stream = flag(body, "stream"),
     settings = settings(body) }
   if r.model ~= nil and type(r.model) ~= "string" then openai.refuse(400, "model", "model is %s; wanted a name", shown(r.model)) end
