@@ -75,6 +75,7 @@ local function submit(self, id, r)
     a.prompt_tokens = a.prompt_tokens + #ids
   end
   a.member = member
+  self.prompt_tokens = self.prompt_tokens + a.prompt_tokens
   self.adapters:use(group, member, 1)
   for k = 1, a.left do a.choices[k] = { text = text.new(self.tokenizer, o.stop), seen = 0, tokens = { ids = {}, logprobs = {}, top = {}, before = 0 } } end
   self.live[#self.live + 1] = a
@@ -93,7 +94,7 @@ local function metrics(self)
   add("requests_total", "counter", "Requests answered with completions.", self.served)
   add("requests_refused_total", "counter", "Requests answered with an error.", self.refused)
   add("requests_cancelled_total", "counter", "Requests whose client left before the end.", self.cancelled)
-  add("prompt_tokens_total", "counter", "Tokens of answered requests' prompts.", self.prompt_tokens)
+  add("prompt_tokens_total", "counter", "Tokens of the prompts of requests that were taken.", self.prompt_tokens)
   add("prompt_tokens_reused_total", "counter", "Tokens of prompts whose keys and values were still there.", reused)
   add("generated_tokens_total", "counter", "Tokens of answered requests' completions.", self.new_tokens)
   add("decode_steps_total", "counter", "Decode steps, of all samplers.", self.steps)
@@ -164,7 +165,7 @@ end
 
 local function complete(self, a)
   local r = a.request
-  self.served, self.prompt_tokens, self.new_tokens = self.served + 1, self.prompt_tokens + a.prompt_tokens, self.new_tokens + a.new_tokens
+  self.served, self.new_tokens = self.served + 1, self.new_tokens + a.new_tokens
   if r.stream then
     if r.usage then self.http:event(a.http, openai.usage_part(r, a)) end
     self.http:event(a.http, "[DONE]")

@@ -435,6 +435,7 @@ def clients_that_leave(folder):
                 time.sleep(0.02)
             want(s.metric("requests_cancelled_total") == before + 4, "stream %s: %s" % (stream, s.ask("GET", "/metrics")[1]))
             want(s.metric("completions_pending") == 0, "still decoded for nobody")
+            want(s.metric("prompt_tokens_reused_total") <= s.metric("prompt_tokens_total"), "more taken again than there was: %s" % s.ask("GET", "/metrics")[1])
         want(s.complete(seed=1, ignore_eos=True)["choices"][0]["text"], "the server has no room any more")
 
 
