@@ -170,7 +170,7 @@ typedef struct tl_http_server_options {
 typedef struct tl_http_request {
   int64_t id;
   const char *method, *path;       // the path without the query
-  const char *body;                // (n_body) bytes, valid until the request is answered or ended
+  const char *body;                // (n_body) bytes, valid until the next request is taken
   size_t n_body;
 } tl_http_request;
 // host: an IPv4 address of this machine, or "localhost"; port 0: one that is free. On 127.x.x.x only requests to localhost are answered.

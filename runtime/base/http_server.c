@@ -40,6 +40,7 @@ struct tl_http_server {
   int64_t next_id;
   int waiting;                        // whole requests that nobody took
   bool local, stopping;
+  tl_str taken;        // the body of the request that was taken last
   char *key, *origin;  // NULL: none
   size_t most_body;
   int most_waiting;
@@ -291,8 +292,10 @@ bool tl_http_server_take(tl_http_server *s, double seconds, tl_http_request *out
   if (oldest) {
     oldest->held = true;
     s->waiting--;
-    *out = (tl_http_request){.id = oldest->id, .method = oldest->method, .path = oldest->path, .body = oldest->body.p ? oldest->body.p : "",
-                             .n_body = oldest->body.n};
+    tl_str_free(&s->taken);
+    s->taken = oldest->body, oldest->body = (tl_str){0};
+    *out = (tl_http_request){
+        .id = oldest->id, .method = oldest->method, .path = oldest->path, .body = s->taken.p ? s->taken.p : "", .n_body = s->taken.n};
   }
   pthread_mutex_unlock(&s->lock);
   return oldest != NULL;
@@ -401,6 +404,7 @@ void tl_http_server_stop(tl_http_server *s) {
   }
   pthread_cond_destroy(&s->come);
   pthread_mutex_destroy(&s->lock);
+  tl_str_free(&s->taken);
   free(s->key), free(s->origin);
   free(s);
 }

@@ -572,6 +572,21 @@ def notices_changes(folder):
     want(alone == beside, "what was being decoded changed when adapters came")
 
 
+def bodies_are_not_kept(folder):
+    """... while their requests are answered"""
+    with Server("--max-sequences", "1") as s:
+        s.complete(user="x" * (15 << 20))
+        before = s.memory()
+        c = [s.connect({"prompt": PROMPT, "max_tokens": 450, "ignore_eos": True, "n": 1024, "user": "x" * (15 << 20)}) for _ in range(16)]
+        deadline = time.time() + 30
+        while s.metric("requests_running") < 16 and time.time() < deadline:
+            time.sleep(0.02)
+        want(s.metric("requests_running") == 16, s.ask("GET", "/metrics")[1])
+        want(s.memory() - before < 160 << 20, "16 bodies of 15 MiB: %d bytes more" % (s.memory() - before))
+        for one in c:
+            one.close()
+
+
 def more_connections_than_files(folder):
     served, aside = folder + "/served", folder + "/aside"
     os.makedirs(served), os.makedirs(aside)
@@ -629,6 +644,7 @@ test("a client that only ends its sending gets its answer", clients_that_send_no
 test("a client that reads slowly gets all of it, one that does not is cut off", clients_that_read_slowly)
 test("who is being answered when the server stops is told", tells_when_it_stops)
 test("adapters that come, change or go are noticed while others are decoded", notices_changes)
+test("bodies are not kept while their requests are answered", bodies_are_not_kept)
 test("connections leave files for adapters", more_connections_than_files)
 test("with a public key, only what it signed is served", signed_only)
 test("a server that cannot start says why", bad_starts)
