@@ -38,8 +38,11 @@ local calls = {}  -- how often each experiment was run by this script: a worker 
 --- Opens a store to ask it: tl.experiment.open("runs/sweep.db"):runs { status = "done" }; see `? tl.experiment.open` and Store:query.
 ---@param path string
 function experiment.open(path)
-  if fs.kind(path) ~= "file" then error(path .. ": there is no such store", 2) end
-  return store.open(path, { readonly = true })
+  if fs.kind(fs.path("experiment.open", path)) ~= "file" then error(path .. ": there is no such store", 2) end
+  local st = store.open(path, { readonly = true })
+  local ok, why = pcall(st.query, st, "select id from runs limit 1")
+  if not ok then F.raise(("%s is no store of experiments: %s"):format(path, (tostring(why):gsub("^.*: ", "")))) end
+  return st
 end
 
 --- A recipe's parameters with those of an experiment after them, where it has not set its own.
@@ -60,8 +63,12 @@ end
 ---@param axes table
 ---@param keep function?
 function experiment.grid(axes, keep)
-  for name in pairs(axes) do
+  if type(axes) ~= "table" or keep and type(keep) ~= "function" then
+    error(("tl.experiment.grid wants a table of axes, and a function that leaves some out; got %s and %s"):format(F.shown(axes), F.shown(keep)), 2)
+  end
+  for name, values in pairs(axes) do
     if type(name) ~= "string" then error("tl.experiment.grid: every axis needs a name: u = { 1, 13 }", 2) end
+    if type(values) == "table" and #values == 0 then error(("tl.experiment.grid: %s has no value, so there is no combination"):format(name), 2) end
   end
   -- seed slowest: what a sweep has done at any moment covers the settings before it repeats them
   local list, out = combinations(axes, "seed"), {}

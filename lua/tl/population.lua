@@ -130,6 +130,7 @@ local function is_adapter(a) return F.class_of(a) ~= nil and F.object("a member'
 --- Every combination of a grid's values: { lr = {1, 2}, seed = {1, 2, 3} } -> six tables, names in alphabetical order, the last one
 --- changing fastest.
 function population.grid(grid)
+  if type(grid) ~= "table" then error("population.grid wants a table of lists; got " .. F.shown(grid), 2) end
   for name, values in pairs(grid) do
     if type(values) ~= "table" or #values == 0 then error(("grid: %s wants a list of values; got %s"):format(tostring(name), type(values) == "table" and "none" or tostring(values)), 2) end
   end

@@ -230,6 +230,12 @@ check.test("many runs are claimed in their order, and together over every page",
 end)
 
 check.test("what would be passed over in silence is refused", function()
+  check.raises("experiment%.open wants a path; got nothing", E.open)
+  check.raises("grid: lr has no value, so there is no combination", E.grid, { u = { 1 }, lr = {} })
+  check.raises("grid wants a table of axes, .*; got 5 and nothing", E.grid, 5)
+  check.raises("table wants a list of fields' names; got 'u'", E.table, { { u = 1 } }, "u")
+  check.raises("where wants fields with their values, .*; got nothing", E.where, { { u = 1 } })
+  check.raises("/etc/passwd is no store of experiments: file is not a database", E.open, "/etc/passwd")
   local function run(o, p) return E.run(p or { store = temporary(), workers = 0 }, o) end
   local one = { { x = 1 } }
   check.raises("experiment%.run: there is no option 'verson'; did you mean 'version'%?", run, { runs = one, run = print, verson = 2 })

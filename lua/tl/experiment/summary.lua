@@ -72,6 +72,7 @@ end
 ---@param want table|function
 ---@return table[]
 function summary.where(rows, want)
+  if type(want) ~= "table" and type(want) ~= "function" then error("experiment.where wants fields with their values, or a function of a row; got " .. F.shown(want), 2) end
   local out = {}
   for _, row in ipairs(rows) do if matches(row, want) then out[#out + 1] = row end end
   return out
@@ -120,6 +121,7 @@ end
 ---@param names string[]
 ---@return string
 function summary.table(rows, names)
+  if type(names) ~= "table" then error("experiment.table wants a list of fields' names; got " .. F.shown(names), 2) end
   local width, lines = {}, {}
   for i, name in ipairs(names) do
     width[i] = #name
