@@ -41,8 +41,8 @@ end
 local function described(train, settings)
   local d = train(settings)
   if type(d) ~= "table" then error("train gives " .. F.shown(d) .. "; a table that describes a training is wanted", 0) end
+  if not d.adapter then return d end  -- the base model, which is measured alone
   if d.method ~= nil and d.method ~= "grpo" and d.method ~= "sft" then error('method is "grpo" or "sft"; got ' .. F.shown(d.method), 0) end
-  if not d.adapter then return d end
   if type(d.steps) ~= "number" or d.steps < 0 or d.steps % 1 ~= 0 then error("steps is a whole number from 0; got " .. F.shown(d.steps), 0) end
   for _, name in ipairs { "batches", "after" } do
     if type(d[name]) ~= "function" and (name == "batches" or d[name] ~= nil) then error(("%s is a function; got %s"):format(name, F.shown(d[name])), 0) end
