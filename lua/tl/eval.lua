@@ -235,8 +235,8 @@ function eval.run(o)
   F.object("eval.run", o.model, "model")
   F.handle("eval.run", o.adapter, "adapter")
   verify.given("eval.run", o.verifier or "verifiers.math")
-  if (o.samples or 1) < 1 then error(("eval.run: samples wants a whole number from 1; got %d"):format(o.samples), 2) end
-  if o.reply and o.lengths then error("eval.run: lengths are of completions of one turn; reply makes several", 2) end
+  if (o.samples or 1) < 1 then F.raise(("eval.run: samples wants a whole number from 1; got %d"):format(o.samples)) end
+  if o.reply and o.lengths then F.raise("eval.run: lengths are of completions of one turn; reply makes several") end
   data.check("eval.run", o.problems, verify.wants_answer(o.verifier or "verifiers.math"))
   local k, done, index = o.samples or 1, {}, {}
   for i, p in ipairs(o.problems) do

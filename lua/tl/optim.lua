@@ -81,7 +81,7 @@ end
 function optim.schedule(lr)
   if type(lr) == "function" then return lr end
   if usable(lr) then return function() return lr end end
-  error("lr is a finite number from 0 or a function (step, total) -> number; got " .. (type(lr) == "number" and tostring(lr) or "a " .. type(lr)), 3)
+  F.raise("lr is a finite number from 0 or a function (step, total) -> number; got " .. F.shown(lr))
 end
 
 -- how many steps a schedule that ends is for: the trainer's total_steps, which recipes set

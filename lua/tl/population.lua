@@ -182,6 +182,11 @@ local function options_of(what, o, known, level)
     first = first or list[k].adapter
   end
   if #list == 0 then error("a population wants at least one member", level + 1) end
+  local whose = {}
+  for k, own in ipairs(list) do
+    if whose[own.adapter] then error(("members %d and %d have the same adapter; each trains one of its own"):format(whose[own.adapter], k), level + 1) end
+    whose[own.adapter] = k
+  end
   return list
 end
 

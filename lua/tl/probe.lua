@@ -22,7 +22,7 @@ local stats = require "tl.eval.stats"
 local probe = {}
 
 -- one table of options serves all of them
-local OPTIONS = options.names({ any = "scales ask lrs fresh target log", count = "k steps", bytes = "memory" }, eval.OPTIONS)
+local OPTIONS = options.names({ any = "ask", map = "scales lrs", fn = "fresh target log", count = "k steps", bytes = "memory" }, eval.OPTIONS)
 
 -- level: as error's, 3 being who called a function of probe
 local function given(what, o, level)
@@ -228,7 +228,10 @@ function probe.scale(o)
   if not probe.is_linear(o.adapter) then error(("the update of a %s adapter is not linear in its numbers; tinylora and loraxs are"):format(o.adapter.kind), 2) end
   local values, runs, list = o.adapter:parameters(), {}, {}
   local want = { [0] = true, [1] = true }
-  for _, s in ipairs(o.scales or probe.SCALES) do want[s] = true end
+  for _, s in ipairs(o.scales or probe.SCALES) do
+    if type(s) ~= "number" or s - s ~= 0 then F.raise("probe.scale: scales is a list of finite numbers; got " .. F.shown(s) .. " in it") end
+    want[s] = true
+  end
   for s in pairs(want) do list[#list + 1] = s end
   table.sort(list)
   local ok, why = pcall(function()

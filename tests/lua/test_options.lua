@@ -105,6 +105,9 @@ test("what is no model, adapter, verifier or problem is one clear line", functio
   raises("eval%.run wants an adapter", tl.eval.run, { model = model, problems = problems, adapter = "x" })
   raises("a sampler wants an adapter", tl.sample.sampler, model, { adapter = {} })
   raises("an adapter wants a model", tl.adapter.tinylora, "tiny")
+  raises("members 1 and 3 have the same adapter; each trains one of its own", tl.population, { model = model, verifier = "math",
+    members = { { adapter = adapter }, { adapter = adapter:clone() }, { adapter = adapter } } })
+  raises("test_options%.lua:%d+: lr is a finite number from 0 .*; got 'x'", function() tl.population { model = model, verifier = "math", members = { { lr = "x" } } } end)
   raises("population: members wants a table; got 3", tl.population, { model = model, verifier = "math", members = 3 })
   local several = "wants a verifier or a reward: .* got a table%. Several are joined by one: verifier = \"verifiers%.combine\""
   raises("grpo%.trainer " .. several, grpo, { verifier = { "a", "b" } })
@@ -438,6 +441,9 @@ test("so do runs, generators of problems, tensors, probes and the counting of bi
   for _, name in ipairs { "reach", "divergence", "scale", "transfer", "control", "length" } do
     refuses("probe." .. name, "max_new_token", "max_new_tokens", function(o) local r = tl.probe[name](o) return r end, with)
   end
+  raises("probe%.scale: scales wants a table; got 5", tl.probe.scale, over(with, { scales = 5 }))
+  raises("probe%.scale: scales is a list of finite numbers; got 'x' in it", tl.probe.scale, over(with, { scales = { "x" } }))
+  raises("test_options%.lua:%d+: eval%.run: samples wants a whole number from 1; got 0", function() tl.probe.reach(over(with, { k = 0 })) end)
   raises("probe%.reach wants an adapter", tl.probe.reach, { model = model, problems = problems })
   raises("probe%.control wants fresh, a function that makes an adapter; got nil", tl.probe.control, with)
   refuses("information.code_length", "targt", "target", function(o) local r = tl.information.code_length(model, problems, o) return r end)
