@@ -61,7 +61,7 @@ end
 
 --- The budget of a step: { cache, kept, pass, predicted } in bytes. groups: with their prompts' ids.
 function memory.plan(t, groups)
-  local prompts, longest, new = 0, 0, t.o.max_completion_length or 512
+  local prompts, longest, new = 0, 0, t.new_tokens or t.o.max_completion_length or 512  -- a population's new_tokens: of the member with the longest
   for _, g in ipairs(groups) do prompts, longest = prompts + #g.prompt, math.max(longest, #g.prompt) end
   local at_once = math.min(t.o.max_sequences or 64, #groups * t.n)
   local row = cache_row(t.model)

@@ -276,7 +276,7 @@ function population.grpo(o)
   for k, own in ipairs(list) do
     own.pool = p.pool
     p.members[k] = grpo.trainer(own)
-    p.n = math.max(p.n, p.members[k].n)
+    p.n, p.new_tokens = math.max(p.n, p.members[k].n), math.max(p.new_tokens or 0, own.max_completion_length or 512)
   end
   p.set, p.rollouts, p.reward_name = population.of(adapters_of(list)), p.members[1].rollouts, p.members[1].reward_name
   p.turns = turns.of("population", o)

@@ -65,4 +65,20 @@ check.test("a limit that the weights and scratch do not leave room in is one cle
   check.equal(why:find(device and "of the device are not enough: the adapter and the model take" or "are not enough: the program and the model take", 1, true) ~= nil, true, why)
 end)
 
+-- would catch: a cache planned for the common length, where a member writes longer answers (or for 512 tokens, where none is common)
+check.test("a population's cache is planned for the member with the longest answers", function()
+  local function reward(_, c) return #c.text % 2 end
+  local groups = {}
+  for i = 1, 4 do groups[i] = { prompt = { 1, 2, 3 } } end
+  local function cache(longest, o)
+    o.model, o.reward, o.gate, o.num_generations, o.adapter = model, reward, false, 4, { u = 4 }
+    local pop, alone = tl.population(o), tl.grpo.trainer { model = model, adapter = adapter, reward = reward, gate = false, num_generations = 4, max_completion_length = longest }
+    check.equal(memory.plan(pop, groups).cache, memory.plan(alone, groups).cache)
+    pop:free()
+    alone:free()
+  end
+  cache(300, { max_completion_length = 4, members = { {}, { max_completion_length = 300 } } })
+  cache(8, { members = { { max_completion_length = 8 }, { max_completion_length = 4 } } })
+end)
+
 check.done()
