@@ -8,7 +8,8 @@
 ---
 --- Ranks that share a model must cut a step alike: what they take is what the one with the least free memory can.
 ---
---- The cache comes first, at most half of what is left: fewer completions run at once when it is short. A pass is not needed at the
+--- The cache comes first, at most half of what is left: fewer completions run at once when it is short; what is kept makes room when a later step
+--- has longer prompts. A pass is not needed at the
 --- same time, so it may take as much, and an eighth of what is left in any case (it works in smaller pieces at little cost). The rest
 --- is for what is kept. The sum is what is predicted; the metrics say what the peak was.
 local F = require "tl.ffi"
@@ -66,6 +67,10 @@ function memory.plan(t, groups)
   local at_once = math.min(t.o.max_sequences or 64, #groups * t.n)
   local row = cache_row(t.model)
   local cache = math.max(row * (longest + new), math.min(row * (prompts + at_once * new), math.floor(t.free_memory / 2)))
+  if t.kept and cache > t.free_memory - t.kept_bytes then  -- longer prompts, or more, than in the steps before
+    t.kept:free()
+    t.kept = nil
+  end
   if t.rollouts == "native" and not t.turns and not t.kept then
     t.kept_bytes = math.max(0, math.floor(t.free_memory - math.max(cache, t.free_memory * PASS_SHARE)))
     t.kept = sample.kept(t.kept_bytes)

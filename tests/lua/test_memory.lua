@@ -65,6 +65,25 @@ check.test("a limit that the weights and scratch do not leave room in is one cle
   check.equal(why:find(device and "of the device are not enough: the adapter and the model take" or "are not enough: the program and the model take", 1, true) ~= nil, true, why)
 end)
 
+-- would catch: what is kept sized by the first step's short prompts, and the cache of a later step beside it over the limit
+check.test("longer prompts in a later step stay within the limit", function()
+  local limit = tonumber(C.tl_held_bytes()) + 160 * MIB
+  local t = tl.grpo.trainer { model = model, adapter = adapter, gate = false, num_generations = 8, max_completion_length = 64, memory = limit, reward = function(_, c) return #c.text % 2 end }
+  local function plan(n, length)
+    local groups, ids = {}, {}
+    for k = 1, length do ids[k] = 1 + k % 400 end
+    for i = 1, n do groups[i] = { prompt = ids } end
+    return memory.plan(t, groups)
+  end
+  local first, room = plan(1, 3), t.kept
+  check.equal(plan(1, 3).kept == first.kept and t.kept == room, true, "one room for all steps")
+  local long = plan(64, 400)
+  check.equal(long.cache > first.cache and long.kept < first.kept, true)
+  for _, b in ipairs { first, long, plan(1, 3) } do check.equal(b.predicted <= limit and b.kept + math.max(b.cache, b.pass) <= t.free_memory + 1, true, ("%d of %d"):format(b.predicted, limit)) end
+  t:step { { prompt = "What is 1 + 2?", answer = "3" } }
+  t:free()
+end)
+
 -- would catch: a cache planned for the common length, where a member writes longer answers (or for 512 tokens, where none is common)
 check.test("a population's cache is planned for the member with the longest answers", function()
   local function reward(_, c) return #c.text % 2 end
