@@ -77,7 +77,7 @@ grpo.OPTIONS = options.names {
 --- objective             function(t, out): a per-token objective of your own, see docs/recipes.md
 --- max_grad_norm (1), beta1, beta2, eps, weight_decay (0), total_steps (for schedules), seed (0)
 --- memory (bytes the process may take in all, of a device's memory where one computes; default: what it takes when the trainer is made and
----                       2.2 GiB more): what the cache needs comes first; the rest is for activations, kept from sampling (native rollouts: as many layers as
+---                       2.2 GiB more, and the copy that merged or int8 rollouts are sampled from): what the cache needs comes first; the rest is for activations, kept from sampling (native rollouts: as many layers as
 ---                       fit need no forward pass) and of the training pass
 --- checkpoint            steps from one checkpoint in the run's folder to the next (0: none); resume: a run's folder, whose last
 ---                       checkpoint is loaded: t.steps says how many steps are done (tl.checkpoint)

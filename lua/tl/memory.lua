@@ -1,6 +1,7 @@
 --- memory.lua: how a training step shares the memory that the process may take: the device's where one computes, else the host's.
 ---
 ---   resident     when the trainer is made: program, weights, adapter; on a device what these have asked for there
+---   sampled      the copy that merged or int8 rollouts are sampled from
 ---   cache        keys and values of the step's prompts and of as many completions as run at once; free again before training
 ---   kept         activations that the sampler leaves for training (native rollouts of one turn only): as many layers as fit
 ---   pass         activations of the training pass, cut into micro-batches that fit
@@ -43,15 +44,22 @@ local function reserve(model, sequences) return memory.reserve(model.vocab, sequ
 -- what stays: a finished pass's block is taken again, or given back before other memory is
 local function resident() return tonumber(C.tl_held_bytes()) end
 
---- What a process with this model takes in all when no limit is given.
+--- What a process with this model takes in all when no limit is given, beside a copy to sample from.
 function memory.default() return resident() + DEFAULT end
+
+-- bytes of the copy that is sampled from: merged weights, or int8 ones, of full finetuning made of merged ones
+local function sampled_from(t)
+  if t.rollouts == "native" then return 0 end
+  local whole = t.rollouts == "merged" or t.adapter and t.adapter.kind == "full"
+  return t.model.packed_bytes * (whole and 1 or 0.5)
+end
 
 --- When a trainer is made: its limit, beyond what is resident now.
 function memory.start(t)
   t.resident = resident()
-  local limit = t.o.memory and t.o.memory > 0 and t.o.memory or memory.default()
-  local sampled = t.rollouts == "native" and 0 or t.model.packed_bytes / 2
-  t.free_memory = comm.least("free memory", limit - t.resident - reserve(t.model, t.o.max_sequences) - sampled)
+  t.sampled = sampled_from(t)
+  local limit = t.o.memory and t.o.memory > 0 and t.o.memory or memory.default() + t.sampled
+  t.free_memory = comm.least("free memory", limit - t.resident - reserve(t.model, t.o.max_sequences) - t.sampled)
   if t.free_memory < LEAST then
     local device = C.tl_on_device()
     error(("memory: %d MiB%s are not enough: the %s and the model take %d MiB, scratch is reserved %d MiB, and a step needs at least %d MiB more")
@@ -77,7 +85,7 @@ function memory.plan(t, groups)
   end
   local kept = t.kept_bytes or 0
   local pass = math.max(LEAST, t.free_memory - kept)
-  return { cache = cache, kept = kept, pass = pass, predicted = t.resident + reserve(t.model, t.o.max_sequences) + kept + math.max(cache, pass) }
+  return { cache = cache, kept = kept, pass = pass, predicted = t.resident + reserve(t.model, t.o.max_sequences) + t.sampled + kept + math.max(cache, pass) }
 end
 
 --- The budget of a pass for a process that may take `limit` bytes in all; nil or 0: the pass's own default.

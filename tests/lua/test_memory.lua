@@ -84,6 +84,23 @@ check.test("longer prompts in a later step stay within the limit", function()
   t:free()
 end)
 
+-- would catch: merged weights counted as if they were int8, and a prediction without the copy that is sampled from
+check.test("the copy that is sampled from is planned and predicted", function()
+  for rollouts, share in pairs { merged = 1, int8 = 0.5, native = 0 } do
+    local limit = tonumber(C.tl_held_bytes()) + 160 * MIB
+    local function make(o) return tl.grpo.trainer { model = model, adapter = adapter, gate = false, num_generations = 4, max_completion_length = 4, rollouts = rollouts, memory = o,
+      reward = function(_, c) return #c.text % 2 end } end
+    local t = make(limit)
+    check.near(t.free_memory, limit - t.resident - memory.reserve(model.vocab, 64, device) - share * model.packed_bytes, 1)
+    local b = memory.plan(t, { { prompt = { 1, 2, 3 } } })
+    check.near(b.predicted, limit, 2, rollouts)
+    t:free()
+    t = make(nil)
+    check.near(t.free_memory, 2240 * MIB - memory.reserve(model.vocab, 64, device), 1, "no limit: the copy comes on top")
+    t:free()
+  end
+end)
+
 -- would catch: a cache planned for the common length, where a member writes longer answers (or for 512 tokens, where none is common)
 check.test("a population's cache is planned for the member with the longest answers", function()
   local function reward(_, c) return #c.text % 2 end
