@@ -103,10 +103,10 @@ function grpo.trainer(o)
   t.on_error = verify.policy(o.on_error)
   t.scale = choice(o, "scale_rewards", "group", SCALE)
   local eps = o.epsilon or 0.2
-  if o.loss_type == "cispo" and not o.epsilon_high then error('grpo.trainer: loss_type = "cispo" wants epsilon_high, the largest ratio, as 5', 2) end
+  if o.loss_type == "cispo" and not o.epsilon_high then F.raise 'grpo.trainer: loss_type = "cispo" wants epsilon_high, the largest ratio, as 5' end
   t.top_entropy = o.top_entropy_quantile or 1
-  if not (t.top_entropy > 0 and t.top_entropy <= 1) then error(("grpo.trainer: top_entropy_quantile wants a number above 0, to 1; got %s"):format(t.top_entropy), 2) end
-  if t.top_entropy < 1 and (o.entropy_coef or 0) ~= 0 then error("grpo.trainer: top_entropy_quantile and entropy_coef do not go together", 2) end
+  if not (t.top_entropy > 0 and t.top_entropy <= 1) then F.raise(("grpo.trainer: top_entropy_quantile wants a number above 0, to 1; got %s"):format(t.top_entropy)) end
+  if t.top_entropy < 1 and (o.entropy_coef or 0) ~= 0 then F.raise "grpo.trainer: top_entropy_quantile and entropy_coef do not go together" end
   t.opt = ffi.new("tl_grpo_options", { loss_type = choice(o, "loss_type", "dapo", LOSS), epsilon = eps,
     epsilon_high = o.epsilon_high or eps, sapo_temperature_pos = o.sapo_temperature_pos or 1, sapo_temperature_neg = o.sapo_temperature_neg or 1.05, delta = o.delta or 0, beta = o.beta or 0,
     use_bias_correction_kl = o.use_bias_correction_kl ~= false, entropy_coef = o.entropy_coef or 0,

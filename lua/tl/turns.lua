@@ -13,6 +13,7 @@
 ---
 --- A turn is a request of its own to the sampler, whose prefix cache has the keys and values of what came before, to the bit; it draws with a
 --- sequence id of its own. So what a completion is depends neither on the batch around it nor on when its replies came.
+local F = require "tl.ffi"
 local sample = require "tl.sample"
 local verify = require "tl.verify"
 local reply = require "tl.reply"
@@ -38,10 +39,10 @@ function turns.of(what, o)
   elseif type(given) == "string" then
     local module, path = given, package.path
     if given:find "%.lua$" then module, path = verify.file_module("reply", given)
-    elseif not package.searchpath(given, path) then error(("%s: there is no module '%s' to reply with"):format(what, given), 3) end
+    elseif not package.searchpath(given, path) then F.raise(("%s: there is no module '%s' to reply with"):format(what, given)) end
     pool = verify.pool { verifier = "tl.reply", config = { module = module, path = path }, workers = o.workers, timeout_ms = o.timeout_ms, nice = 0 }
   else
-    error(("%s: reply is a function(problem, completion), a module's name or a file; got %s"):format(what, tostring(given)), 3)
+    F.raise(("%s: reply is a function(problem, completion), a module's name or a file; got %s"):format(what, F.shown(given)))
   end
   return setmetatable({ pool = pool, name = type(given) == "string" and verify.name(given) or "reply" }, Turns)
 end
