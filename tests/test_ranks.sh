@@ -99,4 +99,15 @@ else
   rc=0; timeout 120 bash tests/ranks/hosts.sh "$tlrun" tests/ranks/train.lua --threads 1 --out "$dir/hosts" --sft 2 >"$dir/hosts.log" 2>&1 || rc=$?
   [ $rc = 0 ] && [ "$(hash_of hosts)" = "$(hash_of tinylora1)" ] && ok "two hosts give the bits of one process" || bad "two hosts give the bits of one process" "exit code $rc: $(said hosts)"
 fi
+
+# ---- srun
+if ! PATH=$PATH:/usr/sbin command -v slurmctld slurmd srun munged >/dev/null || [ "$(nproc)" -lt 2 ]; then
+  echo "skip ranks: srun: it needs Slurm (slurm-wlm, munge) and two cores"
+else
+  under_srun() { rc=0; timeout 120 bash tests/ranks/slurm.sh -n 2 --mpi=pmix "$@" >"$dir/srun.log" 2>&1 || rc=$?; }
+  under_srun "$tlrun" tests/ranks/train.lua --threads 1 --out "$dir/srun" --sft 2
+  [ $rc = 0 ] && [ "$(hash_of srun)" = "$(hash_of tinylora1)" ] && ok "srun's ranks give the bits of one process" || bad "srun's ranks give the bits of one process" "exit code $rc: $(said srun)"
+  under_srun --kill-on-bad-exit "$tlrun" tests/ranks/train.lua --threads 1 --out "$dir/srun-dies" --die 2
+  [ $rc != 0 ] && [ $rc != 124 ] && grep -q "srun: error: .*task 1: Killed" "$dir/srun.log" && ok "a rank's death ends srun's run" || bad "a rank's death ends srun's run" "exit code $rc: $(said srun)"
+fi
 exit $failed
