@@ -6,7 +6,8 @@ dir=$(mktemp -d) me=$(id -un) host=$(hostname -s) port=$((20000 + $$ % 20000))
 clean() {
   local pids; pids=$(cat "$dir"/*.pid 2>/dev/null) || true
   kill $pids 2>/dev/null || true
-  for _ in $(seq 50); do kill -0 $pids 2>/dev/null || break; sleep 0.2; done
+  for _ in 1 2 3 4 5; do kill -0 $pids 2>/dev/null || break; sleep 0.2; done
+  kill -9 $pids 2>/dev/null || true  # slurmd takes its time over a step that was killed
   rm -rf "$dir"
 }
 trap clean EXIT
