@@ -129,13 +129,18 @@ template <class T> __global__ static void add_chunks(const __grid_constant__ gro
   });
 }
 
-// Chunks go to blocks of their own when tiles are too few: fewer than fill the device's multiprocessors, twice in tiles of 16 rows.
+// Of the sums of chunks that have blocks of their own: scratch grows by half, and 80 MiB are planned for it (lua/tl/memory.lua).
+static const size_t CHUNKS_BYTES = (size_t)53 << 20;
+
+// Chunks go to blocks of their own when tiles are too few, fewer than fill the device's multiprocessors, twice in tiles of 16 rows, and the
+// sums fit.
 template <class T, int ROWS, bool TRANSPOSED> static void run(const group<T> &g) {
   typedef gemm_tile<T, ROWS> G;
   int R = TRANSPOSED ? g.p[0].N : g.p[0].K, chunks = div_up(R, CHUNK), across = g.first_tile[g.n], down = div_up(g.T_, ROWS), widest = 0;
   if constexpr (ROWS == 16 || (ROWS == 64 && !TRANSPOSED))
-    if (chunks > 1 && down * across < (ROWS == 16 ? 2 : 1) * n_multiprocessors()) {
-      float *part = (float *)scratch(SCRATCH_B, sizeof(float) * (size_t)chunks * g.T_ * g.first_col[g.n]);
+    if (size_t bytes = sizeof(float) * (size_t)chunks * g.T_ * g.first_col[g.n];
+        chunks > 1 && down * across < (ROWS == 16 ? 2 : 1) * n_multiprocessors() && bytes <= CHUNKS_BYTES) {
+      float *part = (float *)scratch(SCRATCH_B, bytes);
       for (int m = 0; m < g.n; m++) widest = g.cols[m] > widest ? g.cols[m] : widest;
       launch(one_chunk<T, ROWS, TRANSPOSED>, dim3((unsigned)across, (unsigned)down, (unsigned)chunks), WARPS * 32, G::shared_bytes, part, g);
       launch(add_chunks<T>, dim3((unsigned)div_up(widest, 256), (unsigned)g.T_, g.gated ? 1 : (unsigned)g.n), 256, 0, g, (const float *)part, chunks);
