@@ -32,7 +32,7 @@ cmp -s "$dir/tinylora1/summary.json" "$dir/tinylora4/summary.json" && ok "an eva
 [ -z "$(ls -d "$dir"/tlrun-* 2>/dev/null)" ] && ok "no other rank leaves a folder" || bad "no other rank leaves a folder" "$(ls -d "$dir"/tlrun-*)"
 
 # ---- completions of several turns, whose replies each rank asks for itself
-for n in 1 2; do ranks $n turns$n --turns true --total 2; [ $rc = 0 ] || bad "several turns on $n ranks" "exit code $rc: $(said turns$n)"; done
+for n in 1 2; do ranks $n turns$n --turns true --top 0.5 --total 2; [ $rc = 0 ] || bad "several turns on $n ranks" "exit code $rc: $(said turns$n)"; done
 if [ "$(hash_of turns1)" = "$(hash_of turns2)" ] && cmp -s "$dir/turns1/completions.jsonl" "$dir/turns2/completions.jsonl" && grep -q '"turns":5' "$dir/turns1/completions.jsonl"
 then ok "completions of several turns are the same on 1 and 2 ranks"; else bad "completions of several turns are the same on 1 and 2 ranks" "adapters or completions.jsonl differ"; fi
 

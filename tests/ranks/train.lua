@@ -12,6 +12,7 @@ local p = tl.recipe {
   die     = { 0, "rank 1 is killed in this step", integer = true },
   fail    = { 0, "rank 1 raises an error in this step", integer = true },
   turns   = { false, "completions of several turns" },
+  top     = { 1, "top_entropy_quantile: below 1 it needs the entropies of all ranks" },
   stray   = { false, "rank 1 asks for another evaluation than the others" },
   dtype   = { "bf16", "weights and activations" },
   checkpoint = tl.checkpoint.EVERY,
@@ -31,7 +32,7 @@ end
 local trainer = tl.grpo.trainer { model = model, adapter = adapter, lr = 1e-2, num_generations = 4, max_completion_length = p.turns and 40 or 12, seed = p.seed,
   reward = function(_, completion) return (#completion.text + tl.comm.shard) % 3 end,  -- of ranks that share a model the first one's counts
   reply = p.turns and function(_, c) return #c.turns < 5 and (" %d and"):format(#c.text + tl.comm.shard) or nil end or nil,  -- and its replies
-  top_entropy_quantile = p.turns and tl.comm.shards == 1 and 0.5 or nil, mask_truncated_completions = p.turns,  -- what needs the tokens of all ranks
+  top_entropy_quantile = p.top, mask_truncated_completions = p.turns,
   inline = true, gate = false, scale_rewards = p.scale, run = run,
   checkpoint = p.checkpoint, resume = p.resume }
 for batch, step in problems:batches { size = p.batch, epochs = 9, steps = p.total, seed = p.seed, skip = trainer.steps } do
