@@ -150,7 +150,7 @@ static tl_status read_config(const char *path, const cJSON *j, tl_config *c, flo
   TL_TRY(tl_config_rope(path, j, c));
   TL_TRY(refuse(path, j));
   TL_TRY(tl_config_windows(path, j, c));
-  TL_TRY(tl_json_bool(path, j, "tie_word_embeddings", false, &c->tied));
+  TL_TRY(tl_json_bool(path, j, "tie_word_embeddings", c->family->tied, &c->tied));
   TL_TRY(read_bias(path, j, c));
   if (init_std) TL_TRY(tl_json_float(path, j, "initializer_range", 0.02f, init_std));
   c->bos = c->family->bos;
@@ -184,6 +184,13 @@ tl_status tl_config_check(const char *path, const tl_config *c) {
   return TL_OK;
 }
 
+tl_status tl_config_unrotated(const char *path, tl_config *c, int step) {
+  c->unrotated = calloc((size_t)c->n_layers, 1);
+  if (!c->unrotated) return tl_fail(TL_E_MEMORY, "%s: out of memory", path);
+  for (int l = 0; l < c->n_layers; l++) c->unrotated[l] = (l + 1) % step == 0;
+  return TL_OK;
+}
+
 static void *copied(const void *from, size_t bytes) {
   void *p = from ? malloc(bytes) : NULL;
   return p ? memcpy(p, from, bytes) : NULL;
@@ -193,12 +200,14 @@ tl_status tl_config_own(tl_config *c) {
   const tl_config from = *c;
   c->rope_divisors = copied(from.rope_divisors, (size_t)c->head_dim / 2 * sizeof(float));
   c->slides = copied(from.slides, (size_t)c->n_layers);
-  bool ok = !c->rope_divisors == !from.rope_divisors && !c->slides == !from.slides;
+  c->unrotated = copied(from.unrotated, (size_t)c->n_layers);
+  bool ok = !c->rope_divisors == !from.rope_divisors && !c->slides == !from.slides && !c->unrotated == !from.unrotated;
   return ok ? TL_OK : tl_fail(TL_E_MEMORY, "out of memory: a configuration");
 }
 
 void tl_config_free(tl_config *c) {
   free(c->rope_divisors);
   free(c->slides);
+  free(c->unrotated);
   *c = (tl_config){0};
 }

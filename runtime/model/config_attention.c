@@ -90,6 +90,23 @@ static tl_status check_object(const source *s) {
   return check_whole(s, s->o);
 }
 
+// Layers without rotation: those with a 0 in no_rope_layers, which may be longer than the model; else every no_rope_layer_interval-th.
+static tl_status read_unrotated(const char *path, const cJSON *j, tl_config *c) {
+  const cJSON *list = tl_json_get(j, "no_rope_layers");
+  int step = c->family->unrotated_step, l = 0;
+  if (!step) return TL_OK;
+  TL_TRY(tl_json_int(path, j, "no_rope_layer_interval", 1, 1 << 20, step, &step));
+  if (list && (!cJSON_IsArray(list) || cJSON_GetArraySize(list) < c->n_layers))
+    return tl_fail(TL_E_FORMAT, "%s: no_rope_layers is not a list of %d, one for each layer", path, c->n_layers);
+  TL_TRY(tl_config_unrotated(path, c, step));
+  for (const cJSON *item = list ? list->child : NULL; item && l < c->n_layers; item = item->next, l++) {
+    if (!cJSON_IsNumber(item) || (item->valuedouble != 0 && item->valuedouble != 1))
+      return tl_fail(TL_E_FORMAT, "%s: no_rope_layers[%d] is neither 0 nor 1", path, l);
+    c->unrotated[l] = item->valuedouble == 0;
+  }
+  return TL_OK;
+}
+
 tl_status tl_config_rope(const char *path, const cJSON *j, tl_config *c) {
   static const struct {
     const char *name;
@@ -97,7 +114,8 @@ tl_status tl_config_rope(const char *path, const cJSON *j, tl_config *c) {
   } kinds[] = {{"linear", read_linear}, {"llama3", read_llama3}, {"yarn", read_yarn}};
   source s = find_rope(path, j);
   TL_TRY(check_object(&s));
-  TL_TRY(tl_json_float(path, tl_json_get(s.o, "rope_theta") ? s.o : j, "rope_theta", 10000, &c->rope_theta));
+  TL_TRY(tl_json_float(path, tl_json_get(s.o, "rope_theta") ? s.o : j, "rope_theta", c->family->theta > 0 ? c->family->theta : 10000, &c->rope_theta));
+  TL_TRY(read_unrotated(path, j, c));
   const cJSON *type = tl_json_get(s.o, "rope_type") ? tl_json_get(s.o, "rope_type") : tl_json_get(s.o, "type");
   if (type && !cJSON_IsString(type))
     return tl_fail(TL_E_FORMAT, "%s: %s.rope_type is not text", path, s.key);

@@ -122,6 +122,7 @@ static tl_status read_windows(const tl_gguf *g, const char *a, tl_config *c) {
   char key[64];
   TL_TRY(get_int(g, a, "attention.sliding_window", 0, 1 << 28, 0, &c->window));
   if (!c->window) return TL_OK;
+  if (c->family->unrotated_step) return tl_fail(TL_E_UNSUPPORTED, "%s: sliding windows are not supported for %s", g->map.path, a);
   if (c->family->window == TL_WINDOW_NONE) c->family = tl_family_find("mistral");
   c->slides = malloc((size_t)c->n_layers);
   if (!c->slides) return tl_fail(TL_E_MEMORY, "%s: out of memory", g->map.path);
@@ -159,6 +160,7 @@ tl_status tl_config_from_gguf(const tl_gguf *g, tl_config *c) {
   TL_TRY(read_sizes(g, a, c));
   TL_TRY(get_float(g, a, "attention.layer_norm_rms_epsilon", 0, &c->norm_eps));
   TL_TRY(read_rope(g, a, c));
+  if (c->family->unrotated_step) TL_TRY(tl_config_unrotated(g->map.path, c, c->family->unrotated_step));  // llama.cpp knows no other
   TL_TRY(get_int(g, a, "expert_count", 0, INT_MAX, 0, &n));
   if (n > 0) return tl_fail(TL_E_UNSUPPORTED, "%s: a mixture of %d experts is not supported", g->map.path, n);
   char key[64];

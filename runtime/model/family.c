@@ -13,6 +13,8 @@ static const tl_family families[] = {
      .bos = -1, .eos = -1, .max_positions = 32768, .kv_heads = 32},
     {.name = "qwen3", .hf_class = "Qwen3ForCausalLM", .gguf_arch = "qwen3", .bias_key = true, .qk_norm = true,
      .window = TL_WINDOW_ASKED, .bos = -1, .eos = -1, .max_positions = 32768, .kv_heads = 32, .head_dim = 128},
+    {.name = "smollm3", .hf_class = "SmolLM3ForCausalLM", .gguf_arch = "smollm3", .gguf_permuted = true, .bias_key = true,
+     .bos = 128000, .eos = 128001, .max_positions = 32768, .kv_heads = 4, .theta = 2e6f, .tied = true, .unrotated_step = 4},
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 

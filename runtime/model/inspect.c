@@ -22,6 +22,9 @@ static void add_rope(cJSON *o, const tl_config *c) {
   tl_json_add_float(r, "theta", c->rope_theta);
   bool by_factor = c->rope_type != TL_ROPE_DEFAULT && c->rope_type != TL_ROPE_TENSOR;
   if (by_factor) tl_json_add_float(r, "factor", c->rope_factor);
+  cJSON *without = c->unrotated ? cJSON_AddArrayToObject(r, "layers_without") : NULL;
+  for (int l = 0; without && l < c->n_layers; l++)
+    if (c->unrotated[l]) cJSON_AddItemToArray(without, cJSON_CreateNumber(l));
   if (by_factor && c->rope_type != TL_ROPE_LINEAR) cJSON_AddNumberToObject(r, "original_context", c->rope_original);
   if (c->rope_type == TL_ROPE_YARN) tl_json_add_float(r, "attention_factor", c->rope_attention);
 }

@@ -136,7 +136,7 @@ static void add_output(const tl_net *net, int layer, int kind, float *x, tlk_mat
 
 // q and k of a layer: which (TL_Q or TL_K), its number of heads and, in families that norm them, what is kept for backward
 typedef struct {
-  int kind, heads;
+  int layer, kind, heads;
   tlk_mat raw;         // (T, heads*D) act
   float *rstd;         // (T, heads)
   const float *gain;   // (D); NULL: no norm
@@ -144,8 +144,13 @@ typedef struct {
 
 static rotated rotated_of(const tl_net *net, int layer, int kind, const tl_acts *a) {
   const tl_layer *w = &net->w->layers[layer];
-  if (kind == TL_Q) return (rotated){kind, net->cfg->n_heads, a->q_raw, a->rstd_q, w->norm_q};
-  return (rotated){kind, net->cfg->n_kv_heads, a->k_raw, a->rstd_k, w->norm_k};
+  if (kind == TL_Q) return (rotated){layer, kind, net->cfg->n_heads, a->q_raw, a->rstd_q, w->norm_q};
+  return (rotated){layer, kind, net->cfg->n_kv_heads, a->k_raw, a->rstd_k, w->norm_k};
+}
+
+// the table by which a layer rotates
+static const float *rope_of(const tl_net *net, int layer) {
+  return net->cfg->unrotated && net->cfg->unrotated[layer] ? net->model->no_rope : net->rope;
 }
 
 // y (row out_rows[t] for t, or t) = the rotated, normed rows of the raw ones; wide (T, heads*D) F32 is scratch
@@ -155,7 +160,7 @@ static void normed_fwd(const tl_net *net, rotated r, tlk_mat y, tlk_mat wide, co
   int T = rows->T, D = net->cfg->head_dim, width = r.heads * D;
   ops->cast(wide, NULL, r.raw, T, width);
   ops->rmsnorm_fwd(tl_mat_f32(s->normed.p, D), r.rstd, wide.p, r.gain, net->cfg->norm_eps, T * r.heads, D);
-  ops->rope_fwd(y, out_rows, tl_mat_f32(s->normed.p, width), rows->pos, net->rope, T, r.heads, D);
+  ops->rope_fwd(y, out_rows, tl_mat_f32(s->normed.p, width), rows->pos, rope_of(net, r.layer), T, r.heads, D);
 }
 
 // q, and k and v where the layer keeps them: rotated at once, or, in families with norms on q and k, raw and then normed
@@ -167,7 +172,7 @@ static void qkv_fwd(const tl_net *net, int layer, const tl_rows *rows, const tl_
     {linear_of(net, layer, TL_K, s->k, a, &tmp[1]), k.gain ? k.raw : a->k, k.gain ? NULL : rows->kv_out, k.gain ? 0 : k.heads},
     {linear_of(net, layer, TL_V, s->v, a, &tmp[2]), a->v, rows->kv_out, 0},
   };
-  tl_ops()->linear_rope_fwd(parts, 3, rows->pos, net->rope, s->xn, rows->T, net->cfg->head_dim);
+  tl_ops()->linear_rope_fwd(parts, 3, rows->pos, rope_of(net, layer), s->xn, rows->T, net->cfg->head_dim);
   if (q.gain) normed_fwd(net, q, a->q, s->q, NULL, rows, s);
   if (k.gain) normed_fwd(net, k, a->k, s->k, rows->kv_out, rows, s);
 }
@@ -256,11 +261,11 @@ static void rotated_back(const bwd *b, rotated r, const tl_rows *rows, tlk_mat d
   const tlk_ops *ops = tl_ops();
   int T = b->T, D = b->net->cfg->head_dim, width = r.heads * D;
   if (!r.gain) {
-    ops->rope_bwd(d_raw, dy, rows->pos, b->net->rope, T, r.heads, D);
+    ops->rope_bwd(d_raw, dy, rows->pos, rope_of(b->net, b->layer), T, r.heads, D);
     return;
   }
   tlk_mat d_normed = tl_mat_f32(f->normed.p, width), raw = tl_mat_f32(f->q.p, width);
-  ops->rope_bwd(d_normed, dy, rows->pos, b->net->rope, T, r.heads, D);
+  ops->rope_bwd(d_normed, dy, rows->pos, rope_of(b->net, b->layer), T, r.heads, D);
   ops->cast(raw, NULL, r.raw, T, width);
   ops->zero(dy.p, sizeof(float) * (size_t)T * (size_t)width);
   float *dgain = b->sink->norm(b->sink->ctx, b->layer, r.kind == TL_Q ? TL_NORM_Q : TL_NORM_K);

@@ -226,7 +226,7 @@ tl_status tl_model_derive(tl_model *m, tl_model **out) {
   d->format = strdup(m->format);
   d->file_dtype = strdup(m->file_dtype);
   tl_status st = tl_config_own(&d->cfg);
-  d->local.rope_divisors = d->cfg.rope_divisors, d->local.slides = d->cfg.slides;
+  d->local.rope_divisors = d->cfg.rope_divisors, d->local.slides = d->cfg.slides, d->local.unrotated = d->cfg.unrotated;
   if (st == TL_OK && (!d->path || !d->format || !d->file_dtype)) st = tl_fail(TL_E_MEMORY, "out of memory: a model");
   if (st == TL_OK) st = name_modules(d);
   if (st == TL_OK) st = tl_weights_share(&m->w, &d->w);

@@ -25,6 +25,8 @@ void tl_config_free(tl_config *c);
 tl_status tl_config_own(tl_config *c);  // c, a copy by value, gets arrays of its own
 // ---- config_attention.c: what config.json says of rotation and of sliding windows
 tl_status tl_config_rope(const char *path, const struct cJSON *j, tl_config *c);
+// every step-th layer does not rotate
+tl_status tl_config_unrotated(const char *path, tl_config *c, int step);
 tl_status tl_config_windows(const char *path, const struct cJSON *j, tl_config *c);
 // ---- config_gguf.c
 tl_status tl_config_from_gguf(const tl_gguf *g, tl_config *c);

@@ -27,6 +27,9 @@ typedef struct tl_family {
   // when config.json does not say:
   int bos, eos;           // -1: none
   int max_positions, kv_heads, head_dim;  // kv_heads 0: as many as heads; head_dim 0: width / heads
+  float theta;            // 0: 10000
+  bool tied;
+  int unrotated_step;     // every so many-th layer does not rotate q and k; 0: all do
 } tl_family;
 const tl_family *tl_family_find(const char *name);          // NULL: unknown
 const tl_family *tl_family_of_gguf(const char *arch);       // the first with that architecture; NULL: unknown
@@ -46,6 +49,7 @@ typedef struct tl_config {
   bool tied, attention_bias;               // attention_bias: biases on q, k, v and o
   int window;                              // of the layers that slide: a query sees its last `window` keys, itself included
   uint8_t *slides;                         // (n_layers) 1: this layer slides; NULL: none does
+  uint8_t *unrotated;                      // (n_layers) 1: this layer's q and k are not rotated; NULL: all are
   int bos, pad, n_eos, eos[8];
 } tl_config;
 // the window of a layer; 0: it sees everything before it
@@ -87,6 +91,7 @@ struct tl_model {
   struct tl_model *parent;    // a merged model keeps its base alive
   int compute;                // TL_F32, TL_BF16 or TL_F16
   float *rope;                // (n_rope, D/2, 2) cos, sin, in the ops' memory; grows with tl_model_need_positions
+  float *no_rope;             // the same of layers that do not rotate: 1, 0; behind rope, in its block; NULL: all rotate
   int n_rope;
   char *path, *format, *file_dtype;
   int64_t quantised_bytes;      // as in tl_model_info

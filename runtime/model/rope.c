@@ -77,17 +77,19 @@ tl_status tl_model_need_positions(tl_model *m, int n) {
   int64_t size = m->n_rope ? m->n_rope : 256;
   while (size < n) size *= 2;
   if (size > INT32_MAX) return tl_fail(TL_E_ARG, "%d positions are too many", n);
-  size_t bytes = (size_t)size * (size_t)m->cfg.head_dim * sizeof(float);
+  size_t numbers = (size_t)size * (size_t)m->cfg.head_dim, bytes = numbers * sizeof(float) * (m->cfg.unrotated ? 2 : 1);
   float *host = tl_aligned_alloc(bytes), *table = host ? tl_ops()->alloc(bytes, TLK_MEM_OPS) : NULL;
   if (!table) free(host);
   if (!table)
     return tl_fail(TL_E_MEMORY, "out of memory: the rotation table of %d positions needs %.1f MiB", n,
                    (double)bytes / (1 << 20));
   fill(host, &m->cfg, 0, (int)size);
+  for (size_t i = numbers; i < bytes / sizeof(float); i++) host[i] = i % 2 == 0;
   tl_ops()->copy(table, host, bytes);
   free(host);
   tl_ops()->release(m->rope);
   m->rope = table;
+  m->no_rope = m->cfg.unrotated ? table + numbers : NULL;
   m->n_rope = (int)size;
   return TL_OK;
 }

@@ -110,6 +110,8 @@ static tl_status fill_config(cJSON *o, const tl_config *c, tl_dtype dtype) {
   TL_TRY(add_rope(o, c));
   if (c->family->bias_key) cJSON_AddBoolToObject(o, "attention_bias", c->attention_bias);
   add_windows(o, c);
+  cJSON *rotate = c->unrotated ? cJSON_AddArrayToObject(o, "no_rope_layers") : NULL;  // 1: rotates
+  for (int l = 0; rotate && l < c->n_layers; l++) cJSON_AddItemToArray(rotate, cJSON_CreateNumber(!c->unrotated[l]));
   cJSON_AddBoolToObject(o, "tie_word_embeddings", c->tied);
   cJSON_AddStringToObject(o, "torch_dtype", dtype == TL_BF16 ? "bfloat16" : dtype == TL_F16 ? "float16" : "float32");
   cJSON_AddBoolToObject(o, "use_cache", true);

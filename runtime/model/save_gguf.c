@@ -108,6 +108,9 @@ tl_status tl_model_gguf_keys(const tl_model *m, int type, tl_gguf_writer *w) {
   put_float(w, a, "attention.layer_norm_rms_epsilon", c->norm_eps);
   put_float(w, a, "rope.freq_base", c->rope_theta);
   put_windows(c, a, w);
+  for (int l = 0; c->unrotated && l < c->n_layers; l++)
+    if (c->unrotated[l] != ((l + 1) % c->family->unrotated_step == 0))
+      return tl_fail(TL_E_UNSUPPORTED, "a GGUF of %s has no rotation in every %dth layer; this model's layer %d differs", a, c->family->unrotated_step, l);
   return put_scaling(c, a, w);
 }
 

@@ -29,7 +29,7 @@ import transformers
 from make_peft_fixtures import ALL, SIZES, adapter_case, base_case, sequences
 from peft import LoraConfig, TinyLoraConfig
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, MinistralConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import AutoModelForCausalLM, LlamaConfig, MinistralConfig, MistralConfig, Qwen2Config, Qwen3Config, SmolLM3Config
 
 OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fixtures", "models")
 CHOSEN = ["model.embed_tokens.weight"] + [f"model.layers.0.self_attn.{k}_proj.weight" for k in "qkv"]
@@ -66,6 +66,8 @@ CASES = {
     "qwen3_yarn":           ("qwen3",         Qwen3Config(**BASE, **HEADS, **rope(**YARN), tie_word_embeddings=True), False, []),
     "qwen3_bias_sliding":   ("qwen3_bias",    Qwen3Config(**BASE, **HEADS, **rope(), attention_bias=True, use_sliding_window=True,
                                                sliding_window=4, max_window_layers=0),                                True, []),
+    "smollm3":              ("llama",         SmolLM3Config(**BASE, **HEADS, **rope(theta=100000.0), no_rope_layer_interval=2,
+                                               tie_word_embeddings=False, pad_token_id=None),                          True, ADAPTERS),
 }
 
 

@@ -41,6 +41,8 @@ MODELS = {
               "qwen2", None, "<|im_end|>"),
     "qwen3": (dict(model_type="qwen3", architectures=["Qwen3ForCausalLM"], tie_word_embeddings=True, rope_theta=1000000.0),
               "qwen2", None, "<|im_end|>"),
+    "smollm3": (dict(model_type="smollm3", architectures=["SmolLM3ForCausalLM"], num_hidden_layers=5, tie_word_embeddings=True, rope_theta=5000.0),
+                "llama3", "<|begin_of_text|>", "<|eot_id|>"),
     "gpt2": (dict(model_type="llama", architectures=["LlamaForCausalLM"], tie_word_embeddings=True, rope_theta=10000.0), "gpt2", None,
              "<|endoftext|>"),
     # SentencePiece: with a space in front of a text, as Llama 2 and Mistral 7B have it, and without
@@ -218,6 +220,11 @@ def refusals():
     out("export", "--model", odd, "--format", "gguf", "--no-tokenizer", "--dtype", "f32", "-o", target)
     check(logprobs(target, PROMPT) == logprobs(odd, PROMPT), "without a tokenizer")
     fails("tokenizer", "tokenize", "--model", target, stdin="x")
+    unlike = os.path.join(HOME, "unlike")
+    shutil.copytree(make("smollm3"), unlike)
+    config = json.load(open(unlike + "/config.json"))
+    json.dump({**config, "no_rope_layers": [1, 0, 1, 1, 1]}, open(unlike + "/config.json", "w"))
+    fails("a GGUF of smollm3 has no rotation in every 4th layer; this model's layer 1 differs", "export", "--model", unlike, "--format", "gguf", "-o", target + "y")
     fails("not written as a Hugging Face folder", "export", "--model", odd, "--format", "hf", "--dtype", "q8_0", "-o", target + "x")
     code, _, err = run("export", "--model", odd, "--format", "lora-gguf", "-o", target)
     check(code == 2 and "--adapter" in err, err)

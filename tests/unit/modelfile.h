@@ -50,6 +50,7 @@ typedef struct sizes {
 // head_dim is not width / heads; nothing is a multiple of a vector's length
 static const sizes llama_sizes = {"llama", true, false, 2, 20, 4, 2, 10, 28, 23};
 static const sizes qwen2_sizes = {"qwen2", false, false, 2, 20, 4, 2, 6, 28, 23};
+static const sizes smollm3_sizes = {"smollm3", false, false, 2, 20, 4, 2, 6, 28, 23};
 static const sizes qwen3_sizes = {"qwen3", false, false, 2, 20, 4, 2, 6, 28, 23};
 static const sizes mistral_sizes = {"mistral", false, false, 2, 20, 4, 2, 10, 28, 23};
 

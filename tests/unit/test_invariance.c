@@ -130,6 +130,7 @@ static void sampler_equals_trainer_f32(void) { sampler_equals_trainer(TL_F32, "l
 static void sampler_equals_trainer_bf16(void) { sampler_equals_trainer(TL_BF16, "llama"); }
 static void sampler_equals_trainer_f16(void) { sampler_equals_trainer(TL_F16, "qwen3"); }
 static void sampler_equals_trainer_qwen2(void) { sampler_equals_trainer(TL_BF16, "qwen2"); }
+static void sampler_equals_trainer_smollm3(void) { sampler_equals_trainer(TL_BF16, "smollm3"); }
 static void sampler_equals_trainer_qwen3(void) { sampler_equals_trainer(TL_BF16, "qwen3"); }
 static void sampler_equals_trainer_qwen3_f32(void) { sampler_equals_trainer(TL_F32, "qwen3"); }
 static void sampler_equals_trainer_mistral(void) { sampler_equals_trainer(TL_BF16, "mistral"); }
@@ -344,6 +345,7 @@ int main(void) {
   RUN(sampler_equals_trainer_bf16);
   RUN(sampler_equals_trainer_f16);
   RUN(sampler_equals_trainer_qwen2);
+  RUN(sampler_equals_trainer_smollm3);
   RUN(sampler_equals_trainer_qwen3);
   RUN(sampler_equals_trainer_qwen3_f32);
   RUN(sampler_equals_trainer_mistral);

@@ -218,6 +218,22 @@ static void windows_by_keys(void) {
           9, 0);
 }
 
+// SmolLM3: which of two layers rotate. Would catch: 1 and 0 the wrong way round, an interval counted from 0, other defaults than transformers'.
+static void rotation_by_keys(void) {
+  static const struct {
+    const char *keys;
+    bool first, second;
+  } cases[] = {{"\"no_rope_layers\":null", 1, 1}, {"\"no_rope_layer_interval\":2", 1, 0}, {"\"no_rope_layer_interval\":1", 0, 0},
+               {"\"no_rope_layers\":[0,1]", 0, 1}, {"\"no_rope_layers\":[1,0,1,1],\"no_rope_layer_interval\":1", 1, 0}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    write_hf("smollm3", &smollm3_sizes, "F32", TL_F32, cases[i].keys);
+    tl_model *m = NULL;
+    CHECK_OK(tl_model_load(at("smollm3"), &(tl_model_options){.compute = TL_F32}, &m));
+    CHECK(m->cfg.unrotated[0] != cases[i].first && m->cfg.unrotated[1] != cases[i].second, "%s", cases[i].keys);
+    tl_model_free(m);
+  }
+}
+
 static void load_sharded(void) {
   write_hf("sharded", &qwen2_sizes, "BF16", TL_BF16, NULL);
   split_shards("sharded", 3);
@@ -401,6 +417,10 @@ static void refused_by_name(void) {
                {"\"model_type\":\"mistral\",\"architectures\":null,\"sliding_window\":0", "sliding_window", TL_E_FORMAT},
                {"\"model_type\":\"qwen3\",\"architectures\":null,\"layer_types\":[\"sliding_attention\",\"full_attention\"]",
                 "use_sliding_window", TL_E_UNSUPPORTED},
+               {"\"model_type\":\"smollm3\",\"architectures\":null,\"no_rope_layers\":[1]", "no_rope_layers is not a list of 2", TL_E_FORMAT},
+               {"\"model_type\":\"smollm3\",\"architectures\":null,\"no_rope_layers\":[1,2]", "no_rope_layers[1] is neither 0 nor 1", TL_E_FORMAT},
+               {"\"model_type\":\"smollm3\",\"architectures\":null,\"use_sliding_window\":true", "use_sliding_window true is not supported for smollm3",
+                TL_E_UNSUPPORTED},
                {"\"architectures\":\"GemmaForCausalLM\"", "architectures is not a list of names", TL_E_FORMAT},
                {"\"hidden_act\":\"gelu\"", "gelu", TL_E_UNSUPPORTED},
                {"\"hidden_act\":5", "hidden_act is not text", TL_E_FORMAT},
@@ -498,6 +518,8 @@ static void save_and_load(const char *keys, const sizes *z, tl_dtype dtype, floa
       CHECK(tl_rope_frequency(&a->cfg, i) == tl_rope_frequency(&b->cfg, i));
     CHECK(a->cfg.rope_attention == b->cfg.rope_attention);
     for (int l = 0; l < a->cfg.n_layers; l++) CHECK(tl_config_window(&a->cfg, l) == tl_config_window(&b->cfg, l));
+    CHECK(!a->cfg.unrotated == !b->cfg.unrotated);
+    for (int l = 0; a->cfg.unrotated && l < a->cfg.n_layers; l++) CHECK(a->cfg.unrotated[l] == b->cfg.unrotated[l]);
   }
   CHECK(tl_file_exists(at("second/deep/tokenizer.json")));
   tl_model_free(a);
@@ -523,6 +545,7 @@ static void save_round_trip(void) {
                 "\"high_freq_factor\":4,\"original_max_position_embeddings\":64}",
                 &qwen2_sizes, TL_F32, 0);
   save_and_load("\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":2.5}", &qwen2_sizes, TL_F32, 0);
+  save_and_load("\"no_rope_layers\":[0,1]", &smollm3_sizes, TL_F32, 0);
   save_and_load(NULL, &qwen2_sizes, TL_BF16, 1.0f / 256);  // half a unit in the last of 8 bits
   save_and_load(NULL, &llama_sizes, TL_F16, 1.0f / 2048);  // of 11 bits; the values are in fp16's normal range
 }
@@ -677,6 +700,7 @@ int main(void) {
   RUN(names_in_files);
   RUN(load_qwen3_norms);
   RUN(windows_by_keys);
+  RUN(rotation_by_keys);
   RUN(load_sharded);
   RUN(index_against_shards);
   RUN(not_finite);
