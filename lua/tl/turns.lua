@@ -3,7 +3,8 @@
 --- loss, no length, no entropy is theirs.
 ---
 ---   reply       function(problem, completion) -> text, messages, or nil: done. A function is called in this Lua state, between two decode steps; the
----               name of a module or a file, which returns one (or a table with it as `reply`), in worker threads while sampling goes on
+---               name of a module or a file, which returns one (or a table with it as `reply`), in worker threads while sampling goes on;
+---               "tl.python" is one: a Python interpreter in the sandbox
 ---   completion  { text = what the model wrote last, turns = { { role = "assistant"|"reply", text = }, ... }, state = {} (the function's own, from turn to
 ---               turn), n_tokens = the model's so far, finish = "stop" }
 ---
@@ -40,7 +41,8 @@ function turns.of(what, o)
     local module, path = given, package.path
     if given:find "%.lua$" then module, path = verify.file_module("reply", given)
     elseif not package.searchpath(given, path) then F.raise(("%s: there is no module '%s' to reply with"):format(what, given)) end
-    pool = verify.pool { verifier = "tl.reply", config = { module = module, path = path }, workers = o.workers, timeout_ms = o.timeout_ms, nice = 0 }
+    local timeout_ms = o.timeout_ms or verify.about(module, path).timeout_ms
+    pool = verify.pool { verifier = "tl.reply", config = { module = module, path = path }, workers = o.workers, timeout_ms = timeout_ms, nice = 0 }
   else
     F.raise(("%s: reply is a function(problem, completion), a module's name or a file; got %s"):format(what, F.shown(given)))
   end

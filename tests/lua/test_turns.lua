@@ -287,6 +287,30 @@ check.test("what cannot reply is refused", function()
   raises("reply /no/tool.lua: there is no such file", trainer, { reply = "/no/tool.lua" })
 end)
 
+-- Catches: another block than the last, an error that the model is not shown, a program that is waited for without end, output without end.
+if tl.sandbox.why_not() then check.skip("a Python interpreter as a reply", tl.sandbox.why_not())
+else check.test("a Python interpreter as a reply", function()
+  local python = tl.python
+  local function asked(program, after) return python.reply({}, { text = "Let us see.\n```python\n" .. program .. "\n```\n" .. (after or "```output") }) end
+  equal(asked "print(6 * 7)", "\n42\n```\n")
+  equal(asked("print(1)\n```\nno, rather\n```python\nimport math\nprint(math.comb(50, 25), end='')"), "\n126410606437752\n```\n")
+  equal(asked "x = 1\nprint('so far')\nprint(x / 0)", "\nso far\nZeroDivisionError: division by zero\n```\n")
+  equal(asked "pass", "\n```\n")
+  equal(asked("print(1)", "so it is 1"), nil)
+  equal(python.reply({}, { text = "```output" }), "\nthere is no block of Python before this\n```\n")
+  equal(asked("print('a' * 3000)"), "\n" .. ("a"):rep(2000) .. "...\n```\n")
+  assert(asked("open('/etc/passwd')"):find "No such file", "it sees no file of this machine")
+  python.limits.wall_ms = 300
+  assert(asked("while True: pass"):find "^\ntimeout: ", "it ends")
+  python.limits.wall_ms = 5000
+  local pool = tl.verify.pool { verifier = "tl.reply", config = { module = "tl.python", path = package.path }, timeout_ms = 20000 }
+  pool:submit({}, { text = "```python\nprint(6 * 7)\n```\n```output", state = {} })
+  local v = pool:take(20000)
+  equal(v.outcome, "ok")
+  equal(tl.json.decode(v.message).reply, "\n42\n```\n")
+  pool:free()
+end) end
+
 -- Catches: verdicts that are lost when several wait.
 check.test("an inline verifier's verdicts wait in the order of their jobs", function()
   local pool = tl.verify.pool { verifier = function(p) return p.n end, inline = true }
