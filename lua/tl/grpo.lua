@@ -18,13 +18,14 @@ local pass = require "tl.pass"
 local sample = require "tl.sample"
 local turns = require "tl.turns"
 local optim = require "tl.optim"
+local masks = require "tl.masks"
 local memory = require "tl.memory"
 local comm = require "tl.comm"
 local checkpoint = require "tl.checkpoint"
 local data = require "tl.data"
 local options = require "tl.options"
 local step = require "tl.step"
-local C, check = F.C, F.check
+local C, check, array = F.C, F.check, masks.array
 
 local grpo = {}
 local Trainer = {}
@@ -307,58 +308,6 @@ function Trainer:judge(r)
   end
 end
 
-local function array(n) return ffi.new("float[?]", math.max(1, n)) end
-
--- whether token k of a completion is trained on
-local function counts(t, c, k)
-  if t.o.mask_truncated_completions and c.finish == "length" then return false end
-  return not c.mask or c.mask[k] == 1
-end
-
--- how many are not, of all the step's sampled tokens
-local function truncated(t, r)
-  local n = 0
-  for _, g in ipairs(t.o.mask_truncated_completions and r.groups or {}) do
-    for _, c in ipairs(g.completions) do n = n + (c.finish == "length" and c.n_tokens or 0) end
-  end
-  return n
-end
-
--- the entropy from which on a token is among the highest of the step: torch.quantile's
-local function entropy_threshold(t, r)
-  local list = {}
-  for _, g in ipairs(r.groups) do
-    for _, c in ipairs(g.completions) do
-      for k = 1, #c.ids do if counts(t, c, k) then list[#list + 1] = c.entropy[k] end end
-    end
-  end
-  table.sort(list)
-  local at = (1 - t.top_entropy) * (#list - 1)
-  local low, high = list[math.floor(at) + 1] or 0, list[math.ceil(at) + 1] or 0
-  return low + (at % 1) * (high - low)
-end
-
--- the per-token arrays of a batch: what the sampler said; and masks, where some of its tokens are none of the loss's
-local function token_arrays(b, parts)
-  local masked, chosen = false, false
-  for _, part in ipairs(parts) do chosen = chosen or part.trainer.top_entropy < 1 end
-  for _, c in ipairs(b.list) do masked = masked or c.mask or c.part.trainer.o.mask_truncated_completions and c.finish == "length" end
-  b.sampler, b.advantage = array(b.n_tokens), array(#b.list)
-  b.mask, b.policy_mask = masked and array(b.n_tokens) or nil, chosen and array(b.n_tokens) or nil
-  local at = 0
-  for i, c in ipairs(b.list) do
-    local t = c.part.trainer
-    b.advantage[i - 1] = c.advantage
-    for k = 1, #c.ids do
-      b.sampler[at] = c.logprobs[k]
-      if masked then b.mask[at] = counts(t, c, k) and 1 or 0 end
-      if chosen then b.policy_mask[at] = (t.top_entropy == 1 or c.entropy[k] >= c.part.threshold) and 1 or 0 end
-      at = at + 1
-    end
-    c.part = nil
-  end
-end
-
 --- The batch of the completions that can carry a gradient: without a KL term or an entropy bonus, those of groups with any
 --- advantage. A part's own are the part.count from part.first (counted from 0) on; part.trained of all ranks.
 function grpo.pack(parts)
@@ -367,12 +316,12 @@ function grpo.pack(parts)
     local t, r = part.trainer, part.rollout
     -- bnpo: the token mean of a micro-batch is TRL's only with the tokens of all groups in it
     local all = t.opt.beta ~= 0 or t.opt.entropy_coef ~= 0 or t.o.objective or t.opt.loss_type == LOSS.bnpo
-    part.first, part.total_sequences, part.total_tokens, part.trained = #b.list, #r.groups * t.n, r.n_tokens - truncated(t, r), 0
-    if t.top_entropy < 1 then part.threshold = entropy_threshold(t, r) end
+    part.first, part.total_sequences, part.total_tokens, part.trained = #b.list, #r.groups * t.n, r.n_tokens - masks.truncated(t, r), 0
+    if t.top_entropy < 1 then part.threshold = masks.threshold(t, r) end
     b.batch:member(part.member or 0)
     for i, g in ipairs(r.groups) do
       local alive = all
-      for _, c in ipairs(g.completions) do alive = alive or c.advantage ~= 0 and not (t.o.mask_truncated_completions and c.finish == "length") end
+      for _, c in ipairs(g.completions) do alive = alive or c.advantage ~= 0 and not masks.is_truncated(t, c) end
       part.trained = part.trained + (alive and #g.completions or 0)
       if alive and g.part_of == comm.part then
         b.batch:prompt(g.prompt)
@@ -388,7 +337,7 @@ function grpo.pack(parts)
     part.count = #b.list - part.first
   end
   b.offsets, b.n_tokens = b.batch:offsets(), b.batch:n_tokens()
-  token_arrays(b, parts)
+  masks.fill(b, parts)
   return b
 end
 
