@@ -147,11 +147,10 @@ static void sequence(job *j, int64_t from, int64_t to, double A, double c, doubl
     if (j->dentropy) j->dentropy[t] = (float)(-e * m);
     if (m == 0) continue;
     if (correct && o->is_level == TL_IS_TOKEN) w = importance(o, diff);
-    double weight_of_is = w;
     double rho = by_sequence ? seq_rho : exp(lp - old_of(j, t)), loss, slope, direct;
     policy_term(o, rho, lp, A, &loss, &slope, &direct, j->stats, by_sequence ? m / n : m);
-    if (j->policy_mask) w *= (double)j->policy_mask[t];
-    double kl = 0, grad = direct * w, by_rho = slope * w;  // by_rho: the derivative of the token's term by rho
+    double counts = j->policy_mask ? w * (double)j->policy_mask[t] : w;  // of the policy's term
+    double kl = 0, grad = direct * counts, by_rho = slope * counts;      // by_rho: the derivative of the token's term by rho
     if (j->ref) {
       double d = (double)j->ref[t] - lp, ed = exp(d), weight = o->use_bias_correction_kl ? rho : 1;
       if (o->use_bias_correction_kl) by_rho += o->beta * (ed - d - 1);
@@ -160,14 +159,14 @@ static void sequence(job *j, int64_t from, int64_t to, double A, double c, doubl
     }
     if (by_sequence) rho_slope += c * m * by_rho;
     else grad += by_rho * rho;
-    j->loss += c * m * (loss * w + o->beta * kl);
+    j->loss += c * m * (loss * counts + o->beta * kl);
     if (j->entropy) j->loss -= e * m * j->entropy[t];
     j->dlogprob[t] = (float)(c * m * grad);
     j->stats->kl += m * kl;
     j->stats->ratio += m * rho;
     j->stats->entropy += j->entropy ? m * j->entropy[t] : 0;
     j->stats->n_tokens++;
-    count_mismatch(j, m, diff, weight_of_is);
+    count_mismatch(j, m, diff, w);
   }
   if (!by_sequence) return;
   for (int64_t t = from; t < to; t++)  // d rho / d logprob_t = rho m_t / n, the same rho in every token's term
