@@ -18,10 +18,10 @@ local eval = {}
 
 -- ---- sampling, with what is done already left out
 
--- Submits k completions of problem i: all alike, or with o.lengths those of equal length together. where[request] = { i, samples before it }
+-- Submits k completions of problem i: all alike, or with o.lengths those of equal length together. where[request] = { i, samples before it, ids }
 local function submit(s, o, i, ids, k, settings, where)
   if not o.lengths then
-    where[s:submit(ids, k, (i - 1) * k, settings)] = { i, 0 }
+    where[s:submit(ids, k, (i - 1) * k, settings)] = { i, 0, ids }
     return
   end
   local lengths, first = o.lengths(i), 1
@@ -51,8 +51,8 @@ local function sample_missing(o, k, done, on_completion)
     end
   end
   local function about(request, index)
-    local i = where[request][1]
-    return { problem = o.problems[i], prompt = grpo.prompt_ids(tok, o.prompt, o.problems[i]), settings = settings, sequence_id = (i - 1) * k + index - 1 }
+    local i, _, ids = unpack(where[request])
+    return { problem = o.problems[i], prompt = ids, settings = settings, sequence_id = (i - 1) * k + index - 1 }
   end
   for c in (several or s):completions(s, about) do
     c.text, c.n_tokens = c.text or sample.text(s.tokenizer, c), c.n_tokens or #c.ids
