@@ -37,6 +37,13 @@ function check.raises(pattern, fn, ...)
   return why
 end
 
+--- An adapter's numbers as text, every bit of them.
+function check.numbers(adapter)
+  local t = {}
+  for i, v in ipairs(adapter:parameters()) do t[i] = ("%.17g"):format(v) end
+  return table.concat(t, " ")
+end
+
 function check.done() os.exit(failed and 1 or 0, true) end
 
 --- Runs a shell command: exit code, stdout, stderr.

@@ -3,7 +3,7 @@
 -- member, an objective normalised over the whole batch, a member without a gradient that takes a step all the same.
 package.path = arg[0]:match "^(.*)/" .. "/?.lua;" .. package.path
 local check = require "check"
-local equal, raises = check.equal, check.raises
+local equal, raises, bytes = check.equal, check.raises, check.numbers
 local tl = require "tl"
 
 local model = tl.model.load("tiny", { dtype = "bf16" })
@@ -24,12 +24,6 @@ local function with(base, own)
   for k, v in pairs(base) do t[k] = v end
   for k, v in pairs(own) do t[k] = v end
   return t
-end
-
-local function bytes(adapter)
-  local t = {}
-  for i, v in ipairs(adapter:parameters()) do t[i] = ("%.17g"):format(v) end
-  return table.concat(t, " ")
 end
 
 local SHOWN = { "reward", "loss", "grad_norm", "learning_rate", "num_tokens", "entropy", "completions/mean_length", "samples_trained", "frac_reward_zero_std" }

@@ -3,7 +3,7 @@
 -- or on when replies come; replies beyond the limit; a verdict for another completion.
 package.path = arg[0]:match "^(.*)/" .. "/?.lua;" .. package.path
 local check = require "check"
-local equal, raises = check.equal, check.raises
+local equal, raises, numbers = check.equal, check.raises, check.numbers
 local tl = require "tl"
 
 local model = tl.model.load("tiny-xs", { dtype = "bf16" })
@@ -24,12 +24,6 @@ local function trainer(o)
   for k, v in pairs(o or {}) do all[k] = v end
   if all.reply == false then all.reply = nil end
   return tl.grpo.trainer(all), all.adapter
-end
-
-local function numbers(adapter)
-  local t = {}
-  for i, v in ipairs(adapter:parameters()) do t[i] = ("%.17g"):format(v) end
-  return table.concat(t, " ")
 end
 
 local function completions(r)
