@@ -54,11 +54,8 @@ local SAID = "what the model said"
 local function after_message(tokenizer, messages)
   local chat = { { role = "user", content = "?" }, { role = "assistant", content = SAID } }
   for _, m in ipairs(messages) do chat[#chat + 1] = m end
-  local text, last = tokenizer:chat(chat, { add_generation_prompt = true }), nil
-  local _, to = text:find(SAID, 1, true)
-  while to do last, to = to, select(2, text:find(SAID, to + 1, true)) end
-  if not last then error("the chat template does not show what the model said: reply with a text", 0) end
-  return text:sub(last + 1)
+  return tokenizer:chat(chat, { add_generation_prompt = true }):match("^.*" .. SAID .. "(.*)$")
+    or error("the chat template does not show what the model said: reply with a text", 0)
 end
 
 -- the tokens of a reply after ids
@@ -80,7 +77,7 @@ local function append(c, ids, mask, logprobs, entropy)
   end
 end
 
--- a finished request: the next part of a completion w. Returns the completion when that is its end.
+-- a finished request: the next part of a completion w. Returns w, and whether the limit ended it.
 local function turn(self, s, part, about)
   local w = self.open[part.request]
   self.open[part.request] = nil
@@ -163,7 +160,7 @@ function Turns:completions(s, about)
       local part, c = s:pop(), nil
       if part then
         local w, ended = turn(self, s, part, about)
-        c = ended and whole(s, w.c) or not ended and ask(self, s, w) or nil
+        if ended then c = whole(s, w.c) else c = ask(self, s, w) end
       elseif self.waiting > 0 then
         local came
         came, c = take(self, s, s.pending > 0 and 0 or 1000)

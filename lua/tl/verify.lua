@@ -22,17 +22,17 @@ local verify = {}
 -- An error where a file does not compile, with its line; what it does when it runs is told by the worker that loads it.
 local function compiles(what, name, file)
   local ok, why = loadfile(file)
-  if not ok then error(("%s %s: %s"):format(what, name, why), 6) end
+  if not ok then F.raise(("%s %s: %s"):format(what, name, why)) end
 end
 
 --- The module that a file ("my.lua") is: its name, and package.path of the workers. what: what it is called in errors.
 function verify.file_module(what, name)
   local dir, stem = name:match("^(.*)[/\\]([^/\\]+)%.lua$")
   dir, stem = dir or ".", stem or name:match("^(.+)%.lua$")
-  if require("tl.fs").kind(name) ~= "file" then error(("%s %s: there is no such file"):format(what, name), 5) end
+  if require("tl.fs").kind(name) ~= "file" then F.raise(("%s %s: there is no such file"):format(what, name)) end
   compiles(what, name, name)
   if stem:find("%.") or _G[stem] ~= nil or package.preload[stem] then
-    error(("%s file %s: the name '%s' is taken or has a dot; rename the file"):format(what, name, stem), 5)
+    F.raise(("%s file %s: the name '%s' is taken or has a dot; rename the file"):format(what, name, stem))
   end
   return stem, (dir == "" and "/" or dir) .. "/?.lua;" .. package.path
 end
