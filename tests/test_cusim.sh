@@ -60,7 +60,7 @@ for model in tiny "$t/qwen2"; do
 done
 
 # the optimiser, PEFT adapters with their gradients, the SVD by the device, and what the runtime reads and writes of its memory, from the CPU's own tests
-for program in test_optim test_parity test_svd test_base test_load test_adapter test_artifact; do TL_BACKEND=cusim told cusim 300 "$build/$program"; done
+for program in test_optim test_parity test_svd test_base test_load test_config test_save test_adapter test_artifact; do TL_BACKEND=cusim told cusim 300 "$build/$program"; done
 
 # the likeliest tokens and a prompt's logprobs
 TL_BACKEND=cusim TL_TEST_FEW=1 told cusim 120 "$build/tlrun" tests/lua/test_top.lua
