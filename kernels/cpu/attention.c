@@ -8,36 +8,60 @@
 // key that the thread's panel already holds, for the group's sequence before, is not copied into it again.
 #include "attention.h"
 
-enum { FEW_ROWS = 6, STRIP = VL == 16 ? 4 : 2 };  // rows and registers of values that are summed in registers
+enum { FEW_ROWS = 6, STRIP = VL == 16 ? 4 : 2, MOST_AT_ONCE = 3 };  // rows and registers of values that are summed in registers
 
-// s (n) holds raw scores for positions j0 .. j0 + n: turned to e^(s - max) in [first, last), to 0 elsewhere. Returns their sum.
-static float softmax_row(float *s, int j0, int n, int first, int last, float scale, float *max_out) {
-  vf max = v_set(-INFINITY), sum = {0};
+typedef struct {
+  float max, sum;
+} row_sum;
+
+// Rows of s, ld apart, hold raw scores for positions j0 .. j0 + n: turned to e^(s - max) in [first, last), to 0 elsewhere. out: of each
+// row. `rows` is a constant in every instance: that many rows at a time hide each other's latencies.
+INLINE void softmax_some(const int rows, float *s, ptrdiff_t ld, int j0, int n, int first, int last, float scale, row_sum *out) {
+  vf max[MOST_AT_ONCE], sum[MOST_AT_ONCE];
   vi lane;
   for (int l = 0; l < VL; l++) lane[l] = l;
+#pragma GCC unroll 4
+  for (int r = 0; r < rows; r++) max[r] = v_set(-INFINITY), sum[r] = (vf){0};
   int begin = max_int(0, (first - j0) / VL * VL), end = min_int(n, div_up(max_int(0, last - j0), VL) * VL);
   for (int j = begin; j < end; j += VL) {
-    vf x = v_load(s + j) * v_set(scale);
-    if (j0 + j < first || j0 + j + VL > last) {
-      vi pos = lane + (j0 + j);
-      x = v_select((pos < first) | (pos >= last), v_set(-INFINITY), x);
+    vi pos = lane + (j0 + j), outside = (pos < first) | (pos >= last);
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+      vf x = v_select(outside, v_set(-INFINITY), v_load(s + r * ld + j) * v_set(scale));
+      v_store(s + r * ld + j, x);
+      max[r] = v_max(max[r], x);
     }
-    v_store(s + j, x);
-    max = v_max(max, x);
   }
-  float m = v_hmax(max);
-  if (m == -INFINITY) m = 0;  // no key at all
-  vf mv = v_set(m);
-  for (int j = begin; j < end; j += VL) {
-    vf p = v_exp(v_load(s + j) - mv);
-    v_store(s + j, p);
-    sum += p;
+#pragma GCC unroll 4
+  for (int r = 0; r < rows; r++) {
+    out[r].max = v_hmax(max[r]);
+    if (out[r].max == -INFINITY) out[r].max = 0;  // no key at all
+    max[r] = v_set(out[r].max);
   }
+  for (int j = begin; j < end; j += VL)
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+      vf p = v_exp(v_load(s + r * ld + j) - max[r]);
+      v_store(s + r * ld + j, p);
+      sum[r] += p;
+    }
   begin = min_int(begin, n);
-  memset(s, 0, sizeof(float) * (size_t)begin);
-  if (end < n) memset(s + max_int(end, begin), 0, sizeof(float) * (size_t)(n - max_int(end, begin)));
-  *max_out = m;
-  return v_sum(sum);
+#pragma GCC unroll 4
+  for (int r = 0; r < rows; r++) {
+    out[r].sum = v_sum(sum[r]);
+    if (begin) memset(s + r * ld, 0, sizeof(float) * (size_t)begin);
+    if (end < n) memset(s + r * ld + max_int(end, begin), 0, sizeof(float) * (size_t)(n - max_int(end, begin)));
+  }
+}
+
+static void softmax_rows(int rows, float *s, ptrdiff_t ld, int j0, int n, int first, int last, float scale, row_sum *out) {
+  for (int r = 0, m; r < rows; r += m) {
+    m = min_int(MOST_AT_ONCE, rows - r);
+    float *at = s + r * ld;
+    if (m == 3) softmax_some(3, at, ld, j0, n, first, last, scale, out + r);
+    else if (m == 2) softmax_some(2, at, ld, j0, n, first, last, scale, out + r);
+    else softmax_some(1, at, ld, j0, n, first, last, scale, out + r);
+  }
 }
 
 typedef struct {
@@ -48,7 +72,7 @@ typedef struct {
   float *v;      // 64 keys x panels of D
   float *o;      // TILE_ROWS x 64 ceil(D / 64)
   float *s;      // scores: rows x (64 blocks)
-  float *sum;    // rows
+  row_sum *sum;  // rows
 } space;
 
 // One tile and key/value head: rows t0 .. t1 of the queries, of which the first `shared` keys are the same for all.
@@ -193,18 +217,21 @@ static void tile_item(tlk_mat o, float *lse, const attn *a, int t0, int t1, int 
   b.n = div_up(last_key(&b, t0, t1) - b.j0, PANEL) * PANEL;
   gather_heads(sp->q, a->q, a, t0, t1, g);
   over_keys(&b, scores);
-  for (int i = 0; i < rows; i++) {
-    int t = t0 + i / heads, n = div_up(last_key(&b, t, t + 1) - b.j0, PANEL) * PANEL;
-    float max;
-    sp->sum[i] = softmax_row(sp->s + (size_t)i * b.n, b.j0, n, first_key(a->map, t), a->map->kv_len[t], a->scale, &max);
-    lse[(size_t)t * a->H + g * heads + i % heads] = sp->sum[i] > 0 ? max + logf(sp->sum[i]) : -INFINITY;
-    memset(sp->s + (size_t)i * b.n + n, 0, sizeof(float) * (size_t)(b.n - n));
+  for (int t = t0; t < t1; t++) {
+    int n = div_up(last_key(&b, t, t + 1) - b.j0, PANEL) * PANEL, from = (t - t0) * heads;
+    row_sum *sum = sp->sum + from;
+    float *s = sp->s + (size_t)from * b.n;
+    softmax_rows(heads, s, b.n, b.j0, n, first_key(a->map, t), a->map->kv_len[t], a->scale, sum);
+    for (int h = 0; h < heads; h++) {
+      lse[(size_t)t * a->H + g * heads + h] = sum[h].sum > 0 ? sum[h].max + logf(sum[h].sum) : -INFINITY;
+      if (n < b.n) memset(s + (size_t)h * b.n + n, 0, sizeof(float) * (size_t)(b.n - n));
+    }
   }
   memset(sp->o, 0, sizeof(float) * (size_t)rows * width);
   over_keys(&b, values);
   for (int i = 0; i < rows; i++) {
     char *out = (char *)mat_row_out(o, t0 + i / heads) + (size_t)(g * heads + i % heads) * D * tlk_dtype_size(o.dtype);
-    vf inv = v_set(sp->sum[i] > 0 ? 1 / sp->sum[i] : 0);
+    vf inv = v_set(sp->sum[i].sum > 0 ? 1 / sp->sum[i].sum : 0);
     for (int d = 0; d < D; d += VL)  // + 0: an underflowed sum has no sign
       v_store_as(out, o.dtype, d, v_load(sp->o + (size_t)i * width + d) * inv + v_set(0), D - d);
   }
@@ -225,8 +252,8 @@ static void item(const void *ctx, int i, int thread) {
   const job *q = ctx;
   char *p = q->base + q->each * thread;
   float *f = (float *)(p + q->nq + q->nk);
-  float *o = f + q->nv / 4, *s = o + q->no / 4, *sum = s + q->ns / 4, *wide = sum + q->most_rows;
-  space sp = {p, (uint32_t *)(p + q->nq), (const void **)(wide + q->nw / 4), wide, f, o, s, sum};
+  float *o = f + q->nv / 4, *s = o + q->no / 4, *sum = s + q->ns / 4, *wide = sum + 2 * q->most_rows;
+  space sp = {p, (uint32_t *)(p + q->nq), (const void **)(wide + q->nw / 4), wide, f, o, s, (row_sum *)sum};
   int n = q->heads_at_once, tile = i / (q->a.G / n), g = i % (q->a.G / n) * n;
   for (int j = 0; j < n; j++)
     tile_item(q->o, q->lse, &q->a, q->tiles[tile], q->tiles[tile + 1], q->shared[tile], g + j, j ? 0 : n, &sp);
@@ -250,7 +277,7 @@ void OP(attn_fwd)(tlk_mat o, float *lse, tlk_mat q, tlk_mat k, tlk_mat v, const 
   j.ns = (size_t)rows * (div_up(longest(map, T), PANEL) + 1) * STEP_BYTES;
   j.most_rows = (int)round64((size_t)rows);
   j.nw = q.dtype == TLK_F16 ? round64((size_t)VL * D * 4) : 0;
-  j.each = j.nq + j.nk + j.nv + j.no + j.ns + j.nw + (size_t)j.most_rows * 4 + PANEL * sizeof(void *);
+  j.each = j.nq + j.nk + j.nv + j.no + j.ns + j.nw + (size_t)j.most_rows * sizeof(row_sum) + PANEL * sizeof(void *);
   j.base = tlk_cpu_scratch(SCRATCH_A, j.each * threads);
   for (int i = 0; i < threads; i++) memset(j.base + j.each * (i + 1) - PANEL * sizeof(void *), 0, PANEL * sizeof(void *));
   int *tiles = tlk_cpu_scratch(SCRATCH_B, sizeof(int) * 2 * (size_t)(T + 1)), *shared = tiles + T + 1;

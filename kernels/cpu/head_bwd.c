@@ -52,6 +52,8 @@ static void turn_and_dlogits(const void *ctx, int i, int thread) {
   if (!q->logits) OP(head_logits)(c, HEAD_BLOCK, &(head_rows){.act = q->h}, q->w, q->first + t0, q->first + t1, q->block);
   for (int t = t0; t < t1; t++) {
     const float *l = q->logits ? q->logits + (size_t)(q->first + t) * q->w->N + v0 : c + (size_t)(t - t0) * HEAD_BLOCK;
+    if (q->logits && t + 2 < t1)  // rows are far apart in memory
+      for (int j = 0; j < q->n; j += 16) __builtin_prefetch(l + 2 * (size_t)q->w->N + j, 0, 3);
     row_dlogits(q, mat_row_out(q->dl, t), l, q->first + t, v0, q->n);
   }
 }

@@ -98,7 +98,14 @@ INLINE void v_storen(float *p, vf x, int n) {
 
 // bf16 <-> fp32. Rounding is to nearest even; NaN stays NaN. Where the processor converts, subnormal numbers become 0, which
 // its products of bf16 take them for anyway.
-INLINE vf v_from_bf16(vh h) { return (vf)(__builtin_convertvector(h, vu) << 16); }
+INLINE vu v_words(vh h) {
+#if defined(__AVX512F__)
+  return (vu)_mm512_cvtepu16_epi32((__m256i)h);
+#else
+  return __builtin_convertvector(h, vu);
+#endif
+}
+INLINE vf v_from_bf16(vh h) { return (vf)(v_words(h) << 16); }
 INLINE vh v_to_bf16(vf x) {
 #if defined(__AVX512BF16__)
   return (vh)_mm512_cvtneps_pbh((__m512)x);
@@ -111,6 +118,8 @@ INLINE vh v_to_bf16(vf x) {
   return __builtin_convertvector(r, vh);
 #endif
 }
+// 32-bit words of two bf16, as v_from_bf16 and products of pairs take them apart
+INLINE vf v_pair(vh low, vh high) { return (vf)(v_words(low) | v_words(high) << 16); }
 // fp16 <-> fp32, to nearest even; beyond 65504 and half a step: infinity
 INLINE vf v_from_f16(vh h) {
 #if defined(__AVX512F__)
@@ -172,21 +181,27 @@ INLINE void v_store_as(void *row, int dtype, int i, vf x, int n) {
     v_storeh((uint16_t *)row + i, dtype == 1 ? v_to_bf16(x) : v_to_f16(x), n);
 }
 
-// sums and maxima over lanes, in a fixed tree
-INLINE float v_sum(vf x) {
-  float a[VL];
-  v_store(a, x);
-  for (int w = VL / 2; w; w /= 2)
-    for (int i = 0; i < w; i++) a[i] += a[i + w];
-  return a[0];
-}
+// sums and maxima over lanes, in a fixed tree: lane i takes lane i + VL / 2, then i + VL / 4 ...
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+#define HALVED(x, op) _mm256_##op##_ps(_mm512_castps512_ps256((__m512)x), _mm512_extractf32x8_ps((__m512)x, 1))
+#else
+#define HALVED(x, op) (__m256) x
+#endif
+#define FOLD(x, op)                                                                                                           \
+  __m256 e = HALVED(x, op);                                                                                                   \
+  __m128 q = _mm_##op##_ps(_mm256_castps256_ps128(e), _mm256_extractf128_ps(e, 1));                                           \
+  q = _mm_##op##_ps(q, _mm_movehl_ps(q, q));                                                                                  \
+  return _mm_cvtss_f32(_mm_##op##_ss(q, _mm_movehdup_ps(q)));
+INLINE float v_sum(vf x) { FOLD(x, add) }
+INLINE float v_hmax(vf x) { FOLD(x, max) }
+#else
+INLINE float v_sum(vf x) { return x[0] + x[2] + (x[1] + x[3]); }
 INLINE float v_hmax(vf x) {
-  float a[VL];
-  v_store(a, x);
-  for (int w = VL / 2; w; w /= 2)
-    for (int i = 0; i < w; i++) a[i] = a[i] > a[i + w] ? a[i] : a[i + w];
-  return a[0];
+  float a = x[0] > x[2] ? x[0] : x[2], b = x[1] > x[3] ? x[1] : x[3];
+  return a > b ? a : b;
 }
+#endif
 
 // exp, to about 2 ulp: x = n ln 2 + r with |r| <= ln 2 / 2 (two-part ln 2), 1 + r + r^2 p(r) with p of degree 4 fitted to the
 // least largest relative error on that interval (3e-9), times 2^n. Below -87.3 the result is 0, above 88.37 it is e^88.37.
