@@ -17,11 +17,20 @@ static void composed_move_rows(const tlk_move *m, int n, int T) {
   }
 }
 
-static void composed_linear_swiglu_fwd(tlk_mat h, const tlk_linear *gate_up, int keep, tlk_mat x, int T) {
+__attribute__((unused)) static void composed_linear_swiglu_fwd(tlk_mat h, const tlk_linear *gate_up, int keep, tlk_mat x, int T) {
   int F, K, compute;
   COMPOSE(packed_dims)(gate_up[0].w, &F, &K, &compute);
   COMPOSE(linear_fwd_group)(gate_up, 2, x, T);
   COMPOSE(swiglu_fwd)(h, gate_up[0].y, gate_up[1].y, T, F);
+}
+
+__attribute__((unused)) static void composed_linear_bwd_swiglu(tlk_mat dgate, tlk_mat dup, tlk_mat dh, float *g, tlk_mat dy,
+                                                               const tlk_packed *w, const tlk_lowrank *lr, tlk_mat gate, tlk_mat up,
+                                                               int T) {
+  int N, F, compute;
+  COMPOSE(packed_dims)(w, &N, &F, &compute);
+  COMPOSE(linear_bwd_x)(dh, g, dy, w, lr, T, 0);
+  COMPOSE(swiglu_bwd)(dgate, dup, dh, gate, up, T, F);
 }
 
 static void composed_linear_rope_fwd(const tlk_rotated *r, int n, const int32_t *pos, const float *table, tlk_mat x, int T, int D) {
@@ -52,6 +61,7 @@ static void composed_recording_free(tlk_recording *r) {}
 
 #define COMPOSED                                                                                               \
   .records = composed_records, .record = composed_record, .recorded = composed_recorded, .replay = composed_replay, \
-  .recording_free = composed_recording_free, .move_rows = composed_move_rows,         \
-  .linear_swiglu_fwd = composed_linear_swiglu_fwd, .linear_rope_fwd = composed_linear_rope_fwd
+  .recording_free = composed_recording_free, .move_rows = composed_move_rows, .linear_rope_fwd = composed_linear_rope_fwd
+// for a backend that has none of its own
+#define COMPOSED_SWIGLU .linear_swiglu_fwd = composed_linear_swiglu_fwd, .linear_bwd_swiglu = composed_linear_bwd_swiglu
 #endif

@@ -166,6 +166,10 @@ typedef struct tlk_ops {
   // bwd_x: dx (T, K) F32, overwritten or accumulated into, = dy W + ((dy B) R) A.  dy (T, N) act.
   //      g (T, r) overwritten with dy B when lr is given. dx.p NULL: only g is computed.
   void (*linear_bwd_x)(tlk_mat dx, float *g, tlk_mat dy, const tlk_packed *w, const tlk_lowrank *lr, int T, int accumulate);
+  // bwd_swiglu: swiglu_bwd of the dh (T, F) that linear_bwd_x gives for dy (T, N), with w (N, F): the same bits. dgate, dup, gate and
+  //      up (T, F) act. dh: scratch, undefined afterwards.
+  void (*linear_bwd_swiglu)(tlk_mat dgate, tlk_mat dup, tlk_mat dh, float *g, tlk_mat dy, const tlk_packed *w, const tlk_lowrank *lr,
+                            tlk_mat gate, tlk_mat up, int T);
   // bwd_w: dw (N, K) F32 += a^T b, with a (T, N) and b (T, K), each F32 or act.
   void (*linear_bwd_w)(float *dw, tlk_mat a, tlk_mat b, int T, int N, int K);
   // bias gradient: db (N) += sum over rows of dy (T, N)

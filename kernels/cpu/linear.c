@@ -10,7 +10,7 @@
 // Cost: 2 T N K flop; memory read once: N K weights, T K activations per panel from L2/L3.
 #include "cpu.h"
 
-enum { ROW_BLOCK = 48, K_BLOCK = 2048, FEW_ROWS = 8, MOST_GROUP = 8 };
+enum { ROW_BLOCK = 48, K_BLOCK = 2048, FEW_ROWS = 8, MOST_GROUP = 8, BTS = 2 };
 
 // columns j0 .. j0 + width of c (n, 64) += s B^T for the panel's columns of B, on the rows that have a term. bt (r, 64)
 static void add_lowrank(float *c, const float *bt, const float *s, const uint8_t *active, int r, int n, int j0, int width) {
@@ -23,17 +23,27 @@ static void add_lowrank(float *c, const float *bt, const float *s, const uint8_t
   }
 }
 
-// columns j0 .. j1 of c (rows, 64), whose first is output n0
-static void store_rows(tlk_mat y, const float *c, const float *bias, int t0, int t1, int n0, int j0, int j1, int accumulate) {
+INLINE void store_as(tlk_mat y, const int dtype, const float *c, const float *bias, int t0, int t1, int n0, int j0, int j1,
+                     const int accumulate) {
   for (int t = t0; t < t1; t++, c += PANEL) {
     void *row = mat_row_out(y, t);
     for (int j = j0; j < j1; j += VL) {
       vf v = v_load(c + j);
       if (bias) v += v_loadn(bias + n0 + j, j1 - j, 0);
-      if (accumulate) v += v_load_as(row, y.dtype, n0 + j, j1 - j);
-      v_store_as(row, y.dtype, n0 + j, v, j1 - j);
+      if (accumulate) v += v_load_as(row, dtype, n0 + j, j1 - j);
+      v_store_as(row, dtype, n0 + j, v, j1 - j);
     }
   }
+}
+
+// columns j0 .. j1 of c (rows, 64), whose first is output n0
+static void store_rows(tlk_mat y, const float *c, const float *bias, int t0, int t1, int n0, int j0, int j1, int accumulate) {
+  if (!bias && j0 == 0 && j1 == PANEL && y.dtype == TLK_BF16 && !accumulate)
+    store_as(y, TLK_BF16, c, NULL, t0, t1, n0, 0, PANEL, 0);
+  else if (!bias && j0 == 0 && j1 == PANEL && y.dtype == TLK_F32 && accumulate)
+    store_as(y, TLK_F32, c, NULL, t0, t1, n0, 0, PANEL, 1);
+  else
+    store_as(y, y.dtype, c, bias, t0, t1, n0, j0, j1, accumulate);
 }
 
 // one of the linears
@@ -48,10 +58,11 @@ typedef struct {
 typedef struct {
   part parts[MOST_GROUP];
   int n_parts, T, accumulate, row_blocks, panels, shares, rank;  // shares: of panels (few rows); rank: the largest r
-  tlk_mat x;
+  tlk_mat x, h;     // h: of linear_swiglu_fwd
+  int keep;         // and whether gate and up are stored
   bytes_mat bytes;  // x for an int8 weight
-  float *bts;   // a thread's B^T of one panel: (r, 64)
-  int *turned;  // and which panel that is; 16 ints apart
+  float *bts;   // a thread's B^T of BTS panels: (r, 64) each
+  int *turned;  // and which panels those are; 16 ints apart
 } job;
 
 // columns j0 .. j0 + width of a panel's products
@@ -72,15 +83,6 @@ static void products(float *c, const job *q, const part *p, int panel, int j0, i
   }
 }
 
-static void block(const job *q, const part *p, int panel, int j0, int width, int rows, const float *bt) {
-  float c[ROW_BLOCK * PANEL] __attribute__((aligned(64)));
-  int t0, t1, n0 = panel * PANEL, n = min_int(PANEL, p->w->N - n0);
-  share(q->T, rows, q->row_blocks, &t0, &t1);
-  products(c, q, p, panel, j0, width, t0, t1);
-  if (p->r) add_lowrank(c, bt, p->s + (size_t)t0 * p->r, p->active + t0, p->r, t1 - t0, j0, width);
-  store_rows(p->y, c, p->bias, t0, t1, n0, j0, min_int(n, j0 + width), q->accumulate);
-}
-
 // bt (r, 64): the columns of B^T that belong to a panel
 static void turn_b(float *bt, const float *B, int r, int n0, int n) {
   const void *rows[PANEL];
@@ -88,17 +90,67 @@ static void turn_b(float *bt, const float *B, int r, int n0, int n) {
   OP(panel_of_rows)((uint32_t *)bt, rows, n, r);
 }
 
-// columns j0 .. j0 + width of panel `all`
-static void panel_item(const job *q, int all, int j0, int width, int rows, int thread) {
+// Columns j0 .. j0 + width of panel `all` for rows t0 .. t1, with the low-rank term, which is turned into the thread's `slot`. Returns
+// the part, and its panel.
+static const part *panel_sums(float *c, const job *q, int all, int j0, int width, int t0, int t1, int thread, int slot, int *panel) {
   const part *p = q->parts;
   while (p + 1 < q->parts + q->n_parts && all >= p[1].first) p++;
-  int panel = all - p->first;
-  float *bt = p->r ? q->bts + (size_t)thread * q->rank * PANEL : NULL;
-  if (p->r && q->turned[thread * 16] != all) {
-    turn_b(bt, p->B, p->r, panel * PANEL, min_int(PANEL, p->w->N - panel * PANEL));
-    q->turned[thread * 16] = all;
+  *panel = all - p->first;
+  products(c, q, p, *panel, j0, width, t0, t1);
+  if (!p->r) return p;
+  float *bt = q->bts + (size_t)(thread * BTS + slot) * q->rank * PANEL;
+  int *turned = &q->turned[thread * 16 + slot];
+  if (*turned != all) {
+    turn_b(bt, p->B, p->r, *panel * PANEL, min_int(PANEL, p->w->N - *panel * PANEL));
+    *turned = all;
   }
-  block(q, p, panel, j0, width, rows, bt);
+  add_lowrank(c, bt, p->s + (size_t)t0 * p->r, p->active + t0, p->r, t1 - t0, j0, width);
+  return p;
+}
+
+// columns j0 .. j0 + width of panel `all`
+static void panel_item(const job *q, int all, int j0, int width, int rows, int thread) {
+  float c[ROW_BLOCK * PANEL] __attribute__((aligned(64)));
+  int t0, t1, panel;
+  share(q->T, rows, q->row_blocks, &t0, &t1);
+  const part *p = panel_sums(c, q, all, j0, width, t0, t1, thread, 0, &panel);
+  int n = min_int(PANEL, p->w->N - panel * PANEL);
+  store_rows(p->y, c, p->bias, t0, t1, panel * PANEL, j0, min_int(n, j0 + width), q->accumulate);
+}
+
+// x + bias (VL of `rest` columns) as a row of that dtype holds it, and there if it is kept
+INLINE vf act_of(void *row, const int dtype, const float *bias, int n, vf x, int rest, int keep) {
+  if (bias) x += v_loadn(bias + n, rest, 0);
+  if (keep) v_store_as(row, dtype, n, x, rest);
+  return v_as(x, dtype);
+}
+
+// h of rows t0 .. t1 and columns n0 .. n0 + n from the sums of gate and up (rows of 64); dtype: of all three
+INLINE void swiglu_rows(const job *q, const float *gate, const float *up, int t0, int t1, int n0, int n, const int dtype) {
+  const part *p = q->parts;
+  const float *bias[2] = {p[0].bias, p[1].bias};
+  int keep = q->keep;
+  for (int t = t0; t < t1; t++, gate += PANEL, up += PANEL) {
+    void *g_row = mat_row_out(p[0].y, t), *u_row = mat_row_out(p[1].y, t), *h_row = mat_row_out(q->h, t);
+    for (int j = 0; j < n; j += VL) {
+      vf g = act_of(g_row, dtype, bias[0], n0 + j, v_load(gate + j), n - j, keep);
+      vf u = act_of(u_row, dtype, bias[1], n0 + j, v_load(up + j), n - j, keep);
+      v_store_as(h_row, dtype, n0 + j, g * v_sigmoid(g) * u, n - j);
+    }
+  }
+}
+
+// a panel of gate and the same of up, and h of them
+static void swiglu_item(const void *ctx, int i, int thread) {
+  const job *q = ctx;
+  float c[2][ROW_BLOCK * PANEL] __attribute__((aligned(64)));
+  int all = i / q->row_blocks, t0, t1, panel;
+  share(q->T, i % q->row_blocks, q->row_blocks, &t0, &t1);
+  panel_sums(c[0], q, all, 0, PANEL, t0, t1, thread, 0, &panel);
+  panel_sums(c[1], q, all + q->parts[1].first, 0, PANEL, t0, t1, thread, 1, &panel);
+  int n0 = panel * PANEL, n = min_int(PANEL, q->parts[0].w->N - n0);
+  if (q->h.dtype == TLK_BF16 && n == PANEL) swiglu_rows(q, c[0], c[1], t0, t1, n0, PANEL, TLK_BF16);
+  else swiglu_rows(q, c[0], c[1], t0, t1, n0, n, q->h.dtype);
 }
 
 static void item(const void *ctx, int i, int thread) {
@@ -135,31 +187,39 @@ static void low_rank(job *q, const tlk_linear *l, int n, tlk_mat x) {
     p->r = lr->r, p->B = lr->B, p->s = s, p->active = active;
     s += T * (size_t)lr->r;
   }
-  q->bts = tlk_cpu_scratch(SCRATCH_B, (size_t)q->rank * STEP_BYTES * threads);
+  q->bts = tlk_cpu_scratch(SCRATCH_B, (size_t)q->rank * STEP_BYTES * BTS * threads);
   q->turned = tlk_cpu_scratch(SCRATCH_C, sizeof(int) * 16 * threads);
-  for (int i = 0; i < threads; i++) q->turned[i * 16] = -1;
+  for (int i = 0; i < threads * 16; i++) q->turned[i] = -1;
 }
 
-static void group(const tlk_linear *l, int n, tlk_mat x, int T, int accumulate) {
-  int panels = 0, threads = tlk_cpu_threads(), bytes = 0, K = l->w->K, compute = l->w->compute;
-  job q = {.n_parts = n, .T = T, .accumulate = accumulate, .row_blocks = div_up(T, ROW_BLOCK), .shares = threads};
+// the job of n linears of one compute dtype; returns its cost
+static double prepare(job *q, const tlk_linear *l, int n, tlk_mat x, int T) {
+  int bytes = 0, K = l->w->K, threads = tlk_cpu_threads();
   double cost = 0;
+  q->n_parts = n, q->T = T, q->row_blocks = div_up(T, ROW_BLOCK), q->shares = threads;
   for (int i = 0; i < n; i++) {
-    q.parts[i] = (part){.y = l[i].y, .w = l[i].w, .bias = l[i].bias, .first = panels};
-    panels += n_panels(l[i].w->N);
+    q->parts[i] = (part){.y = l[i].y, .w = l[i].w, .bias = l[i].bias, .first = q->panels};
+    q->panels += n_panels(l[i].w->N);
     bytes |= l[i].w->scale != NULL;
     cost += (double)T * l[i].w->N * K / 16;
   }
-  low_rank(&q, l, n, x);
-  if (bytes) q.bytes = OP(as_bytes)(x, T, K);
-  else q.x = OP(as_act)(x, T, K, compute);
-  q.panels = panels;
-  if (T <= FEW_ROWS) {
-    tlk_run(threads, cost, share_item, &q);
-    return;
-  }
-  if (panels * q.row_blocks % threads) q.row_blocks = min_int(q.row_blocks * threads, T);
-  tlk_run(panels * q.row_blocks, cost, item, &q);
+  low_rank(q, l, n, x);
+  if (bytes) q->bytes = OP(as_bytes)(x, T, K);
+  else q->x = OP(as_act)(x, T, K, l->w->compute);
+  return cost;
+}
+
+static void run_items(job *q, int panels, double cost, tlk_task *fn) {
+  int threads = tlk_cpu_threads();
+  if (panels * q->row_blocks % threads) q->row_blocks = min_int(q->row_blocks * threads, q->T);
+  tlk_run(panels * q->row_blocks, cost, fn, q);
+}
+
+static void group(const tlk_linear *l, int n, tlk_mat x, int T, int accumulate) {
+  job q = {.accumulate = accumulate};
+  double cost = prepare(&q, l, n, x, T);
+  if (T <= FEW_ROWS) tlk_run(q.shares, cost, share_item, &q);
+  else run_items(&q, q.panels, cost, item);
 }
 
 void OP(linear_fwd)(tlk_mat y, float *z, tlk_mat x, const tlk_packed *w, const float *bias, const tlk_lowrank *lr, int T,
@@ -174,4 +234,15 @@ void OP(linear_fwd_group)(const tlk_linear *l, int n, tlk_mat x, int T) {
     group(l + i, m, x, T, 0);
     i += m;
   }
+}
+
+void OP(linear_swiglu_fwd)(tlk_mat h, const tlk_linear *gate_up, int keep, tlk_mat x, int T) {
+  if (T <= FEW_ROWS || gate_up[0].w->compute != gate_up[1].w->compute) {
+    OP(linear_fwd_group)(gate_up, 2, x, T);
+    OP(swiglu_fwd)(h, gate_up[0].y, gate_up[1].y, T, gate_up[0].w->N);
+    return;
+  }
+  job q = {.h = h, .keep = keep};
+  double cost = prepare(&q, gate_up, 2, x, T);
+  run_items(&q, q.parts[1].first, cost, swiglu_item);
 }

@@ -1,4 +1,5 @@
-// linear_bwd.c: the gradients of a linear: dx = dy W + ((dy B) R) A, dW += a^T b, db += sum of dy.
+// linear_bwd.c: the gradients of a linear: dx = dy W + ((dy B) R) A, dW += a^T b, db += sum of dy; and those of silu(gate) up
+// before a linear, from its dx.
 //
 // dx. The weight exists once, packed for the forward pass. For 64 inputs (columns of dx) a thread transposes N_BLOCK outputs of
 // it at a time into its scratch (128 kB in bf16: L2) and multiplies all rows by that piece; pieces are added in order. The
@@ -10,44 +11,106 @@
 // Products are of bf16 pairs when both operands are bf16, otherwise of fp32.
 #include "cpu.h"
 
-enum { N_BLOCK = 1024, T_BLOCK = 512, COLUMNS_BLOCK = 4096, SUM_ROWS = 64 };
+enum { N_BLOCK = 1024, T_BLOCK = 512, COLUMNS_BLOCK = 4096, SUM_ROWS = 48, PART_ROWS = 64 };
 
 typedef struct {
   tlk_mat dx, dy;
+  tlk_mat dgate, dup, gate, up;  // of linear_bwd_swiglu, which has no dx
   const tlk_packed *w;
   const float *s, *A;  // s (T, r) = g R
   const uint8_t *active;
   int r, T, accumulate, parts;
-  uint32_t *turned;  // a thread's piece of the transposed weight
+  uint32_t *turned;  // a thread's piece of the transposed weight, then of A
   size_t words;
+  float *sums;       // a thread's 64 columns of dh
+  int sum_rows;
 } dx_job;
 
-static void dx_item(const void *ctx, int item, int thread) {
-  const dx_job *q = ctx;
-  const tlk_packed *w = q->w;
-  uint32_t *turned = q->turned + q->words * thread;
-  int panel = item / q->parts, t0, t1;
-  share(q->T, item % q->parts, q->parts, &t0, &t1);
-  int bf16 = w->compute == TLK_BF16, k0 = panel * PANEL, cols = min_int(PANEL, w->K - k0), size = bf16 ? 2 : 4;
-  float *out = (float *)mat_row_out(q->dx, t0) + k0;
-  const char *dy = mat_row(q->dy, t0);
-  for (int n = 0; n < w->N; n += N_BLOCK) {
-    int n1 = min_int(n + N_BLOCK, w->N);
-    OP(panel_transposed)(turned, w, k0, n, n1);
-    OP(gemm_out)(bf16, t1 - t0, dy + (size_t)n * size, (ptrdiff_t)q->dy.ld * size, 4, turned, n1 - n, cols, out, q->dx.ld,
-                 q->accumulate || n > 0);
-  }
-  if (!q->r) return;
-  float *a = (float *)turned;
-  tlk_mat A = {(void *)(uintptr_t)q->A, TLK_F32, w->K};
-  OP(panel_of_columns)(a, 0, A, 0, q->r, k0, cols);
-  for (int i = t0; i < t1;) {
+typedef struct {
+  const dx_job *q;
+  uint32_t *turned;
+  float *a;                 // columns k0 .. k0 + cols of A
+  int t0, t1, k0, cols;
+} dx_part;
+
+static dx_part part_of(const dx_job *q, int item, int thread) {
+  dx_part p = {.q = q, .turned = q->turned + q->words * thread, .k0 = item / q->parts * PANEL};
+  p.a = (float *)p.turned + q->words - (size_t)q->r * PANEL;
+  p.cols = min_int(PANEL, q->w->K - p.k0);
+  share(q->T, item % q->parts, q->parts, &p.t0, &p.t1);
+  if (q->r) OP(panel_of_columns)(p.a, 0, (tlk_mat){(void *)(uintptr_t)q->A, TLK_F32, q->w->K}, 0, q->r, p.k0, p.cols);
+  return p;
+}
+
+// out (t1 - t0, cols) (+)= dy's columns n .. n1, turned, for rows t0 .. t1
+static void add_piece(const dx_part *p, int n, int n1, int t0, int t1, float *out, ptrdiff_t ld, int add) {
+  const dx_job *q = p->q;
+  int bf16 = q->w->compute == TLK_BF16, size = bf16 ? 2 : 4;
+  OP(gemm_out)(bf16, t1 - t0, (const char *)mat_row(q->dy, t0) + (size_t)n * size, (ptrdiff_t)q->dy.ld * size, 4, p->turned, n1 - n,
+               p->cols, out, ld, add);
+}
+
+// out += the low-rank term of rows t0 .. t1
+static void add_low(const dx_part *p, int t0, int t1, float *out, ptrdiff_t ld) {
+  const dx_job *q = p->q;
+  for (int i = t0; q->r && i < t1;) {
     int j = i;
     while (j < t1 && q->active[j] == q->active[i]) j++;
     if (q->active[i])
-      OP(gemm_out)(0, j - i, q->s + (size_t)i * q->r, (ptrdiff_t)q->r * 4, 4, a, q->r, cols,
-                   (float *)mat_row_out(q->dx, i) + k0, q->dx.ld, 1);
+      OP(gemm_out)(0, j - i, q->s + (size_t)i * q->r, (ptrdiff_t)q->r * 4, 4, p->a, q->r, p->cols, out + (i - t0) * ld, ld, 1);
     i = j;
+  }
+}
+
+// out = 64 columns of dx for rows t0 .. t1
+static void add_pieces(const dx_part *p, int t0, int t1, float *out, ptrdiff_t ld, int accumulate) {
+  const tlk_packed *w = p->q->w;
+  for (int n = 0; n < w->N; n += N_BLOCK) {
+    int n1 = min_int(n + N_BLOCK, w->N);
+    OP(panel_transposed)(p->turned, w, p->k0, n, n1);
+    add_piece(p, n, n1, t0, t1, out, ld, accumulate || n > 0);
+  }
+  add_low(p, t0, t1, out, ld);
+}
+
+static void dx_item(const void *ctx, int item, int thread) {
+  const dx_job *q = ctx;
+  dx_part p = part_of(q, item, thread);
+  add_pieces(&p, p.t0, p.t1, (float *)mat_row_out(q->dx, p.t0) + p.k0, q->dx.ld, q->accumulate);
+}
+
+// dgate and dup of rows t0 .. t1, from 64 columns of dh; dtype: of all four
+INLINE void swiglu_back(const dx_part *p, const float *dh, int t0, int t1, int cols, const int dtype) {
+  const dx_job *q = p->q;
+  for (int t = t0; t < t1; t++, dh += PANEL) {
+    const void *gate = mat_row(q->gate, t), *up = mat_row(q->up, t);
+    void *dgate = mat_row_out(q->dgate, t), *dup = mat_row_out(q->dup, t);
+    for (int j = 0; j < cols; j += VL) {
+      int n = p->k0 + j, rest = cols - j;
+      vf d_up, d_gate = v_swiglu_back(v_load_as(gate, dtype, n, rest), v_load_as(up, dtype, n, rest), v_load(dh + j), &d_up);
+      v_store_as(dgate, dtype, n, d_gate, rest);
+      v_store_as(dup, dtype, n, d_up, rest);
+    }
+  }
+}
+
+// 64 columns of dh, never in memory as a whole: a few rows at a time, or all where the weight's outputs are in several pieces
+static void dx_swiglu_item(const void *ctx, int item, int thread) {
+  const dx_job *q = ctx;
+  dx_part p = part_of(q, item, thread);
+  float *dh = q->sums + (size_t)q->sum_rows * PANEL * thread;
+  int N = q->w->N, once = N <= N_BLOCK;
+  if (once) OP(panel_transposed)(p.turned, q->w, p.k0, 0, N);
+  for (int t = p.t0, end; t < p.t1; t = end) {
+    end = once ? min_int(t + q->sum_rows, p.t1) : p.t1;
+    if (once) {
+      add_piece(&p, 0, N, t, end, dh, PANEL, 0);
+      add_low(&p, t, end, dh, PANEL);
+    } else {
+      add_pieces(&p, t, end, dh, PANEL, 0);
+    }
+    if (q->gate.dtype == TLK_BF16 && p.cols == PANEL) swiglu_back(&p, dh, t, end, PANEL, TLK_BF16);
+    else swiglu_back(&p, dh, t, end, p.cols, q->gate.dtype);
   }
 }
 
@@ -60,23 +123,39 @@ static void low_g(float *g, tlk_mat dy, const tlk_lowrank *lr, int T, int N) {
   OP(rows_dot)(g, dy, bt, lr->r, T, N);
 }
 
-void OP(linear_bwd_x)(tlk_mat dx, float *g, tlk_mat dy, const tlk_packed *w, const tlk_lowrank *lr, int T, int accumulate) {
-  if (T <= 0) return;
+// what is made once for all items: g, and unless only that is wanted, s and scratch
+static void prepare(dx_job *q, float *g, tlk_mat dy, const tlk_packed *w, const tlk_lowrank *lr, int T, int only_g) {
   int r = lr ? lr->r : 0, panels = n_panels(w->K), threads = tlk_cpu_threads();
-  dx_job q = {.dx = dx, .w = w, .r = r, .T = T, .accumulate = accumulate, .parts = 1};
-  q.dy = OP(as_act)(dy, T, w->N, w->compute);
-  if (r) low_g(g, q.dy, lr, T, w->N);
-  if (!dx.p) return;
+  q->w = w, q->r = r, q->T = T, q->parts = 1;
+  q->dy = OP(as_act)(dy, T, w->N, w->compute);
+  if (r) low_g(g, q->dy, lr, T, w->N);
+  if (only_g) return;
   if (r) {
     float *s = tlk_cpu_scratch(SCRATCH_A, (size_t)T * r * 4 + (size_t)T);
     uint8_t *active = (uint8_t *)(s + (size_t)T * r);
     OP(lowrank_s)(s, active, g, lr, T, 1);
-    q.s = s, q.active = active, q.A = lr->A;
+    q->s = s, q->active = active, q->A = lr->A;
   }
-  q.words = (size_t)max_int(n_steps(min_int(div_up(w->N, PANEL) * PANEL, N_BLOCK), w->compute == TLK_BF16), r) * PANEL;
-  q.turned = tlk_cpu_scratch(SCRATCH_B, q.words * 4 * threads);
-  if (panels % threads && panels < 8 * threads) q.parts = min_int(threads, T);
-  tlk_run(panels * q.parts, (double)T * w->N * w->K / 16, dx_item, &q);
+  q->words = (size_t)(n_steps(min_int(div_up(w->N, PANEL) * PANEL, N_BLOCK), w->compute == TLK_BF16) + r) * PANEL;
+  q->turned = tlk_cpu_scratch(SCRATCH_B, q->words * 4 * threads);
+  if (panels % threads && panels < 8 * threads) q->parts = min_int(threads, T);
+}
+
+void OP(linear_bwd_x)(tlk_mat dx, float *g, tlk_mat dy, const tlk_packed *w, const tlk_lowrank *lr, int T, int accumulate) {
+  if (T <= 0) return;
+  dx_job q = {.dx = dx, .accumulate = accumulate};
+  prepare(&q, g, dy, w, lr, T, !dx.p);
+  if (dx.p) tlk_run(n_panels(w->K) * q.parts, (double)T * w->N * w->K / 16, dx_item, &q);
+}
+
+void OP(linear_bwd_swiglu)(tlk_mat dgate, tlk_mat dup, tlk_mat dh, float *g, tlk_mat dy, const tlk_packed *w, const tlk_lowrank *lr,
+                           tlk_mat gate, tlk_mat up, int T) {
+  if (T <= 0) return;
+  dx_job q = {.dgate = dgate, .dup = dup, .gate = gate, .up = up};
+  prepare(&q, g, dy, w, lr, T, 0);
+  q.sum_rows = w->N <= N_BLOCK ? SUM_ROWS : T;
+  q.sums = tlk_cpu_scratch(SCRATCH_C, sizeof(float) * PANEL * (size_t)q.sum_rows * tlk_cpu_threads());
+  tlk_run(n_panels(w->K) * q.parts, (double)T * w->N * w->K / 16, dx_swiglu_item, &q);
 }
 
 typedef struct {
@@ -143,7 +222,7 @@ static void sum_block(const void *ctx, int i, int thread) {
   int N = q->N;
   for (int n = 0; n < N; n += VL) {
     vf s = {0};
-    for (int t = i * SUM_ROWS; t < min_int(q->T, (i + 1) * SUM_ROWS); t++) s += v_load_as(mat_row(q->dy, t), q->dy.dtype, n, N - n);
+    for (int t = i * PART_ROWS; t < min_int(q->T, (i + 1) * PART_ROWS); t++) s += v_load_as(mat_row(q->dy, t), q->dy.dtype, n, N - n);
     v_storen(q->part + (size_t)i * N + n, s, N - n);
   }
 }
@@ -156,7 +235,7 @@ void OP(sum_parts)(float *out, const float *part, int n_parts, int n) {
 
 // Partial sums over blocks of 64 rows, then over blocks in order.
 void OP(colsum)(float *db, tlk_mat dy, int T, int N) {
-  int blocks = div_up(T, SUM_ROWS);
+  int blocks = div_up(T, PART_ROWS);
   sum_job q = {db, tlk_cpu_scratch(SCRATCH_A, sizeof(float) * (size_t)blocks * N), dy, T, N, blocks};
   tlk_run(blocks, (double)T * N, sum_block, &q);
   OP(sum_parts)(db, q.part, blocks, N);

@@ -2,8 +2,6 @@
 //   dup = dh silu(g),   dgate = dh up sigma(g) (1 + g (1 - sigma(g))).
 #include "cpu.h"
 
-INLINE vf sigmoid(vf g) { return v_set(1) / (v_set(1) + v_exp(-g)); }
-
 typedef struct {
   tlk_mat h, dgate, dup, gate, up;  // fwd writes h; bwd reads dh there and writes dgate, dup
   int F;
@@ -16,7 +14,7 @@ static void fwd_row(const void *ctx, int t, int thread) {
   void *hr = mat_row_out(q->h, t);
   for (int f = 0; f < F; f += VL) {
     vf g = v_load_as(gr, gd, f, F - f), u = v_load_as(ur, ud, f, F - f);
-    v_store_as(hr, hd, f, g * sigmoid(g) * u, F - f);
+    v_store_as(hr, hd, f, g * v_sigmoid(g) * u, F - f);
   }
 }
 
@@ -33,9 +31,9 @@ static void bwd_row(const void *ctx, int t, int thread) {
   void *dg = mat_row_out(q->dgate, t), *du = mat_row_out(q->dup, t);
   for (int f = 0; f < F; f += VL) {
     vf g = v_load_as(gr, gd, f, F - f), u = v_load_as(ur, ud, f, F - f), d = v_load_as(dr, hd, f, F - f);
-    vf s = sigmoid(g), slope = s * v_fma(g, v_set(1) - s, v_set(1));
-    v_store_as(dg, od, f, d * u * slope, F - f);
-    v_store_as(du, pd, f, d * g * s, F - f);
+    vf d_up, d_gate = v_swiglu_back(g, u, d, &d_up);
+    v_store_as(dg, od, f, d_gate, F - f);
+    v_store_as(du, pd, f, d_up, F - f);
   }
 }
 

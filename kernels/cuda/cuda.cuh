@@ -229,7 +229,7 @@ void head_tiles(head_stats *stats, float *logits, size_t ld, float *picked, tlk_
 void head_finish(float *logprob, float *lse, float *entropy, const head_stats *stats, int blocks, const float *picked, int T);
 
 #define TLK_CUDA_OPS(X)                                                                                                     \
-  X(pack) X(repack) X(unpack) X(packed_free) X(packed_bytes) X(packed_dims) X(linear_fwd) X(linear_fwd_group) X(linear_swiglu_fwd) X(linear_rope_fwd) X(linear_bwd_x) X(linear_bwd_w)   \
+  X(pack) X(repack) X(unpack) X(packed_free) X(packed_bytes) X(packed_dims) X(linear_fwd) X(linear_fwd_group) X(linear_swiglu_fwd) X(linear_rope_fwd) X(linear_bwd_x) X(linear_bwd_swiglu) X(linear_bwd_w)   \
   X(colsum) X(lowrank_bwd) X(rmsnorm_fwd) X(rmsnorm_bwd) X(rope_fwd) X(rope_bwd) X(cast) X(gather) X(move_rows) X(attn_fwd) X(attn_bwd)  \
   X(swiglu_fwd) X(swiglu_bwd) X(embed_fwd) X(embed_bwd) X(head_fwd) X(head_bwd) X(head_sample) X(adamw) X(sumsq) X(scale)   \
   X(round_to) X(svd) X(relax) X(ranks_hello) X(ranks_join) X(ranks_sum) X(ranks_leave)

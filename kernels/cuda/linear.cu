@@ -311,3 +311,10 @@ void cuda_linear_bwd_x(tlk_mat dx, float *g, tlk_mat dy, const tlk_packed *w, co
   add_lowrank(dx.p ? &e : nullptr, &l, 1, dy, T, w->K, true);
   if (dx.p) product(e, dy, w, T, true);
 }
+
+void cuda_linear_bwd_swiglu(tlk_mat dgate, tlk_mat dup, tlk_mat dh, float *g, tlk_mat dy, const tlk_packed *w, const tlk_lowrank *lr,
+                            tlk_mat gate, tlk_mat up, int T) {
+  OP("linear_bwd_swiglu");
+  cuda_linear_bwd_x(dh, g, dy, w, lr, T, 0);
+  cuda_swiglu_bwd(dgate, dup, dh, gate, up, T, w->K);
+}

@@ -124,6 +124,16 @@ static void linear_bwd_x(tlk_mat dx, float *g, tlk_mat dy, const tlk_packed *w, 
         weight_bytes(w) + mat_bytes(dx, T, K) * (1 + accumulate) + mat_bytes(dy, T, N));
 }
 
+static void linear_bwd_swiglu(tlk_mat dgate, tlk_mat dup, tlk_mat dh, float *g, tlk_mat dy, const tlk_packed *w, const tlk_lowrank *lr,
+                              tlk_mat gate, tlk_mat up, int T) {
+  int N, F, c;
+  double t0 = tl_seconds();
+  real->linear_bwd_swiglu(dgate, dup, dh, g, dy, w, lr, gate, up, T);
+  dims(w, &N, &F, &c);
+  count(t0, "linear_bwd_x + swiglu", N, F, c, 2.0 * T * N * F + lowrank_flops(lr, T, N, F),
+        weight_bytes(w) + mat_bytes(dy, T, N) + 4 * mat_bytes(gate, T, F));
+}
+
 static void linear_bwd_w(float *dw, tlk_mat a, tlk_mat b, int T, int N, int K) {
   double t0 = tl_seconds();
   real->linear_bwd_w(dw, a, b, T, N, K);
@@ -274,6 +284,7 @@ const tlk_ops *tl_profile_ops(void) {
   table = *real;
   table.records = no_records;
   table.linear_fwd = linear_fwd, table.linear_fwd_group = linear_fwd_group, table.linear_bwd_x = linear_bwd_x;
+  table.linear_bwd_swiglu = linear_bwd_swiglu;
   table.linear_swiglu_fwd = linear_swiglu_fwd, table.linear_rope_fwd = linear_rope_fwd;
   table.linear_bwd_w = linear_bwd_w, table.colsum = colsum, table.lowrank_bwd = lowrank_bwd;
   table.rmsnorm_fwd = rmsnorm_fwd, table.rmsnorm_bwd = rmsnorm_bwd, table.rope_fwd = rope_fwd, table.rope_bwd = rope_bwd;

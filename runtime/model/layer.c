@@ -203,8 +203,6 @@ void tl_layer_fwd(const tl_net *net, int layer, const tl_rows *rows, float *x, t
   add_output(net, layer, TL_DOWN, x, s->h, a, T);
 }
 
-// One linear's backward: dx (unless dx.p is NULL) and, if it is trained, its gradient. x.p may be NULL when the sink does
-// not need it.
 typedef struct {
   const tl_net *net;
   const tl_acts *a;
@@ -214,18 +212,35 @@ typedef struct {
   int layer, n_units, T;
 } bwd;
 
-static void linear_back(const bwd *b, int kind, tlk_mat dx, tlk_mat x, tlk_mat dy, int accumulate) {
+// a linear's gradient, if it is trained, after its g was made. x.p may be NULL when the sink does not need it.
+static void train_linear(const bwd *b, int kind, const tlk_lowrank *lr, tlk_mat x, tlk_mat dy) {
   int module = b->layer * TL_N_KINDS + kind;
-  tlk_lowrank tmp;
-  const tlk_lowrank *lr = lowrank_of(b->net, module, &tmp);
-  if (dx.p || lr)
-    tl_ops()->linear_bwd_x(dx, lr ? b->s->g : NULL, dy, b->net->w->layers[b->layer].lin[kind].w, lr, b->T, accumulate);
   if (!b->sink->trains(b->sink->ctx, module)) return;
   float scale = b->sink->loss_scale;
   if (lr && scale != 1) tl_ops()->scale(b->s->g, 1 / scale, (size_t)b->T * (size_t)lr->r);
   tl_linear_grad g = {.loss_scale = scale, .module = module, .x = x, .dy = dy, .z = lr ? b->a->z[kind] : NULL, .g = lr ? b->s->g : NULL,
                       .unit_off = b->unit_off, .n_units = b->n_units, .T = b->T};
   b->sink->linear(b->sink->ctx, &g);
+}
+
+// One linear's backward: dx (unless dx.p is NULL) and, if it is trained, its gradient.
+static void linear_back(const bwd *b, int kind, tlk_mat dx, tlk_mat x, tlk_mat dy, int accumulate) {
+  int module = b->layer * TL_N_KINDS + kind;
+  tlk_lowrank tmp;
+  const tlk_lowrank *lr = lowrank_of(b->net, module, &tmp);
+  if (dx.p || lr)
+    tl_ops()->linear_bwd_x(dx, lr ? b->s->g : NULL, dy, b->net->w->layers[b->layer].lin[kind].w, lr, b->T, accumulate);
+  train_linear(b, kind, lr, x, dy);
+}
+
+// the same for the linear after silu(gate) up, through which dy goes on to dgate and dup
+static void down_back(const bwd *b, tlk_mat h, tlk_mat dy) {
+  const tl_bwd_scratch *s = b->s;
+  tlk_lowrank tmp;
+  const tlk_lowrank *lr = lowrank_of(b->net, b->layer * TL_N_KINDS + TL_DOWN, &tmp);
+  tl_ops()->linear_bwd_swiglu(s->dgate, s->dup, s->dh, lr ? s->g : NULL, dy, b->net->w->layers[b->layer].lin[TL_DOWN].w, lr, b->a->gate,
+                              b->a->up, b->T);
+  train_linear(b, TL_DOWN, lr, h, dy);
 }
 
 // dxn (T, C), the sum of what came back through linears of the same input, over all ranks when they share the model
@@ -248,8 +263,7 @@ static void ffn_back(const bwd *b, float *dx, const tl_fwd_scratch *f) {
     ops->rmsnorm_fwd(xn, a->rstd2, a->x_mid, w->norm2, c->norm_eps, T, C);
   }
   ops->cast(dy, NULL, tl_mat_f32(dx, C), T, C);
-  linear_back(b, TL_DOWN, s->dh, h, dy, 0);
-  ops->swiglu_bwd(s->dgate, s->dup, s->dh, a->gate, a->up, T, c->ffn);
+  down_back(b, h, dy);
   linear_back(b, TL_GATE, s->dxn, xn, s->dgate, 0);
   linear_back(b, TL_UP, s->dxn, xn, s->dup, 1);
   sum_input_gradient(b);

@@ -70,7 +70,7 @@ typedef struct tl_fwd_scratch {
 typedef struct tl_bwd_scratch {
   tlk_mat dy;              // (T, max(C, H*D)) act
   tlk_mat dxn;             // (T, C) F32
-  tlk_mat dh;              // (T, F) F32
+  tlk_mat dh;              // (T, F) F32, for backends that need it
   tlk_mat dgate, dup;      // (T, F) act
   tlk_mat dq, dk, dv;      // (T, H*D), (T, G*D), (T, G*D) F32
   tlk_mat dq_act, dk_act, dv_act;  // the same, act

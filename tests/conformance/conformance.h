@@ -20,7 +20,7 @@ enum { OPTIONAL = 2 };
 #define OPS(X)  \
   X(set_threads, 0) X(alloc, 0) X(release, 0) X(copy, 0) X(zero, 0) X(sync, 0) X(records, 0) X(record, 0)  \
   X(recorded, 0) X(replay, 0) X(recording_free, 0) X(pack, 0) X(repack, 0) X(unpack, 0) X(packed_free, 0) X(packed_bytes, 0) X(packed_dims, 0)  \
-  X(linear_fwd, 0) X(linear_fwd_group, 0) X(linear_swiglu_fwd, 0) X(linear_rope_fwd, 0) X(linear_bwd_x, 1) X(linear_bwd_w, 1) X(colsum, 1) X(lowrank_bwd, 1) X(rmsnorm_fwd, 0) X(rmsnorm_bwd, 1)  \
+  X(linear_fwd, 0) X(linear_fwd_group, 0) X(linear_swiglu_fwd, 0) X(linear_rope_fwd, 0) X(linear_bwd_x, 1) X(linear_bwd_swiglu, 1) X(linear_bwd_w, 1) X(colsum, 1) X(lowrank_bwd, 1) X(rmsnorm_fwd, 0) X(rmsnorm_bwd, 1)  \
   X(rope_fwd, 0) X(rope_bwd, 1) X(cast, 0) X(gather, 0) X(move_rows, 0) X(attn_fwd, 0) X(attn_bwd, 1) X(swiglu_fwd, 0) X(swiglu_bwd, 1) X(embed_fwd, 0)  \
   X(embed_bwd, 1) X(head_fwd, 0) X(head_bwd, 1) X(head_sample, 0) X(adamw, 0) X(sumsq, 0) X(scale, 0) X(round_to, 0)  \
   X(svd, OPTIONAL) X(relax, OPTIONAL) X(ranks_hello, OPTIONAL) X(ranks_join, OPTIONAL) X(ranks_sum, OPTIONAL) X(ranks_leave, OPTIONAL)

@@ -128,6 +128,22 @@ static void linear_bwd_x_case(const row *r) {
   weights_free(w);
 }
 
+// dgate and dup of dy (T, N) through w (N, K): the bits of linear_bwd_x and swiglu_bwd
+static void linear_bwd_swiglu_case(const row *r) {
+  int T = r->T, N = r->N, F = r->K;
+  weights w = weights_random(N, F);
+  mat dy = mat_random(T, N, compute, 1), gate = mat_random(T, F, compute, 3), up = mat_random(T, F, compute, 1);
+  mat dh = mat_nan(T, F, TLK_F32), d[2] = {mat_nan(T, F, compute), mat_nan(T, F, compute)}, want[2] = {mat_copy(&d[0]), mat_copy(&d[1])};
+  tlk_lowrank lr = r->flags & LOWRANK ? lowrank_random(r, T) : (tlk_lowrank){0}, *l = r->flags & LOWRANK ? &lr : NULL;
+  float *g = l ? vec_nan((size_t)T * r->r) : NULL, *g2 = l ? vec_nan((size_t)T * r->r) : NULL;
+  ops->linear_bwd_swiglu(d[0].m, d[1].m, dh.m, g, dy.m, w.got, l, gate.m, up.m, T);
+  ops->linear_bwd_x(dh.m, g2, dy.m, w.got, l, T, 0);
+  ops->swiglu_bwd(want[0].m, want[1].m, dh.m, gate.m, up.m, T, F);
+  for (int i = 0; i < 2; i++) same_bits(i ? "dup" : "dgate", want[i].m.p, d[i].m.p, mat_bytes(&d[i]));
+  if (l) same_bits("g", g2, g, 4 * (size_t)T * r->r);
+  weights_free(w);
+}
+
 // a and b may each be F32 or the activation dtype
 static void linear_bwd_w_case(const row *r) {
   size_t n = (size_t)r->N * r->K;

@@ -209,6 +209,25 @@ static void swiglu_bwd(void) {
   check("up", glu.up, dup, T * N, swiglu_loss);
 }
 
+// the same before a linear: y = silu(gate) up W^T with the low-rank term
+static double swiglu_linear_loss(void) {
+  ops->swiglu_fwd(dense(lin.x, T, K).m, dense(glu.gate, T, K).m, dense(glu.up, T, K).m, T, K);
+  return linear_loss();
+}
+
+static void linear_bwd_swiglu(void) {
+  linear_make();
+  for (int i = 0; i < N; i++) lin.bias[i] = 0;
+  glu.gate = grid(T * K), glu.up = grid(T * K);
+  for (int i = 0; i < T * K; i++) glu.gate[i] *= 4;
+  float *dgate = vec_nan(T * K), *dup = vec_nan(T * K), *dh = vec_nan(T * K);
+  ops->linear_bwd_swiglu(dense(dgate, T, K).m, dense(dup, T, K).m, dense(dh, T, K).m, lin.g, dense(lin.c, T, N).m, lin.packed, &lin.lr,
+                         dense(glu.gate, T, K).m, dense(glu.up, T, K).m, T);
+  check("gate", glu.gate, dgate, T * K, swiglu_linear_loss);
+  check("up", glu.up, dup, T * K, swiglu_linear_loss);
+  ops->packed_free(lin.packed);
+}
+
 // ---- embedding: ids repeat
 static struct {
   float *table, *x, *c;
@@ -269,7 +288,7 @@ static const struct {
 } rows[] = {
   {OP_linear_bwd_x, linear_bwd_x}, {OP_linear_bwd_w, linear_bwd_w}, {OP_colsum, colsum},     {OP_lowrank_bwd, lowrank_bwd},
   {OP_rmsnorm_bwd, rmsnorm_bwd},   {OP_rope_bwd, rope_bwd},         {OP_attn_bwd, attn_bwd}, {OP_swiglu_bwd, swiglu_bwd},
-  {OP_embed_bwd, embed_bwd},       {OP_head_bwd, head_bwd},
+  {OP_linear_bwd_swiglu, linear_bwd_swiglu}, {OP_embed_bwd, embed_bwd},       {OP_head_bwd, head_bwd},
 };
 enum { N_ROWS = sizeof rows / sizeof *rows };
 

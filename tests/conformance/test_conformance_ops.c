@@ -66,6 +66,11 @@ static const row rows[] = {
   ROW(linear_bwd_x, "many rows", linear_bwd_x_case, 517, 45, 131, SUM, SUM),
   ROW(linear_bwd_x, "wide", linear_bwd_x_case, 130, 1029, 517, SUM, SUM, .r = 2, .flags = LOWRANK),
 
+  ROW(linear_bwd_swiglu, "", linear_bwd_swiglu_case, 13, 37, 67, EXACT, EXACT),
+  ROW(linear_bwd_swiglu, "aligned, R of each row", linear_bwd_swiglu_case, 101, 72, 128, EXACT, EXACT, .r = 3, .flags = LOWRANK | VARIANTS | ALIGNED),
+  ROW(linear_bwd_swiglu, "long sums, R", linear_bwd_swiglu_case, 70, 1037, 77, EXACT, EXACT, .r = 2, .flags = LOWRANK),
+  ROW(linear_bwd_swiglu, "one row", linear_bwd_swiglu_case, 1, 37, 131, EXACT, EXACT),
+
   ROW(linear_bwd_w, "both act", linear_bwd_w_case, 13, 37, 29, SUM, SUM),
   ROW(linear_bwd_w, "a f32", linear_bwd_w_case, 70, 3, 131, SUM, SUM, .flags = OUT_F32),
   ROW(linear_bwd_w, "b f32", linear_bwd_w_case, 301, 67, 5, SUM, SUM, .flags = EXTRA),
