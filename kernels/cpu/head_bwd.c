@@ -25,18 +25,26 @@ typedef struct {
   size_t turned_words, t_bytes;      // of one panel
 } job;
 
-static void row_dlogits(const job *q, void *out, const float *raw, int t, int v0, int n) {
-  int bf16 = q->w->compute == TLK_BF16, target = q->targets[t] - v0, with_entropy = q->dentropy && q->entropy;
+// logits raw of row t in v0 .. v0 + n -> dlogits. plain: there is no term of entropy, and the target is not among them
+INLINE void dlogits(const job *q, void *out, const int bf16, const float *raw, int t, int v0, int n, const int plain) {
+  int target = q->targets[t] - v0, with_entropy = !plain && q->dentropy && q->entropy;
   vf lse = v_set(q->lse[t]), scale = v_set(q->inv_temp), up = v_set(q->dlogprob[t]);
   vf de = v_set(with_entropy ? q->dentropy[t] : 0), ent = v_set(with_entropy ? q->entropy[t] : 0);
   vi lane;
   for (int l = 0; l < VL; l++) lane[l] = l;
   for (int j = 0; j < n; j += VL) {
-    vf x = v_loadn(raw + j, n - j, 0) * scale - lse, p = v_exp(x);
-    vf one = v_select(lane + j == target, v_set(1), v_set(0));
-    vf d = v_fma(up, one - p, -(de * p * (x + ent)));
+    vf x = v_loadn(raw + j, n - j, 0) * scale - lse, p = v_exp(x), d;
+    if (plain) d = up * -p;
+    else d = v_fma(up, v_select(lane + j == target, v_set(1), v_set(0)) - p, -(de * p * (x + ent)));
     v_store_as(out, bf16, j, d * scale, n - j);
   }
+}
+
+static void row_dlogits(const job *q, void *out, const float *raw, int t, int v0, int n) {
+  int bf16 = q->w->compute == TLK_BF16, target = q->targets[t] - v0;
+  if ((q->dentropy && q->entropy) || (target >= 0 && target < n)) dlogits(q, out, bf16, raw, t, v0, n, 0);
+  else if (bf16 && n == HEAD_BLOCK) dlogits(q, out, 1, raw, t, v0, HEAD_BLOCK, 1);
+  else dlogits(q, out, bf16, raw, t, v0, n, 1);
 }
 
 // items: the panels of the transposed block, then the dlogits of the chunk's row parts
