@@ -144,7 +144,7 @@ int OP(head_logits)(float *c, ptrdiff_t ld, const head_rows *h, const tlk_packed
 void OP(head_finish)(const head_stats *s, int n, size_t stride, float *lse, float *entropy);
 
 #define TLK_CPU_OPS(X)                                                                                                        \
-  X(pack) X(repack) X(unpack) X(packed_free) X(packed_bytes) X(packed_dims) X(linear_fwd) X(linear_fwd_group) X(linear_swiglu_fwd) \
+  X(pack) X(repack) X(unpack) X(packed_free) X(packed_bytes) X(packed_dims) X(linear_fwd) X(linear_fwd_group) X(linear_swiglu_fwd) X(linear_rope_fwd) \
   X(linear_bwd_x) X(linear_bwd_swiglu) X(linear_bwd_w)                                                                                             \
   X(colsum) X(lowrank_bwd) X(rmsnorm_fwd) X(rmsnorm_bwd) X(rope_fwd) X(rope_bwd) X(cast) X(gather) X(attn_fwd) X(attn_bwd)    \
   X(swiglu_fwd) X(swiglu_bwd) X(embed_fwd) X(embed_bwd) X(head_fwd) X(head_bwd) X(head_sample) X(adamw) X(sumsq) X(scale)     \

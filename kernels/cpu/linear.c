@@ -9,6 +9,8 @@
 //
 // Cost: 2 T N K flop; memory read once: N K weights, T K activations per panel from L2/L3.
 #include "cpu.h"
+#define COMPOSE(op) OP(op)
+#include "../compose.h"
 
 enum { ROW_BLOCK = 48, K_BLOCK = 2048, FEW_ROWS = 8, MOST_GROUP = 8, BTS = 2 };
 
@@ -60,6 +62,10 @@ typedef struct {
   int n_parts, T, accumulate, row_blocks, panels, shares, rank;  // shares: of panels (few rows); rank: the largest r
   tlk_mat x, h;     // h: of linear_swiglu_fwd
   int keep;         // and whether gate and up are stored
+  const tlk_rotated *rotated;  // of linear_rope_fwd, with what follows
+  const int32_t *pos;
+  const float *table;
+  int D;
   bytes_mat bytes;  // x for an int8 weight
   float *bts;   // a thread's B^T of BTS panels: (r, 64) each
   int *turned;  // and which panels those are; 16 ints apart
@@ -153,6 +159,47 @@ static void swiglu_item(const void *ctx, int i, int thread) {
   else swiglu_rows(q, c[0], c[1], t0, t1, n0, n, q->h.dtype);
 }
 
+// y = head of c (D wide) rotated by pairs of (cos, sin): rope.c
+INLINE void rotate_head(void *y, const int dtype, int n0, const float *c, const float *pairs, int D) {
+  int half = D / 2;
+  vi even, odd;
+  for (int l = 0; l < VL; l++) even[l] = 2 * l, odd[l] = 2 * l + 1;
+  for (int i = 0; i < half; i += VL) {
+    vf p = v_load(pairs + 2 * i), q = v_load(pairs + 2 * i + VL), a = v_load(c + i), b = v_load(c + half + i);
+    vf cv = __builtin_shuffle(p, q, even), sv = __builtin_shuffle(p, q, odd);
+    v_store_as(y, dtype, n0 + i, v_fma(a, cv, -(b * sv)), VL);
+    v_store_as(y, dtype, n0 + half + i, v_fma(b, cv, a * sv), VL);
+  }
+}
+
+// rows t0 .. t1 of c (cols from n0 on, ld apart, with bias) to their rows of y, rotated or only converted
+INLINE void store_rotated(const job *q, const tlk_rotated *r, const int dtype, float *c, int ld, int t0, int t1, int n0, int cols) {
+  const float *bias = r->linear.bias;
+  for (int t = t0; t < t1; t++, c += ld) {
+    if (r->out_rows && r->out_rows[t] < 0) continue;
+    void *row = mat_row_out(r->y, r->out_rows ? r->out_rows[t] : t);
+    if (bias)
+      for (int j = 0; j < cols; j += VL) v_store(c + j, v_load(c + j) + v_loadn(bias + n0 + j, cols - j, 0));
+    if (r->heads)
+      for (int h = 0; h < cols; h += q->D) rotate_head(row, dtype, n0 + h, c + h, q->table + (size_t)q->pos[t] * q->D, q->D);
+    else
+      for (int j = 0; j < cols; j += VL) v_store_as(row, dtype, n0 + j, v_load(c + j), cols - j);
+  }
+}
+
+// a panel of whole heads
+static void rope_item(const void *ctx, int i, int thread) {
+  const job *q = ctx;
+  float c[ROW_BLOCK * PANEL] __attribute__((aligned(64)));
+  int t0, t1, panel;
+  share(q->T, i % q->row_blocks, q->row_blocks, &t0, &t1);
+  const part *p = panel_sums(c, q, i / q->row_blocks, 0, PANEL, t0, t1, thread, 0, &panel);
+  const tlk_rotated *r = q->rotated + (p - q->parts);
+  int n0 = panel * PANEL, cols = min_int(PANEL, p->w->N - n0);
+  if (r->y.dtype == TLK_BF16) store_rotated(q, r, TLK_BF16, c, PANEL, t0, t1, n0, cols);
+  else store_rotated(q, r, r->y.dtype, c, PANEL, t0, t1, n0, cols);
+}
+
 static void item(const void *ctx, int i, int thread) {
   const job *q = ctx;
   panel_item(q, i / q->row_blocks, 0, PANEL, i % q->row_blocks, thread);
@@ -238,11 +285,24 @@ void OP(linear_fwd_group)(const tlk_linear *l, int n, tlk_mat x, int T) {
 
 void OP(linear_swiglu_fwd)(tlk_mat h, const tlk_linear *gate_up, int keep, tlk_mat x, int T) {
   if (T <= FEW_ROWS || gate_up[0].w->compute != gate_up[1].w->compute) {
-    OP(linear_fwd_group)(gate_up, 2, x, T);
-    OP(swiglu_fwd)(h, gate_up[0].y, gate_up[1].y, T, gate_up[0].w->N);
+    composed_linear_swiglu_fwd(h, gate_up, keep, x, T);
     return;
   }
   job q = {.h = h, .keep = keep};
   double cost = prepare(&q, gate_up, 2, x, T);
   run_items(&q, q.parts[1].first, cost, swiglu_item);
+}
+
+void OP(linear_rope_fwd)(const tlk_rotated *r, int n, const int32_t *pos, const float *table, tlk_mat x, int T, int D) {
+  int together = T > FEW_ROWS && n <= MOST_GROUP && PANEL % D == 0 && D / 2 % VL == 0;
+  for (int i = 1; i < n; i++) together = together && r[i].linear.w->compute == r[0].linear.w->compute;
+  if (!together) {
+    if (T > 0) composed_linear_rope_fwd(r, n, pos, table, x, T, D);
+    return;
+  }
+  tlk_linear l[MOST_GROUP];
+  for (int i = 0; i < n; i++) l[i] = r[i].linear;
+  job q = {.rotated = r, .pos = pos, .table = table, .D = D};
+  double cost = prepare(&q, l, n, x, T);
+  run_items(&q, q.panels, cost, rope_item);
 }

@@ -23,7 +23,7 @@ static const tlk_ops ops = {
   .copy = host_copy,
   .zero = host_zero,
   .sync = host_sync,
-  COMPOSED, COMPOSED_SWIGLU,
+  COMPOSED, COMPOSED_FUSED,
   .pack = ref_pack,
   .repack = ref_repack,
   .unpack = ref_unpack,
