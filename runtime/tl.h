@@ -176,9 +176,9 @@ typedef struct tl_http_request {
 // host: an IPv4 address of this machine, or "localhost"; port 0: one that is free. On 127.x.x.x only requests to localhost are answered.
 tl_status tl_http_server_start(const char *host, int port, const tl_http_server_options *o, tl_http_server **out, int *port_used);
 bool tl_http_server_take(tl_http_server *s, double seconds, tl_http_request *out);  // waits so long for one; false: none came
-// One whole answer. Or: parts, the first of which begins an answer 200 of this type; false: the client is gone, or has left 64 MiB untaken.
+// One whole answer; allow: the methods that the path takes, for an answer 405, or NULL. Or: parts, the first of which begins an answer 200 of this type; false: the client is gone, or has left 64 MiB untaken.
 // In both cases the id is then over: after answer, and after end, which must follow the last part (and a part that was refused).
-void tl_http_server_answer(tl_http_server *s, int64_t id, int status, const char *type, const char *body, size_t n);
+void tl_http_server_answer(tl_http_server *s, int64_t id, int status, const char *type, const char *allow, const char *body, size_t n);
 bool tl_http_server_push(tl_http_server *s, int64_t id, const char *type, const char *data, size_t n);
 void tl_http_server_end(tl_http_server *s, int64_t id);
 bool tl_http_server_gone(tl_http_server *s,
@@ -261,6 +261,7 @@ typedef struct tl_model_info {
   const char *file_dtype;   // dtype of most of the weights in the file: "BF16", "Q4_1", ...
   tl_dtype compute;
   int n_layers, width, n_heads, n_kv_heads, head_dim, ffn, vocab, max_positions;
+  int context;              // positions that the model is made for: max_positions, and what linear scaling or YaRN makes of them
   bool tied;                // head shares the embedding
   float norm_eps, rope_theta;
   int bos, pad;             // -1: none

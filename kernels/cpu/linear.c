@@ -3,9 +3,9 @@
 // Work is cut into items of one panel (64 outputs) by up to 48 rows; a thread takes runs of neighbouring items, panel by panel,
 // so that a panel is read from memory once. With few rows reading the weights is all the work: a thread then takes one even share
 // of neighbouring panels, down to half a one, since the panel that is fetched ahead would else often be another thread's. An
-// item's 48 x 64 results are
-// made in a small fp32 buffer, in pieces of K_BLOCK inputs added in order (a piece of a panel fits L2); low-rank term, bias, accumulation and
-// rounding follow while it is in L1. z = A x and s = R z come first, for all rows: r numbers a row.
+// item's 48 x 64 results are made in a small fp32 buffer, in pieces of K_BLOCK inputs added in order (a piece of a panel fits L2);
+// low-rank term, bias, accumulation and rounding follow while it is in L1, and so do silu(gate) up (a panel of each is an item)
+// and the rotation of whole heads. z = A x and s = R z come first, for all rows: r numbers a row.
 //
 // Cost: 2 T N K flop; memory read once: N K weights, T K activations per panel from L2/L3.
 #include "cpu.h"

@@ -99,7 +99,7 @@ local function create(model, kind, o, level)
   if cache then opt.cache_dir = cache; keep[#keep + 1] = cache end
   opt.basis_of = F.handle("an adapter's basis", o.basis, "adapter")
   local out = ffi.new("tl_adapter *[1]")
-  check(C.tl_adapter_create(model.handle, opt, out), level + 1)
+  check(C.tl_adapter_create(model.handle, opt, out))
   return wrap(model, out[0])
 end
 
@@ -185,8 +185,8 @@ function adapter.load(model, path, o)
   local found, kind = adapter.find(fs.path("adapter.load", path))
   if not found then error(kind, 2) end
   local out = ffi.new("tl_adapter *[1]")
-  if kind == "compact" then check(C.tl_artifact_read_beside(model.handle, found, o.force or false, svd_cache(o), F.handle("adapter.load's basis", o.basis, "adapter"), out), 2)
-  else check(C.tl_adapter_load(model.handle, found, out), 2) end
+  if kind == "compact" then check(C.tl_artifact_read_beside(model.handle, found, o.force or false, svd_cache(o), F.handle("adapter.load's basis", o.basis, "adapter"), out))
+  else check(C.tl_adapter_load(model.handle, found, out)) end
   return wrap(model, out[0])
 end
 
@@ -208,7 +208,7 @@ function Adapter:set(values)
     if type(v) ~= "number" or v - v ~= 0 then error(("an adapter's numbers are finite numbers; got %s for number %d"):format(F.shown(v), i), 2) end
   end
   for i = 1, self.n_parameters do p[i - 1] = type(values) == "table" and values[i] or values end
-  check(C.tl_adapter_refresh(self.handle), 2)
+  check(C.tl_adapter_refresh(self.handle))
   return self
 end
 
@@ -226,14 +226,14 @@ function Adapter:v(i, x)
   if x == nil then return p[i - 1] end
   if type(x) ~= "number" or x - x ~= 0 then error(("an adapter's numbers are finite numbers; got %s for number %d"):format(F.shown(x), i), 2) end
   p[i - 1] = x
-  check(C.tl_adapter_refresh(self.handle), 2)
+  check(C.tl_adapter_refresh(self.handle))
   return self
 end
 
 --- Another adapter with the same numbers, on the same A, B and P. TinyLoRA and LoRA-XS only.
 function Adapter:clone()
   local out = ffi.new "tl_adapter *[1]"
-  check(C.tl_adapter_clone(self.handle, out), 2)
+  check(C.tl_adapter_clone(self.handle, out))
   return wrap(self.model, out[0])
 end
 
@@ -245,7 +245,7 @@ end
 function adapter.interpolate(a, b, t)
   if type(t) ~= "number" then error("interpolate wants a number t; got " .. type(t), 2) end
   F.object("interpolate", a, "adapter")
-  if b then check(C.tl_adapter_alike(a.handle, F.object("interpolate", b, "adapter").handle), 2) end
+  if b then check(C.tl_adapter_alike(a.handle, F.object("interpolate", b, "adapter").handle)) end
   local v, w = a:parameters(), b and b:parameters()
   for i = 1, #v do v[i] = w and (1 - t) * v[i] + t * w[i] or t * v[i] end
   return a:clone():set(v)
@@ -266,7 +266,7 @@ function Adapter:delta(i)
   local m = type(i) == "number" and self.model:modules()[i + 1]
   if not m then error(("there is no module %s: 0 to %d"):format(F.shown(i), self.model.n_modules - 1), 2) end
   local t = require("tl.tensor").zeros(m.out, m["in"])
-  check(C.tl_adapter_delta(self.handle, i, t:data()), 2)
+  check(C.tl_adapter_delta(self.handle, i, t:data()))
   return t
 end
 
@@ -298,7 +298,7 @@ function Adapter:save(path, o)
   options.only("adapter:save", o, SAVE)
   fs.path("adapter:save", path)
   if self.kind == "full" then
-    check(C.tl_model_save(self.model.handle, self.handle, path, self.model.compute == "f32" and C.TL_F32 or C.TL_BF16), 2)
+    check(C.tl_model_save(self.model.handle, self.handle, path, self.model.compute == "f32" and C.TL_F32 or C.TL_BF16))
     return
   end
   local format = o.format or path:match "%.tla$" and "compact"
@@ -306,12 +306,12 @@ function Adapter:save(path, o)
     error("unknown format '" .. tostring(format) .. "': compact, peft, peft-lora or peft-tinylora", 2)
   end
   if format ~= "compact" then
-    check(C.tl_adapter_save_as(self.handle, path, self.model.name or self.model.path, C[FORMS[format or "peft"]]), 2)
+    check(C.tl_adapter_save_as(self.handle, path, self.model.name or self.model.path, C[FORMS[format or "peft"]]))
   end
   if format == "compact" or not format then
     local name, origin = plain_name(self.model), provenance(path, o)
     local opt = ffi.new("tl_artifact_options", { base_name = name, provenance = origin, carry = o.carry or false })
-    check(C.tl_artifact_write(self.handle, format and path or path .. ".tla", opt), 2)
+    check(C.tl_artifact_write(self.handle, format and path or path .. ".tla", opt))
   end
 end
 
@@ -322,7 +322,7 @@ function Adapter:rebase(o)
   o = o or {}
   options.only("adapter:rebase", o, REBASE)
   local out, worst = ffi.new("tl_adapter *[1]"), ffi.new("double[1]")
-  check(C.tl_adapter_rebase(self.handle, svd_cache(o), o.tolerance or 0.01, worst, out), 2)
+  check(C.tl_adapter_rebase(self.handle, svd_cache(o), o.tolerance or 0.01, worst, out))
   return wrap(self.model, out[0]), worst[0]
 end
 
@@ -338,7 +338,7 @@ function Adapter:compare(other)
       cosine = na > 0 and nb > 0 and ab / na / nb or json.null }, { "name", "norm_a", "norm_b", "distance", "cosine" })
   end
   for _, m in ipairs(self.model:modules()) do
-    check(C.tl_adapter_compare(self.handle, theirs, m.index, out, out + 1, out + 2), 2)
+    check(C.tl_adapter_compare(self.handle, theirs, m.index, out, out + 1, out + 2))
     if out[0] > 0 or out[1] > 0 then list[#list + 1] = row(m.name, out[0], out[1], out[2]) end
     for i = 1, 3 do sum[i] = sum[i] + out[i - 1] end
   end
@@ -346,7 +346,7 @@ function Adapter:compare(other)
 end
 
 --- Writes a LoRA that llama.cpp loads (a GGUF file).
-function Adapter:save_gguf(path) check(C.tl_adapter_save_gguf(self.handle, fs.path("adapter:save_gguf", path)), 2) end
+function Adapter:save_gguf(path) check(C.tl_adapter_save_gguf(self.handle, fs.path("adapter:save_gguf", path))) end
 
 --- Releases the memory now instead of at the next collection.
 function Adapter:free()

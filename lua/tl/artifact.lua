@@ -18,7 +18,7 @@ local MANIFEST = { method = "string", parameters = "number", dtype = "string", t
 
 local function compact(path)
   local out = ffi.new "char *[1]"
-  check(C.tl_artifact_inspect(path, out), 3)
+  check(C.tl_artifact_inspect(path, out))
   local d = json.decode(F.take_string(out[0]))
   for key, kind in pairs(MANIFEST) do
     if type(d.manifest[key]) ~= kind then error(("%s: manifest field %s is no %s"):format(path, key, kind), 4) end
@@ -154,14 +154,14 @@ function artifact.lines(d) return (d.format == "compact" and compact_lines or pe
 -- ---- signatures
 
 --- Makes an Ed25519 key: path (private) and path.pub.
-function artifact.keygen(path) check(C.tl_artifact_keygen(fs.path("artifact.keygen", path)), 2) end
+function artifact.keygen(path) check(C.tl_artifact_keygen(fs.path("artifact.keygen", path))) end
 
 --- Signs a compact file in place.
-function artifact.sign(path, key, signer) check(C.tl_artifact_sign(fs.path("artifact.sign", path), fs.path("artifact.sign", key), signer or ""), 2) end
+function artifact.sign(path, key, signer) check(C.tl_artifact_sign(fs.path("artifact.sign", path), fs.path("artifact.sign", key), signer or "")) end
 
 --- An error unless the file is signed, unchanged since, and (public_key given) by that key. Returns its description.
 function artifact.verify(path, public_key)
-  check(C.tl_artifact_verify(fs.path("artifact.verify", path), public_key and fs.path("artifact.verify", public_key)), 2)
+  check(C.tl_artifact_verify(fs.path("artifact.verify", path), public_key and fs.path("artifact.verify", public_key)))
   return compact(path)
 end
 

@@ -108,7 +108,7 @@ function checkpoint.save(trainer, folder)
   local set, lr = settings(trainer, trainer.steps + 1)
   local text = json.encode({ folder = name, steps = trainer.steps, sequences = trainer.sequences, num_tokens = trainer.num_tokens, seed = trainer.seed,
     n_parameters = trainer.adapter.n_parameters, base = id and id.base, adapter = id and id.form, settings = json.object(set), next_lr = lr }, { pretty = true }) .. "\n"
-  check(C.tl_write_file(folder .. "/checkpoint.json", text, #text), 2)
+  check(C.tl_write_file(folder .. "/checkpoint.json", text, #text))
   if type(before) == "table" and type(before.folder) == "string" and before.folder:match "^checkpoint%-%d+$" and before.folder ~= name then
     remove(folder .. "/" .. before.folder)
   end

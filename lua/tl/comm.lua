@@ -55,7 +55,7 @@ comm.TENSOR_PARALLEL = { 1, "ranks that share one model, each with 1/N of every 
 
 --- Puts the ranks into groups of n that share a model, before one is loaded. All ranks, once.
 function comm.split(n, level)
-  check(C.tl_comm_split(n), (level or 1) + 1)
+  check(C.tl_comm_split(n))
   read()
 end
 
@@ -91,7 +91,7 @@ local function exchange(scope, n, tag, value)
   local json = require "tl.json"
   local text = json.encode { value }
   local all, sizes, list, at = ffi.new "char *[1]", ffi.new("int64_t[?]", n), {}, 0
-  check(C.tl_comm_gather(scope, tag, text, #text, all, sizes), 3)
+  check(C.tl_comm_gather(scope, tag, text, #text, all, sizes))
   for r = 1, n do
     list[r] = json.decode(ffi.string(all[0] + at, sizes[r - 1]))[1]
     at = at + tonumber(sizes[r - 1])

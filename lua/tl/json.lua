@@ -284,7 +284,7 @@ end
 --- Writes a value to a JSON file, pretty unless o says otherwise; the old file stays whole when that fails.
 function json.save(path, v, o)
   local text = json.encode(v, o or { pretty = true }) .. "\n"
-  F.check(C.tl_write_file(require("tl.fs").path("json.save", path), text, #text), 2)
+  F.check(C.tl_write_file(require("tl.fs").path("json.save", path), text, #text))
 end
 
 return json

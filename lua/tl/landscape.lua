@@ -34,7 +34,7 @@ local function direction(d, origin, adapter, what)
   local to = d
   if F.class_of(d) then
     F.object("landscape: " .. what, d, "adapter")
-    F.check(F.C.tl_adapter_alike(adapter.handle, d.handle), 3)
+    F.check(F.C.tl_adapter_alike(adapter.handle, d.handle))
     to = d:parameters()
     for i = 1, #to do to[i] = to[i] - origin[i] end
   end

@@ -95,7 +95,7 @@ end
 
 -- ---- loading
 
-local FIELDS = { "n_layers", "width", "n_heads", "n_kv_heads", "head_dim", "ffn", "vocab", "max_positions", "norm_eps", "rope_theta",
+local FIELDS = { "n_layers", "width", "n_heads", "n_kv_heads", "head_dim", "ffn", "vocab", "max_positions", "context", "norm_eps", "rope_theta",
   "bos", "pad", "n_parameters", "packed_bytes", "quantised_bytes", "n_modules", "shards" }
 
 local function wrap(handle, name)
@@ -123,7 +123,7 @@ local function open(o, level, fn, path, ...)
   local n = select("#", ...)
   local args = { ... }
   args[n + 1] = out
-  check(fn(path, opt, unpack(args, 1, n + 1)), level + 1)
+  check(fn(path, opt, unpack(args, 1, n + 1)))
   local warning = C.tl_device_warning()
   if warning ~= nil and not warned then
     log.warn("%s", ffi.string(warning))
@@ -165,7 +165,7 @@ end
 --- What a model's file or folder says, without loading its weights (a table).
 function model.inspect(path)
   local out = ffi.new "char *[1]"
-  check(C.tl_model_inspect(fs.path("model.inspect", path), out), 2)
+  check(C.tl_model_inspect(fs.path("model.inspect", path), out))
   return require("tl.json").decode(F.take_string(out[0]))
 end
 
@@ -175,7 +175,7 @@ end
 function Model:modules()
   local list, info = {}, ffi.new "tl_module_info"
   for i = 0, self.n_modules - 1 do
-    check(C.tl_model_module(self.handle, i, info), 2)
+    check(C.tl_model_module(self.handle, i, info))
     list[i + 1] = { index = info.index, layer = info.layer, kind = ffi.string(info.kind), name = ffi.string(info.name), out = info.out, ["in"] = info["in"] }
   end
   return list
@@ -186,8 +186,14 @@ function Model:weight(i)
   local m = type(i) == "number" and self:modules()[i + 1]
   if not m then error(("there is no module %s: 0 to %d"):format(tostring(i), self.n_modules - 1), 2) end
   local t = require("tl.tensor").zeros(m.out, m["in"])
-  check(C.tl_model_weight(self.handle, i, t:data()), 2)
+  check(C.tl_model_weight(self.handle, i, t:data()))
   return t
+end
+
+local function ids_within(self, what, ids)
+  local buffer = F.ids(what, ids)
+  if #ids > self.context then F.raise(("%s: %d token ids; the model's context has %d"):format(what, #ids, self.context)) end
+  return buffer
 end
 
 --- The logprob of every token but the first, given those before it.
@@ -195,13 +201,13 @@ end
 ---@param adapter table? a tl.adapter
 ---@param temperature number? 1
 function Model:logprobs(ids, adapter, temperature)
-  local buffer = F.ids("model:logprobs", ids)
+  local buffer = ids_within(self, "model:logprobs", ids)
   if #ids < 2 then error("logprobs wants at least two token ids", 2) end
   if temperature ~= nil and not (type(temperature) == "number" and temperature > 0) then
     error("model:logprobs wants a temperature above 0; got " .. F.shown(temperature), 2)
   end
   local out = ffi.new("float[?]", #ids - 1)
-  check(C.tl_logprobs(self.handle, F.handle("model:logprobs", adapter, "adapter"), buffer, #ids, temperature or 1, out), 2)
+  check(C.tl_logprobs(self.handle, F.handle("model:logprobs", adapter, "adapter"), buffer, #ids, temperature or 1, out))
   local list = {}
   for i = 1, #ids - 1 do list[i] = out[i - 1] end
   return list
@@ -209,8 +215,8 @@ end
 
 --- The logits (n, vocab) of a short sequence, as a tensor.
 function Model:logits(ids, adapter)
-  local buffer, t = F.ids("model:logits", ids), require("tl.tensor").zeros(math.max(1, #ids), self.vocab)
-  check(C.tl_logits(self.handle, F.handle("model:logits", adapter, "adapter"), buffer, #ids, t:data()), 2)
+  local buffer, t = ids_within(self, "model:logits", ids), require("tl.tensor").zeros(math.max(1, #ids), self.vocab)
+  check(C.tl_logits(self.handle, F.handle("model:logits", adapter, "adapter"), buffer, #ids, t:data()))
   return t
 end
 
@@ -244,7 +250,7 @@ local SAVE, EXPORT = options.names { any = "adapter dtype" }, options.names { an
 function Model:save(dir, o)
   o = o or {}
   options.only("model:save", o, SAVE)
-  check(C.tl_model_save(self.handle, F.handle("model:save", o.adapter, "adapter"), fs.path("model:save", dir), dtype_of(o.dtype, "bf16", 2)), 2)
+  check(C.tl_model_save(self.handle, F.handle("model:save", o.adapter, "adapter"), fs.path("model:save", dir), dtype_of(o.dtype, "bf16", 2)))
 end
 
 --- Writes the model for other programs: as a Hugging Face folder (format "hf") or as a GGUF file ("gguf"). Options: adapter
@@ -257,7 +263,7 @@ function Model:export(path, format, o)
   o = o or {}
   options.only("model:export", o, EXPORT)
   if type(format) ~= "string" then error('model:export wants a format, "hf" or "gguf"; got ' .. tostring(format), 2) end
-  check(C.tl_model_export(self.handle, F.handle("model:export", o.adapter, "adapter"), fs.path("model:export", path), format, o.dtype or "bf16", o.tokenizer ~= false), 2)
+  check(C.tl_model_export(self.handle, F.handle("model:export", o.adapter, "adapter"), fs.path("model:export", path), format, o.dtype or "bf16", o.tokenizer ~= false))
 end
 
 --- A copy with an adapter merged in; shares what it does not change. relaxed: on a device its products may be a library's, which are
@@ -265,7 +271,7 @@ end
 ---@param relaxed boolean?
 function Model:merge(adapter, relaxed)
   local out = ffi.new "tl_model *[1]"
-  check(C.tl_model_merge(self.handle, F.object("model:merge", adapter, "adapter").handle, out), 2)
+  check(C.tl_model_merge(self.handle, F.object("model:merge", adapter, "adapter").handle, out))
   if relaxed then C.tl_model_relax(out[0]) end
   local m = wrap(out[0], self.name)
   m.tok = self:tokenizer()
@@ -275,7 +281,7 @@ end
 --- A copy with int8 linears and head, for fast rollouts; its logprobs differ a little. Takes this model's adapters.
 function Model:quantize()
   local out = ffi.new("tl_model *[1]")
-  check(C.tl_model_quantize(self.handle, out), 2)
+  check(C.tl_model_quantize(self.handle, out))
   local m = wrap(out[0], self.name)
   m.tok = self:tokenizer()
   return m

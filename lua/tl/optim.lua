@@ -19,7 +19,7 @@ function optim.adamw(adapter, o)
   options.only("optim.adamw", o, ADAMW)
   F.object("optim.adamw", adapter, "adapter")
   local out = ffi.new("tl_adamw *[1]")
-  check(C.tl_adamw_create(adapter.handle, o.beta1 or 0.9, o.beta2 or 0.999, o.eps or 1e-8, o.weight_decay or 0, out), 2)
+  check(C.tl_adamw_create(adapter.handle, o.beta1 or 0.9, o.beta2 or 0.999, o.eps or 1e-8, o.weight_decay or 0, out))
   return setmetatable({ handle = ffi.gc(out[0], C.tl_adamw_free), adapter = adapter, max_grad_norm = o.max_grad_norm or 1 }, AdamW)
 end
 
@@ -53,7 +53,7 @@ end
 function AdamW:step(lr)
   if not usable(lr) then error("adamw:step wants a learning rate, a finite number from 0; got " .. F.shown(lr), 2) end
   local norm = ffi.new("double[1]")
-  check(C.tl_adamw_step(self.handle, lr, self.max_grad_norm, norm), 2)
+  check(C.tl_adamw_step(self.handle, lr, self.max_grad_norm, norm))
   watch(self, lr)
   return norm[0]
 end
@@ -62,13 +62,13 @@ end
 function optim.fingerprint(adapter)
   local out = ffi.new "char[65]"
   F.object("optim.fingerprint", adapter, "adapter")
-  check(C.tl_sha256_bytes(C.tl_adapter_parameters(adapter.handle), 4 * tonumber(C.tl_adapter_n_parameters(adapter.handle)), out), 2)
+  check(C.tl_sha256_bytes(C.tl_adapter_parameters(adapter.handle), 4 * tonumber(C.tl_adapter_n_parameters(adapter.handle)), out))
   return ffi.string(out)
 end
 
 --- The moments, the step count and the master copy of the numbers: into a file, and back from it.
-function AdamW:save(path) check(C.tl_adamw_save(self.handle, fs.path("adamw:save", path)), 2) end
-function AdamW:load(path) check(C.tl_adamw_load(self.handle, fs.path("adamw:load", path)), 2) end
+function AdamW:save(path) check(C.tl_adamw_save(self.handle, fs.path("adamw:save", path))) end
+function AdamW:load(path) check(C.tl_adamw_load(self.handle, fs.path("adamw:load", path))) end
 
 --- The rate of a step that is about to be made; an error when the schedule gives none.
 function optim.rate(schedule, step, total)

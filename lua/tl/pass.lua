@@ -11,14 +11,14 @@ local Batch, Pass = F.class "batch", F.class "pass"
 --- An empty batch: b:prompt(ids), then b:completion(ids) for each of its completions.
 function pass.batch()
   local out = ffi.new("tl_batch *[1]")
-  check(C.tl_batch_create(out), 2)
+  check(C.tl_batch_create(out))
   return setmetatable({ handle = ffi.gc(out[0], C.tl_batch_free), at = -1 }, Batch)
 end
 
 --- Adds a prompt, a list of token ids.
 function Batch:prompt(ids)
   local at = ffi.new("int[1]")
-  check(C.tl_batch_prompt(self.handle, F.ids("batch:prompt", ids), #ids, at), 2)
+  check(C.tl_batch_prompt(self.handle, F.ids("batch:prompt", ids), #ids, at))
   self.at = at[0]
 end
 
@@ -26,17 +26,17 @@ end
 function Batch:member(k) C.tl_batch_member(self.handle, F.whole("batch:member", k, "a member")) end
 
 --- The last prompt's place among those of all ranks, from 1.
-function Batch:place(k) check(C.tl_batch_place(self.handle, self.at, k), 2) end
+function Batch:place(k) check(C.tl_batch_place(self.handle, self.at, k)) end
 
 --- Adds a completion of the last prompt; returns its index, from 0.
 function Batch:completion(ids)
   local at = ffi.new("int[1]")
-  check(C.tl_batch_completion(self.handle, self.at, F.ids("batch:completion", ids), #ids, at), 2)
+  check(C.tl_batch_completion(self.handle, self.at, F.ids("batch:completion", ids), #ids, at))
   return at[0]
 end
 
 --- Says that a completion is what the sampler drew with this sequence id, for a pass with kept activations.
-function Batch:sampled(completion, sequence_id) check(C.tl_batch_sampled(self.handle, completion, sequence_id), 2) end
+function Batch:sampled(completion, sequence_id) check(C.tl_batch_sampled(self.handle, completion, sequence_id)) end
 
 --- How many tokens the completions have, and how many completions there are.
 function Batch:n_tokens() return tonumber(C.tl_batch_n_tokens(self.handle)) end
@@ -62,7 +62,7 @@ function pass.create(model, batch, o)
     backward = o.backward or false, want_entropy = o.entropy or false, kept = F.handle("pass.create", o.kept, "room for activations"),
     population = F.handle("pass.create", o.population, "population"), ranks = o.ranks or false, loss_scale = o.loss_scale or 1 })
   local out = ffi.new("tl_pass *[1]")
-  check(C.tl_pass_create(F.object("pass.create", model, "model").handle, F.handle("pass.create", o.adapter, "adapter"), F.object("pass.create", batch, "batch").handle, opt, out), 2)
+  check(C.tl_pass_create(F.object("pass.create", model, "model").handle, F.handle("pass.create", o.adapter, "adapter"), F.object("pass.create", batch, "batch").handle, opt, out))
   return setmetatable({ handle = ffi.gc(out[0], C.tl_pass_free), batch = batch, n_micro = C.tl_pass_n_micro(out[0]),
     first_kept = C.tl_pass_first_kept(out[0]), recomputes = C.tl_pass_recomputes(out[0]), planned_bytes = tonumber(C.tl_pass_planned_bytes(out[0])) }, Pass)
 end
@@ -93,11 +93,11 @@ function Pass:range(i)
   return r[0], r[1]
 end
 
-function Pass:forward(i, logprobs, entropy) check(C.tl_pass_forward(self.handle, i, logprobs, entropy), 2) end
-function Pass:backward(i, dlogprob, dentropy) check(C.tl_pass_backward(self.handle, i, dlogprob, dentropy), 2) end
+function Pass:forward(i, logprobs, entropy) check(C.tl_pass_forward(self.handle, i, logprobs, entropy)) end
+function Pass:backward(i, dlogprob, dentropy) check(C.tl_pass_backward(self.handle, i, dlogprob, dentropy)) end
 
 --- Of a pass with `ranks`, by all ranks together: the gradient becomes the sum of all ranks'.
-function Pass:reduce() check(C.tl_pass_reduce(self.handle), 2) end
+function Pass:reduce() check(C.tl_pass_reduce(self.handle)) end
 
 --- Releases the memory now instead of at the next collection.
 function Pass:free()

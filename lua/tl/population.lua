@@ -47,7 +47,7 @@ function population.of(list)
   local handles = ffi.new("tl_adapter *[?]", #list)
   for i, a in ipairs(list) do handles[i - 1] = a.handle end
   local out = ffi.new "tl_population *[1]"
-  check(C.tl_population_create(handles, #list, out), 2)
+  check(C.tl_population_create(handles, #list, out))
   return setmetatable({ handle = ffi.gc(out[0], C.tl_population_free), adapters = list, model = list[1].model }, Set)
 end
 

@@ -145,7 +145,7 @@ function recipe.read(spec, argv)
   for key, v in pairs(config) do if given[key] == nil then given[key] = v end end
   p.name, p.args = name, rest
   local comm = require "tl.comm"
-  if type(p.device) == "string" then F.check(F.C.tl_device_select(p.device), 2) end
+  if type(p.device) == "string" then F.check(F.C.tl_device_select(p.device)) end
   if type(p.threads) == "number" then F.C.tl_set_threads(p.threads) end
   if type(p.tensor_parallel) == "number" then comm.split(p.tensor_parallel, 2) end
   if not recipe.quiet then announce(name, list, p) end

@@ -105,7 +105,7 @@ end
 
 local function save(path, value)
   local text = json.encode(value, { pretty = true }) .. "\n"
-  check(C.tl_write_file(path, text, #text), 3)
+  check(C.tl_write_file(path, text, #text))
 end
 
 local function count_cpus()

@@ -34,7 +34,7 @@ local Kept = F.class "room for activations"
 function sample.kept(memory)
   if not (type(memory) == "number" and memory >= 0 and memory < 2 ^ 53) then error("sample.kept wants a number of bytes from 0; got " .. F.shown(memory), 2) end
   local out = ffi.new("tl_kept *[1]")
-  check(C.tl_kept_create(memory, out), 2)
+  check(C.tl_kept_create(memory, out))
   return setmetatable({ handle = ffi.gc(out[0], C.tl_kept_free) }, Kept)
 end
 
@@ -60,7 +60,7 @@ local function create(model, o, level)
     population = F.handle("a sampler", o.population, "population") })
   local tok = model:tokenizer()
   local out = ffi.new("tl_sampler *[1]")
-  check(C.tl_sampler_create(model.handle, F.handle("a sampler", o.adapter, "adapter"), tok and tok.handle or nil, opt, out), level + 1)
+  check(C.tl_sampler_create(model.handle, F.handle("a sampler", o.adapter, "adapter"), tok and tok.handle or nil, opt, out))
   return setmetatable({ handle = ffi.gc(out[0], C.tl_sampler_free), model = model, tokenizer = tok, adapter = o.adapter, population = o.population, kept = o.kept, pending = 0 }, Sampler)
 end
 
@@ -83,7 +83,7 @@ local function submit(self, ids, n, sequence_id, o, level)
   end
   local p, keep = settings(o, level + 1)
   local request = ffi.new("int64_t[1]")
-  check(C.tl_sampler_submit(self.handle, prompt, #ids, n or 1, sequence_id or 0, p, request), level + 1)
+  check(C.tl_sampler_submit(self.handle, prompt, #ids, n or 1, sequence_id or 0, p, request))
   self.pending = self.pending + (n or 1)
   keep = nil
   return tonumber(request[0])
@@ -104,7 +104,7 @@ end
 function Sampler:run(max_steps)
   if max_steps and not (type(max_steps) == "number" and max_steps >= 0) then error("sampler:run wants a number of steps; got " .. F.shown(max_steps), 2) end
   local pending = ffi.new("int[1]")
-  check(C.tl_sampler_run(self.handle, math.min(max_steps or math.huge, 2147483647), pending), 2)
+  check(C.tl_sampler_run(self.handle, math.min(max_steps or math.huge, 2147483647), pending))
   self.pending = pending[0]
   return pending[0]
 end
@@ -194,14 +194,14 @@ end
 function Sampler:cancel(request)
   if not C.tl_sampler_cancel(self.handle, F.whole("sampler:cancel", request, "a request")) then return false end
   local pending = ffi.new "int[1]"
-  check(C.tl_sampler_run(self.handle, 0, pending), 2)
+  check(C.tl_sampler_run(self.handle, 0, pending))
   self.pending = pending[0]
   return true
 end
 
 --- Puts a population with the same A and B in the place of the sampler's own: members keep their places, new ones stand behind them.
 function Sampler:set_population(set)
-  check(C.tl_sampler_set_population(self.handle, F.object("sampler:set_population", set, "population").handle), 2)
+  check(C.tl_sampler_set_population(self.handle, F.object("sampler:set_population", set, "population").handle))
   self.population = set
 end
 

@@ -38,7 +38,7 @@ local function start(o)
   if require("tl.comm").size > 1 then error("a server is one process's: start it without mpirun", 2) end
   local s = setmetatable({ o = o, model = o.model, tokenizer = tokenizer, base = o.name or o.model.name, began = os.time(), live = {}, asked = 0, served = 0, refused = 0,
     cancelled = 0, prompt_tokens = 0, new_tokens = 0, steps = 0 }, Server)
-  local most = o.model.max_positions > 0 and o.model.max_positions or 2 ^ 30
+  local most = o.model.context
   s.longest_token = longest_token(tokenizer, o.model.vocab)
   s.context = math.min(o.context and o.context > 0 and o.context or most, most)
   s.adapters = shelf.new { model = o.model, decoder = o.int8 and o.model:quantize() or o.model, base = s.base, folders = o.folders, named = o.named, key = o.key, force = o.force,
@@ -132,7 +132,10 @@ local function dispatch(self, q)
   local name = q.path:match "^/v1/models/(.+)$"
   local post, get = POST[q.path], GET[name and "one_model" or q.path]
   if not post and not get then openai.refuse(404, nil, "there is no %s; there are /v1/chat/completions, /v1/completions, /v1/models, /health and /metrics", q.path) end
-  if q.method ~= (post and "POST" or "GET") and not (get and q.method == "HEAD") then openai.refuse(405, nil, "%s wants %s", q.path, post and "POST" or "GET") end
+  if q.method ~= (post and "POST" or "GET") and not (get and q.method == "HEAD") then
+    q.allow = post and "POST" or "GET, HEAD"
+    openai.refuse(405, nil, "%s wants %s", q.path, post and "POST" or "GET")
+  end
   if get then return get(self, q, name) end
   submit(self, q.id, openai.request(post, q.body, { tokenizer = self.tokenizer, vocab = self.model.vocab, longest_token = self.longest_token,
     context = self.context, new_tokens = self.o.new_tokens or 1024 }))
@@ -144,7 +147,7 @@ local function handle(self, q)
   if ok then return end
   if e.trace then log.warn("%s %s: %s", q.method, q.path, e.trace) end
   self.refused = self.refused + 1
-  self.http:answer(q.id, e.status, openai.error(e.status, e.message, e.param))
+  self.http:answer(q.id, e.status, openai.error(e.status, e.message, e.param), nil, e.status == 405 and q.allow or nil)
 end
 
 -- ---- answers

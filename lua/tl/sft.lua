@@ -19,12 +19,13 @@ Trainer.__index = Trainer
 
 --- The options of sft.trainer; a population's members have them too.
 sft.OPTIONS = options.names { any = "model adapter lr prompt run resume", fn = "target",
-  number = "beta1 beta2 eps weight_decay", amount = "max_grad_norm", count = "total_steps checkpoint", seed = "seed", bytes = "memory", boolean = "eos" }
+  number = "beta1 beta2 eps weight_decay", amount = "max_grad_norm", count = "total_steps checkpoint max_length", seed = "seed", bytes = "memory", boolean = "eos" }
 
 --- An SFT trainer. Options: model, adapter, lr (number or function(step, total), 2e-5), prompt (as in tl.grpo), target:
 --- function(problem) -> the completion's text (default problem.solution or problem.answer), max_grad_norm (1), beta1, beta2, eps,
---- weight_decay, total_steps, memory (bytes the process may take in all), eos (true: the end-of-sequence token is learnt too), run,
---- checkpoint, resume (as in tl.grpo); seed is taken, and of no effect: nothing is drawn.
+--- weight_decay, total_steps, memory (bytes the process may take in all), eos (true: the end-of-sequence token is learnt too),
+--- max_length (tokens of prompt and target together: what is longer is cut at its end; not given: what the model's context does not hold
+--- is an error), run, checkpoint, resume (as in tl.grpo); seed is taken, and of no effect: nothing is drawn.
 function sft.trainer(o)
   options.only("sft.trainer", o, sft.OPTIONS)
   local t = setmetatable({ o = o, model = F.object("sft.trainer", o.model, "model"), adapter = F.object("sft.trainer", o.adapter, "adapter") }, Trainer)
@@ -34,9 +35,7 @@ function sft.trainer(o)
   return t
 end
 
---- Token ids of an example's prompt and of what is to follow it: the example's own (prompt_ids, completion_ids), or made from a problem.
---- Options: prompt, target, eos, as in sft.trainer. i: its number in a list, for messages.
-function sft.example_ids(model, e, o, i)
+local function ids_of(model, e, o, i)
   if e.prompt_ids then return e.prompt_ids, e.completion_ids end
   local tok = model:tokenizer()
   local text = (o.target or function(p) return p.solution or p.answer end)(e)
@@ -46,6 +45,23 @@ function sft.example_ids(model, e, o, i)
   local ids = tok:encode(text)
   if o.eos ~= false then ids[#ids + 1] = model:end_token() end
   return grpo.prompt_ids(tok, o.prompt, e, i), ids
+end
+
+--- Token ids of an example's prompt and of what is to follow it: the example's own (prompt_ids, completion_ids), or made from a problem.
+--- Options: prompt, target, eos, max_length, as in sft.trainer. i: its number in a list, for messages.
+function sft.example_ids(model, e, o, i)
+  local prompt, ids = ids_of(model, e, o, i)
+  local most = o.max_length or model.context
+  local room = most - #prompt
+  if type(ids) ~= "table" or #ids <= room then return prompt, ids end
+  if room < 1 then
+    F.raise(("%s: the prompt's %d tokens leave none of %s %d for what is to be learnt"):format(data.where(e, i), #prompt, o.max_length and "max_length =" or "the model's context of", most))
+  elseif not o.max_length then
+    F.raise(("%s: %d tokens after a prompt of %d are more than the model's context of %d; max_length cuts what is longer"):format(data.where(e, i), #ids, #prompt, most))
+  end
+  local cut = {}
+  for k = 1, room do cut[k] = ids[k] end
+  return prompt, cut
 end
 
 local function add(batch, prompt, completion, place)

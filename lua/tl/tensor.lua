@@ -52,7 +52,7 @@ local function create(dtype, shape, level, device)
   end
   local out = ffi.new "tl_tensor *[1]"
   local d, n = dims_of(shape)
-  check(C.tl_tensor_create(dtype, n, d, device, out), level + 1)
+  check(C.tl_tensor_create(dtype, n, d, device, out))
   return wrap(out[0])
 end
 
@@ -86,7 +86,7 @@ end
 function tensor.full(value, ...)
   local shape, o = shape_and_options("full", PLAIN, ...)
   local t = create(dtype_of(o.dtype, 2), shape, 2, o.device)
-  check(C.tl_tensor_fill(t.handle, number(value, "tensor.full")), 2)
+  check(C.tl_tensor_fill(t.handle, number(value, "tensor.full")))
   return t
 end
 
@@ -94,7 +94,7 @@ end
 function tensor.normal(...)
   local shape, o = shape_and_options("normal", NORMAL, ...)
   local t = create(dtype_of(o.dtype, 2), shape, 2, o.device)
-  check(C.tl_tensor_normal(t.handle, o.seed or 0, o.stream or 0, o.mean or 0, o.std or 1), 2)
+  check(C.tl_tensor_normal(t.handle, o.seed or 0, o.stream or 0, o.mean or 0, o.std or 1))
   return t
 end
 
@@ -102,7 +102,7 @@ end
 function tensor.uniform(...)
   local shape, o = shape_and_options("uniform", UNIFORM, ...)
   local t = create(dtype_of(o.dtype, 2), shape, 2, o.device)
-  check(C.tl_tensor_uniform(t.handle, o.seed or 0, o.stream or 0, o.low or 0, o.high or 1), 2)
+  check(C.tl_tensor_uniform(t.handle, o.seed or 0, o.stream or 0, o.low or 0, o.high or 1))
   return t
 end
 
@@ -144,7 +144,7 @@ local function view(fn, self, level, ...)
   local out = ffi.new "tl_tensor *[1]"
   local args = { ... }
   args[#args + 1] = out
-  check(fn(self.handle, unpack(args)), level + 1)
+  check(fn(self.handle, unpack(args)))
   return wrap(out[0])
 end
 
@@ -195,7 +195,7 @@ end
 --- One element: t:get(2, 3).
 function methods:get(...)
   local value = ffi.new "double[1]"
-  check(C.tl_tensor_get(self.handle, index_of(self, { ... }, 2), value), 2)
+  check(C.tl_tensor_get(self.handle, index_of(self, { ... }, 2), value))
   return value[0]
 end
 
@@ -203,7 +203,7 @@ end
 function methods:set(...)
   local list = { ... }
   local value = table.remove(list)
-  check(C.tl_tensor_set(self.handle, index_of(self, list, 2), number(value, "set")), 2)
+  check(C.tl_tensor_set(self.handle, index_of(self, list, 2), number(value, "set")))
   return self
 end
 
@@ -239,14 +239,14 @@ end
 
 --- Every element becomes value.
 function methods:fill(value)
-  check(C.tl_tensor_fill(self.handle, number(value, "fill")), 2)
+  check(C.tl_tensor_fill(self.handle, number(value, "fill")))
   return self
 end
 
 --- A contiguous copy, in another dtype when one is named.
 function methods:copy(dtype)
   local t = create(dtype_of(dtype or self.dtype, 2), self.shape, 2)
-  check(C.tl_tensor_copy(t.handle, self.handle), 2)
+  check(C.tl_tensor_copy(t.handle, self.handle))
   return t
 end
 
@@ -254,7 +254,7 @@ methods.to = methods.copy
 
 --- Overwrites the elements with those of a tensor of the same shape.
 function methods:assign(other)
-  check(C.tl_tensor_copy(self.handle, want(other, "assign", 2).handle), 2)
+  check(C.tl_tensor_copy(self.handle, want(other, "assign", 2).handle))
   return self
 end
 
@@ -276,12 +276,12 @@ local function binary(a, b, op, level)
     check(C.tl_tensor_fill(scalar.handle, type(a) == "number" and a or b))
     if type(a) == "number" then a = scalar else b = scalar end
     local out = create(t.dtype == "i32" and 0 or DTYPES[t.dtype], t.shape, level)
-    check(C.tl_tensor_binary(out.handle, a.handle, b.handle, op), level + 1)
+    check(C.tl_tensor_binary(out.handle, a.handle, b.handle, op))
     return out
   end
   want(a, "arithmetic", level); want(b, "arithmetic", level)
   local out = create(a.dtype == b.dtype and DTYPES[a.dtype] or 0, joined(a, b), level)
-  check(C.tl_tensor_binary(out.handle, a.handle, b.handle, op), level + 1)
+  check(C.tl_tensor_binary(out.handle, a.handle, b.handle, op))
   return out
 end
 
@@ -299,21 +299,21 @@ function methods:div(b) local r = binary(self, b, C.TL_DIV, 2) return r end
 
 --- Multiplied by a number, in place.
 function methods:scale(x)
-  check(C.tl_tensor_affine(self.handle, self.handle, number(x, "scale"), 0), 2)
+  check(C.tl_tensor_affine(self.handle, self.handle, number(x, "scale"), 0))
   return self
 end
 
 local function reduce(self, op, dim, level)
   if not dim then
     local value = ffi.new "double[1]"
-    check(C.tl_tensor_reduce(self.handle, op, value), level + 1)
+    check(C.tl_tensor_reduce(self.handle, op, value))
     return value[0]
   end
   local shape = { unpack(self.shape) }
   if not shape[dim] then F.raise(("dim %s of a tensor with %d dims"):format(tostring(dim), #shape)) end
   shape[dim] = 1
   local out = create(self.dtype == "i32" and op ~= C.TL_MEAN and op ~= C.TL_NORM and 3 or 0, shape, level)
-  check(C.tl_tensor_reduce_dim(out.handle, self.handle, op, dim - 1), level + 1)
+  check(C.tl_tensor_reduce_dim(out.handle, self.handle, op, dim - 1))
   return out
 end
 
@@ -328,7 +328,7 @@ function methods:norm(dim) local r = reduce(self, C.TL_NORM, dim, 2) return r en
 function methods:matmul(b)
   want(b, "matmul", 2)
   local out = create(0, { self.shape[1] or 1, b.shape[2] or 1 }, 2)
-  check(C.tl_tensor_matmul(out.handle, self.handle, b.handle), 2)
+  check(C.tl_tensor_matmul(out.handle, self.handle, b.handle))
   return out
 end
 
@@ -339,7 +339,7 @@ function methods:svd(rank)
   rank = rank or math.min(n, k)
   local w = self.dtype == "f32" and self.contiguous and self or self:copy "f32"
   local U, S, V, e = create(0, { n, rank }, 2), create(0, { rank }, 2), create(0, { k, rank }, 2), ffi.new "double[1]"
-  check(C.tl_svd(w:data(), n, k, rank, U:data(), S:data(), V:data(), e), 2)
+  check(C.tl_svd(w:data(), n, k, rank, U:data(), S:data(), V:data(), e))
   return U, S, V, e[0]
 end
 

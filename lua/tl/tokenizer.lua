@@ -18,7 +18,7 @@ local ENCODE, DECODE = options.names { boolean = "add_special parse_special" }, 
 function tokenizer.load(path)
   if type(path) ~= "string" then error("tl.tokenizer.load wants a path; got " .. type(path), 2) end
   local out = ffi.new "tl_tokenizer *[1]"
-  check(C.tl_tokenizer_load(path, out), 2)
+  check(C.tl_tokenizer_load(path, out))
   return setmetatable({ handle = ffi.gc(out[0], C.tl_tokenizer_free), path = path }, Tokenizer)
 end
 
@@ -40,11 +40,11 @@ function Tokenizer:encode(text, o)
   local add, parse = o and o.add_special or false, o and o.parse_special or false
   local room = math.max(64, #text + 16)
   local ids = ffi.new("int32_t[?]", room)
-  check(C.tl_tokenizer_encode(h, text, #text, add, parse, ids, room, count), 2)
+  check(C.tl_tokenizer_encode(h, text, #text, add, parse, ids, room, count))
   if count[0] > room then
     room = count[0]
     ids = ffi.new("int32_t[?]", room)
-    check(C.tl_tokenizer_encode(h, text, #text, add, parse, ids, room, count), 2)
+    check(C.tl_tokenizer_encode(h, text, #text, add, parse, ids, room, count))
   end
   local out = {}
   for i = 1, count[0] do out[i] = ids[i - 1] end
@@ -63,11 +63,11 @@ function Tokenizer:decode(ids, o)
   local buffer, n = F.ids("decode", ids), #ids
   local skip, room = o and o.skip_special or false, 16 * n + 64
   local text = ffi.new("char[?]", room)
-  check(C.tl_tokenizer_decode(h, buffer, n, skip, text, room, count), 2)
+  check(C.tl_tokenizer_decode(h, buffer, n, skip, text, room, count))
   if count[0] > room then
     room = count[0]
     text = ffi.new("char[?]", room)
-    check(C.tl_tokenizer_decode(h, buffer, n, skip, text, room, count), 2)
+    check(C.tl_tokenizer_decode(h, buffer, n, skip, text, room, count))
   end
   return ffi.string(text, count[0])
 end
@@ -89,7 +89,7 @@ Stream.__index = Stream
 function Tokenizer:stream(o)
   if o then options.only("tokenizer:stream", o, DECODE) end
   local out = ffi.new "tl_decoder *[1]"
-  check(C.tl_decoder_create(handle(self, "stream"), o and o.skip_special or false, out), 2)
+  check(C.tl_decoder_create(handle(self, "stream"), o and o.skip_special or false, out))
   return setmetatable({ handle = ffi.gc(out[0], C.tl_decoder_free) }, Stream)
 end
 
@@ -98,13 +98,13 @@ local text = ffi.new "const char *[1]"
 ---@param id integer
 ---@return string
 function Stream:push(id)
-  check(C.tl_decoder_push(self.handle, F.whole("stream:push", id, "a token id"), text, count), 2)
+  check(C.tl_decoder_push(self.handle, F.whole("stream:push", id, "a token id"), text, count))
   return ffi.string(text[0], count[0])
 end
 
 ---@return string
 function Stream:finish()
-  check(C.tl_decoder_finish(self.handle, text, count), 2)
+  check(C.tl_decoder_finish(self.handle, text, count))
   return ffi.string(text[0], count[0])
 end
 

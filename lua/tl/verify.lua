@@ -270,7 +270,7 @@ function verify.pool(o)
   local opt = ffi.new("tl_pool_options", { n_workers = o.workers or 2, nice = o.nice or about.nice or 19, timeout_ms = o.timeout_ms or about.timeout_ms or 1000, memory_bytes = o.memory or 0, instructions = o.instructions or 0,
     lua_path = path, module = module, config_json = config, chunk = code, chunk_bytes = code and #code or 0 })
   local out = ffi.new("tl_pool *[1]")
-  check(C.tl_pool_create(opt, out), 2)
+  check(C.tl_pool_create(opt, out))
   return setmetatable({ pool = ffi.gc(out[0], C.tl_pool_free), name = verify.name(verifier) }, Pool)
 end
 

@@ -9,7 +9,7 @@ local yaml = {}
 ---@param path string
 function yaml.load(path)
   local out = ffi.new "char *[1]"
-  F.check(F.C.tl_yaml_to_json(path, out), 2)
+  F.check(F.C.tl_yaml_to_json(path, out))
   return json.decode(F.take_string(out[0]))
 end
 
@@ -18,7 +18,7 @@ end
 ---@param name string|nil what errors call it ("YAML")
 function yaml.decode(text, name)
   local out = ffi.new "char *[1]"
-  F.check(F.C.tl_yaml_text_to_json(text, #text, name or "YAML", out), 2)
+  F.check(F.C.tl_yaml_text_to_json(text, #text, name or "YAML", out))
   return json.decode(F.take_string(out[0]))
 end
 

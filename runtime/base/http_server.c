@@ -28,7 +28,7 @@ typedef struct exchange {
   bool takes_interim, asked;           // answers may be preceded by 1xx (HTTP/1.1); a client that sends no more was asked if it is there
   bool answered, streams, ended, cut;  // the status is known; what follows comes in parts; the last part has been pushed; it never will be
   unsigned status;
-  char type[64];
+  char type[64], allow[16];
   struct exchange *next;
 } exchange;
 
@@ -80,6 +80,7 @@ static enum MHD_Result queue_response(exchange *e, unsigned status, const char *
   MHD_add_response_header(r, "Cache-Control", "no-store");
   MHD_add_response_header(r, "X-Content-Type-Options", "nosniff");
   if (status == MHD_HTTP_UNAUTHORIZED) MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
+  if (e->allow[0]) MHD_add_response_header(r, "Allow", e->allow);
   if (e->server->origin) MHD_add_response_header(r, "Access-Control-Allow-Origin", e->server->origin);
   if (e->streams) MHD_add_response_header(r, "X-Accel-Buffering", "no");  // nginx would hold parts back
   if (is_preflight(e->server, e)) {
@@ -314,11 +315,15 @@ static void begin_answer(exchange *e, int status, const char *type) {
   snprintf(e->type, sizeof e->type, "%s", type);
 }
 
-void tl_http_server_answer(tl_http_server *s, int64_t id, int status, const char *type, const char *body, size_t n) {
+void tl_http_server_answer(tl_http_server *s, int64_t id, int status, const char *type, const char *allow, const char *body, size_t n) {
   pthread_mutex_lock(&s->lock);
   exchange *e = held(s, id);
   if (e) {
-    if (e->connection) tl_str_add(&e->out, body, n), begin_answer(e, status, type);
+    if (e->connection) {
+      tl_str_add(&e->out, body, n);
+      if (allow) snprintf(e->allow, sizeof e->allow, "%s", allow);
+      begin_answer(e, status, type);
+    }
     e->held = false;
     wake(e);
     drop(s, e);

@@ -268,6 +268,7 @@ void tl_model_get_info(const tl_model *m, tl_model_info *out) {
                          .ffn = c->ffn,
                          .vocab = c->vocab,
                          .max_positions = c->max_positions,
+                         .context = tl_config_context(c),
                          .tied = c->tied,
                          .norm_eps = c->norm_eps,
                          .rope_theta = c->rope_theta,

@@ -226,6 +226,33 @@ test("a problem that cannot be asked is named", function()
     { model = model, problems = { { question = "1+1?", answer = { "2" } } }, max_new_tokens = 4 })
 end)
 
+test("SFT cuts what is longer than max_length, and refuses what the context does not hold", function()
+  local model = tl.model.load "tiny"
+  equal(model.context, 512, "context")
+  local prompt, target = {}, {}
+  for i = 1, 500 do prompt[i], target[i] = i % 97 + 3, i % 89 + 3 end
+  local function trainer(o)
+    o.model, o.adapter = model, tl.adapter.tinylora(model, { u = 2, seed = 7 })
+    return tl.sft.trainer(o)
+  end
+  local function ids(n, from, to)
+    local part = {}
+    for i = 1, to do part[i] = target[i] end
+    return { prompt_ids = { unpack(prompt, from, n) }, completion_ids = part }
+  end
+  local cut, short = trainer { max_length = 40 }, trainer {}
+  local m, same = cut:step { ids(30, 1, 25), ids(20, 1, 7) }, short:step { ids(30, 1, 10), ids(20, 1, 7) }
+  equal(m.loss, same.loss, "loss of a text cut to 40 tokens")
+  equal(m.completion_tokens, 17, "tokens learnt")
+  equal(cut.adapter:v(1), short.adapter:v(1), "v")
+  raises("problem 2: the prompt's 45 tokens leave none of max_length = 40 for what is to be learnt", cut.step, cut, { ids(30, 1, 3), ids(45, 1, 3) })
+  raises("problem 1: 20 tokens after a prompt of 493 are more than the model's context of 512; max_length cuts what is longer", short.step, short, { ids(493, 1, 20) })
+  equal(short:step({ ids(492, 1, 20) }).completion_tokens, 20, "tokens of a text that fills the context")
+  equal(short.steps, 2, "steps")
+  for i = 1, 13 do prompt[500 + i] = 5 end
+  raises("model:logprobs: 513 token ids; the model's context has 512", model.logprobs, model, prompt)
+end)
+
 test("prompt styles", function()
   local p = { question = "100% of {question}?" }
   equal(data.style("qwen-boxed")(p)[1].content, "You are a helpful assistant.", "system")

@@ -333,6 +333,12 @@ def refuses(folder):
         for method, path, code in (("GET", "/v1/completions", 405), ("POST", "/v1/models", 405), ("GET", "/", 404), ("DELETE", "/v1/models", 405)):
             status, doc = s.ask(method, path)
             want(status == code, "%s %s: %s %r" % (method, path, status, doc))
+        for path, allow in (("/v1/completions", "POST"), ("/v1/models", "GET, HEAD")):
+            c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=60)
+            c.request("PUT", path, "x")
+            r = c.getresponse()
+            want((r.status, r.getheader("Allow")) == (405, allow), "PUT %s: %d, Allow: %s" % (path, r.status, r.getheader("Allow")))
+            c.close()
         for body, word in (({"prompt": "x" * (1 << 20)}, "1048576 bytes"), ({"prompt": "%d " * 200 % tuple(range(200))}, " tokens;")):  # the first is not cut into tokens
             message = s.ask("POST", "/v1/completions", body)[1]["error"]["message"]
             want(word in message, message)

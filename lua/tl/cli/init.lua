@@ -106,7 +106,7 @@ local function run_command(name, command, argv)
   if #rest > most then options.usage("tlrun %s: unexpected argument '%s'; usage: tlrun %s %s", name, rest[most + 1], name, command.usage or "[options]") end
   local p = options.resolve(list, given)
   p.given = given
-  if p.device then F.check(F.C.tl_device_select(p.device), 2) end
+  if p.device then F.check(F.C.tl_device_select(p.device)) end
   F.C.tl_set_threads(p.threads)
   return command.run(p, rest)
 end

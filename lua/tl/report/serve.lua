@@ -13,12 +13,12 @@ Server.__index = Server
 ---@param port integer
 function serve.start(port)
   local out, used = ffi.new "tl_page_server *[1]", ffi.new "int[1]"
-  check(C.tl_page_server_start(port, out, used), 2)
+  check(C.tl_page_server_start(port, out, used))
   return setmetatable({ handle = ffi.gc(out[0], C.tl_page_server_stop), port = used[0] }, Server)
 end
 
 --- Puts a page in the place of the one before.
-function Server:set(html) check(C.tl_page_server_set(self.handle, html, #html), 2) end
+function Server:set(html) check(C.tl_page_server_set(self.handle, html, #html)) end
 
 -- SQLite's count of the transactions that others have committed to a store; one connection each stays open for it. nil: none that can be read
 local function commits(stores, path)

@@ -16,7 +16,7 @@ function http.listen(o)
   local key, origin = o.key, o.origin
   if key then opt.key = key end
   if origin then opt.origin = origin end
-  check(C.tl_http_server_start(o.host or "127.0.0.1", o.port or 0, opt, out, used), 2)
+  check(C.tl_http_server_start(o.host or "127.0.0.1", o.port or 0, opt, out, used))
   return setmetatable({ handle = ffi.gc(out[0], C.tl_http_server_stop), port = used[0] }, Server)
 end
 
@@ -27,11 +27,11 @@ function Server:take(seconds)
   return { id = r.id, method = ffi.string(r.method), path = ffi.string(r.path), body = ffi.string(r.body, r.n_body) }
 end
 
---- The whole answer of a request: text, or a table that becomes JSON.
-function Server:answer(id, status, body, type)
+--- The whole answer of a request: text, or a table that becomes JSON. allow: the path's methods, for an answer 405.
+function Server:answer(id, status, body, type, allow)
   local text = body
   if type == nil then text, type = json.encode(body), "application/json" end
-  C.tl_http_server_answer(self.handle, id, status, type, text, #text)
+  C.tl_http_server_answer(self.handle, id, status, type, allow, text, #text)
 end
 
 --- A part of an answer as server-sent events; false: the client is gone.
