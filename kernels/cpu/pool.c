@@ -8,6 +8,10 @@
 // state = generation << 32 | next item. Workers read the job's fields and then take items by compare-and-swap, which fails if
 // the generation moved meanwhile; the caller closes the state, writes the fields, and opens the next generation. Idle workers
 // spin for some microseconds, then sleep. Workers block all signals. A forked child starts its own.
+//
+// Workers go where the scheduler puts them, as a worker bound to a processor that another program has would wait for it. The environment
+// variable TL_PIN=1 binds worker i to the i-th processor that the process may use, the first being 0; the caller stays free, since programs
+// and threads that it starts would inherit its place.
 #define _GNU_SOURCE
 #include "cpu.h"
 #include <pthread.h>
@@ -75,6 +79,20 @@ static void after_fork(void) {
   pthread_cond_init(&wake, NULL);
 }
 
+// binds worker i, if TL_PIN says so; where that is refused it stays free
+static void place(pthread_t t, int i) {
+  const char *pin = getenv("TL_PIN");
+  cpu_set_t may, one;
+  if (!pin || strcmp(pin, "1") || sched_getaffinity(0, sizeof may, &may)) return;
+  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+    if (CPU_ISSET(cpu, &may) && i-- == 0) {
+      CPU_ZERO(&one);
+      CPU_SET(cpu, &one);
+      pthread_setaffinity_np(t, sizeof one, &one);
+      return;
+    }
+}
+
 static void start_workers(int n) {
   static int registered;
   if (!registered) registered = pthread_atfork(NULL, NULL, after_fork) == 0;
@@ -84,6 +102,7 @@ static void start_workers(int n) {
   while (n_workers < n && n_workers < MAX_WORKERS) {
     pthread_t t;
     if (pthread_create(&t, NULL, worker, (void *)(intptr_t)(n_workers + 1))) break;
+    place(t, n_workers + 1);
     pthread_detach(t);
     n_workers++;
   }

@@ -306,6 +306,23 @@ def child_signals():
 
 
 @case
+def bound_threads():
+    """TL_PIN=1 binds a worker thread to a processor; the caller, and with it what it starts, stays free"""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        return
+    code = (f"local m, ids = tl.model.load('{MODEL}'), {{}} for i = 1, 200 do ids[i] = i % 60 + 3 end m:logprobs(ids) "
+            "local p = io.popen('cat /proc/$PPID/task/*/status; echo own; cat /proc/self/status') print(p:read('*a'))")
+    for pin in "0", "1":
+        code_, out, err = run("-e", code, env={**ENV, "TL_PIN": pin})
+        lists = [set(s.split(":")[1].strip().split()) for s in out.splitlines() if s.startswith("Cpus_allowed_list")]
+        check(code_ == 0 and len(lists) >= 3, (code_, out, err))
+        bound = [s for s in lists if s == {str(cpus[1])}]
+        check(len(bound) == int(pin), f"TL_PIN={pin}: {lists}")
+        check(lists[-1] not in bound and lists[0] not in bound, f"the caller or its child is bound: {lists}")
+
+
+@case
 def interrupted():
     """tl_interrupt stops a C call under way, which says so"""
     code = (f"local F = require 'tl.ffi' local m = tl.model.load('{MODEL}') F.C.tl_interrupt() "
