@@ -17,7 +17,7 @@ static inline tl_model *tiny_model_of(const char *family, tl_dtype compute, int 
   fprintf(f,
           "{\"architectures\":[\"%s\"],\"model_type\":\"%s\",\"hidden_size\":36,\"intermediate_size\":58,\"num_hidden_layers\":3,"
           "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"head_dim\":10,\"vocab_size\":%d,\"rms_norm_eps\":1e-5,"
-          "\"rope_theta\":10000.0,\"max_position_embeddings\":512,\"tie_word_embeddings\":%s,\"hidden_act\":\"silu\","
+          "\"rope_theta\":10000.0,\"max_position_embeddings\":2048,\"tie_word_embeddings\":%s,\"hidden_act\":\"silu\","
           "\"sliding_window\":7,\"use_sliding_window\":%s,\"max_window_layers\":1,\"no_rope_layer_interval\":2,\"eos_token_id\":2,\"bos_token_id\":1}",
           tl_family_find(family)->hf_class, family, vocab, strcmp(family, "qwen2") ? "true" : "false",
           strncmp(family, "qwen", 4) ? "false" : "true");
