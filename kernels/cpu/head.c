@@ -73,16 +73,20 @@ typedef struct {
   float *buffers;     // a thread's 48 x 512 logits
 } job;
 
-// out (n) = l, past the caches where the processor can: nothing reads it until all blocks are done
-static void leave(float *out, const float *l, int n) {
+// out (n) = l, past the caches where the processor can: nothing reads it until all blocks are done. finish_stores must follow.
+static void store_past_caches(float *out, const float *l, int n) {
 #if defined(__AVX512F__)
   if (n % VL == 0 && (uintptr_t)out % 64 == 0) {
     for (int j = 0; j < n; j += VL) _mm512_stream_ps(out + j, (__m512)v_load(l + j));
-    _mm_sfence();
     return;
   }
 #endif
   memcpy(out, l, sizeof *l * (size_t)n);
+}
+static void finish_stores(void) {  // another thread may read them then
+#if defined(__AVX512F__)
+  _mm_sfence();
+#endif
 }
 
 static void block_part(const void *ctx, int i, int thread) {
@@ -93,10 +97,11 @@ static void block_part(const void *ctx, int i, int thread) {
   int n = OP(head_logits)(c, HEAD_BLOCK, &q->h, q->w, t0, t1, b);
   for (int t = t0; t < t1; t++) {
     float *l = c + (size_t)(t - t0) * HEAD_BLOCK;
-    if (q->logits) leave(q->logits + (size_t)t * q->w->N + v0, l, n);
+    if (q->logits) store_past_caches(q->logits + (size_t)t * q->w->N + v0, l, n);
     q->stats[(size_t)b * q->T + t] = OP(head_block_stats)(l, n, q->inv_temp);
     if (q->targets && q->targets[t] >= v0 && q->targets[t] < v0 + n) q->logprob[t] = l[q->targets[t] - v0];
   }
+  if (q->logits) finish_stores();
 }
 
 static void finish_row(const void *ctx, int t, int thread) {
