@@ -94,3 +94,20 @@ int64_t tl_batch_offset(const tl_batch *b, int completion) {
   if (completion < 0) return 0;
   return completion < b->n_sequences ? b->sequences[completion].out : b->n_out;
 }
+
+tl_status tl_batch_check(const tl_batch *b, const tl_config *c, int *longest) {
+  int context = tl_config_context(c);
+  for (int64_t i = 0; i < b->n_tokens; i++)
+    if (b->tokens[i] < 0 || b->tokens[i] >= c->vocab)
+      return tl_fail(TL_E_ARG, "token id %d is outside the model's vocabulary of %d", b->tokens[i], c->vocab);
+  *longest = 1;
+  for (int i = 0; i < b->n_prompts; i++)
+    if (b->prompts[i].n > *longest) *longest = b->prompts[i].n;
+  for (int i = 0; i < b->n_sequences; i++) {
+    int prompt = b->prompts[b->sequences[i].prompt].n, n = b->sequences[i].n;
+    if (n > context - prompt)
+      return tl_fail(TL_E_ARG, "completion %d has %d tokens after a prompt of %d; the model's context has %d", i, n, prompt, context);
+    if (prompt + n > *longest) *longest = prompt + n;
+  }
+  return TL_OK;
+}

@@ -1,7 +1,7 @@
 // batch.h: the inside of a tl_batch, for pass.c.
 #ifndef TL_BATCH_H
 #define TL_BATCH_H
-#include "../base/base.h"
+#include "../model/model.h"
 
 typedef struct tl_prompt {
   int64_t ids;             // where its tokens start in tokens
@@ -30,4 +30,8 @@ struct tl_batch {
   int64_t n_out;           // completion tokens in all
   int member;              // of the prompts to come
 };
+
+// Whether a model of that shape has all token ids and its context holds every completion with its prompt. *longest: the most tokens of a
+// completion with its prompt, or of a prompt, at least 1.
+tl_status tl_batch_check(const tl_batch *b, const tl_config *c, int *longest);
 #endif

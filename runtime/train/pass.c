@@ -298,28 +298,6 @@ static tl_status find_kept(tl_pass *p) {
   return TL_OK;
 }
 
-static tl_status check_ids(const tl_model *m, const tl_batch *b) {
-  for (int64_t i = 0; i < b->n_tokens; i++)
-    if (b->tokens[i] < 0 || b->tokens[i] >= m->cfg.vocab)
-      return tl_fail(TL_E_ARG, "token id %d is outside the model's vocabulary of %d", b->tokens[i], m->cfg.vocab);
-  return TL_OK;
-}
-
-// the most tokens of a sequence with its prompt, at least 1
-static tl_status find_longest(const tl_model *m, const tl_batch *b, int *longest) {
-  int context = tl_config_context(&m->cfg);
-  *longest = 1;
-  for (int i = 0; i < b->n_prompts; i++)
-    if (b->prompts[i].n > *longest) *longest = b->prompts[i].n;
-  for (int i = 0; i < b->n_sequences; i++) {
-    int prompt = b->prompts[b->sequences[i].prompt].n, n = b->sequences[i].n;
-    if (prompt + n > context)
-      return tl_fail(TL_E_ARG, "completion %d has %d tokens after a prompt of %d; the model's context has %d", i, n, prompt, context);
-    if (prompt + n > *longest) *longest = prompt + n;
-  }
-  return TL_OK;
-}
-
 static tl_status set_up(tl_pass *p) {
   const tl_batch *b = p->batch;
   tl_population *pop = p->opt.population;
@@ -331,12 +309,11 @@ static tl_status set_up(tl_pass *p) {
     return tl_fail(TL_E_ARG, "an int8 model is to sample from and cannot be trained: give the trainer the model that it was made of (rollouts = \"int8\")");
   const tl_model *of = p->adapter ? p->adapter->model : pop ? pop->model : p->model;
   if (of != p->model && of != p->model->parent) return tl_fail(TL_E_ARG, "the adapter belongs to another model");
-  TL_TRY(check_ids(p->model, b));
+  int longest;
+  TL_TRY(tl_batch_check(b, &p->model->cfg, &longest));
   for (int i = 0; pop && i < b->n_prompts; i++)
     if (b->prompts[i].member < -1 || b->prompts[i].member >= pop->n)
       return tl_fail(TL_E_ARG, "prompt %d belongs to member %d of a population of %d", i, b->prompts[i].member, pop->n);
-  int longest;
-  TL_TRY(find_longest(p->model, b, &longest));
   TL_TRY(tl_model_need_positions(p->model, longest));
   tl_net_init(&p->net, p->model, pop ? tl_population_get_view(pop) : p->adapter ? tl_adapter_get_view(p->adapter) : NULL);
   p->sink = sink_of(p);
