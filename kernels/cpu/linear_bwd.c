@@ -11,7 +11,7 @@
 // Products are of bf16 pairs when both operands are bf16, otherwise of fp32.
 #include "cpu.h"
 
-enum { N_BLOCK = 1024, T_BLOCK = 512, COLUMNS_BLOCK = 4096, SUM_ROWS = 48, PART_ROWS = 64 };
+enum { N_BLOCK = 1024, T_BLOCK = 512, COLUMNS_BLOCK = 4096, DH_ROWS = 48, SUM_ROWS = 64 };
 
 typedef struct {
   tlk_mat dx, dy;
@@ -22,8 +22,8 @@ typedef struct {
   int r, T, accumulate, parts;
   uint32_t *turned;  // a thread's piece of the transposed weight, then of A
   size_t words;
-  float *sums;       // a thread's 64 columns of dh
-  int sum_rows;
+  float *dh;         // a thread's 64 columns of dh_rows rows
+  int dh_rows;
 } dx_job;
 
 typedef struct {
@@ -42,14 +42,6 @@ static dx_part part_of(const dx_job *q, int item, int thread) {
   return p;
 }
 
-// out (t1 - t0, cols) (+)= dy's columns n .. n1, turned, for rows t0 .. t1
-static void add_piece(const dx_part *p, int n, int n1, int t0, int t1, float *out, ptrdiff_t ld, int add) {
-  const dx_job *q = p->q;
-  int bf16 = q->w->compute == TLK_BF16, size = bf16 ? 2 : 4;
-  OP(gemm_out)(bf16, t1 - t0, (const char *)mat_row(q->dy, t0) + (size_t)n * size, (ptrdiff_t)q->dy.ld * size, 4, p->turned, n1 - n,
-               p->cols, out, ld, add);
-}
-
 // out += the low-rank term of rows t0 .. t1
 static void add_low(const dx_part *p, int t0, int t1, float *out, ptrdiff_t ld) {
   const dx_job *q = p->q;
@@ -62,13 +54,16 @@ static void add_low(const dx_part *p, int t0, int t1, float *out, ptrdiff_t ld) 
   }
 }
 
-// out = 64 columns of dx for rows t0 .. t1
-static void add_pieces(const dx_part *p, int t0, int t1, float *out, ptrdiff_t ld, int accumulate) {
-  const tlk_packed *w = p->q->w;
+// out = 64 columns of dx for rows t0 .. t1. turned: the weight's outputs are one piece, which is transposed already
+static void add_pieces(const dx_part *p, int t0, int t1, float *out, ptrdiff_t ld, int accumulate, int turned) {
+  const dx_job *q = p->q;
+  const tlk_packed *w = q->w;
+  int bf16 = w->compute == TLK_BF16, size = bf16 ? 2 : 4;
   for (int n = 0; n < w->N; n += N_BLOCK) {
     int n1 = min_int(n + N_BLOCK, w->N);
-    OP(panel_transposed)(p->turned, w, p->k0, n, n1);
-    add_piece(p, n, n1, t0, t1, out, ld, accumulate || n > 0);
+    if (!turned) OP(panel_transposed)(p->turned, w, p->k0, n, n1);
+    OP(gemm_out)(bf16, t1 - t0, (const char *)mat_row(q->dy, t0) + (size_t)n * size, (ptrdiff_t)q->dy.ld * size, 4, p->turned, n1 - n,
+                 p->cols, out, ld, accumulate || n > 0);
   }
   add_low(p, t0, t1, out, ld);
 }
@@ -76,7 +71,7 @@ static void add_pieces(const dx_part *p, int t0, int t1, float *out, ptrdiff_t l
 static void dx_item(const void *ctx, int item, int thread) {
   const dx_job *q = ctx;
   dx_part p = part_of(q, item, thread);
-  add_pieces(&p, p.t0, p.t1, (float *)mat_row_out(q->dx, p.t0) + p.k0, q->dx.ld, q->accumulate);
+  add_pieces(&p, p.t0, p.t1, (float *)mat_row_out(q->dx, p.t0) + p.k0, q->dx.ld, q->accumulate, 0);
 }
 
 // dgate and dup of rows t0 .. t1, from 64 columns of dh; dtype: of all four
@@ -98,17 +93,12 @@ INLINE void swiglu_back(const dx_part *p, const float *dh, int t0, int t1, int c
 static void dx_swiglu_item(const void *ctx, int item, int thread) {
   const dx_job *q = ctx;
   dx_part p = part_of(q, item, thread);
-  float *dh = q->sums + (size_t)q->sum_rows * PANEL * thread;
-  int N = q->w->N, once = N <= N_BLOCK;
-  if (once) OP(panel_transposed)(p.turned, q->w, p.k0, 0, N);
+  float *dh = q->dh + (size_t)q->dh_rows * PANEL * thread;
+  int once = q->w->N <= N_BLOCK;
+  if (once) OP(panel_transposed)(p.turned, q->w, p.k0, 0, q->w->N);
   for (int t = p.t0, end; t < p.t1; t = end) {
-    end = once ? min_int(t + q->sum_rows, p.t1) : p.t1;
-    if (once) {
-      add_piece(&p, 0, N, t, end, dh, PANEL, 0);
-      add_low(&p, t, end, dh, PANEL);
-    } else {
-      add_pieces(&p, t, end, dh, PANEL, 0);
-    }
+    end = min_int(t + q->dh_rows, p.t1);
+    add_pieces(&p, t, end, dh, PANEL, 0, once);
     if (q->gate.dtype == TLK_BF16 && p.cols == PANEL) swiglu_back(&p, dh, t, end, PANEL, TLK_BF16);
     else swiglu_back(&p, dh, t, end, p.cols, q->gate.dtype);
   }
@@ -153,8 +143,8 @@ void OP(linear_bwd_swiglu)(tlk_mat dgate, tlk_mat dup, tlk_mat dh, float *g, tlk
   if (T <= 0) return;
   dx_job q = {.dgate = dgate, .dup = dup, .gate = gate, .up = up};
   prepare(&q, g, dy, w, lr, T, 0);
-  q.sum_rows = w->N <= N_BLOCK ? SUM_ROWS : T;
-  q.sums = tlk_cpu_scratch(SCRATCH_C, sizeof(float) * PANEL * (size_t)q.sum_rows * tlk_cpu_threads());
+  q.dh_rows = w->N <= N_BLOCK ? DH_ROWS : T;
+  q.dh = tlk_cpu_scratch(SCRATCH_C, sizeof(float) * PANEL * (size_t)q.dh_rows * tlk_cpu_threads());
   tlk_run(n_panels(w->K) * q.parts, (double)T * w->N * w->K / 16, dx_swiglu_item, &q);
 }
 
@@ -222,7 +212,7 @@ static void sum_block(const void *ctx, int i, int thread) {
   int N = q->N;
   for (int n = 0; n < N; n += VL) {
     vf s = {0};
-    for (int t = i * PART_ROWS; t < min_int(q->T, (i + 1) * PART_ROWS); t++) s += v_load_as(mat_row(q->dy, t), q->dy.dtype, n, N - n);
+    for (int t = i * SUM_ROWS; t < min_int(q->T, (i + 1) * SUM_ROWS); t++) s += v_load_as(mat_row(q->dy, t), q->dy.dtype, n, N - n);
     v_storen(q->part + (size_t)i * N + n, s, N - n);
   }
 }
@@ -235,7 +225,7 @@ void OP(sum_parts)(float *out, const float *part, int n_parts, int n) {
 
 // Partial sums over blocks of 64 rows, then over blocks in order.
 void OP(colsum)(float *db, tlk_mat dy, int T, int N) {
-  int blocks = div_up(T, PART_ROWS);
+  int blocks = div_up(T, SUM_ROWS);
   sum_job q = {db, tlk_cpu_scratch(SCRATCH_A, sizeof(float) * (size_t)blocks * N), dy, T, N, blocks};
   tlk_run(blocks, (double)T * N, sum_block, &q);
   OP(sum_parts)(db, q.part, blocks, N);
