@@ -8,7 +8,8 @@
 // key that the thread's panel already holds, for the group's sequence before, is not copied into it again.
 #include "attention.h"
 
-enum { FEW_ROWS = 6, STRIP = VL == 16 ? 4 : 2, MOST_AT_ONCE = 3 };  // rows and registers of values that are summed in registers
+enum { FEW_ROWS = 6, STRIP = VL == 16 ? 4 : 2 };  // rows and registers of values that are summed in registers
+enum { MOST_AT_ONCE = 3 };                         // rows of a softmax
 
 typedef struct {
   float max, sum;

@@ -141,7 +141,7 @@ INLINE void swiglu_rows(const job *q, const float *gate, const float *up, int t0
     for (int j = 0; j < n; j += VL) {
       vf g = act_of(g_row, dtype, bias[0], n0 + j, v_load(gate + j), n - j, keep);
       vf u = act_of(u_row, dtype, bias[1], n0 + j, v_load(up + j), n - j, keep);
-      v_store_as(h_row, dtype, n0 + j, g * v_sigmoid(g) * u, n - j);
+      v_store_as(h_row, dtype, n0 + j, v_swiglu(g, u), n - j);
     }
   }
 }
@@ -159,23 +159,23 @@ static void swiglu_item(const void *ctx, int i, int thread) {
   else swiglu_rows(q, c[0], c[1], t0, t1, n0, n, q->h.dtype);
 }
 
-// y = head of c (D wide) rotated by pairs of (cos, sin): rope.c
+// y = head of c (D wide) rotated by pairs of (cos, sin)
 INLINE void rotate_head(void *y, const int dtype, int n0, const float *c, const float *pairs, int D) {
   int half = D / 2;
   vi even, odd;
   for (int l = 0; l < VL; l++) even[l] = 2 * l, odd[l] = 2 * l + 1;
   for (int i = 0; i < half; i += VL) {
     vf p = v_load(pairs + 2 * i), q = v_load(pairs + 2 * i + VL), a = v_load(c + i), b = v_load(c + half + i);
-    vf cv = __builtin_shuffle(p, q, even), sv = __builtin_shuffle(p, q, odd);
-    v_store_as(y, dtype, n0 + i, v_fma(a, cv, -(b * sv)), VL);
-    v_store_as(y, dtype, n0 + half + i, v_fma(b, cv, a * sv), VL);
+    vf second, first = v_rotate(a, b, __builtin_shuffle(p, q, even), __builtin_shuffle(p, q, odd), &second);
+    v_store_as(y, dtype, n0 + i, first, VL);
+    v_store_as(y, dtype, n0 + half + i, second, VL);
   }
 }
 
-// rows t0 .. t1 of c (cols from n0 on, ld apart, with bias) to their rows of y, rotated or only converted
-INLINE void store_rotated(const job *q, const tlk_rotated *r, const int dtype, float *c, int ld, int t0, int t1, int n0, int cols) {
+// rows t0 .. t1 of c (cols from n0 on, with bias) to their rows of y, rotated or only converted
+INLINE void store_rotated(const job *q, const tlk_rotated *r, const int dtype, float *c, int t0, int t1, int n0, int cols) {
   const float *bias = r->linear.bias;
-  for (int t = t0; t < t1; t++, c += ld) {
+  for (int t = t0; t < t1; t++, c += PANEL) {
     if (r->out_rows && r->out_rows[t] < 0) continue;
     void *row = mat_row_out(r->y, r->out_rows ? r->out_rows[t] : t);
     if (bias)
@@ -196,8 +196,8 @@ static void rope_item(const void *ctx, int i, int thread) {
   const part *p = panel_sums(c, q, i / q->row_blocks, 0, PANEL, t0, t1, thread, 0, &panel);
   const tlk_rotated *r = q->rotated + (p - q->parts);
   int n0 = panel * PANEL, cols = min_int(PANEL, p->w->N - n0);
-  if (r->y.dtype == TLK_BF16) store_rotated(q, r, TLK_BF16, c, PANEL, t0, t1, n0, cols);
-  else store_rotated(q, r, r->y.dtype, c, PANEL, t0, t1, n0, cols);
+  if (r->y.dtype == TLK_BF16) store_rotated(q, r, TLK_BF16, c, t0, t1, n0, cols);
+  else store_rotated(q, r, r->y.dtype, c, t0, t1, n0, cols);
 }
 
 static void item(const void *ctx, int i, int thread) {

@@ -88,11 +88,8 @@ void OP(panel_of_rows)(uint32_t *dst, const void *const *rows, int n_rows, int n
 
 // one step of bf16 pairs: low halves from a, high halves from b
 INLINE void pair_rows(uint32_t *dst, const uint16_t *a, const uint16_t *b, int n) {
-  for (int j = 0; j < PANEL; j += VL) {
-    vu low = (vu)v_from_bf16(v_loadh(a + j, max_int(n - j, 0))) >> 16;
-    vu high = b ? (vu)v_from_bf16(v_loadh(b + j, max_int(n - j, 0))) : (vu){0};
-    *(vu_mem *)(dst + j) = low | high;
-  }
+  for (int j = 0; j < PANEL; j += VL)
+    v_store((float *)dst + j, v_pair(v_loadh(a + j, max_int(n - j, 0)), b ? v_loadh(b + j, max_int(n - j, 0)) : (vh){0}));
 }
 
 void OP(panel_of_columns)(void *dst, int bf16, tlk_mat m, int t0, int t1, int c0, int n_cols) {

@@ -80,7 +80,7 @@ static void after_fork(void) {
 }
 
 // binds worker i, if TL_PIN says so; where that is refused it stays free
-static void place(pthread_t t, int i) {
+static void bind_worker(pthread_t t, int i) {
   const char *pin = getenv("TL_PIN");
   cpu_set_t may, one;
   if (!pin || strcmp(pin, "1") || sched_getaffinity(0, sizeof may, &may)) return;
@@ -102,7 +102,7 @@ static void start_workers(int n) {
   while (n_workers < n && n_workers < MAX_WORKERS) {
     pthread_t t;
     if (pthread_create(&t, NULL, worker, (void *)(intptr_t)(n_workers + 1))) break;
-    place(t, n_workers + 1);
+    bind_worker(t, n_workers + 1);
     pthread_detach(t);
     n_workers++;
   }

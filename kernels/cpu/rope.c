@@ -15,8 +15,9 @@ INLINE void rotate(void *y, int y_dtype, const void *x, int x_dtype, const float
   for (int i = 0; i < n; i += VL) {
     vf a = v_load_as(x, x_dtype, i0 + i, n - i), b = v_load_as(x, x_dtype, half + i0 + i, n - i);
     vf cv = v_loadn(c + i, n - i, 0), sv = v_loadn(s + i, n - i, 0) * v_set(sign);
-    v_store_as(y, y_dtype, i0 + i, v_fma(a, cv, -(b * sv)), n - i);
-    v_store_as(y, y_dtype, half + i0 + i, v_fma(b, cv, a * sv), n - i);
+    vf second, first = v_rotate(a, b, cv, sv, &second);
+    v_store_as(y, y_dtype, i0 + i, first, n - i);
+    v_store_as(y, y_dtype, half + i0 + i, second, n - i);
   }
 }
 

@@ -14,7 +14,7 @@ static void fwd_row(const void *ctx, int t, int thread) {
   void *hr = mat_row_out(q->h, t);
   for (int f = 0; f < F; f += VL) {
     vf g = v_load_as(gr, gd, f, F - f), u = v_load_as(ur, ud, f, F - f);
-    v_store_as(hr, hd, f, g * v_sigmoid(g) * u, F - f);
+    v_store_as(hr, hd, f, v_swiglu(g, u), F - f);
   }
 }
 

@@ -235,11 +235,17 @@ INLINE vf v_exp(vf x) {
 }
 
 INLINE vf v_sigmoid(vf g) { return v_set(1) / (v_set(1) + v_exp(-g)); }
+INLINE vf v_swiglu(vf g, vf u) { return g * v_sigmoid(g) * u; }
 // dgate and *dup from dh = d of h = silu(gate) up (swiglu.c)
 INLINE vf v_swiglu_back(vf g, vf u, vf d, vf *dup) {
   vf s = v_sigmoid(g), slope = s * v_fma(g, v_set(1) - s, v_set(1));
   *dup = d * g * s;
   return d * u * slope;
+}
+// (a, b) turned by the angle of cosine c and sine s (rope.c): returns the first, *second the other
+INLINE vf v_rotate(vf a, vf b, vf c, vf s, vf *second) {
+  *second = v_fma(b, c, a * s);
+  return v_fma(a, c, -(b * s));
 }
 // x as a row of that dtype holds it
 INLINE vf v_as(vf x, int dtype) { return dtype == 0 ? x : dtype == 1 ? v_from_bf16(v_to_bf16(x)) : v_from_f16(v_to_f16(x)); }
