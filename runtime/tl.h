@@ -176,7 +176,8 @@ typedef struct tl_http_request {
 // host: an IPv4 address of this machine, or "localhost"; port 0: one that is free. On 127.x.x.x only requests to localhost are answered.
 tl_status tl_http_server_start(const char *host, int port, const tl_http_server_options *o, tl_http_server **out, int *port_used);
 bool tl_http_server_take(tl_http_server *s, double seconds, tl_http_request *out);  // waits so long for one; false: none came
-// One whole answer; allow: the methods that the path takes, for an answer 405, or NULL. Or: parts, the first of which begins an answer 200 of this type; false: the client is gone, or has left 64 MiB untaken.
+// One whole answer; allow: the methods that the path takes, for an answer 405, or NULL.
+// Or: parts, the first of which begins an answer 200 of this type; false: the client is gone, or has left 64 MiB untaken.
 // In both cases the id is then over: after answer, and after end, which must follow the last part (and a part that was refused).
 void tl_http_server_answer(tl_http_server *s, int64_t id, int status, const char *type, const char *allow, const char *body, size_t n);
 bool tl_http_server_push(tl_http_server *s, int64_t id, const char *type, const char *data, size_t n);

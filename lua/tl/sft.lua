@@ -51,9 +51,10 @@ end
 --- Options: prompt, target, eos, max_length, as in sft.trainer. i: its number in a list, for messages.
 function sft.example_ids(model, e, o, i)
   local prompt, ids = ids_of(model, e, o, i)
+  if type(prompt) ~= "table" or type(ids) ~= "table" then return prompt, ids end  -- the batch says what they are to be
   local most = o.max_length or model.context
   local room = most - #prompt
-  if type(ids) ~= "table" or #ids <= room then return prompt, ids end
+  if #ids <= room then return prompt, ids end
   if room < 1 then
     F.raise(("%s: the prompt's %d tokens leave none of %s %d for what is to be learnt"):format(data.where(e, i), #prompt, o.max_length and "max_length =" or "the model's context of", most))
   elseif not o.max_length then
